@@ -1,0 +1,1 @@
+//! The broker: dispatch, produce, route, fetch, views, transforms and partition owners.

@@ -1,0 +1,1 @@
+//! Cluster metadata: commands, apply, the agreed log and its views.

@@ -1,0 +1,142 @@
+//! The disk: files read and written by position, and the line between written and durable.
+//!
+//! The calls block, as the system calls under them do. Callers that must not block use a loop of their own
+//! ([`crate::Spawn::dedicated`]).
+
+use std::{
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// How a file is opened. All modes allow reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// The file must exist; writing is refused.
+    Read,
+    /// The file must exist.
+    Write,
+    /// The file is made if it does not exist; what it holds is kept.
+    Create,
+    /// The file must not exist yet.
+    CreateNew,
+}
+
+/// Files and directories below one machine's root.
+///
+/// Nothing is durable until it is synced: a file's bytes by [`DiskFile::sync_data`], a name (created, renamed, removed)
+/// by [`Disk::sync_dir`] of the directory that holds it. After a failed sync nothing that was written since the
+/// last good one may be believed, even if it can be read.
+pub trait Disk: Send + Sync + 'static {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// The operating system's; `NotFound` and `AlreadyExists` as `mode` says.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Makes a directory and those above it, where missing.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// The full paths of what a directory holds, sorted.
+    ///
+    /// # Errors
+    /// The operating system's; `NotFound` if there is no such directory.
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+
+    /// Whether there is such a file or directory.
+    ///
+    /// # Errors
+    /// The operating system's, where it cannot tell.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Renames a file or directory, replacing a file that has the new name.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file. A large one can take most of a second: keep away from writers.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a directory and all below it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// The operating system's; afterwards none of the names since the last good call may be believed.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Takes an exclusive lock on a file, made where missing; held until the guard is dropped or the process ends.
+    ///
+    /// # Errors
+    /// `WouldBlock` if somebody else holds it; else the operating system's.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
+}
+
+/// An exclusive lock on a file, released on drop.
+pub trait DiskLock: Send + Sync {}
+
+/// An open file. Shared between threads; positions are explicit, so calls do not disturb each other.
+pub trait DiskFile: Send + Sync {
+    /// Reads up to `buffer.len()` bytes at `at`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
+
+    /// Writes all of `parts`, one after the other, at `at`; the file grows as needed. Not durable yet.
+    ///
+    /// # Errors
+    /// The operating system's; any prefix may then have been written. `StorageFull` when the disk is full.
+    fn write_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<()>;
+
+    /// Makes the file's bytes and length durable (fdatasync).
+    ///
+    /// # Errors
+    /// The operating system's: what was written since the last good call is lost or unknown.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// The file's length, bytes.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Cuts or extends (with zeros) the file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Reserves space for the first `len` bytes without changing what is read; the file grows to `len`.
+    ///
+    /// # Errors
+    /// `StorageFull` when the disk has no room; else the operating system's.
+    fn reserve(&self, len: u64) -> io::Result<()>;
+
+    /// Says that the bytes in the range will not be read again soon. A hint.
+    fn forget(&self, at: u64, len: u64);
+
+    /// The descriptor behind the file, for `sendfile`; none in simulation.
+    fn descriptor(&self) -> Option<std::os::fd::RawFd> {
+        None
+    }
+}

@@ -1,0 +1,40 @@
+//! The world as traits: clock, randomness, disk, network and tasks, each with a real and a simulated implementation.
+//!
+//! Everything above this floor reaches the world only through these traits, so that a whole broker can run inside one
+//! thread from one seed ([`sim`]). The traits are object-safe: an engine holds `Arc<dyn Disk>` and knows no more.
+//!
+//! - [`Clock`]: monotonic and wall time, and sleeping.
+//! - [`Rng`]: random bytes.
+//! - [`Disk`]: files by position, with an explicit line between written and durable.
+//! - [`Net`]: listeners and connections of ordered frame streams.
+//! - [`Spawn`]: tasks, and loops that own a thread in the real world.
+
+mod clock;
+mod disk;
+mod net;
+pub mod real;
+mod rng;
+pub mod sim;
+mod spawn;
+
+pub use clock::{Clock, Monotonic};
+pub use disk::{Disk, DiskFile, DiskLock, OpenMode};
+pub use net::{Connection, Frame, FrameSink, FrameSource, FrameStream, Listener, Net, Peer};
+pub use rng::Rng;
+pub use spawn::{Spawn, Task};
+
+/// A boxed future that can move between threads.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The four that nearly everything needs, in one cheap handle. (The network is passed on its own: few use it.)
+#[derive(Clone)]
+pub struct Env {
+    /// Time.
+    pub clock: std::sync::Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: std::sync::Arc<dyn Rng>,
+    /// Files.
+    pub disk: std::sync::Arc<dyn Disk>,
+    /// Tasks.
+    pub spawn: std::sync::Arc<dyn Spawn>,
+}

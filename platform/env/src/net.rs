@@ -1,0 +1,116 @@
+//! The network: listeners and connections that carry ordered streams of frames.
+//!
+//! A frame is what follows Kafka's 4-byte big-endian length. Transports (QUIC, TCP, simulated) add and strip the length
+//! and refuse one that is out of bounds before anything is allocated for it.
+
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Sink, Stream};
+
+use crate::BoxFuture;
+
+/// A frame to send: its parts follow each other on the wire. Parts let a response carry log bytes that were never copied.
+#[derive(Clone, Debug, Default)]
+pub struct Frame {
+    /// The parts, in order.
+    pub parts: Vec<Bytes>,
+}
+
+impl Frame {
+    /// The frame's length, bytes, without the length prefix.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether the frame has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The parts put together: one copy.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        match self.parts.as_slice() {
+            [one] => one.clone(),
+            parts => parts.concat().into(),
+        }
+    }
+}
+
+impl From<Bytes> for Frame {
+    fn from(bytes: Bytes) -> Self {
+        Self { parts: vec![bytes] }
+    }
+}
+
+/// Frames coming in, each contiguous. Ends when the peer has finished; an error ends it too.
+pub type FrameSource = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+/// Frames going out. A frame is on its way once the sink is flushed.
+pub type FrameSink = Pin<Box<dyn Sink<Frame, Error = io::Error> + Send>>;
+
+/// One ordered two-way stream of frames.
+pub struct FrameStream {
+    /// What the peer sends.
+    pub source: FrameSource,
+    /// What we send.
+    pub sink: FrameSink,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The address that its packets come from.
+    pub address: SocketAddr,
+    /// `quic` or `tcp` (or `sim`).
+    pub transport: &'static str,
+    /// The name in its verified certificate, if it showed one.
+    pub principal: Option<String>,
+}
+
+/// An established connection of one or more frame streams.
+pub trait Connection: Send + Sync {
+    /// The other end.
+    fn peer(&self) -> &Peer;
+
+    /// The next stream that the peer opens; none once the connection has ended. Over TCP there is exactly one.
+    fn accept(&self) -> BoxFuture<'_, Option<FrameStream>>;
+
+    /// Opens a stream. Over TCP the first call gets the one that there is, a second is refused.
+    ///
+    /// # Errors
+    /// The connection has ended, or allows no more streams.
+    fn open(&self) -> BoxFuture<'_, io::Result<FrameStream>>;
+
+    /// Ends the connection; what was not flushed is lost. `reason` reaches the peer where the transport can say it.
+    fn close(&self, reason: &str);
+}
+
+/// A bound address that peers connect to.
+pub trait Listener: Send + Sync {
+    /// The next connection whose handshake is done; none once the listener was closed. Failed handshakes are not seen here.
+    fn accept(&self) -> BoxFuture<'_, Option<Arc<dyn Connection>>>;
+
+    /// The address that was bound: the real port where 0 was asked for.
+    fn local_address(&self) -> SocketAddr;
+
+    /// Takes no more connections; those that stand go on.
+    fn close(&self);
+}
+
+/// Makes listeners and connections.
+pub trait Net: Send + Sync {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// `AddrInUse` and the like.
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn Listener>>>;
+
+    /// Connects to `host:port`.
+    ///
+    /// # Errors
+    /// Nobody there, a failed handshake, a refused certificate: the text says which.
+    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn Connection>>>;
+}

@@ -1,0 +1,284 @@
+//! The real world: the operating system's clock, randomness and files, and tokio's tasks.
+
+use std::{
+    fs, io,
+    io::IoSlice,
+    os::fd::{AsRawFd, RawFd},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rand::RngCore;
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
+
+use crate::{BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Monotonic, OpenMode, Rng, Spawn, Task};
+
+/// Most parts that one `pwritev` takes (Linux: `IOV_MAX`).
+const WRITE_PARTS_MAX: usize = 1024;
+
+/// The real world. Must be called on a tokio runtime, where its tasks will run.
+#[must_use]
+pub fn env() -> Env {
+    Env {
+        clock: Arc::new(RealClock::default()),
+        rng: Arc::new(RealRng),
+        disk: Arc::new(RealDisk),
+        spawn: Arc::new(RealSpawn { runtime: tokio::runtime::Handle::current() }),
+    }
+}
+
+/// The operating system's clocks.
+#[derive(Debug)]
+pub struct RealClock {
+    start: Instant,
+}
+
+impl Default for RealClock {
+    fn default() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Clock for RealClock {
+    fn now(&self) -> Monotonic {
+        Monotonic(self.start.elapsed())
+    }
+
+    fn wall_ms(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// The operating system's random bytes, through a per-thread generator seeded from them.
+#[derive(Debug, Default)]
+pub struct RealRng;
+
+impl Rng for RealRng {
+    fn fill(&self, buffer: &mut [u8]) {
+        rand::rng().fill_bytes(buffer);
+    }
+}
+
+/// Tokio's tasks, and threads.
+#[derive(Debug)]
+pub struct RealSpawn {
+    runtime: tokio::runtime::Handle,
+}
+
+impl RealSpawn {
+    /// Tasks will run on `runtime`.
+    #[must_use]
+    pub fn new(runtime: tokio::runtime::Handle) -> Self {
+        Self { runtime }
+    }
+}
+
+impl Spawn for RealSpawn {
+    fn spawn(&self, _name: &'static str, future: BoxFuture<'static, ()>) -> Task {
+        let (done_tx, done) = tokio::sync::oneshot::channel();
+        let handle = self.runtime.spawn(async move {
+            // Dropped, and so resolved, however the future ends.
+            let _done_tx = done_tx;
+            future.await;
+        });
+        Task { done, abort: Some(Box::new(move || handle.abort())) }
+    }
+
+    #[expect(clippy::expect_used, reason = "documented: no thread, no broker")]
+    fn dedicated(&self, name: &'static str, future: BoxFuture<'static, ()>) -> Task {
+        let (done_tx, done) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                let _done_tx = done_tx;
+                futures::executor::block_on(future);
+            })
+            .expect("the operating system starts a thread");
+        Task { done, abort: None }
+    }
+}
+
+/// The operating system's files.
+#[derive(Debug, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        match mode {
+            OpenMode::Read => {}
+            OpenMode::Write => {
+                options.write(true);
+            }
+            OpenMode::Create => {
+                options.write(true).create(true);
+            }
+            OpenMode::CreateNew => {
+                options.write(true).create_new(true);
+            }
+        }
+        Ok(Arc::new(RealFile { file: options.open(path)? }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut paths = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(RealLock { _file: file }))
+    }
+}
+
+struct RealLock {
+    // Closing the descriptor releases the lock.
+    _file: fs::File,
+}
+
+impl DiskLock for RealLock {}
+
+struct RealFile {
+    file: fs::File,
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file.read_at(&mut buffer[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], mut at: u64) -> io::Result<()> {
+        if let [one] = parts {
+            return self.file.write_all_at(one, at);
+        }
+        let mut own = parts.to_vec();
+        let mut rest = own.as_mut_slice();
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let count = rest.len().min(WRITE_PARTS_MAX);
+            match rustix::io::pwritev(&self.file, &rest[..count], at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            // A file system without fallocate gets a longer file; running out of room then shows at the write.
+            Err(rustix::io::Errno::OPNOTSUPP) if self.len()? < len => self.set_len(len),
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn forget(&self, at: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
+        // A hint: that it was not taken changes nothing.
+        let _ = rustix::fs::fadvise(&self.file, at, len, Advice::DontNeed);
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.file.as_raw_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_parts_are_written_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), OpenMode::CreateNew).unwrap();
+        let bytes: Vec<u8> = (0..5000u32).map(|i| i as u8).collect();
+        let parts: Vec<_> = bytes.chunks(2).map(IoSlice::new).collect();
+        assert!(parts.len() > WRITE_PARTS_MAX);
+        file.write_at(&parts, 7).unwrap();
+        let mut read = vec![0; 6000];
+        assert_eq!(file.read_at(&mut read, 7).unwrap(), 5000);
+        assert_eq!(read[..5000], bytes);
+    }
+
+    #[test]
+    fn a_lock_is_exclusive_until_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let held = RealDisk.lock(&path).unwrap();
+        assert_eq!(RealDisk.lock(&path).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        RealDisk.lock(&path).unwrap();
+    }
+
+    #[test]
+    fn reserving_keeps_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), OpenMode::Create).unwrap();
+        file.write_at(&[IoSlice::new(b"abc")], 0).unwrap();
+        file.reserve(8192).unwrap();
+        let mut read = [9; 4];
+        file.read_at(&mut read, 0).unwrap();
+        assert_eq!((&read, file.len().unwrap()), (b"abc\0", 8192));
+    }
+}

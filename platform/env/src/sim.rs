@@ -1,0 +1,1 @@
+//! A simulated world: one thread, one seed, faults on request.

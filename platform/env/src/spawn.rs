@@ -1,0 +1,42 @@
+//! Tasks, and loops that own a thread in the real world.
+
+use crate::BoxFuture;
+
+/// Starts work that runs beside the caller.
+pub trait Spawn: Send + Sync + 'static {
+    /// Starts a task on the shared runtime. It must not block.
+    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) -> Task;
+
+    /// Starts a loop that may block in [`crate::Disk`] calls: a thread of its own in the real world, an ordinary task in
+    /// simulation. The future must use no timer or socket of a runtime, only channels and [`crate::Disk`].
+    ///
+    /// # Panics
+    /// When the operating system refuses a thread.
+    fn dedicated(&self, name: &'static str, future: BoxFuture<'static, ()>) -> Task;
+}
+
+/// A handle on started work: resolves when it ended. Dropping it lets the work go on.
+pub struct Task {
+    pub(crate) done: tokio::sync::oneshot::Receiver<()>,
+    pub(crate) abort: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Task {
+    /// Waits until the work has ended, in whichever way.
+    pub async fn join(self) {
+        let _ = self.done.await;
+    }
+
+    /// Ends a task at its next await point. A dedicated loop goes on: end it by closing its channel.
+    pub fn abort(&mut self) {
+        if let Some(abort) = self.abort.take() {
+            abort();
+        }
+    }
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Task")
+    }
+}

@@ -1,0 +1,1 @@
+//! The log on disk: journal, segments, indexes, append, read and recovery.

@@ -1,0 +1,2 @@
+//! The broker's binary: serve, and the operator's commands.
+fn main() {}

@@ -1,0 +1,344 @@
+//! Topic configuration: Kafka's names and our own, parsed and checked in one table.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ModuleRef, limits};
+
+/// What `millstream.durability` says: when an append counts as acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Flushed to disk first (the default): an acknowledged record survives a power cut.
+    Fsync,
+    /// In the memory of `min.insync.replicas` brokers; disks follow in the background.
+    Replicated,
+}
+
+/// What `cleanup.policy` says. Only deletion is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CleanupPolicy {
+    /// Old segments are deleted whole.
+    Delete,
+}
+
+/// What `message.timestamp.type` says. Only the producer's time is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimestampType {
+    /// The producer's.
+    CreateTime,
+}
+
+/// What `millstream.partitioner.enforce` says. Only `off` is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionerEnforce {
+    /// Clients that choose partitions themselves are believed.
+    Off,
+}
+
+/// One topic's settings, each with a value: what was not given has its default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicConfig {
+    /// `cleanup.policy`.
+    pub cleanup_policy: CleanupPolicy,
+    /// `max.message.bytes`: the largest record batch accepted, bytes as encoded.
+    pub message_bytes_max: usize,
+    /// `message.timestamp.type`.
+    pub timestamp_type: TimestampType,
+    /// `millstream.durability`.
+    pub durability: Durability,
+    /// `millstream.partitioner`: the module that places records whose producer leaves the partition open.
+    pub partitioner: Option<ModuleRef>,
+    /// `millstream.partitioner.enforce`.
+    pub partitioner_enforce: PartitionerEnforce,
+    /// `millstream.partitioner.param.NAME`: the partitioner's parameters.
+    pub partitioner_params: BTreeMap<String, String>,
+    /// `min.insync.replicas`: how many replicas must hold a record before acks=all is answered.
+    pub insync_replicas_min: u32,
+    /// `segment.bytes`: a segment is closed before it would grow past this.
+    pub segment_bytes: u64,
+}
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        Self {
+            cleanup_policy: CleanupPolicy::Delete,
+            message_bytes_max: limits::BATCH_BYTES_DEFAULT,
+            timestamp_type: TimestampType::CreateTime,
+            durability: Durability::Fsync,
+            partitioner: None,
+            partitioner_enforce: PartitionerEnforce::Off,
+            partitioner_params: BTreeMap::new(),
+            insync_replicas_min: 1,
+            segment_bytes: 1 << 30,
+        }
+    }
+}
+
+/// A setting that was refused. The text says what the setting takes.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// No such setting.
+    #[error("{key:?} is not a topic setting; known are {known}")]
+    Unknown {
+        /// What was given.
+        key: String,
+        /// What there is, comma-separated.
+        known: String,
+    },
+    /// The value is not one that the setting takes.
+    #[error("{key} = {value:?}: takes {takes}")]
+    Value {
+        /// The setting.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What is legal.
+        takes: &'static str,
+    },
+    /// A legal value of Kafka's whose function this version does not have.
+    #[error("{key} = {value:?} is not built yet; this version takes {takes}")]
+    NotBuilt {
+        /// The setting.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What this version takes.
+        takes: &'static str,
+    },
+}
+
+/// A setting's name, its default as text, and how it shows and takes a value.
+pub struct ConfigKey {
+    /// The name, as in Kafka where Kafka has it.
+    pub key: &'static str,
+    show: fn(&TopicConfig) -> Option<String>,
+    set: fn(&mut TopicConfig, &'static str, &str) -> Result<(), ConfigError>,
+}
+
+impl fmt::Debug for ConfigKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.key)
+    }
+}
+
+const PARAM_PREFIX: &str = "millstream.partitioner.param.";
+
+fn number(key: &'static str, text: &str, low: u64, high: u64, takes: &'static str) -> Result<u64, ConfigError> {
+    match text.parse() {
+        Ok(value) if (low..=high).contains(&value) => Ok(value),
+        _ => Err(ConfigError::Value { key, value: text.into(), takes }),
+    }
+}
+
+/// Takes the one value that is built; names the others of Kafka's as not built.
+fn only(
+    key: &'static str,
+    text: &str,
+    built: &'static str,
+    not_built: &[&str],
+    takes: &'static str,
+) -> Result<(), ConfigError> {
+    let value = || text.to_owned();
+    match text {
+        text if text == built => Ok(()),
+        text if not_built.iter().any(|known| text.split(',').any(|part| part == *known)) => {
+            Err(ConfigError::NotBuilt { key, value: value(), takes: built })
+        }
+        _ => Err(ConfigError::Value { key, value: value(), takes }),
+    }
+}
+
+/// `-1` ("for ever") until retention is built; other integers are Kafka's, but not built.
+fn unlimited(key: &'static str, text: &str) -> Result<(), ConfigError> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(()),
+        Ok(value) if value >= 0 => Err(ConfigError::NotBuilt { key, value: text.into(), takes: "-1 (no limit)" }),
+        _ => Err(ConfigError::Value { key, value: text.into(), takes: "-1 (no limit)" }),
+    }
+}
+
+/// Every setting, in the order in which it is shown.
+pub const TOPIC_SETTINGS: &[ConfigKey] = &[
+    ConfigKey {
+        key: "cleanup.policy",
+        show: |_| Some("delete".into()),
+        set: |_, key, text| only(key, text, "delete", &["compact"], "delete or compact"),
+    },
+    ConfigKey {
+        key: "compression.type",
+        show: |_| Some("producer".into()),
+        set: |_, key, text| {
+            only(
+                key,
+                text,
+                "producer",
+                &["uncompressed", "gzip", "snappy", "lz4", "zstd"],
+                "producer, uncompressed, gzip, snappy, lz4 or zstd",
+            )
+        },
+    },
+    ConfigKey {
+        key: "max.message.bytes",
+        show: |config| Some(config.message_bytes_max.to_string()),
+        set: |config, key, text| {
+            let value = number(key, text, 1024, limits::BATCH_BYTES_MAX as u64, "bytes from 1024 to 67108864")?;
+            config.message_bytes_max = value as usize;
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "message.timestamp.type",
+        show: |_| Some("CreateTime".into()),
+        set: |_, key, text| only(key, text, "CreateTime", &["LogAppendTime"], "CreateTime or LogAppendTime"),
+    },
+    ConfigKey {
+        key: "min.insync.replicas",
+        show: |config| Some(config.insync_replicas_min.to_string()),
+        set: |config, key, text| {
+            config.insync_replicas_min = number(key, text, 1, 1000, "a count from 1 to 1000")? as u32;
+            Ok(())
+        },
+    },
+    ConfigKey { key: "retention.bytes", show: |_| Some("-1".into()), set: |_, key, text| unlimited(key, text) },
+    ConfigKey { key: "retention.ms", show: |_| Some("-1".into()), set: |_, key, text| unlimited(key, text) },
+    ConfigKey {
+        key: "segment.bytes",
+        show: |config| Some(config.segment_bytes.to_string()),
+        set: |config, key, text| {
+            config.segment_bytes = number(key, text, 1 << 20, i32::MAX as u64, "bytes from 1048576 to 2147483647")?;
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "millstream.durability",
+        show: |config| {
+            Some(match config.durability {
+                Durability::Fsync => "fsync".into(),
+                Durability::Replicated => "replicated".into(),
+            })
+        },
+        set: |config, key, text| {
+            config.durability = match text {
+                "fsync" => Durability::Fsync,
+                "replicated" => Durability::Replicated,
+                _ => return Err(ConfigError::Value { key, value: text.into(), takes: "fsync or replicated" }),
+            };
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "millstream.partitioner",
+        show: |config| config.partitioner.as_ref().map(ToString::to_string),
+        set: |config, key, text| {
+            config.partitioner = match text {
+                "" => None,
+                _ => Some(text.parse().map_err(|_| ConfigError::Value {
+                    key,
+                    value: text.into(),
+                    takes: "NAME@VERSION of a partitioner module",
+                })?),
+            };
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "millstream.partitioner.enforce",
+        show: |_| Some("off".into()),
+        set: |_, key, text| only(key, text, "off", &["verify"], "off or verify"),
+    },
+];
+
+impl TopicConfig {
+    /// Builds a configuration from pairs of Kafka's form; what is not named keeps its default, the last of two wins.
+    ///
+    /// # Errors
+    /// The first pair that is unknown, illegal, or legal in Kafka but not built here.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        for (key, value) in pairs {
+            config.set(key, value)?;
+        }
+        Ok(config)
+    }
+
+    /// Changes one setting; on an error nothing changed.
+    ///
+    /// # Errors
+    /// As [`TopicConfig::from_pairs`].
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
+        if let Some(param) = key.strip_prefix(PARAM_PREFIX).filter(|param| !param.is_empty()) {
+            self.partitioner_params.insert(param.into(), value.into());
+            return Ok(());
+        }
+        let known = || TOPIC_SETTINGS.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", ");
+        let entry = TOPIC_SETTINGS
+            .iter()
+            .find(|entry| entry.key == key)
+            .ok_or_else(|| ConfigError::Unknown { key: key.chars().take(80).collect(), known: known() })?;
+        (entry.set)(self, entry.key, value)
+    }
+
+    /// Every setting with its value, in a fixed order, and whether the value is the default.
+    pub fn pairs(&self) -> impl Iterator<Item = (String, Option<String>, bool)> {
+        let default = Self::default();
+        TOPIC_SETTINGS
+            .iter()
+            .map(move |entry| {
+                let value = (entry.show)(self);
+                let is_default = value == (entry.show)(&default);
+                (entry.key.to_owned(), value, is_default)
+            })
+            .chain(
+                self.partitioner_params
+                    .iter()
+                    .map(|(name, value)| (format!("{PARAM_PREFIX}{name}"), Some(value.clone()), false)),
+            )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_can_be_set_again() {
+        let config = TopicConfig::from_pairs([
+            ("segment.bytes", "1048576"),
+            ("millstream.durability", "replicated"),
+            ("millstream.partitioner", "by-field@1"),
+            ("millstream.partitioner.param.field", "tailnum"),
+        ])
+        .unwrap();
+        let pairs: Vec<_> = config.pairs().map(|(key, value, _)| (key, value.unwrap_or_default())).collect();
+        let again = TopicConfig::from_pairs(pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()))).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_as_such_and_changes_nothing() {
+        let mut config = TopicConfig::default();
+        for (key, value) in [
+            ("cleanup.policy", "compact"),
+            ("cleanup.policy", "compact,delete"),
+            ("retention.ms", "1000"),
+            ("message.timestamp.type", "LogAppendTime"),
+            ("millstream.partitioner.enforce", "verify"),
+        ] {
+            assert!(matches!(config.set(key, value), Err(ConfigError::NotBuilt { .. })), "{key}={value}");
+        }
+        assert_eq!(config, TopicConfig::default());
+    }
+
+    #[test]
+    fn bad_values_and_unknown_keys_are_refused() {
+        let mut config = TopicConfig::default();
+        for (key, value) in [("segment.bytes", "-1"), ("segment.bytes", "ten"), ("min.insync.replicas", "0")] {
+            assert!(matches!(config.set(key, value), Err(ConfigError::Value { .. })), "{key}={value}");
+        }
+        assert!(matches!(config.set("no.such", "1"), Err(ConfigError::Unknown { .. })));
+    }
+}

@@ -1,0 +1,20 @@
+//! Values that every floor shares: ids, offsets, epochs, names, limits and topic configuration.
+//!
+//! Nothing here does I/O, reads a clock or is async. Every id is a newtype, so that two integers of different meaning
+//! cannot be exchanged by accident.
+
+mod config;
+mod digest;
+mod ids;
+pub mod limits;
+mod names;
+
+pub use config::{
+    CleanupPolicy, ConfigError, ConfigKey, Durability, PartitionerEnforce, TOPIC_SETTINGS, TimestampType, TopicConfig,
+};
+pub use digest::{Digest, DigestError};
+pub use ids::{
+    BrokerId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, RoutingEpoch, Sequence, TimestampMs,
+    TopicId, TopicPartition, TransformId, ViewId,
+};
+pub use names::{ModuleRef, ModuleVersion, Name, NameError, TopicName};

@@ -1,0 +1,1 @@
+//! The replication rules of one partition, without I/O.

@@ -1,0 +1,1 @@
+//! QUIC and TCP: listeners, connectors, framing and TLS identities.

@@ -1,0 +1,1 @@
+//! The module host: engine, store of modules, compilation, pools, budgets and worlds.

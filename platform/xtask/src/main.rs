@@ -1,0 +1,2 @@
+//! The project's chores: guests, quickstart, test, bench, tidy.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Runs a guest in the real engine, without a broker.
