@@ -7,6 +7,7 @@ mod config;
 mod digest;
 mod ids;
 pub mod limits;
+mod murmur2;
 mod names;
 
 pub use config::{
@@ -17,4 +18,5 @@ pub use ids::{
     BrokerId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, RoutingEpoch, Sequence, TimestampMs,
     TopicId, TopicPartition, TransformId, ViewId,
 };
+pub use murmur2::{key_partition, murmur2};
 pub use names::{ModuleRef, ModuleVersion, Name, NameError, TopicName};
