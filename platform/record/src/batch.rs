@@ -1,0 +1,226 @@
+//! One encoded batch: taken off a buffer, checked, iterated.
+
+use bytes::Bytes;
+use millstream_model::{LeaderEpoch, Offset, ProducerId};
+
+use crate::{
+    BatchError, BatchHeader, Compression, HEADER_BYTES, Records, compression, header, raw,
+    record::{check_delta, timestamp},
+};
+
+/// Exactly one encoded batch and its parsed header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    header: BatchHeader,
+    bytes: Bytes,
+}
+
+impl Batch {
+    /// Takes the batch at the front of `bytes`, and gives the rest. Structure only, O(1), no copy: neither CRC nor records are looked at.
+    ///
+    /// # Errors
+    /// `Truncated`, `Length`, `Magic`, `Offsets` or `Count` of [`BatchError`].
+    pub fn parse(mut bytes: Bytes) -> Result<(Self, Bytes), BatchError> {
+        let header = BatchHeader::parse(&bytes)?;
+        let needed = header.batch_bytes();
+        if needed > bytes.len() {
+            return Err(BatchError::Truncated { needed, remaining: bytes.len() });
+        }
+        let rest = bytes.split_off(needed);
+        Ok((Self { header, bytes }, rest))
+    }
+
+    /// Takes bytes that must be exactly one batch.
+    ///
+    /// # Errors
+    /// As [`Batch::parse`], and `Trailing`.
+    pub fn parse_one(bytes: Bytes) -> Result<Self, BatchError> {
+        let (batch, rest) = Self::parse(bytes)?;
+        match rest.len() {
+            0 => Ok(batch),
+            bytes => Err(BatchError::Trailing { bytes }),
+        }
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// The encoded batch.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The encoded batch.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
+    /// The record section as stored: packed where the attributes say so.
+    #[must_use]
+    pub fn stored_section(&self) -> Bytes {
+        self.bytes.slice(HEADER_BYTES..)
+    }
+
+    /// Computes the CRC and compares.
+    ///
+    /// # Errors
+    /// [`BatchError::Crc`].
+    pub fn verify_crc(&self) -> Result<(), BatchError> {
+        let (stored, computed) = (self.header.crc, crate::crc32c(&self.bytes[header::PATCH_BYTES..]));
+        if stored != computed {
+            return Err(BatchError::Crc { stored, computed });
+        }
+        Ok(())
+    }
+
+    /// Checks everything that a broker demands of a client's batch before it appends it as it is:
+    ///
+    /// the CRC; a base offset of 0; one record at least, and as many as the offset deltas say; no bit that only a broker may set
+    /// (control, log append time) and none without a meaning; a known codec; a producer id with a legal epoch and sequence, or
+    /// none. Where the records are not compressed they are walked: lengths, dense offset deltas from 0, times that do not
+    /// overflow, and an exact end. Where they are, nothing is unpacked: see [`Batch::validate_packed`].
+    ///
+    /// Not checked, because they are matters of policy: the batch's size, transactions, bit 62 of producer ids.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn validate_for_append(&self) -> Result<(), BatchError> {
+        self.verify_crc()?;
+        let header = &self.header;
+        if header.base_offset != Offset(0) {
+            let (base_offset, last_offset_delta) = (header.base_offset, header.last_offset_delta);
+            return Err(BatchError::Offsets { base_offset, last_offset_delta });
+        }
+        let bits = header.attributes.refused_from_clients();
+        if bits != 0 {
+            return Err(BatchError::Attributes { bits });
+        }
+        let legal_producer = match header.producer_id {
+            ProducerId::NONE => true,
+            ProducerId(id) => id >= 0 && header.producer_epoch.0 >= 0 && header.base_sequence.0 >= 0,
+        };
+        if !legal_producer {
+            return Err(BatchError::Producer {
+                producer_id: header.producer_id,
+                producer_epoch: header.producer_epoch.0,
+                base_sequence: header.base_sequence.0,
+            });
+        }
+        if header.count < 1 || header.count - 1 != header.last_offset_delta {
+            return Err(header.bad_count());
+        }
+        match header.attributes.compression()? {
+            Compression::None => self.walk(&self.bytes[HEADER_BYTES..]),
+            _ => Ok(()),
+        }
+    }
+
+    /// Unpacks a compressed batch and walks its records as [`Batch::validate_for_append`] does with others. Costs up to
+    /// `unpacked_bytes_max` bytes of memory until it returns; does nothing for a batch that is not compressed.
+    ///
+    /// # Errors
+    /// As [`Batch::section`], or the first record that is malformed.
+    pub fn validate_packed(&self, unpacked_bytes_max: usize) -> Result<(), BatchError> {
+        match self.header.attributes.compression()? {
+            Compression::None => Ok(()),
+            _ => self.walk(&self.section(unpacked_bytes_max)?),
+        }
+    }
+
+    /// Checks that `section` holds exactly the records that the header promises, with dense offset deltas.
+    fn walk(&self, section: &[u8]) -> Result<(), BatchError> {
+        let count = self.header.check_count(section.len())?;
+        let mut rest = section;
+        for index in 0..count {
+            raw::take_record(&mut rest)
+                .and_then(|record| {
+                    check_delta(record.offset_delta, i64::from(index), index.cast_signed())?;
+                    timestamp(self.header.base_timestamp, record.timestamp_delta)
+                })
+                .map_err(|source| BatchError::Record { index, source })?;
+        }
+        match rest.len() {
+            0 => Ok(()),
+            bytes => Err(BatchError::RecordsTrailing { bytes }),
+        }
+    }
+
+    /// The record section unpacked: a slice of the batch where it is not compressed, else at most `unpacked_bytes_max` new bytes.
+    ///
+    /// # Errors
+    /// `Codec`, `CompressionNotBuilt`, `UnpackedTooLarge` or `Corrupt` of [`BatchError`].
+    pub fn section(&self, unpacked_bytes_max: usize) -> Result<Bytes, BatchError> {
+        let stored = self.stored_section();
+        match self.header.attributes.compression()? {
+            Compression::None => Ok(stored),
+            packed => compression::unpack(packed, &stored, unpacked_bytes_max).map(Bytes::from),
+        }
+    }
+
+    /// The records, unpacked to at most `unpacked_bytes_max` bytes where they are compressed. A control batch's markers are
+    /// records too: look at the attributes first.
+    ///
+    /// # Errors
+    /// As [`Batch::section`], and `Count` where the section cannot hold what the header promises. Malformed records show while iterating.
+    pub fn records(&self, unpacked_bytes_max: usize) -> Result<Records, BatchError> {
+        Records::new(self.header, self.section(unpacked_bytes_max)?)
+    }
+
+    /// The same batch with another base offset and leader epoch. Copies the batch.
+    #[must_use]
+    pub fn patched(&self, base_offset: Offset, leader_epoch: LeaderEpoch) -> Bytes {
+        let mut bytes = self.bytes.to_vec();
+        bytes[..8].copy_from_slice(&base_offset.0.to_be_bytes());
+        bytes[12..16].copy_from_slice(&leader_epoch.0.to_be_bytes());
+        bytes.into()
+    }
+}
+
+/// Walks over batches that follow each other, as in a fetch response or a segment.
+///
+/// A last batch that is cut off ends the walk quietly, as Kafka's clients do: brokers cut at `max_bytes`. Another error is the last item.
+pub fn batches(bytes: Bytes) -> Batches {
+    Batches { rest: bytes }
+}
+
+/// See [`batches`].
+#[derive(Clone, Debug)]
+pub struct Batches {
+    rest: Bytes,
+}
+
+impl Batches {
+    /// What was not taken yet; after the end, the batch that is cut off.
+    #[must_use]
+    pub fn rest(&self) -> &Bytes {
+        &self.rest
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        match Batch::parse(self.rest.clone()) {
+            Ok((batch, rest)) => {
+                self.rest = rest;
+                Some(Ok(batch))
+            }
+            Err(BatchError::Truncated { .. }) => None,
+            Err(error) => {
+                self.rest.clear();
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+impl std::iter::FusedIterator for Batches {}
