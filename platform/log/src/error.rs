@@ -1,0 +1,223 @@
+//! The errors of the log: one enum per operation, and the failure that ends a storage.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use millstream_model::{LeaderEpoch, Offset};
+
+use crate::LogId;
+
+/// A write or sync failed, and nothing that was not durable before may be believed: the storage takes no more appends
+/// and the process must stop. (Recovery at the next start does not depend on what the page cache says.)
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}; the broker must stop, and recovers when it is started again", path.display())]
+pub struct StorageFailed {
+    /// What was being done: "write", "sync", ...
+    pub action: &'static str,
+    /// To which file.
+    pub path: PathBuf,
+    /// Why not.
+    #[source]
+    pub source: Arc<io::Error>,
+}
+
+/// Why a data directory was not opened. Nothing in it was changed that a later start would miss.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the data directory {} is in use by another process; stop that one, or choose another directory", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A newer version of Millstream wrote it.
+    #[error("{} was written by a newer Millstream (format {found}; this one knows up to {known}): run the newer one", path.display())]
+    Newer {
+        /// The file that says so.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest known here.
+        known: u32,
+    },
+    /// The journal holds a change that this version cannot apply.
+    #[error("{} holds a change of kind {kind} at byte {at}, which a newer Millstream wrote: run the newer one", path.display())]
+    NewerFrame {
+        /// The journal file.
+        path: PathBuf,
+        /// Where in it.
+        at: u64,
+        /// The kind's number.
+        kind: u8,
+    },
+    /// The directory is not empty and is not ours.
+    #[error("{} is not a Millstream data directory: {reason}", path.display())]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing or wrong.
+        reason: &'static str,
+    },
+    /// A file that must be sound is not: its medium lost what was durable.
+    #[error("{} is damaged: {reason}; restore it from a copy, or take the broker's replicas from its peers", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The options do not fit together.
+    #[error("{0}")]
+    Options(&'static str),
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a log was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenLogError {
+    /// It was deleted; its id is never used again.
+    #[error("the log {id} has been deleted")]
+    Deleted {
+        /// Which.
+        id: LogId,
+    },
+    /// The log was made with the other durability.
+    #[error("the log {id} cannot change its durability: not built yet")]
+    Durability {
+        /// Which.
+        id: LogId,
+    },
+    /// The storage has failed.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why nothing was appended. The log is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The bytes are not one whole batch of version 2.
+    #[error("not a record batch: {0}")]
+    Malformed(&'static str),
+    /// More than the journal can take in one piece.
+    #[error("a batch of {bytes} bytes; the journal takes at most {max} (journal file size)")]
+    TooLarge {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        max: usize,
+    },
+    /// The epoch is over: a later leader has appended or started.
+    #[error("leader epoch {epoch} is over: the log is in epoch {current}")]
+    StaleEpoch {
+        /// The appender's.
+        epoch: LeaderEpoch,
+        /// The log's.
+        current: LeaderEpoch,
+    },
+    /// More is waiting for the disk than the storage holds: await [`crate::Storage::writable`] and try again.
+    #[error("the journal is behind: {queued} bytes wait to be written")]
+    Overloaded {
+        /// How much waits.
+        queued: usize,
+    },
+    /// The disk is full. Appends work again once it has room.
+    #[error("no space left for {}", path.display())]
+    StorageFull {
+        /// The file that could not grow.
+        path: PathBuf,
+    },
+    /// The log is being deleted.
+    #[error("the log is being deleted")]
+    Deleted,
+    /// The storage has been closed.
+    #[error("the storage is closed")]
+    Closed,
+    /// The storage has failed.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
+}
+
+/// Why what was appended is not durable.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The storage failed before: the append may or may not be found after recovery.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
+    /// The storage was dropped before: as above.
+    #[error("the storage went away before the append was durable")]
+    Stopped,
+}
+
+/// Why nothing was read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The log does not hold that offset and will not hold it next.
+    #[error("offset {offset} is outside of {start}..={end}")]
+    OutOfRange {
+        /// What was asked for.
+        offset: Offset,
+        /// The log's first offset.
+        start: Offset,
+        /// The log's end.
+        end: Offset,
+    },
+    /// What is on disk is not what was written.
+    #[error("{} is damaged at byte {at}: {reason}", path.display())]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// Where in it.
+        at: u64,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The log is being deleted.
+    #[error("the log is being deleted")]
+    Deleted,
+    /// The operating system refused.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a log was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// There is no such log.
+    #[error("there is no log {id}")]
+    Unknown {
+        /// What was asked for.
+        id: LogId,
+    },
+    /// The storage has been closed.
+    #[error("the storage is closed")]
+    Closed,
+    /// The storage has failed.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
+}

@@ -1,0 +1,72 @@
+//! What a storage and a log are opened with, and what opening found.
+
+use std::{path::PathBuf, time::Duration};
+
+use millstream_model::Durability;
+use uuid::Uuid;
+
+/// How a data directory is used. [`StorageOptions::new`] has the defaults that a broker wants.
+#[derive(Clone, Debug)]
+pub struct StorageOptions {
+    /// The data directory; made if it does not exist. The storage owns `LOCK`, `FORMAT`, `CLEAN`, `journal/` and `logs/`
+    /// in it and leaves the rest alone.
+    pub dir: PathBuf,
+    /// How large a journal file is, bytes; a multiple of 4096, 64 KiB to 2 GiB. A batch must fit into one with its frame.
+    pub journal_file_bytes: u64,
+    /// How large all journal files may grow together, bytes: at least two files. Segments are synced early enough that
+    /// recycling keeps up; when it cannot, appends wait.
+    pub journal_bytes_max: u64,
+    /// How much may wait to be written to the journal, bytes, before appends are refused as overloaded.
+    pub queue_bytes_max: usize,
+    /// How much is written and synced as one group, bytes (one batch may be more).
+    pub group_bytes_max: usize,
+    /// How long data of logs in durability `replicated` stays in the page cache alone, at most.
+    pub sync_interval: Duration,
+}
+
+impl StorageOptions {
+    /// The defaults, for a directory.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            journal_file_bytes: 128 << 20,
+            journal_bytes_max: 1 << 30,
+            queue_bytes_max: 64 << 20,
+            group_bytes_max: 4 << 20,
+            sync_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How one log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// A segment is closed before it would grow past this, bytes; at most 2^31 - 1.
+    pub segment_bytes: u64,
+    /// When a ticket resolves.
+    pub durability: Durability,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 1 << 30, durability: Durability::Fsync }
+    }
+}
+
+/// What opening a data directory found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The data directory's identity, made with it: a broker registers with it.
+    pub directory_id: Uuid,
+    /// The directory was made just now.
+    pub created: bool,
+    /// The last run closed the storage: logs in durability `replicated` have their whole tails.
+    pub clean: bool,
+    /// Logs found.
+    pub logs: usize,
+    /// Journal frames applied: those that the segments did not durably hold.
+    pub replayed_frames: u64,
+    /// Their bytes.
+    pub replayed_bytes: u64,
+}
