@@ -1,4 +1,4 @@
-//! Randomness.
+//! Randomness: the operating system's, and one that repeats from a seed.
 
 /// A source of random bytes: unpredictable in the real world, seeded in simulation.
 pub trait Rng: Send + Sync + 'static {

@@ -1,1 +1,9 @@
 //! What the tests share: a broker process, ports, real data, and the rules of the source tree.
+
+pub mod broker;
+pub mod cli;
+pub mod flights;
+pub mod guests;
+pub mod peers;
+pub mod rules;
+pub mod tree;
