@@ -1,0 +1,62 @@
+//! What the tests need on a machine that has only Rust: kcat from Debian, kafka-python from PyPI.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, ensure};
+
+use crate::run::{output, run, target};
+
+/// The kafka-python that the compatibility tests are written against.
+const KAFKA_PYTHON: &str = "3.0.12";
+
+/// Makes sure that kcat can be called.
+pub(crate) fn kcat() -> anyhow::Result<()> {
+    if output(Command::new("kcat").arg("-V")).is_some() {
+        return Ok(());
+    }
+    debian(&["kcat"]).context("kcat is needed to test Kafka's own clients against the broker; install it by hand")
+}
+
+/// Makes sure that there is a Python with kafka-python, apart from the system's, and returns it.
+pub(crate) fn python() -> anyhow::Result<PathBuf> {
+    let folder = target().join("python");
+    let python = folder.join("bin/python");
+    if has_kafka(&python) {
+        return Ok(python);
+    }
+    let create = |with: &str| run(Command::new(with).args(["-m", "venv", "--clear"]).arg(&folder));
+    if output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_some() {
+        create("python3")?;
+    } else {
+        debian(&["python3", "python3-venv"])
+            .context("Python 3 with venv is needed to test kafka-python against the broker; install it by hand")?;
+        create("/usr/bin/python3")?;
+    }
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .arg(format!("kafka-python=={KAFKA_PYTHON}")))?;
+    ensure!(has_kafka(&python), "{} was installed but does not import", python.display());
+    Ok(python)
+}
+
+fn has_kafka(python: &Path) -> bool {
+    let version = output(Command::new(python).args(["-c", "import kafka; print(kafka.__version__)"]));
+    version.is_some_and(|version| version.trim() == KAFKA_PYTHON)
+}
+
+/// Installs Debian packages, as root or through sudo. The list of packages is fetched first: a fresh machine has none.
+fn debian(packages: &[&str]) -> anyhow::Result<()> {
+    let is_root = output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
+    let apt = |words: &[&str]| {
+        let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
+        if !is_root {
+            command.args(["-n", "apt-get"]);
+        }
+        run(command.env("DEBIAN_FRONTEND", "noninteractive").args(words))
+    };
+    apt(&["update", "-qq"])?;
+    apt(&[&["install", "-y", "-qq", "--no-install-recommends"], packages].concat())
+}

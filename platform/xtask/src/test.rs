@@ -1,0 +1,108 @@
+//! `cargo xtask test`: sets up what the tests need, runs all of them, and lets none be left out.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::{
+    guests,
+    run::{cargo, root, run, shown, target},
+    setup,
+};
+
+/// Runs every test of the project. `words` go to cargo test and narrow what is run.
+pub(crate) fn all(words: &[String]) -> anyhow::Result<()> {
+    setup::kcat()?;
+    let python = setup::python()?;
+    let components = guests::build(&root())?;
+    run(&mut cargo(&["build", "--release", "--locked", "-p", "millstream", "-p", "xtask"]))?;
+    guests::test(&root())?;
+    let mut tests = cargo(&["test", "--release", "--locked", "--workspace"]);
+    tests
+        .args(words)
+        .env("MILLSTREAM_PYTHON", python)
+        .env("MILLSTREAM_GUESTS", components)
+        .env("MILLSTREAM_BIN", target().join("release/millstream"))
+        .env("MILLSTREAM_XTASK", target().join("release/xtask"));
+    let counts = run_counting(&mut tests)?;
+    if words.is_empty() {
+        ensure!(counts.passed > 0, "no test was run");
+        println!("tests: {} passed, {} failed", counts.passed, counts.failed);
+    }
+    Ok(())
+}
+
+/// What the lines `test result: ...` of a run add up to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Counts {
+    /// Adds what one line of output tells, if it is a runner's closing line.
+    fn add(&mut self, line: &str) {
+        let Some(told) = line.trim().strip_prefix("test result: ") else { return };
+        let mut words = told.split([' ', ';', '.']).filter(|word| !word.is_empty()).peekable();
+        while let Some(word) = words.next() {
+            if let (Ok(count), Some(what)) = (word.parse::<u64>(), words.peek()) {
+                match *what {
+                    "passed" => self.passed += count,
+                    "failed" => self.failed += count,
+                    "ignored" => self.ignored += count,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Runs cargo test, passing on what it prints, and fails on a failure and on any test that was ignored.
+fn run_counting(command: &mut Command) -> anyhow::Result<Counts> {
+    eprintln!("$ {}", shown(command));
+    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo test")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(child.stdout.take().context("no stdout")?).lines() {
+        let line = line?;
+        counts.add(&line);
+        println!("{line}");
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("cargo test ended with {status}: {} passed, {} failed", counts.passed, counts.failed);
+    }
+    ensure!(counts.ignored == 0, "{} tests were ignored: a test runs, or it is not here", counts.ignored);
+    Ok(counts)
+}
+
+/// Runs the benchmarks; `words` go to them.
+pub(crate) fn bench(words: &[String]) -> anyhow::Result<()> {
+    let components = guests::build(&root())?;
+    run(&mut cargo(&["build", "--release", "--locked", "-p", "millstream"]))?;
+    let mut bench = cargo(&["run", "--release", "--locked", "-p", "millstream-tests-bench", "--"]);
+    bench.args(words).env("MILLSTREAM_GUESTS", components).env("MILLSTREAM_BIN", target().join("release/millstream"));
+    run(&mut bench)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_added_up() {
+        let mut counts = Counts::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: FAILED. 5 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s",
+            "test passed::twice ... ok",
+        ] {
+            counts.add(line);
+        }
+        assert_eq!(counts, Counts { passed: 7, failed: 3, ignored: 1 });
+    }
+}

@@ -1,0 +1,66 @@
+//! Form: formatting, lints, and what the project may depend on.
+
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::run::{cargo, output, run};
+
+/// The cargo-deny whose configuration `deny.toml` is.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Formats, or only checks the format.
+pub(crate) fn fmt(check: bool) -> anyhow::Result<()> {
+    let mut command = cargo(&["fmt", "--all"]);
+    if check {
+        command.arg("--check");
+    }
+    run(&mut command)
+}
+
+/// Lints every target, warnings being errors.
+pub(crate) fn clippy() -> anyhow::Result<()> {
+    // In release, like the tests, so that build scripts and macros are compiled once.
+    run(&mut cargo(&["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+}
+
+/// Checks bans, licences and sources; advisories too, if their database can be reached.
+pub(crate) fn deny() -> anyhow::Result<()> {
+    install_deny()?;
+    run(&mut cargo(&["deny", "--locked", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))?;
+    // Fetched apart from the check, so that "cannot be reached" and "an advisory hurts us" are told apart.
+    let fetched = cargo(&["deny", "--locked", "fetch", "db"]).output().context("starting cargo deny")?;
+    if fetched.status.success() {
+        return run(&mut cargo(&[
+            "deny",
+            "--locked",
+            "check",
+            "--disable-fetch",
+            "--hide-inclusion-graph",
+            "advisories",
+        ]));
+    }
+    eprintln!(
+        "\n*** ADVISORIES WERE NOT CHECKED: the advisory database cannot be reached from here. ***\n\
+         *** Run `cargo xtask deny` where it can be.                                        ***\n"
+    );
+    Ok(())
+}
+
+fn install_deny() -> anyhow::Result<()> {
+    let have = output(&mut cargo(&["deny", "--version"]));
+    if have.as_deref().is_some_and(|have| have.trim().ends_with(CARGO_DENY)) {
+        return Ok(());
+    }
+    // A tool that runs for a second: half the optimising is half the wait.
+    let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    install
+        .args(["install", "--locked", "--quiet", "cargo-deny", "--version", CARGO_DENY])
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    if let Err(error) = run(&mut install) {
+        bail!("{error:#}: cargo-deny {CARGO_DENY} is needed to check what the project depends on");
+    }
+    Ok(())
+}
