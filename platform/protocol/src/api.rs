@@ -1,0 +1,240 @@
+//! The table of apis: keys, served and advertised versions, and which messages belong to each.
+
+use std::{fmt, ops::RangeInclusive};
+
+use crate::{
+    codec::{DecodeError, EncodeError, Message, Reader, Writer, read_body, write_body},
+    extension::{cluster::*, modules::*, routing::*, transforms::*, views::*},
+    messages::{
+        api_versions::*, cluster::*, configs::*, fetch::*, groups::*, metadata::*, offsets::*, produce::*, topics::*,
+    },
+};
+
+/// A request that knows its answer.
+pub trait Call: Message + Into<Request> {
+    /// The api.
+    const API: ApiKey;
+    /// What it is answered with.
+    type Response: Message + Into<Response> + TryFrom<Response, Error = Response>;
+}
+
+macro_rules! apis {
+    ($($(#[$doc:meta])* $name:ident = $key:literal $(, advertised from $advertised:literal)?: $request:ident => $response:ident;)*) => {
+        /// An api that is served.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum ApiKey {
+            $($(#[$doc])* $name,)*
+        }
+
+        /// A request of any api.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Request {
+            $($(#[$doc])* $name($request),)*
+        }
+
+        /// An answer of any api.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Response {
+            $($(#[$doc])* $name($response),)*
+        }
+
+        impl ApiKey {
+            /// Every api, by key.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The key on the wire.
+            #[must_use]
+            pub const fn code(self) -> i16 {
+                match self {
+                    $(Self::$name => $key,)*
+                }
+            }
+
+            /// The api of a key; none when it is not served.
+            #[must_use]
+            pub const fn from_code(key: i16) -> Option<Self> {
+                match key {
+                    $($key => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// Its name, as Kafka has it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+
+            /// The versions that are served.
+            #[must_use]
+            pub const fn versions(self) -> RangeInclusive<i16> {
+                match self {
+                    $(Self::$name => $request::VERSIONS,)*
+                }
+            }
+
+            /// The first version with compact lengths and tagged fields.
+            #[must_use]
+            pub const fn flexible_from(self) -> i16 {
+                match self {
+                    $(Self::$name => $request::FLEXIBLE_FROM,)*
+                }
+            }
+
+            /// The versions that ApiVersions lists. Produce lists versions that are not served, as Kafka does: librdkafka
+            /// and others take a broker without them for one that is too old.
+            #[must_use]
+            pub const fn advertised(self) -> RangeInclusive<i16> {
+                match self {
+                    $($(Self::$name => $advertised..=*$request::VERSIONS.end(),)?)*
+                    #[allow(unreachable_patterns, reason = "all may be named above")]
+                    _ => self.versions(),
+                }
+            }
+        }
+
+        impl Request {
+            /// The api.
+            #[must_use]
+            pub const fn api(&self) -> ApiKey {
+                match self {
+                    $(Self::$name(_) => ApiKey::$name,)*
+                }
+            }
+
+            pub(crate) fn read(api: ApiKey, version: i16, reader: &mut Reader) -> Result<Self, DecodeError> {
+                Ok(match api {
+                    $(ApiKey::$name => Self::$name(read_body(reader, version)?),)*
+                })
+            }
+
+            pub(crate) fn write(&self, version: i16, writer: &mut Writer) -> Result<(), EncodeError> {
+                match self {
+                    $(Self::$name(message) => write_body(writer, message, version),)*
+                }
+            }
+        }
+
+        impl Response {
+            /// The api.
+            #[must_use]
+            pub const fn api(&self) -> ApiKey {
+                match self {
+                    $(Self::$name(_) => ApiKey::$name,)*
+                }
+            }
+
+            pub(crate) fn read(api: ApiKey, version: i16, reader: &mut Reader) -> Result<Self, DecodeError> {
+                Ok(match api {
+                    $(ApiKey::$name => Self::$name(read_body(reader, version)?),)*
+                })
+            }
+
+            pub(crate) fn write(&self, version: i16, writer: &mut Writer) -> Result<(), EncodeError> {
+                match self {
+                    $(Self::$name(message) => write_body(writer, message, version),)*
+                }
+            }
+        }
+
+        $(
+            impl Call for $request {
+                const API: ApiKey = ApiKey::$name;
+                type Response = $response;
+            }
+
+            impl From<$request> for Request {
+                fn from(message: $request) -> Self {
+                    Self::$name(message)
+                }
+            }
+
+            impl From<$response> for Response {
+                fn from(message: $response) -> Self {
+                    Self::$name(message)
+                }
+            }
+
+            impl TryFrom<Response> for $response {
+                type Error = Response;
+
+                fn try_from(response: Response) -> Result<Self, Response> {
+                    match response {
+                        Response::$name(message) => Ok(message),
+                        other => Err(other),
+                    }
+                }
+            }
+        )*
+    };
+}
+
+apis! {
+    /// Appends record batches.
+    Produce = 0, advertised from 0: ProduceRequest => ProduceResponse;
+    /// Reads record batches.
+    Fetch = 1: FetchRequest => FetchResponse;
+    /// Offsets by time.
+    ListOffsets = 2: ListOffsetsRequest => ListOffsetsResponse;
+    /// Brokers, topics, partitions and leaders.
+    Metadata = 3: MetadataRequest => MetadataResponse;
+    /// Who looks after a group.
+    FindCoordinator = 10: FindCoordinatorRequest => FindCoordinatorResponse;
+    /// What is served.
+    ApiVersions = 18: ApiVersionsRequest => ApiVersionsResponse;
+    /// Creates topics.
+    CreateTopics = 19: CreateTopicsRequest => CreateTopicsResponse;
+    /// Deletes topics.
+    DeleteTopics = 20: DeleteTopicsRequest => DeleteTopicsResponse;
+    /// Settings of topics and brokers.
+    DescribeConfigs = 32: DescribeConfigsRequest => DescribeConfigsResponse;
+    /// The brokers, for admin clients.
+    DescribeCluster = 60: DescribeClusterRequest => DescribeClusterResponse;
+    /// Uploads a module.
+    ModulePush = 20000: ModulePushRequest => ModulePushResponse;
+    /// Lists modules.
+    ModuleList = 20001: ModuleListRequest => ModuleListResponse;
+    /// Tells about one module.
+    ModuleDescribe = 20002: ModuleDescribeRequest => ModuleDescribeResponse;
+    /// Creates a view.
+    ViewCreate = 20010: ViewCreateRequest => ViewCreateResponse;
+    /// Lists views.
+    ViewList = 20011: ViewListRequest => ViewListResponse;
+    /// Deletes a view.
+    ViewDelete = 20012: ViewDeleteRequest => ViewDeleteResponse;
+    /// Deploys a transform.
+    TransformDeploy = 20020: TransformDeployRequest => TransformDeployResponse;
+    /// Lists transforms.
+    TransformList = 20021: TransformListRequest => TransformListResponse;
+    /// Tells about one transform.
+    TransformDescribe = 20022: TransformDescribeRequest => TransformDescribeResponse;
+    /// Deletes a transform.
+    TransformDelete = 20023: TransformDeleteRequest => TransformDeleteResponse;
+    /// Chooses partitions by a topic's partitioner.
+    Assign = 20030: AssignRequest => AssignResponse;
+    /// How topics are routed.
+    DescribeRouting = 20031: DescribeRoutingRequest => DescribeRoutingResponse;
+    /// The cluster as its operator sees it.
+    ClusterInfo = 20040: ClusterInfoRequest => ClusterInfoResponse;
+}
+
+impl fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What ApiVersions answers: every api with its advertised versions.
+#[must_use]
+pub fn api_versions() -> ApiVersionsResponse {
+    ApiVersionsResponse { api_keys: ApiKey::ALL.iter().map(|api| (*api).into()).collect(), ..Default::default() }
+}
+
+impl From<ApiKey> for ApiVersion {
+    fn from(api: ApiKey) -> Self {
+        let (min_version, max_version) = api.advertised().into_inner();
+        Self { api_key: api.code(), min_version, max_version }
+    }
+}

@@ -1,0 +1,112 @@
+//! Modules: push, list, describe.
+
+use bytes::Bytes;
+use millstream_model::{Digest, TimestampMs};
+
+use super::Pair;
+use crate::{ErrorCode, codec::message};
+
+message! { @structs
+    /// A module as others may know it.
+    pub struct ModuleInfo {
+        /// Its name.
+        pub name: String,
+        /// Its version.
+        pub version: String,
+        /// Its bytes' digest.
+        pub digest: Digest = Digest([0; 32]),
+        /// Its bytes.
+        pub size_bytes: i64,
+        /// `partitioner`, `filter`, `mapper` or `transform`.
+        pub kind: String,
+        /// What its code declares to need of a record besides the key, e.g. `values`, `headers`.
+        pub needs: Vec<String>,
+        /// When it was pushed.
+        pub pushed_at: TimestampMs,
+    }
+}
+
+message! {
+    /// Uploads a module. Pushing the same bytes under the same name and version again is done already; other bytes under
+    /// a name and version that exist are refused with [`ErrorCode::NameTaken`].
+    pub struct ModulePushRequest: 0..=0, flexible 0 {
+        /// The module's name.
+        pub name: String,
+        /// The module's version.
+        pub version: String,
+        /// The bytes' digest, if the client wants it checked.
+        pub digest: Option<Digest>,
+        /// The component: at most `MODULE_BYTES_MAX` bytes.
+        pub bytes: Bytes,
+    }
+}
+
+message! {
+    /// What became of it. The module is durable and may be used once this is answered without an error.
+    pub struct ModulePushResponse: 0..=0, flexible 0 {
+        /// What went wrong: [`ErrorCode::ModuleRefused`] for bytes that are not a module that this broker runs.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// The module; all empty with an error.
+        pub module: ModuleInfo,
+    }
+}
+
+message! {
+    /// Asks for modules, newest version first within a name.
+    pub struct ModuleListRequest: 0..=0, flexible 0 {
+        /// Only those of this name; null is all.
+        pub name: Option<String>,
+    }
+}
+
+message! {
+    /// The modules.
+    pub struct ModuleListResponse: 0..=0, flexible 0 {
+        /// What went wrong.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// The modules, by name.
+        pub modules: Vec<ModuleInfo>,
+    }
+}
+
+message! {
+    /// Asks about one module.
+    pub struct ModuleDescribeRequest: 0..=0, flexible 0 {
+        /// Its name.
+        pub name: String,
+        /// Its version; null is the one pushed last.
+        pub version: Option<String>,
+    }
+}
+
+message! {
+    /// The module.
+    pub struct ModuleDescribeResponse: 0..=0, flexible 0 {
+        /// What went wrong: [`ErrorCode::ModuleNotFound`].
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// The module; all empty with an error.
+        pub module: ModuleInfo,
+        /// What its `describe` export said.
+        pub declarations: Vec<ModuleDeclaration>,
+        /// What uses it, e.g. `topic flights`, `view public`, `transform delays`.
+        pub used_by: Vec<String>,
+        /// Other things to know, by name.
+        pub details: Vec<Pair>,
+    }
+
+    /// One thing that a module says about itself.
+    pub struct ModuleDeclaration {
+        /// `store`, `metric`, `param`, `needs`, `order` or `state-version`.
+        pub kind: String,
+        /// The thing's name.
+        pub name: String,
+        /// What is said of it.
+        pub value: String,
+    }
+}

@@ -1,0 +1,83 @@
+//! Routing: which partition a topic's partitioner chooses.
+//!
+//! A client that leaves the partition open asks [`AssignRequest`] ahead of its Produce, freezes the answer, and sends the
+//! routing epoch along (`PartitionProduceData::routing_epoch`); retries go where the first attempt went.
+
+use bytes::Bytes;
+use millstream_model::{PartitionId, RoutingEpoch, TopicId};
+
+use crate::{ErrorCode, codec::message};
+
+message! {
+    /// Asks which partitions records go to. Appends nothing.
+    pub struct AssignRequest: 0..=0, flexible 0 {
+        /// The topic.
+        pub topic: String,
+        /// The routing epoch that the client knows; -1 is none. Another one than the topic's is
+        /// [`ErrorCode::StaleRouting`], because then what the frame must hold may have changed too.
+        pub routing_epoch: RoutingEpoch = RoutingEpoch(-1),
+        /// How many records the frame has.
+        pub count: i32,
+        /// The records as a Wasm frame, version 1; values and headers elided unless [`TopicRouting`] says that they are
+        /// needed.
+        pub frame: Bytes,
+    }
+}
+
+message! {
+    /// The partitions.
+    pub struct AssignResponse: 0..=0, flexible 0 {
+        /// What went wrong; then no record has a partition.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// Which record of the frame it is about; -1 is none in particular.
+        pub error_record: i32 = -1,
+        /// The routing epoch of the choice; with [`ErrorCode::StaleRouting`] the topic's.
+        pub routing_epoch: RoutingEpoch = RoutingEpoch(-1),
+        /// One for each record, in the frame's order.
+        pub partitions: Vec<PartitionId>,
+    }
+}
+
+message! {
+    /// Asks how topics are routed.
+    pub struct DescribeRoutingRequest: 0..=0, flexible 0 {
+        /// The topics' names.
+        pub topics: Vec<String>,
+    }
+}
+
+message! {
+    /// How the topics are routed.
+    pub struct DescribeRoutingResponse: 0..=0, flexible 0 {
+        /// What went wrong with the whole request.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// In the order asked.
+        pub topics: Vec<TopicRouting>,
+    }
+
+    /// How one topic is routed.
+    pub struct TopicRouting {
+        /// What went wrong, e.g. [`ErrorCode::UnknownTopicOrPartition`].
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// The topic's name.
+        pub topic: String,
+        /// The topic's id.
+        pub topic_id: TopicId,
+        /// How many partitions it has.
+        pub partitions: i32,
+        /// Counts the changes of partitioner and number of partitions.
+        pub routing_epoch: RoutingEpoch = RoutingEpoch(-1),
+        /// The partitioner, `name@version`; null when clients choose by the key's hash.
+        pub partitioner: Option<String>,
+        /// Whether the partitioner sees values.
+        pub needs_values: bool,
+        /// Whether the partitioner sees headers.
+        pub needs_headers: bool,
+    }
+}

@@ -1,0 +1,149 @@
+//! Transforms: deploy, list, describe, delete.
+
+use millstream_model::{Offset, PartitionId, TransformId};
+
+use super::Pair;
+use crate::{ErrorCode, codec::message};
+
+message! {
+    /// Deploys a module as a transform, which starts at once.
+    pub struct TransformDeployRequest: 0..=0, flexible 0 {
+        /// The deployment's name.
+        pub name: String,
+        /// The module, `name@version`.
+        pub module: String,
+        /// The topics that it reads.
+        pub inputs: Vec<String>,
+        /// The topics that it writes, in the order of the module's output numbers.
+        pub outputs: Vec<String>,
+        /// Parameters.
+        pub params: Vec<Pair>,
+        /// `fail`, `skip`, `retry`, `dlq` or `park-key`.
+        pub on_error: String = "fail".into(),
+        /// Where it starts: `beginning`, `end` or an offset.
+        pub from: String = "beginning".into(),
+        /// How many lanes a partition has.
+        pub lanes: i32 = 1,
+    }
+}
+
+message! {
+    /// What became of it.
+    pub struct TransformDeployResponse: 0..=0, flexible 0 {
+        /// What went wrong.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// The deployment's id; nil with an error.
+        pub transform_id: TransformId,
+    }
+}
+
+message! {
+    /// Asks for transforms.
+    pub struct TransformListRequest: 0..=0, flexible 0 {}
+}
+
+message! {
+    /// The transforms.
+    pub struct TransformListResponse: 0..=0, flexible 0 {
+        /// What went wrong.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// The transforms, by name.
+        pub transforms: Vec<TransformInfo>,
+    }
+}
+
+message! { @structs
+    /// One transform.
+    pub struct TransformInfo {
+        /// Its name.
+        pub name: String,
+        /// Its id.
+        pub transform_id: TransformId,
+        /// The module, `name@version`.
+        pub module: String,
+        /// The topics that it reads.
+        pub inputs: Vec<String>,
+        /// The topics that it writes.
+        pub outputs: Vec<String>,
+        /// Parameters.
+        pub params: Vec<Pair>,
+        /// What happens to a record that fails.
+        pub on_error: String,
+        /// Where it started.
+        pub from: String,
+        /// How many lanes a partition has.
+        pub lanes: i32 = 1,
+        /// `running`, `failed` or `stopped`.
+        pub state: String,
+        /// Why it failed, for people.
+        pub error: Option<String>,
+        /// How many input records are not transformed yet, over all partitions; -1 is unknown.
+        pub lag: i64 = -1,
+    }
+}
+
+message! {
+    /// Asks about one transform.
+    pub struct TransformDescribeRequest: 0..=0, flexible 0 {
+        /// Its name.
+        pub name: String,
+    }
+}
+
+message! {
+    /// The transform.
+    pub struct TransformDescribeResponse: 0..=0, flexible 0 {
+        /// What went wrong: [`ErrorCode::TransformNotFound`].
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// The transform; all empty with an error.
+        pub transform: TransformInfo,
+        /// How far it is, by input partition.
+        pub partitions: Vec<TransformPartition>,
+    }
+
+    /// How far a transform is in one input partition. Counts are since the broker's start.
+    pub struct TransformPartition {
+        /// The input topic.
+        pub input: String,
+        /// The partition.
+        pub partition: PartitionId,
+        /// The first offset that is not transformed yet.
+        pub next_offset: Offset,
+        /// The end of what it may read.
+        pub end_offset: Offset,
+        /// How many records lie between them.
+        pub lag: i64,
+        /// How many records it has read.
+        pub records_in: i64,
+        /// How many records it has written.
+        pub records_out: i64,
+        /// How many records have failed.
+        pub errors: i64,
+        /// Why this partition stands still, for people; null when it does not.
+        pub error: Option<String>,
+    }
+}
+
+message! {
+    /// Deletes a transform; its topics stay.
+    pub struct TransformDeleteRequest: 0..=0, flexible 0 {
+        /// Its name.
+        pub name: String,
+    }
+}
+
+message! {
+    /// What became of it.
+    pub struct TransformDeleteResponse: 0..=0, flexible 0 {
+        /// What went wrong: [`ErrorCode::TransformNotFound`].
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+    }
+}

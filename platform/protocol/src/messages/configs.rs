@@ -1,0 +1,91 @@
+//! DescribeConfigs: the settings of topics and brokers.
+
+use crate::{ErrorCode, codec::message};
+
+/// Resource type: a topic.
+pub const RESOURCE_TOPIC: i8 = 2;
+/// Resource type: a broker.
+pub const RESOURCE_BROKER: i8 = 4;
+
+/// A value's source: set on the topic.
+pub const SOURCE_TOPIC: i8 = 1;
+/// A value's source: the broker's configuration file.
+pub const SOURCE_STATIC_BROKER: i8 = 4;
+/// A value's source: nobody set it.
+pub const SOURCE_DEFAULT: i8 = 5;
+
+message! {
+    /// Asks for settings.
+    pub struct DescribeConfigsRequest: 1..=4, flexible 4 {
+        /// Of what.
+        pub resources: Vec<DescribeConfigsResource>,
+        /// Whether to tell where else each value could come from.
+        pub include_synonyms: bool,
+        /// Whether to explain each setting.
+        pub include_documentation: bool [3..],
+    }
+
+    /// One thing asked about.
+    pub struct DescribeConfigsResource {
+        /// [`RESOURCE_TOPIC`] or [`RESOURCE_BROKER`].
+        pub resource_type: i8,
+        /// The topic's name, or the broker's number as text.
+        pub resource_name: String,
+        /// Which settings; null is all.
+        pub configuration_keys: Option<Vec<String>>,
+    }
+}
+
+message! {
+    /// The settings.
+    pub struct DescribeConfigsResponse: 1..=4, flexible 4 {
+        /// How long the client is held back, milliseconds.
+        pub throttle_time_ms: i32,
+        /// By resource.
+        pub results: Vec<DescribeConfigsResult>,
+    }
+
+    /// The settings of one thing.
+    pub struct DescribeConfigsResult {
+        /// What went wrong, if anything did.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// [`RESOURCE_TOPIC`] or [`RESOURCE_BROKER`].
+        pub resource_type: i8,
+        /// The topic's name, or the broker's number as text.
+        pub resource_name: String,
+        /// The settings.
+        pub configs: Vec<DescribeConfigsEntry>,
+    }
+
+    /// One setting.
+    pub struct DescribeConfigsEntry {
+        /// Its name.
+        pub name: String,
+        /// Its value; null when secret or unset.
+        pub value: Option<String>,
+        /// Whether it cannot be changed.
+        pub read_only: bool,
+        /// Where the value comes from: [`SOURCE_TOPIC`], [`SOURCE_STATIC_BROKER`] or [`SOURCE_DEFAULT`].
+        pub config_source: i8 = -1,
+        /// Whether the value is secret.
+        pub is_sensitive: bool,
+        /// Where else it could come from.
+        pub synonyms: Vec<DescribeConfigsSynonym>,
+        /// Its type (Kafka's `ConfigType`: 1 boolean, 2 string, 3 int, 5 long, 7 list); 0 is unknown.
+        pub config_type: i8 [3..],
+        /// What it does, for people.
+        pub documentation: Option<String> [3..],
+    }
+
+    /// Another place that a value could come from.
+    pub struct DescribeConfigsSynonym {
+        /// The setting's name there.
+        pub name: String,
+        /// Its value there.
+        pub value: Option<String>,
+        /// The place: as `config_source`.
+        pub source: i8,
+    }
+}
