@@ -1,1 +1,71 @@
-//! QUIC and TCP: listeners, connectors, framing and TLS identities.
+//! QUIC and TCP: listeners, connectors, framing and TLS identities, behind [`millstream_env::Net`].
+//!
+//! - [`QuicNet`]: the native transport. TLS 1.3 always, ALPN [`ALPN`], long-lived bidirectional streams of frames.
+//! - [`TcpNet`]: the compatibility transport for Kafka clients: plain TCP, one frame stream per connection.
+//! - [`listen_both`]: both on one port number.
+//! - [`identity`]: the development CA and certificate that a broker keeps in its data directory.
+//! - [`profile`]: what a client must know of a cluster (addresses, CA), as a file that the tools find by themselves.
+//!
+//! This is the only crate that knows quinn. Frames are those of [`millstream_env::Frame`]: Kafka's 4-byte big-endian
+//! length and the bytes that it counts. A length of zero, a negative one and one above [`Limits::frame_bytes_max`] end
+//! the stream with an error before anything is allocated for it.
+
+mod error;
+mod frame;
+pub mod identity;
+mod limits;
+pub mod profile;
+mod quic;
+mod socket;
+mod tcp;
+mod tls;
+
+use std::{net::SocketAddr, sync::Arc};
+
+pub use error::{ConnectError, FrameError, ListenError};
+pub use identity::ServerIdentity;
+pub use limits::Limits;
+pub use profile::Profile;
+pub use quic::{QuicListener, QuicNet};
+pub use tcp::{TcpListener, TcpNet};
+pub use tls::{Trust, TrustError};
+
+/// The application protocol that clients and brokers agree on in the TLS handshake.
+pub const ALPN: &[u8] = b"millstream/1";
+
+/// How often a free port is looked for that both UDP and TCP can have.
+const PORT_TRIES: usize = 32;
+
+/// Two listeners on one port number: QUIC on UDP, Kafka's protocol on TCP.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Native clients.
+    pub quic: Arc<QuicListener>,
+    /// Kafka clients.
+    pub tcp: Arc<TcpListener>,
+}
+
+/// Binds QUIC (UDP) and TCP to the same address. With port 0 the operating system chooses one number for both.
+///
+/// Must be called on a tokio runtime, where the accepting tasks will run until the listeners are closed or dropped.
+///
+/// # Errors
+/// [`ListenError::InUse`] names the protocol whose port is taken; nothing stays bound then.
+pub fn listen_both(address: SocketAddr, identity: &ServerIdentity, limits: &Limits) -> Result<Listeners, ListenError> {
+    let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        let udp = socket::bind_udp(address)?;
+        let bound = udp.local_addr().map_err(|source| ListenError::Bind { protocol: "UDP", address, source })?;
+        match socket::bind_tcp(bound) {
+            Ok(tcp) => {
+                let quic = QuicListener::start(udp, identity, limits)?;
+                let tcp = TcpListener::start(tcp, limits)?;
+                return Ok(Listeners { quic: Arc::new(quic), tcp: Arc::new(tcp) });
+            }
+            // The number was free for UDP only: ask for another one.
+            Err(ListenError::InUse { .. }) if tries > 0 => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

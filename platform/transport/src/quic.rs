@@ -1,0 +1,465 @@
+//! QUIC through quinn: the native transport.
+//!
+//! Settings that were measured (quinn 0.11.12, 2 cores): sockets of 8 MB, windows of 2 MB a stream and 16 MB a connection, cubic,
+//! AES-128-GCM first, ack frequency left alone, 1 ms assumed as the first round trip, packets of 6500 bytes on loopback. On real
+//! networks packets start at quinn's safe size and grow by discovery.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millstream_env::{BoxFuture, Connection, FrameStream, Listener, Net, Peer};
+use quinn::{
+    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig,
+    TransportErrorCode, VarInt,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore, mpsc},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    ALPN, ConnectError, Limits, ListenError, ServerIdentity, Trust,
+    frame::{Assembly, FrameReader, FrameWriter, Outlet, ReadLimits},
+    socket::{CappedSocket, LOOPBACK_MTU, bind_udp},
+    tls,
+};
+
+const PROTOCOL: &str = "QUIC on UDP";
+/// What the first round trip is taken to last; the default of 333 ms makes a lost first packet cost a second.
+const INITIAL_RTT: Duration = Duration::from_millis(1);
+/// How often the port is asked whether somebody is there, until the handshake is done.
+const PROBE_PAUSE: Duration = Duration::from_millis(250);
+/// Connections that wait for [`Listener::accept`].
+const BACKLOG: usize = 64;
+/// The application's error code of an orderly close; the reason is in the text.
+const CLOSE_CODE: VarInt = VarInt::from_u32(0);
+
+/// QUIC as a [`Net`]: listens with an identity, connects with trust, or both.
+#[derive(Debug)]
+pub struct QuicNet {
+    identity: Option<ServerIdentity>,
+    trust: Option<Trust>,
+    alpn: Vec<u8>,
+    limits: Limits,
+    /// Sockets that connections go out from, made when first needed.
+    v4: OnceCell<Endpoint>,
+    v6: OnceCell<Endpoint>,
+}
+
+impl QuicNet {
+    /// A connector that believes brokers whose certificate comes from `trust`.
+    #[must_use]
+    pub fn client(trust: Trust, limits: Limits) -> Self {
+        Self::make(None, Some(trust), limits)
+    }
+
+    /// A network that listens only.
+    #[must_use]
+    pub fn server(identity: ServerIdentity, limits: Limits) -> Self {
+        Self::make(Some(identity), None, limits)
+    }
+
+    /// A network that listens and connects.
+    #[must_use]
+    pub fn both(identity: ServerIdentity, trust: Trust, limits: Limits) -> Self {
+        Self::make(Some(identity), Some(trust), limits)
+    }
+
+    fn make(identity: Option<ServerIdentity>, trust: Option<Trust>, limits: Limits) -> Self {
+        Self { identity, trust, alpn: ALPN.to_vec(), limits, v4: OnceCell::new(), v6: OnceCell::new() }
+    }
+
+    /// Waits until closed connections have told their peers so. Worth doing before the process ends; takes a few round trips.
+    pub async fn wait_idle(&self) {
+        for endpoint in [self.v4.get(), self.v6.get()].into_iter().flatten() {
+            endpoint.wait_idle().await;
+        }
+    }
+
+    async fn endpoint(&self, to: SocketAddr) -> io::Result<&Endpoint> {
+        let (cell, any): (_, IpAddr) = match to {
+            SocketAddr::V4(_) => (&self.v4, Ipv4Addr::UNSPECIFIED.into()),
+            SocketAddr::V6(_) => (&self.v6, Ipv6Addr::UNSPECIFIED.into()),
+        };
+        cell.get_or_try_init(|| async { endpoint(bind_udp(SocketAddr::new(any, 0))?, None) }).await
+    }
+
+    async fn connect_to(&self, address: &str) -> Result<QuicConnection, ConnectError> {
+        let refuse = |source| ConnectError::Address { address: address.into(), source };
+        let (host, _) = address.rsplit_once(':').ok_or_else(|| refuse(io::Error::other("there is no port")))?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let candidates: Vec<_> = tokio::net::lookup_host(address).await.map_err(refuse)?.collect();
+        let mut last = refuse(io::Error::other("the host has no address"));
+        for candidate in candidates {
+            match self.connect_candidate(address, host, candidate).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_candidate(
+        &self,
+        address: &str,
+        host: &str,
+        candidate: SocketAddr,
+    ) -> Result<QuicConnection, ConnectError> {
+        let other = |detail: String| ConnectError::Handshake { address: address.into(), detail };
+        let trust = self.trust.as_ref().ok_or_else(|| other("this side has no CA to trust: it only listens".into()))?;
+        let tls = tls::client(trust, &self.alpn).map_err(|error| other(error.to_string()))?;
+        let tls = QuicClientConfig::try_from(tls).map_err(|error| other(error.to_string()))?;
+        let mut config = quinn::ClientConfig::new(Arc::new(tls));
+        config.transport_config(Arc::new(transport(&self.limits, candidate.ip(), Side::Client)));
+        let endpoint =
+            self.endpoint(candidate).await.map_err(|source| ConnectError::Io { address: address.into(), source })?;
+        let connecting = endpoint.connect_with(config, candidate, host).map_err(|error| other(error.to_string()))?;
+        let after = self.limits.connect_timeout;
+        let connected = tokio::select! {
+            connected = connecting => connected,
+            () = refused(candidate) => {
+                return Err(ConnectError::NobodyThere { address: address.into(), protocol: PROTOCOL });
+            }
+            () = tokio::time::sleep(after) => {
+                return Err(ConnectError::NoAnswer { address: address.into(), protocol: PROTOCOL, after });
+            }
+        };
+        let connection = connected.map_err(|error| explain(error, address, &trust.origin, after))?;
+        Ok(QuicConnection::new(connection, &self.limits, None))
+    }
+}
+
+impl Net for QuicNet {
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn Listener>>> {
+        Box::pin(async move {
+            let identity = self
+                .identity
+                .as_ref()
+                .ok_or_else(|| ListenError::Tls("there is none: this side only connects".into()))?;
+            let listener = QuicListener::start(bind_udp(address)?, identity, &self.limits)?;
+            Ok(Arc::new(listener) as Arc<dyn Listener>)
+        })
+    }
+
+    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn Connection>>> {
+        Box::pin(async move { Ok(Arc::new(self.connect_to(address).await?) as Arc<dyn Connection>) })
+    }
+}
+
+/// Which end of a connection a configuration is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// quinn's settings for a connection with `peer`.
+fn transport(limits: &Limits, peer: IpAddr, side: Side) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .stream_receive_window(VarInt::from_u32(limits.stream_window_bytes))
+        .receive_window(VarInt::from_u32(limits.connection_window_bytes))
+        .send_window(limits.send_window_bytes)
+        .initial_rtt(INITIAL_RTT)
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(IdleTimeout::try_from(limits.idle_timeout).ok());
+    match side {
+        // Brokers open no streams towards clients yet.
+        Side::Client => {
+            config.max_concurrent_bidi_streams(VarInt::from_u32(0)).keep_alive_interval(Some(limits.keep_alive))
+        }
+        Side::Server => config.max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_max)),
+    };
+    if peer.to_canonical().is_loopback() {
+        config.initial_mtu(LOOPBACK_MTU).mtu_discovery_config(None);
+    }
+    config
+}
+
+/// A socket at work.
+fn endpoint(socket: std::net::UdpSocket, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+    let runtime = Arc::new(TokioRuntime);
+    let socket = Arc::new(CappedSocket { inner: runtime.wrap_udp_socket(socket)? });
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(LOOPBACK_MTU).map_err(io::Error::other)?;
+    Endpoint::new_with_abstract_socket(config, server, socket, runtime)
+}
+
+/// Resolves once the machine at `address` says that nobody has the port.
+///
+/// quinn's sockets serve many peers, so that the kernel has nobody to report "port unreachable" to, and a client would
+/// wait for the time-out. A connected socket of its own is told. Its packets are too short for QUIC and are ignored.
+async fn refused(address: SocketAddr) {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let probe = async {
+        let socket = tokio::net::UdpSocket::bind((any, 0)).await?;
+        socket.connect(address).await?;
+        loop {
+            socket.send(&[0]).await?;
+            let mut answer = [0; 1];
+            if let Ok(received) = tokio::time::timeout(PROBE_PAUSE, socket.recv(&mut answer)).await {
+                received?;
+            }
+        }
+    };
+    let ended: io::Result<std::convert::Infallible> = probe.await;
+    match ended {
+        Ok(never) => match never {},
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        // The probe itself failed: it has nothing to say.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// What a failed handshake means.
+fn explain(error: ConnectionError, address: &str, trust: &str, after: Duration) -> ConnectError {
+    // RFC 9001, 4.8: TLS alerts arrive as 0x100 + alert.
+    let alert = |code: TransportErrorCode| u64::from(code).checked_sub(0x100).filter(|alert| *alert <= 0xff);
+    let (code, detail) = match &error {
+        ConnectionError::TransportError(error) => (error.code, error.reason.clone()),
+        ConnectionError::ConnectionClosed(close) => {
+            (close.error_code, String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        ConnectionError::TimedOut => {
+            return ConnectError::NoAnswer { address: address.into(), protocol: PROTOCOL, after };
+        }
+        other => return ConnectError::Handshake { address: address.into(), detail: other.to_string() },
+    };
+    let address = address.to_owned();
+    match alert(code) {
+        Some(120) => ConnectError::Protocol { address },
+        // bad, unsupported, revoked, expired, unknown certificate; unknown CA.
+        Some(42..=46 | 48) => {
+            let detail = detail.trim_start_matches("invalid peer certificate: ").to_owned();
+            ConnectError::Certificate { address, trust: trust.into(), detail }
+        }
+        _ if code == TransportErrorCode::CONNECTION_REFUSED => ConnectError::Full { address },
+        _ => ConnectError::Handshake { address, detail: error.to_string() },
+    }
+}
+
+/// A UDP port that native clients connect to.
+#[derive(Debug)]
+pub struct QuicListener {
+    address: SocketAddr,
+    accepted: Mutex<mpsc::Receiver<Arc<QuicConnection>>>,
+    endpoint: Endpoint,
+    closed: CancellationToken,
+    _close_on_drop: DropGuard,
+}
+
+impl QuicListener {
+    /// Starts accepting on a bound socket.
+    pub(crate) fn start(
+        socket: std::net::UdpSocket,
+        identity: &ServerIdentity,
+        limits: &Limits,
+    ) -> Result<Self, ListenError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let fail = |address| move |source| ListenError::Bind { protocol: "UDP", address, source };
+        let address = socket.local_addr().map_err(fail(unknown))?;
+        let tls = tls::server(identity)?;
+        let tls = QuicServerConfig::try_from(tls).map_err(|error| ListenError::Tls(error.to_string()))?;
+        let mut far = ServerConfig::with_crypto(Arc::new(tls));
+        far.max_incoming(limits.handshakes_max);
+        let mut near = far.clone();
+        far.transport_config(Arc::new(transport(limits, Ipv4Addr::UNSPECIFIED.into(), Side::Server)));
+        near.transport_config(Arc::new(transport(limits, Ipv4Addr::LOCALHOST.into(), Side::Server)));
+        let endpoint = endpoint(socket, Some(far)).map_err(fail(address))?;
+        let closed = CancellationToken::new();
+        let (tx, rx) = mpsc::channel(BACKLOG);
+        let acceptor = Acceptor {
+            endpoint: endpoint.clone(),
+            near: Arc::new(near),
+            room: Arc::new(Semaphore::new(limits.connections_max)),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
+            limits: limits.clone(),
+            accepted: tx,
+        };
+        let stop = closed.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = acceptor.run() => {}
+            }
+        });
+        Ok(Self { address, accepted: Mutex::new(rx), endpoint, _close_on_drop: closed.clone().drop_guard(), closed })
+    }
+
+    /// Waits until closed connections have told their peers so. Worth doing before the process ends.
+    pub async fn wait_idle(&self) {
+        self.endpoint.wait_idle().await;
+    }
+}
+
+impl Listener for QuicListener {
+    fn accept(&self) -> BoxFuture<'_, Option<Arc<dyn Connection>>> {
+        Box::pin(async move {
+            let connection = self.accepted.lock().await.recv().await?;
+            Some(connection as Arc<dyn Connection>)
+        })
+    }
+
+    fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn close(&self) {
+        self.endpoint.set_server_config(None);
+        self.closed.cancel();
+    }
+}
+
+/// Takes handshakes in, within the limits.
+struct Acceptor {
+    endpoint: Endpoint,
+    /// The configuration for peers on this machine.
+    near: Arc<ServerConfig>,
+    room: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    limits: Limits,
+    accepted: mpsc::Sender<Arc<QuicConnection>>,
+}
+
+impl Acceptor {
+    async fn run(self) {
+        while let Some(incoming) = self.endpoint.accept().await {
+            let peer = incoming.remote_address();
+            let Ok(handshake) = Arc::clone(&self.handshakes).try_acquire_owned() else {
+                tracing::debug!(%peer, "a QUIC handshake was refused: too many are under way");
+                incoming.refuse();
+                continue;
+            };
+            let under_way = self.limits.handshakes_max - self.handshakes.available_permits();
+            if under_way > self.limits.retry_above && !incoming.remote_address_validated() {
+                // The client comes back with a token that proves its address; until then it costs us nothing.
+                let _ = incoming.retry();
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+                tracing::warn!(%peer, max = self.limits.connections_max, "a QUIC connection was refused: there are too many");
+                incoming.refuse();
+                continue;
+            };
+            let connecting = match peer.ip().to_canonical().is_loopback() {
+                true => incoming.accept_with(Arc::clone(&self.near)),
+                false => incoming.accept(),
+            };
+            let connecting = match connecting {
+                Ok(connecting) => connecting,
+                Err(error) => {
+                    tracing::debug!(%peer, %error, "a QUIC handshake failed");
+                    continue;
+                }
+            };
+            let (limits, accepted) = (self.limits.clone(), self.accepted.clone());
+            tokio::spawn(async move {
+                let connected = tokio::time::timeout(limits.handshake_timeout, connecting).await;
+                drop(handshake);
+                match connected {
+                    Ok(Ok(connection)) => {
+                        let connection = QuicConnection::new(connection, &limits, Some(permit));
+                        let _ = accepted.send(Arc::new(connection)).await;
+                    }
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a QUIC handshake failed"),
+                    Err(_) => tracing::debug!(%peer, "a QUIC handshake took too long"),
+                }
+            });
+        }
+    }
+}
+
+struct QuicConnection {
+    inner: quinn::Connection,
+    peer: Peer,
+    limits: Limits,
+    assembly: Assembly,
+    /// One of the listener's places, given back when the connection and all its streams are gone.
+    permit: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl std::fmt::Debug for QuicConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QuicConnection").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl QuicConnection {
+    fn new(inner: quinn::Connection, limits: &Limits, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let peer = Peer { address: inner.remote_address(), transport: "quic", principal: None };
+        Self { inner, peer, assembly: Assembly::new(limits), limits: limits.clone(), permit: permit.map(Arc::new) }
+    }
+
+    fn frames(&self, send: quinn::SendStream, receive: quinn::RecvStream) -> FrameStream {
+        let limits = ReadLimits::new(&self.limits, self.assembly.clone(), None);
+        let source = FrameReader::new(ReadEnd { stream: receive, _permit: self.permit.clone() }, limits);
+        let sink = FrameWriter::new(WriteEnd(send), self.limits.frame_bytes_max, None);
+        FrameStream { source: Box::pin(source), sink: Box::pin(sink) }
+    }
+}
+
+impl Connection for QuicConnection {
+    fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    fn accept(&self) -> BoxFuture<'_, Option<FrameStream>> {
+        Box::pin(async move {
+            let (send, receive) = self.inner.accept_bi().await.ok()?;
+            Some(self.frames(send, receive))
+        })
+    }
+
+    fn open(&self) -> BoxFuture<'_, io::Result<FrameStream>> {
+        Box::pin(async move {
+            let (send, receive) = self.inner.open_bi().await?;
+            Ok(self.frames(send, receive))
+        })
+    }
+
+    fn close(&self, reason: &str) {
+        self.inner.close(CLOSE_CODE, reason.as_bytes());
+    }
+}
+
+struct ReadEnd {
+    stream: quinn::RecvStream,
+    _permit: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl AsyncRead for ReadEnd {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(ready!(self.stream.poll_read_buf(cx, buffer)).map_err(io::Error::from))
+    }
+}
+
+struct WriteEnd(quinn::SendStream);
+
+impl Outlet for WriteEnd {
+    fn poll_write(&mut self, cx: &mut Context<'_>, chunks: &mut VecDeque<Bytes>) -> Poll<io::Result<usize>> {
+        // Dropping the future loses nothing: it keeps no state between polls.
+        let written = ready!(pin!(self.0.write_chunks(chunks.make_contiguous())).poll(cx))?;
+        chunks.drain(..written.chunks);
+        Poll::Ready(Ok(written.bytes))
+    }
+
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Already finished, or stopped by the peer: nothing is left to say either way.
+        let _ = self.0.finish();
+        Poll::Ready(Ok(()))
+    }
+}
