@@ -1,1 +1,21 @@
 //! Cluster metadata: commands, apply, the agreed log and its views.
+//!
+//! - [`State`] is what is agreed on: pure data.
+//! - [`Command`] is a change of it; [`apply`] makes the change, or refuses it ([`Refused`]). Pure and deterministic.
+//! - [`Catalog`] is the shell: it puts commands through the agreed log and publishes the state that results.
+//!
+//! The rules are NOTES of the design: "Registration and epochs", "Catalog", "Metadata" and "Election".
+
+mod apply;
+mod catalog;
+mod command;
+mod elect;
+mod state;
+
+pub use apply::{CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, Refused, TRANSFORM_TOPICS_MAX, apply};
+pub use catalog::{Catalog, CatalogOptions, OpenError, ProposeError};
+pub use command::{COMMAND_BYTES_MAX, COMMAND_VERSION, Command, CommandError, FAILURE_BYTES_MAX, Reporter};
+pub use state::{
+    Address, Broker, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, Module, ModuleKind,
+    Named, Needs, OnError, Partition, StartAt, State, Topic, Transform, TransformState, View,
+};

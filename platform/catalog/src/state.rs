@@ -1,0 +1,431 @@
+//! The cluster's metadata as pure data: what every broker agrees on, and the questions that are asked of it.
+//!
+//! Deterministic by construction: ordered maps only, no clock, no randomness. Entries sit behind `Arc`, so that a copy of
+//! the whole costs a pointer an entry; [`apply`](crate::apply) copies only what it changes.
+//!
+//! Names of topics and views share one space ([`State::names`]): a consumer reads either by name. Everything else refers to
+//! a topic by its id, so a topic that was deleted and created again is never mistaken for the first.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use millstream_model::{
+    BrokerId, Digest, LeaderEpoch, ModuleRef, Name, Offset, PartitionId, RoutingEpoch, TimestampMs, TopicConfig,
+    TopicId, TopicName, TransformId, ViewId,
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+macro_rules! unique {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+unique! {
+    /// The cluster's identity, chosen once. Nil before the first command.
+    ClusterId
+}
+unique! {
+    /// One run of one broker process: new at every start.
+    Incarnation
+}
+unique! {
+    /// A data directory's identity, written into it when it was made.
+    DirectoryId
+}
+
+/// A broker's registration: the log index of the command that registered its present incarnation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BrokerEpoch(pub u64);
+
+impl fmt::Display for BrokerEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where clients reach a broker: one port number, QUIC on UDP and Kafka on TCP.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Address {
+    /// Host name or IP address, as clients are told.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A broker that has registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broker {
+    /// Its number.
+    pub id: BrokerId,
+    /// Which run of its process registered last.
+    pub incarnation: Incarnation,
+    /// Its data directory.
+    pub directory: DirectoryId,
+    /// When it registered, as a log index. Commands that speak for the broker carry it, and are refused when it is old.
+    pub epoch: BrokerEpoch,
+    /// Where clients reach it, the preferred address first; at least one.
+    pub addresses: Vec<Address>,
+}
+
+/// A replica that left the ISR last, with the data directory it had: it may lead again only if it returns with that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LastKnown {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Its directory at that time.
+    pub directory: DirectoryId,
+}
+
+/// One partition's agreed configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Who stores it, in order of preference for leadership. Never empty.
+    pub replicas: Vec<BrokerId>,
+    /// Who has all that is committed; a subset of `replicas`, in their order.
+    pub isr: Vec<BrokerId>,
+    /// Who left the ISR while it was too small, and still has all that was committed (KIP-966).
+    pub elr: Vec<BrokerId>,
+    /// Who was last in ISR or ELR when both became empty.
+    pub last_known: Vec<LastKnown>,
+    /// Who leads; none while nobody may.
+    pub leader: Option<BrokerId>,
+    /// Grows by one whenever the leader changes, is lost, or is elected again after a restart.
+    pub leader_epoch: LeaderEpoch,
+    /// Grows by one with every change of this partition's configuration.
+    pub partition_epoch: i32,
+    /// The present leader was elected without proof that it has all that was committed: records may have been lost.
+    pub loss_possible: bool,
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// Its identity.
+    pub id: TopicId,
+    /// Its name.
+    pub name: TopicName,
+    /// Its settings.
+    pub config: TopicConfig,
+    /// Its partitions, by number. Never empty.
+    pub partitions: Vec<Partition>,
+    /// Which way of placing records is in force: grows with the partitioner's version and the number of partitions.
+    pub routing_epoch: RoutingEpoch,
+    /// When its creation was proposed.
+    pub created_at: TimestampMs,
+}
+
+impl Topic {
+    /// One partition's configuration; none when there is no such partition.
+    #[must_use]
+    pub fn partition(&self, partition: PartitionId) -> Option<&Partition> {
+        self.partitions.get(usize::try_from(partition.0).ok()?)
+    }
+
+    /// How many partitions there are.
+    #[must_use]
+    pub fn partition_count(&self) -> i32 {
+        // `limits::PARTITIONS_MAX` is checked when the topic is created.
+        i32::try_from(self.partitions.len()).unwrap_or(i32::MAX)
+    }
+}
+
+/// What a module can be used as; found from what it exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModuleKind {
+    /// Chooses partitions.
+    Partitioner,
+    /// Chooses which records a reader sees.
+    Filter,
+    /// Changes records one by one: in a view or as a transform without state.
+    Mapper,
+    /// Reads topics and appends to topics.
+    Transform,
+}
+
+impl ModuleKind {
+    /// The kind as commands and messages write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Partitioner => "partitioner",
+            Self::Filter => "filter",
+            Self::Mapper => "mapper",
+            Self::Transform => "transform",
+        }
+    }
+}
+
+impl fmt::Display for ModuleKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One thing that a module said about itself when it was pushed (`describe()` in `wit/`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declaration {
+    /// `param`, `needs`, `metric`, ...
+    pub kind: String,
+    /// The name, within the kind.
+    pub name: String,
+    /// What more is said of it.
+    pub value: String,
+}
+
+/// Which parts of a record a module must be shown. Keys are always shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// Values.
+    pub values: bool,
+    /// Headers.
+    pub headers: bool,
+}
+
+/// A module that was pushed: what is known of it. Its bytes are a file named by the digest, not here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Its name and version.
+    pub module: ModuleRef,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Length of its bytes.
+    pub size_bytes: u64,
+    /// What it can be used as. Never empty.
+    pub kinds: BTreeSet<ModuleKind>,
+    /// What it must be shown.
+    pub needs: Needs,
+    /// What it declares, in its order.
+    pub declarations: Vec<Declaration>,
+    /// When its push was proposed.
+    pub pushed_at: TimestampMs,
+}
+
+impl Module {
+    /// Whether it may place a topic's records.
+    #[must_use]
+    pub fn serves_partitioning(&self) -> bool {
+        self.kinds.contains(&ModuleKind::Partitioner)
+    }
+
+    /// Whether it may stand in a view's chain.
+    #[must_use]
+    pub fn serves_views(&self) -> bool {
+        self.kinds.contains(&ModuleKind::Filter) || self.kinds.contains(&ModuleKind::Mapper)
+    }
+
+    /// Whether it may be deployed as a transform.
+    #[must_use]
+    pub fn serves_transforms(&self) -> bool {
+        self.kinds.contains(&ModuleKind::Transform) || self.kinds.contains(&ModuleKind::Mapper)
+    }
+
+    /// The kinds as text, comma-separated.
+    #[must_use]
+    pub fn kinds_text(&self) -> String {
+        self.kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Its identity.
+    pub id: ViewId,
+    /// Its name, from the same space as topics'.
+    pub name: TopicName,
+    /// The topic that it shows.
+    pub topic: TopicId,
+    /// The modules that records pass, in order. Never empty.
+    pub chain: Vec<ModuleRef>,
+    /// Parameters, given to every module of the chain.
+    pub params: BTreeMap<String, String>,
+    /// When its creation was proposed.
+    pub created_at: TimestampMs,
+}
+
+/// What a transform does with a record that its module fails on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// Stop, and show why.
+    Fail,
+    /// Leave the record out.
+    Skip,
+    /// Try again.
+    Retry,
+    /// Send the record to a dead-letter topic.
+    Dlq,
+    /// As `Dlq`, and the key's later records follow.
+    ParkKey,
+}
+
+/// Where a transform starts in each input partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartAt {
+    /// The oldest record.
+    Beginning,
+    /// What is appended from now on.
+    End,
+    /// An offset, the same in every partition.
+    Offset(Offset),
+}
+
+/// Whether a transform runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransformState {
+    /// It does.
+    Running,
+    /// An operator stopped it.
+    Paused,
+    /// It stopped itself.
+    Failed {
+        /// Why, for a person; at most [`FAILURE_BYTES_MAX`](crate::FAILURE_BYTES_MAX) bytes.
+        message: String,
+    },
+}
+
+/// A deployed transform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transform {
+    /// This deployment's identity.
+    pub id: TransformId,
+    /// Its name.
+    pub name: Name,
+    /// What runs.
+    pub module: ModuleRef,
+    /// What it reads. Never empty, no topic twice.
+    pub inputs: Vec<TopicId>,
+    /// What it appends to, by the module's output number. Never empty, no topic twice.
+    pub outputs: Vec<TopicId>,
+    /// Its parameters.
+    pub params: BTreeMap<String, String>,
+    /// What happens to a record that the module fails on.
+    pub on_error: OnError,
+    /// Where it started.
+    pub from: StartAt,
+    /// Lanes a partition, at least 1.
+    pub lanes: u32,
+    /// Whether it runs.
+    pub state: TransformState,
+    /// Log index of the last change: a report that was made of an older one is refused.
+    pub revision: u64,
+    /// When its deployment was proposed.
+    pub deployed_at: TimestampMs,
+}
+
+/// What a name that can be read stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Named {
+    /// A topic.
+    Topic(TopicId),
+    /// A view.
+    View(ViewId),
+}
+
+/// All of the cluster's metadata, as of one log index.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The cluster's identity; nil before [`Command::CreateCluster`](crate::Command::CreateCluster).
+    pub cluster_id: ClusterId,
+    /// Brokers that have registered.
+    pub brokers: BTreeMap<BrokerId, Arc<Broker>>,
+    /// What can be read, by name: topics and views.
+    pub names: BTreeMap<TopicName, Named>,
+    /// Topics.
+    pub topics: BTreeMap<TopicId, Arc<Topic>>,
+    /// Views.
+    pub views: BTreeMap<ViewId, Arc<View>>,
+    /// Modules.
+    pub modules: BTreeMap<ModuleRef, Arc<Module>>,
+    /// Transforms.
+    pub transforms: BTreeMap<Name, Arc<Transform>>,
+}
+
+impl State {
+    /// The topic of that name; none if there is none or it is a view's.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        match self.names.get(name)? {
+            Named::Topic(id) => self.topics.get(id),
+            Named::View(_) => None,
+        }
+    }
+
+    /// The topic of that id.
+    #[must_use]
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.topics.get(&id)
+    }
+
+    /// The view of that name; none if there is none or it is a topic's.
+    #[must_use]
+    pub fn view(&self, name: &str) -> Option<&Arc<View>> {
+        match self.names.get(name)? {
+            Named::View(id) => self.views.get(id),
+            Named::Topic(_) => None,
+        }
+    }
+
+    /// The view of that id. Fetches by id find views as they find topics.
+    #[must_use]
+    pub fn view_by_id(&self, id: ViewId) -> Option<&Arc<View>> {
+        self.views.get(&id)
+    }
+
+    /// Topics in the order of their names.
+    pub fn topics_by_name(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.names.values().filter_map(|named| match named {
+            Named::Topic(id) => self.topics.get(id),
+            Named::View(_) => None,
+        })
+    }
+
+    /// Views in the order of their names.
+    pub fn views_by_name(&self) -> impl Iterator<Item = &Arc<View>> {
+        self.names.values().filter_map(|named| match named {
+            Named::View(id) => self.views.get(id),
+            Named::Topic(_) => None,
+        })
+    }
+
+    /// The transform of that deployment.
+    #[must_use]
+    pub fn transform_by_id(&self, id: TransformId) -> Option<&Arc<Transform>> {
+        self.transforms.values().find(|transform| transform.id == id)
+    }
+
+    /// How many partitions there are in all topics.
+    #[must_use]
+    pub fn partition_count(&self) -> usize {
+        self.topics.values().map(|topic| topic.partitions.len()).sum()
+    }
+}
