@@ -1,1 +1,0 @@
-//! A simulated world: one thread, one seed, faults on request.
