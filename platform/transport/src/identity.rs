@@ -117,7 +117,7 @@ pub fn ensure(dir: &Path, hosts: &[String]) -> Result<ServerIdentity, IdentityEr
         return Ok(ServerIdentity { chain, key, ca_pem });
     }
 
-    issue(dir, &Issuer::new(ca_params(), ca_key), names, now)?;
+    issue(dir, &Issuer::new(ca_params(&ca_key), ca_key), names, now)?;
     let (chain, key) = read_server(dir)?;
     Ok(ServerIdentity { chain, key, ca_pem })
 }
@@ -136,7 +136,7 @@ fn ensure_ca(dir: &Path) -> Result<(String, KeyPair, bool), IdentityError> {
     }
     let make = |error: rcgen::Error| IdentityError::Make { what: "CA", detail: error.to_string() };
     let key = KeyPair::generate().map_err(make)?;
-    let mut params = ca_params();
+    let mut params = ca_params(&key);
     params.not_before = (SystemTime::now() - DAY).into();
     params.not_after = (SystemTime::now() + DAY * CA_DAYS).into();
     let pem = params.self_signed(&key).map_err(make)?.pem();
@@ -145,10 +145,12 @@ fn ensure_ca(dir: &Path) -> Result<(String, KeyPair, bool), IdentityError> {
     Ok((pem, key, true))
 }
 
-/// What every CA of ours has in common. Its name and key say what a certificate must name as its issuer.
-fn ca_params() -> CertificateParams {
+/// What a CA with this key is called and may do: all that a certificate says of its issuer.
+fn ca_params(key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = name("Millstream development CA");
+    // The key is in the name: of two CAs with one name, a client that trusts the other would blame the signature.
+    let id: String = params.key_identifier(key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    params.distinguished_name = name(&format!("Millstream development CA {id}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     params

@@ -17,8 +17,8 @@ use std::{
 use bytes::Bytes;
 use millstream_env::{BoxFuture, Connection, FrameStream, Listener, Net, Peer};
 use quinn::{
-    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig,
-    TransportErrorCode, VarInt,
+    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ReadError, Runtime, ServerConfig, TokioRuntime,
+    TransportConfig, TransportErrorCode, VarInt, WriteError,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use tokio::{
@@ -242,14 +242,34 @@ fn explain(error: ConnectionError, address: &str, trust: &str, after: Duration) 
     let address = address.to_owned();
     match alert(code) {
         Some(120) => ConnectError::Protocol { address },
-        // bad, unsupported, revoked, expired, unknown certificate; unknown CA.
-        Some(42..=46 | 48) => {
+        // bad, unsupported, revoked, expired, unknown certificate; unknown CA; a signature that does not fit.
+        Some(42..=46 | 48 | 51) => {
             let detail = detail.trim_start_matches("invalid peer certificate: ").to_owned();
             ConnectError::Certificate { address, trust: trust.into(), detail }
         }
         _ if code == TransportErrorCode::CONNECTION_REFUSED => ConnectError::Full { address },
         _ => ConnectError::Handshake { address, detail: error.to_string() },
     }
+}
+
+/// Why an established connection is gone, with what the peer said.
+fn lost(error: ConnectionError) -> io::Error {
+    let (kind, text) = match error {
+        ConnectionError::ApplicationClosed(close) if close.reason.is_empty() => {
+            (io::ErrorKind::ConnectionReset, "the peer closed the connection".into())
+        }
+        ConnectionError::ApplicationClosed(close) => {
+            let reason = String::from_utf8_lossy(&close.reason).into_owned();
+            (io::ErrorKind::ConnectionReset, format!("the peer closed the connection: {reason}"))
+        }
+        ConnectionError::LocallyClosed => (io::ErrorKind::NotConnected, "the connection was closed here".into()),
+        ConnectionError::TimedOut => (io::ErrorKind::TimedOut, "nothing was heard from the peer for too long".into()),
+        ConnectionError::Reset => {
+            (io::ErrorKind::ConnectionReset, "the peer does not know the connection (it was restarted)".into())
+        }
+        other => (io::ErrorKind::ConnectionAborted, other.to_string()),
+    };
+    io::Error::new(kind, text)
 }
 
 /// A UDP port that native clients connect to.
@@ -426,7 +446,7 @@ impl Connection for QuicConnection {
 
     fn open(&self) -> BoxFuture<'_, io::Result<FrameStream>> {
         Box::pin(async move {
-            let (send, receive) = self.inner.open_bi().await?;
+            let (send, receive) = self.inner.open_bi().await.map_err(lost)?;
             Ok(self.frames(send, receive))
         })
     }
@@ -443,7 +463,10 @@ struct ReadEnd {
 
 impl AsyncRead for ReadEnd {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(ready!(self.stream.poll_read_buf(cx, buffer)).map_err(io::Error::from))
+        Poll::Ready(ready!(self.stream.poll_read_buf(cx, buffer)).map_err(|error| match error {
+            ReadError::ConnectionLost(error) => lost(error),
+            other => other.into(),
+        }))
     }
 }
 
@@ -452,7 +475,11 @@ struct WriteEnd(quinn::SendStream);
 impl Outlet for WriteEnd {
     fn poll_write(&mut self, cx: &mut Context<'_>, chunks: &mut VecDeque<Bytes>) -> Poll<io::Result<usize>> {
         // Dropping the future loses nothing: it keeps no state between polls.
-        let written = ready!(pin!(self.0.write_chunks(chunks.make_contiguous())).poll(cx))?;
+        let written = ready!(pin!(self.0.write_chunks(chunks.make_contiguous())).poll(cx));
+        let written = written.map_err(|error| match error {
+            WriteError::ConnectionLost(error) => lost(error),
+            other => other.into(),
+        })?;
         chunks.drain(..written.chunks);
         Poll::Ready(Ok(written.bytes))
     }
@@ -461,5 +488,28 @@ impl Outlet for WriteEnd {
         // Already finished, or stopped by the peer: nothing is left to say either way.
         let _ = self.0.finish();
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{identity, listen_both};
+
+    #[tokio::test]
+    async fn another_application_protocol_is_refused_and_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = identity::ensure(dir.path(), &[]).unwrap();
+        let listeners = listen_both("127.0.0.1:0".parse().unwrap(), &identity, &Limits::default()).unwrap();
+        let address = listeners.quic.local_address().to_string();
+        let trust = Trust::from_pem(&identity.ca_pem, "the test").unwrap();
+
+        let mut net = QuicNet::client(trust, Limits::default());
+        net.alpn = b"h3".to_vec();
+        let error = net.connect_to(&address).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Protocol { .. }), "{error}");
+
+        net.alpn = ALPN.to_vec();
+        net.connect_to(&address).await.unwrap();
     }
 }
