@@ -34,6 +34,8 @@ mod error;
 mod header;
 pub mod raw;
 mod record;
+#[cfg(test)]
+mod tests;
 pub mod varint;
 
 pub use batch::{Batch, Batches, batches};

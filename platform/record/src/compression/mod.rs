@@ -8,6 +8,9 @@ mod gzip;
 mod lz4;
 #[cfg(feature = "compression")]
 mod snappy;
+#[cfg(test)]
+#[cfg(feature = "compression")]
+mod tests;
 #[cfg(feature = "compression")]
 mod zstandard;
 
@@ -102,7 +105,8 @@ pub fn pack(compression: Compression, section: &[u8]) -> Result<Vec<u8>, BatchEr
 
 /// Unpacks a record section to at most `limit` bytes.
 ///
-/// Memory: at most about twice `limit` while it grows, and what the codec needs (lz4: up to 8 MiB of blocks, as the frame says).
+/// Memory: at most about twice `limit` while it grows, and what the codec needs (lz4: up to 13 MiB of blocks if the frame
+/// asks for the largest, touched as far as they are filled).
 ///
 /// # Errors
 /// `UnpackedTooLarge` as soon as the bound is passed or known to be; `Corrupt`; `CompressionNotBuilt` in a program without the codecs.
