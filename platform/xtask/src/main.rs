@@ -39,6 +39,12 @@ enum Chore {
     },
     /// Format, lint, and check the dependencies.
     Tidy,
+    /// Format everything, guests included.
+    Fmt {
+        /// Only say what is not formatted.
+        #[arg(long)]
+        check: bool,
+    },
     /// Lint every target, guests included; warnings are errors.
     Lint,
     /// Check what the project depends on: bans, licences, sources, advisories.
@@ -79,6 +85,7 @@ fn chore(chore: Chore) -> anyhow::Result<()> {
             tidy::clippy()?;
             tidy::deny()
         }
+        Chore::Fmt { check } => tidy::fmt(check),
         Chore::Lint => tidy::clippy(),
         Chore::Deny => tidy::deny(),
         Chore::Ci => run::run(std::process::Command::new("bash").arg(".ci/run").current_dir(run::root())),

@@ -9,19 +9,31 @@ use crate::run::{cargo, output, run};
 /// The cargo-deny whose configuration `deny.toml` is.
 const CARGO_DENY: &str = "0.20.2";
 
+/// Crates outside the workspace, compiled for Wasm when they are used, natively when they are looked at.
+const GUESTS: [&str; 2] = ["sdk/guest/Cargo.toml", "guest-examples/Cargo.toml"];
+
 /// Formats, or only checks the format.
 pub(crate) fn fmt(check: bool) -> anyhow::Result<()> {
-    let mut command = cargo(&["fmt", "--all"]);
-    if check {
-        command.arg("--check");
+    for manifest in ["Cargo.toml"].into_iter().chain(GUESTS) {
+        let mut command = cargo(&["fmt", "--all", "--manifest-path", manifest]);
+        if check {
+            command.arg("--check");
+        }
+        run(&mut command)?;
     }
-    run(&mut command)
+    Ok(())
 }
 
 /// Lints every target, warnings being errors.
 pub(crate) fn clippy() -> anyhow::Result<()> {
+    let clippy = ["clippy", "--all-targets", "--locked"];
+    let deny = ["--", "-D", "warnings"];
     // In release, like the tests, so that build scripts and macros are compiled once.
-    run(&mut cargo(&["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+    run(&mut cargo(&[&clippy[..], &["--release", "--workspace"], &deny].concat()))?;
+    for manifest in GUESTS {
+        run(&mut cargo(&[&clippy[..], &["--workspace", "--manifest-path", manifest], &deny].concat()))?;
+    }
+    Ok(())
 }
 
 /// Checks bans, licences and sources; advisories too, if their database can be reached.

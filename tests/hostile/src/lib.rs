@@ -1,1 +1,4 @@
-//! tests: hostile
+//! The harness for hostile input: a broker that is watched while it is hurt, and its two doors, raw.
+
+pub mod door;
+pub mod victim;

@@ -63,6 +63,14 @@ impl Finished {
 /// # Errors
 /// When it cannot be started, or is killed because it ran for more than three minutes.
 pub fn run(command: &mut Command, input: &[u8]) -> anyhow::Result<Finished> {
+    run_within(COMMAND_MAX, command, input)
+}
+
+/// As [`run`], with a limit of its own.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_within(limit: Duration, command: &mut Command, input: &[u8]) -> anyhow::Result<Finished> {
     let shown = shown(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {shown}"))?;
@@ -79,7 +87,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> anyhow::Result<Finished> {
             let mut bytes = Vec::new();
             stderr.as_mut().map_or(Ok(0), |stderr| stderr.read_to_end(&mut bytes)).map(|_| bytes)
         });
-        let waited = wait(&mut child, COMMAND_MAX);
+        let waited = wait(&mut child, limit);
         if waited.is_err() {
             // Killed, so that the pipes close and the readers end.
             child.kill().context("killing a hung command")?;

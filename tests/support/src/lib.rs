@@ -4,6 +4,7 @@ pub mod broker;
 pub mod cli;
 pub mod flights;
 pub mod guests;
+pub mod message;
 pub mod peers;
 pub mod rules;
 pub mod tree;

@@ -18,6 +18,7 @@ struct Row {
     text: String,
     key: Option<String>,
     carrier: String,
+    /// The worse of departure and arrival; none for a flight that did neither.
     late_minutes: Option<i64>,
 }
 
@@ -105,7 +106,7 @@ impl Flights {
                 text: line.to_owned(),
                 key,
                 carrier: carrier.to_owned(),
-                late_minutes: row["arr_delay"].as_i64(),
+                late_minutes: row["dep_delay"].as_i64().max(row["arr_delay"].as_i64()),
             });
         }
         ensure!(!rows.is_empty(), "{} holds no flights", path.display());
@@ -138,8 +139,8 @@ impl Flights {
 
     /// Exactly the late flights are there, each with its airline's name and otherwise as it was, each key in order.
     /// Returns the number of airlines.
-    pub(crate) fn check_delayed(&self, read: &Read, over_minutes: i64) -> anyhow::Result<usize> {
-        let late = |row: &&Row| row.late_minutes.is_some_and(|minutes| minutes > over_minutes);
+    pub(crate) fn check_delayed(&self, read: &Read, late_from: i64) -> anyhow::Result<usize> {
+        let late = |row: &&Row| row.late_minutes.is_some_and(|minutes| minutes >= late_from);
         let expected = self.rows.iter().filter(late).count();
         ensure!(read.len() == expected, "{expected} flights were late, the transform found {}", read.len());
         let mut airlines: BTreeMap<&str, String> = BTreeMap::new();
@@ -243,7 +244,9 @@ mod tests {
     fn flights() -> Flights {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows");
-        let row = |tail: &str, late: i64| format!("{{\"tailnum\":{tail},\"carrier\":\"UA\",\"arr_delay\":{late}}}\n");
+        let row = |tail: &str, late: i64| {
+            format!("{{\"tailnum\":{tail},\"carrier\":\"UA\",\"dep_delay\":null,\"arr_delay\":{late}}}\n")
+        };
         let rows = [("\"N1\"", 20), ("\"N2\"", 1), ("\"N1\"", 30), ("\"N2\"", 2), ("null", 40)];
         std::fs::write(&path, rows.map(|(tail, late)| row(tail, late)).concat()).unwrap();
         Flights::read(&path).unwrap()

@@ -1,0 +1,78 @@
+"""Speaks to a broker with kafka-python: one JSON object a line on stdin or stdout, bytes as hex, null as null.
+
+usage: kafka_python.py produce|consume HOST:PORT TOPIC
+"""
+
+import json
+import sys
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+
+def packed(text):
+    return None if text is None else bytes.fromhex(text)
+
+
+def shown(value):
+    return None if value is None else value.hex()
+
+
+def produce(address, topic):
+    """Sends each line's record and prints where it went, one after another."""
+    # Idempotence is a later part of the broker's; without it these are ordinary acknowledged produces.
+    producer = KafkaProducer(
+        bootstrap_servers=address, acks="all", enable_idempotence=False, compression_type=None, linger_ms=5
+    )
+    sent = []
+    for line in sys.stdin:
+        record = json.loads(line)
+        headers = [(name, packed(value)) for name, value in record["headers"]]
+        sent.append(
+            producer.send(
+                topic,
+                partition=record["partition"],
+                key=packed(record["key"]),
+                value=packed(record["value"]),
+                headers=headers,
+                timestamp_ms=record["timestamp"],
+            )
+        )
+    producer.flush(timeout=60)
+    for future in sent:
+        placed = future.get(timeout=60)
+        print(json.dumps({"partition": placed.partition, "offset": placed.offset}))
+    producer.close(timeout=10)
+
+
+def consume(address, topic):
+    """Prints every record of the topic, from the beginning to where the end was at the start."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=address, group_id=None, enable_auto_commit=False, consumer_timeout_ms=60000
+    )
+    partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    ends = consumer.end_offsets(partitions)
+    left = {partition for partition in partitions if ends[partition] > 0}
+    while left:
+        record = next(consumer)
+        place = TopicPartition(record.topic, record.partition)
+        print(
+            json.dumps(
+                {
+                    "partition": record.partition,
+                    "offset": record.offset,
+                    "timestamp": record.timestamp,
+                    "key": shown(record.key),
+                    "value": shown(record.value),
+                    "headers": [[name, shown(value)] for name, value in record.headers],
+                }
+            )
+        )
+        if record.offset + 1 >= ends[place]:
+            left.discard(place)
+    consumer.close()
+
+
+if __name__ == "__main__":
+    {"produce": produce, "consume": consume}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,263 @@
+//! Bad input to every command: a clear error, the right exit code, nothing changed, and the next request succeeds.
+
+#![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
+
+use std::{path::Path, time::Instant};
+
+use millstream_test_support::{broker::Broker, guests};
+
+/// Done, refused, or bad usage: what scripts trust.
+const REFUSED: i32 = 1;
+const USAGE: i32 = 2;
+
+/// A command: its words, what is on its stdin, the exit code, and what stderr must hold.
+type Case<'a> = (&'a [&'a str], &'a [u8], i32, &'a [&'a str]);
+
+/// A broker with a plain topic of three partitions and one placed by a module, a module of each kind, a view, a transform.
+struct Fixture {
+    broker: Broker,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let fixture = Self { broker: Broker::start().unwrap() };
+        for name in ["partition-by-field", "view-filter", "view-redact", "transform-flights"] {
+            let file = guests::component(name).unwrap();
+            fixture.good(&["module", "push", file.to_str().unwrap(), "--name", name, "--version", "1"], b"");
+        }
+        fixture.good(&["topic", "create", "plain", "--partitions", "3"], b"");
+        let placed = ["--partitioner", "partition-by-field@1", "--param", "field=id", "--param", "strict=true"];
+        fixture.good(&[&["topic", "create", "placed", "--partitions", "3"], &placed[..]].concat(), b"");
+        for topic in ["delayed", "unparsed"] {
+            fixture.good(&["topic", "create", topic], b"");
+        }
+        let chain = ["--chain", "view-redact@1", "--param", "fields=id"];
+        fixture.good(&[&["view", "create", "seen", "--topic", "plain"], &chain[..]].concat(), b"");
+        fixture
+    }
+
+    /// A command that must succeed; what it printed.
+    fn good(&self, words: &[&str], input: &[u8]) -> String {
+        self.broker.cli_with(words, input).unwrap().ok().unwrap().text()
+    }
+
+    /// All that a user could see of the broker's state.
+    fn state(&self) -> String {
+        let mut state = String::new();
+        for what in ["topic", "module", "view", "transform"] {
+            state += &self.good(&[what, "list", "--output", "json"], b"");
+        }
+        for topic in ["plain", "placed", "delayed", "unparsed"] {
+            state += &self.good(&["consume", topic, "--from", "beginning", "--until", "end", "--format", "json"], b"");
+        }
+        state
+    }
+
+    /// Runs each (words, input) pair, which must end with `code` and say all of `said`; then looks whether anything
+    /// changed, and whether the broker still takes a record.
+    fn check(&self, cases: &[Case<'_>]) {
+        let before = self.state();
+        let mut wrong = Vec::new();
+        for (words, input, code, said) in cases {
+            let finished = self.broker.cli_with(words, input).unwrap();
+            let shown = format!("{}\n    ended with {:?}: {}", finished.command, finished.code, finished.stderr.trim());
+            let missing: Vec<_> = said.iter().filter(|word| !finished.stderr.contains(**word)).collect();
+            if finished.code != Some(*code) {
+                wrong.push(format!("{shown}\n    expected exit code {code}"));
+            } else if !missing.is_empty() {
+                wrong.push(format!("{shown}\n    expected to read {missing:?}"));
+            } else if finished.stderr.contains("panicked") {
+                wrong.push(shown);
+            } else if !finished.stdout.is_empty() {
+                wrong.push(format!("{shown}\n    printed on stdout: {}", finished.text()));
+            }
+        }
+        assert!(wrong.is_empty(), "{} of {} cases:\n\n{}", wrong.len(), cases.len(), wrong.join("\n\n"));
+        assert_eq!(self.state(), before, "a refused command changed something");
+        self.good(&["produce", "plain"], b"the next request\n");
+    }
+}
+
+fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn words_that_make_no_sense_are_bad_usage() {
+    let fixture = Fixture::new();
+    fixture.check(&[
+        (&["frobnicate"], b"", USAGE, &["frobnicate"]),
+        (&["topic"], b"", USAGE, &[]),
+        (&["topic", "create"], b"", USAGE, &["NAME"]),
+        (&["topic", "create", "t", "--partitions", "many"], b"", USAGE, &["--partitions", "many"]),
+        (&["topic", "create", "t", "--config", "novalue"], b"", USAGE, &["novalue", "="]),
+        (&["topic", "list", "--output", "yaml"], b"", USAGE, &["yaml", "table", "json"]),
+        (&["topic", "list", "--broker", "no port"], b"", USAGE, &["no port"]),
+        (&["produce"], b"x\n", USAGE, &["TOPIC"]),
+        (&["produce", "plain", "--acks", "7"], b"x\n", USAGE, &["--acks", "7"]),
+        (&["produce", "plain", "--format", "xml"], b"x\n", USAGE, &["xml", "ndjson"]),
+        (&["produce", "plain", "--compression", "rar"], b"x\n", USAGE, &["rar", "zstd"]),
+        (&["produce", "plain", "--partition", "-1"], b"x\n", USAGE, &["--partition"]),
+        (&["produce", "plain", "--header", "novalue"], b"x\n", USAGE, &["novalue"]),
+        (&["consume"], b"", USAGE, &["TOPIC"]),
+        (&["consume", "plain", "--from", "yesterday"], b"", USAGE, &["--from", "yesterday"]),
+        (&["consume", "plain", "--until", "never"], b"", USAGE, &["--until", "never"]),
+        (&["consume", "plain", "--count", "few"], b"", USAGE, &["--count", "few"]),
+        (&["module", "push", "x.wasm"], b"", USAGE, &["--name"]),
+        (&["module", "new", "n", "--kind", "gadget"], b"", USAGE, &["gadget", "partitioner"]),
+        (&["view", "create", "v", "--topic", "plain"], b"", USAGE, &["--chain"]),
+        (&["transform", "deploy", "t", "--input", "plain"], b"", USAGE, &["--module"]),
+        (&["transform", "deploy", "t", "--on-error", "panic"], b"", USAGE, &["panic"]),
+    ]);
+}
+
+#[test]
+fn topics_that_cannot_be_are_refused() {
+    let fixture = Fixture::new();
+    let long = "x".repeat(250);
+    fixture.check(&[
+        (&["topic", "create", "../plain"], b"", REFUSED, &["../plain"]),
+        (&["topic", "create", ""], b"", REFUSED, &["empty"]),
+        (&["topic", "create", &long], b"", REFUSED, &["249"]),
+        (&["topic", "create", "plain"], b"", REFUSED, &["plain", "exists"]),
+        (&["topic", "create", "seen"], b"", REFUSED, &["seen", "view"]),
+        (&["topic", "create", "t", "--partitions", "0"], b"", REFUSED, &["partitions"]),
+        (&["topic", "create", "t", "--partitions", "100000000"], b"", REFUSED, &["partitions"]),
+        (&["topic", "create", "t", "--replicas", "3"], b"", REFUSED, &["replica"]),
+        (&["topic", "create", "t", "--config", "no.such=1"], b"", REFUSED, &["no.such"]),
+        (&["topic", "create", "t", "--config", "segment.bytes=-1"], b"", REFUSED, &["segment.bytes"]),
+        (&["topic", "create", "t", "--config", "cleanup.policy=compact"], b"", REFUSED, &["not built"]),
+        (&["topic", "create", "t", "--partitioner", "no-such@1"], b"", REFUSED, &["no-such@1"]),
+        (&["topic", "create", "t", "--partitioner", "partition-by-field"], b"", REFUSED, &["VERSION"]),
+        (&["topic", "create", "t", "--partitioner", "partition-by-field@2"], b"", REFUSED, &["partition-by-field@2"]),
+        // A transform is no partitioner; a partitioner without its one parameter cannot start.
+        (&["topic", "create", "t", "--partitioner", "transform-flights@1"], b"", REFUSED, &["partitioner"]),
+        (&["topic", "create", "t", "--partitioner", "partition-by-field@1"], b"", REFUSED, &["field"]),
+        (&["topic", "describe", "absent"], b"", REFUSED, &["absent"]),
+        (&["topic", "delete", "absent"], b"", REFUSED, &["absent"]),
+    ]);
+}
+
+#[test]
+fn records_that_cannot_be_are_refused() {
+    let fixture = Fixture::new();
+    let ndjson = &["--format", "ndjson", "--key", "id"];
+    let missing = fixture.broker.scratch().join("absent.txt");
+    let huge = [vec![b'x'; 2 << 20], vec![b'\n']].concat();
+    fixture.check(&[
+        (&["produce", "absent"], b"x\n", REFUSED, &["absent"]),
+        (&["produce", "seen"], b"x\n", REFUSED, &["seen", "view"]),
+        (&["produce", "plain", "--partition", "3"], b"x\n", REFUSED, &["plain", "3"]),
+        (&["produce", "plain", "--input", missing.to_str().unwrap()], b"", REFUSED, &["absent.txt"]),
+        (&[&["produce", "plain"], &ndjson[..]].concat(), b"{\"no\": 1}\n", REFUSED, &["line 1", "id"]),
+        (&[&["produce", "plain"], &ndjson[..]].concat(), b"{\"id\": [1]}\n", REFUSED, &["line 1", "id"]),
+        (&[&["produce", "plain"], &ndjson[..]].concat(), b"{\"id\": \n", REFUSED, &["line 1"]),
+        (&[&["produce", "plain"], &ndjson[..]].concat(), b"17\n", REFUSED, &["line 1"]),
+        (&["produce", "plain"], &huge, REFUSED, &["max.message.bytes"]),
+        // The topic's own partitioner refuses a record without the field that it places by.
+        (&["produce", "placed"], b"no object\n", REFUSED, &["placed", "partition-by-field"]),
+        (&["produce", "placed"], b"{\"other\": 1}\n", REFUSED, &["id"]),
+    ]);
+}
+
+#[test]
+fn reads_that_cannot_be_are_refused() {
+    let fixture = Fixture::new();
+    fixture.check(&[
+        (&["consume", "absent", "--until", "end"], b"", REFUSED, &["absent"]),
+        (&["consume", "plain", "--partition", "3", "--until", "end"], b"", REFUSED, &["3"]),
+        (&["consume", "plain", "--from", "99", "--partition", "0", "--until", "end"], b"", REFUSED, &["99"]),
+        (&["consume", "plain", "--group", "g"], b"", REFUSED, &["not built"]),
+        (&["module", "describe", "absent@1"], b"", REFUSED, &["absent@1"]),
+        (&["transform", "describe", "absent"], b"", REFUSED, &["absent"]),
+    ]);
+}
+
+#[test]
+fn modules_that_cannot_be_are_refused() {
+    let fixture = Fixture::new();
+    let folder = fixture.broker.scratch();
+    let good = std::fs::read(guests::component("view-filter").unwrap()).unwrap();
+    let empty = file(folder, "empty.wasm", b"");
+    let text = file(folder, "text.wasm", b"(module)");
+    let core = file(folder, "core.wasm", b"\0asm\x01\0\0\0");
+    let cut = file(folder, "cut.wasm", &good[..good.len() / 2]);
+    let whole = file(folder, "whole.wasm", &good);
+    let absent = folder.join("absent.wasm").to_str().unwrap().to_owned();
+    let push = |path: &str| -> Vec<String> {
+        ["module", "push", path, "--name", "bad", "--version", "1"].map(str::to_owned).into()
+    };
+    let cases =
+        [(&empty, "empty"), (&text, "WebAssembly"), (&core, "component"), (&cut, "bad@1"), (&absent, "absent.wasm")];
+    for (path, word) in cases {
+        let words = push(path);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        fixture.check(&[(&words, b"", REFUSED, &[word])]);
+    }
+    fixture.check(&[
+        // The same name and version, other bytes: what a name means never changes.
+        (
+            &[
+                "module",
+                "push",
+                guests::component("view-redact").unwrap().to_str().unwrap(),
+                "--name",
+                "view-filter",
+                "--version",
+                "1",
+            ],
+            b"",
+            REFUSED,
+            &["view-filter@1"],
+        ),
+        (&["module", "push", &whole, "--name", "../bad", "--version", "1"], b"", REFUSED, &["../bad"]),
+        (&["module", "push", &whole, "--name", "bad", "--version", "a b"], b"", REFUSED, &["a b"]),
+    ]);
+}
+
+#[test]
+fn views_and_transforms_that_cannot_be_are_refused() {
+    let fixture = Fixture::new();
+    let deploy = |more: &[&'static str]| -> Vec<&'static str> {
+        [&["transform", "deploy", "t", "--input", "plain"], more].concat()
+    };
+    let both = ["--output", "delayed", "--output", "unparsed"];
+    let module = ["--module", "transform-flights@1"];
+    fixture.check(&[
+        (&["view", "create", "v", "--topic", "absent", "--chain", "view-filter@1"], b"", REFUSED, &["absent"]),
+        (&["view", "create", "v", "--topic", "plain", "--chain", "no-such@1"], b"", REFUSED, &["no-such@1"]),
+        (&["view", "create", "plain", "--topic", "plain", "--chain", "view-redact@1"], b"", REFUSED, &["plain"]),
+        (
+            &["view", "create", "v", "--topic", "plain", "--chain", "partition-by-field@1"],
+            b"",
+            REFUSED,
+            &["partition-by-field@1"],
+        ),
+        (&["view", "create", "v", "--topic", "plain", "--chain", "view-redact@1"], b"", REFUSED, &["fields"]),
+        (&deploy(&[&["--module", "no-such@1"], &both[..]].concat()), b"", REFUSED, &["no-such@1"]),
+        (
+            &deploy(&[&["--module", "partition-by-field@1"], &both[..]].concat()),
+            b"",
+            REFUSED,
+            &["partition-by-field@1"],
+        ),
+        (&deploy(&[&module[..], &["--output", "absent", "--output", "unparsed"]].concat()), b"", REFUSED, &["absent"]),
+        (&deploy(&[&module[..], &["--output", "plain", "--output", "unparsed"]].concat()), b"", REFUSED, &["plain"]),
+        (&deploy(&[&module[..], &["--output", "delayed"]].concat()), b"", REFUSED, &["output"]),
+        (&deploy(&[&module[..], &both[..], &["--param", "min_delay=soon"]].concat()), b"", REFUSED, &["min_delay"]),
+        (&deploy(&[&module[..], &both[..], &["--lanes", "2"]].concat()), b"", REFUSED, &["lanes", "not built"]),
+        (&["transform", "delete", "absent"], b"", REFUSED, &["absent"]),
+    ]);
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_named_soon() {
+    let fixture = Fixture::new();
+    let start = Instant::now();
+    // A port that nothing listens on: bound once, then let go.
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    fixture.check(&[(&["topic", "list", "--broker", &free], b"", REFUSED, &[&free])]);
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}
