@@ -15,7 +15,11 @@ mod error_code;
 pub mod extension;
 mod frame;
 pub mod messages;
+#[cfg(test)]
+mod sample;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 pub use api::{ApiKey, Call, Request, Response, api_versions};
 pub use codec::{DecodeError, EncodeError};

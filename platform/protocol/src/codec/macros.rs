@@ -62,6 +62,14 @@ macro_rules! message {
             }
         }
 
+        #[cfg(test)]
+        impl $crate::sample::Sample for $name {
+            #[allow(unused_variables, reason = "a message may have no fields")]
+            fn sample(rng: &mut $crate::sample::SampleRng) -> Self {
+                Self { $($field: $crate::sample::Sample::sample(rng),)* }
+            }
+        }
+
         impl $crate::codec::Field for $name {
             #[allow(clippy::reversed_empty_ranges, reason = "generated")]
             fn read(reader: &mut $crate::codec::Reader) -> Result<Self, $crate::codec::DecodeError> {

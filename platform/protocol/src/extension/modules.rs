@@ -19,7 +19,7 @@ message! { @structs
         pub size_bytes: i64,
         /// `partitioner`, `filter`, `mapper` or `transform`.
         pub kind: String,
-        /// What its code declares to need of a record besides the key, e.g. `values`, `headers`.
+        /// What it declares to need of a record: `key`, `value`, `headers`.
         pub needs: Vec<String>,
         /// When it was pushed.
         pub pushed_at: TimestampMs,
