@@ -1,13 +1,34 @@
-//! Building the guest examples for Wasm, and their native tests.
+//! The guests: their library and the examples, which are Cargo projects apart from the broker's.
 
 use std::path::{Path, PathBuf};
 
+use crate::run::{cargo, run, target};
+
+/// The guests' projects, by folder. Each has its own lock file; the examples are one workspace.
+const PROJECTS: [&str; 2] = ["sdk/guest", "guest-examples"];
+
 /// Builds every guest example; returns the folder that holds the components.
-pub(crate) fn build(_root: &Path) -> anyhow::Result<PathBuf> {
-    anyhow::bail!("the guest examples are not here yet")
+///
+/// It is `millstream module build` that does it, which also installs the compiler's Wasm target: what users run is what the
+/// tests depend on.
+pub(crate) fn build(root: &Path) -> anyhow::Result<PathBuf> {
+    let folder = target().join("guests");
+    run(&mut cargo(&["build", "--release", "--locked", "--package", "millstream"]))?;
+    let mut build = std::process::Command::new(target().join("release/millstream"));
+    build.args(["module", "build"]).arg(root.join("guest-examples")).arg("--out").arg(&folder);
+    // This program's last line on standard output is the folder, and nothing else may follow it.
+    build.stdout(std::io::stderr());
+    run(&mut build)?;
+    Ok(folder)
 }
 
-/// Runs the guest examples' own tests, natively.
-pub(crate) fn test(_root: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("the guest examples are not here yet")
+/// Runs the tests of the guest library and the examples' own, natively.
+pub(crate) fn test(root: &Path) -> anyhow::Result<()> {
+    for project in PROJECTS {
+        // One target folder for both, so that what both need is compiled once.
+        let mut test = cargo(&["test", "--locked"]);
+        test.current_dir(root.join(project)).env("CARGO_TARGET_DIR", target().join("guests-native"));
+        run(&mut test)?;
+    }
+    Ok(())
 }

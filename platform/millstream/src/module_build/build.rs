@@ -69,7 +69,7 @@ pub(crate) enum BuildError {
     #[error("{} makes no Wasm module: its Cargo.toml needs `[lib]` with `crate-type = [\"cdylib\"]`", .0.display())]
     NoModule(PathBuf),
     /// Compiled to something that no broker would take.
-    #[error("{name} is not a Millstream module: {source}")]
+    #[error("{name} is not a Millstream module")]
     Component {
         /// The project's name.
         name: String,
