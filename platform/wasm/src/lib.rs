@@ -1,1 +1,52 @@
 //! The module host: engine, store of modules, compilation, pools, budgets and worlds.
+//!
+//! Three nouns, as in Redpanda's Wasm engine: a [`Runtime`] (one per process) turns a module's bytes into a [`Factory`]
+//! (compiled, linked, described), which makes [`Pool`]s of instances for deployments. A call takes a frame of records
+//! ([`frame`]) and gives partitions, a selection or checked output, or a [`CallError`] that says whose fault it was.
+//!
+//! No module can stop or slow the broker: bytes are inspected ([`inspect`]), compiled in a limited child process
+//! ([`Compiler`]), run under fuel, memory and output budgets ([`limits`]), and discarded after a trap. Guests reach a log,
+//! metrics and a sink, nothing else, so their output is a function of their input and parameters.
+//!
+//! This is the only crate that knows wasmtime.
+
+mod call;
+mod compile;
+mod declare;
+mod factory;
+pub mod frame;
+mod host;
+pub mod inspect;
+mod instance;
+pub mod limits;
+mod pool;
+mod runtime;
+mod store;
+mod text;
+mod worlds;
+
+pub use call::{Blame, CallError, Failure, FailureCode, Phase};
+pub use compile::{COMPILE_ARGUMENT, COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES, CompileError, Compiler, compile_main};
+pub use declare::{Declarations, Declared, Needs};
+pub use factory::{Factory, InitParams, PoolOptions, WrongKind};
+pub use host::{LogLevel, LogLine};
+pub use inspect::{Kind, Refused};
+pub use limits::Limits;
+pub use pool::{Freshness, Pool, PoolStats};
+pub use runtime::{EngineMode, LoadError, Runtime, RuntimeError, RuntimeOptions};
+pub use store::{ModuleStore, StoreError, digest_of};
+
+/// Runs work that blocks (disk, compiler) on a thread of its own. None when it was abandoned because the process ends.
+async fn blocking<T: Send + 'static>(
+    env: &millstream_env::Env,
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done_tx, done) = tokio::sync::oneshot::channel();
+    let run = async move {
+        // Whoever asked may have gone away.
+        let _ = done_tx.send(work());
+    };
+    env.spawn.dedicated(name, Box::pin(run));
+    done.await.ok()
+}

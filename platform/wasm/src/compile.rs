@@ -1,0 +1,334 @@
+//! Compiles modules: in a child process with limits of its own, because the compiler can be made to take unbounded time and
+//! memory, and keeps the images.
+//!
+//! The child is the broker's own executable with the argument [`COMPILE_ARGUMENT`], which calls [`compile_main`]. It takes
+//! the module on its standard input and gives the image on its standard output; words for a person go to standard error.
+//!
+//! Images live in `images/<engine hash>-<module digest>`, a cache that may be lost at any time:
+//!
+//! ```text
+//! 0 8 bytes "MSIMAGE1"   8 sha256 of all that follows   40 engine hash   72 module digest   104 the image
+//! ```
+//!
+//! An image is native code that the broker will run: one is taken only from a file that this broker's user wrote (the
+//! directory is private), whose checksum is right, and never from a client.
+
+use std::{
+    ffi::OsString,
+    io::{self, IoSlice, Read, Write},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{ExitCode, Stdio},
+};
+
+use bytes::Bytes;
+use millstream_env::{Env, OpenMode};
+use millstream_model::{Digest, limits::MODULE_BYTES_MAX};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    runtime::{EngineMode, engine_hash, new_engine},
+    store::read_bounded,
+    text,
+};
+
+/// The hidden argument with which the binary becomes a compiler.
+pub const COMPILE_ARGUMENT: &str = "compile-module";
+/// Address space of the compiler, bytes.
+pub const COMPILE_MEMORY_BYTES: u64 = 1 << 30;
+/// Processor time of the compiler, seconds.
+pub const COMPILE_CPU_SECONDS: u64 = 120;
+/// Largest image, bytes.
+const IMAGE_BYTES_MAX: u64 = 512 << 20;
+const IMAGE_MAGIC: &[u8; 8] = b"MSIMAGE1";
+const IMAGE_HEADER_BYTES: usize = 104;
+
+/// Who compiles.
+#[derive(Clone, Debug)]
+pub enum Compiler {
+    /// A child process: `program`, `arguments`, then what [`compile_main`] takes.
+    Child {
+        /// The executable.
+        program: PathBuf,
+        /// What comes before the compiler's own arguments.
+        arguments: Vec<OsString>,
+    },
+    /// This process, without bounds on time and memory: for tests and for a person's own modules.
+    InProcess,
+}
+
+impl Compiler {
+    /// A child that runs this very executable, even if its file was replaced meanwhile.
+    #[must_use]
+    pub fn this_executable() -> Self {
+        Self::Child { program: "/proc/self/exe".into(), arguments: vec![COMPILE_ARGUMENT.into()] }
+    }
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The compiler says no.
+    #[error("{reason}")]
+    Rejected {
+        /// Its words.
+        reason: String,
+    },
+    /// It takes more processor time than it may.
+    #[error("compiling takes more than {COMPILE_CPU_SECONDS} seconds of processor time: make its functions smaller")]
+    Time,
+    /// It takes more memory than it may, or crashes the compiler.
+    #[error("compiling takes more than {} MiB of memory or crashes the compiler ({status})", COMPILE_MEMORY_BYTES >> 20)]
+    Memory {
+        /// How the compiler ended.
+        status: String,
+    },
+    /// The compiler could not be run.
+    #[error("the compiler could not be run: {reason}")]
+    Host {
+        /// What failed.
+        reason: String,
+    },
+}
+
+impl CompileError {
+    pub(crate) fn is_retriable(&self) -> bool {
+        matches!(self, Self::Host { .. })
+    }
+}
+
+/// Compiles a module that passed [`crate::inspect::check`]. Dropping the future kills the child.
+pub(crate) async fn compile(
+    compiler: &Compiler,
+    engine: &wasmtime::Engine,
+    mode: EngineMode,
+    env: &Env,
+    module: Bytes,
+) -> Result<Vec<u8>, CompileError> {
+    match compiler {
+        Compiler::Child { program, arguments } => compile_in_child(program, arguments, engine, mode, &module).await,
+        Compiler::InProcess => {
+            let engine = engine.clone();
+            crate::blocking(env, "wasm-compile", move || precompile(&engine, &module))
+                .await
+                .unwrap_or_else(|| Err(CompileError::Host { reason: "it was stopped".into() }))
+        }
+    }
+}
+
+fn precompile(engine: &wasmtime::Engine, module: &[u8]) -> Result<Vec<u8>, CompileError> {
+    engine.precompile_component(module).map_err(|error| CompileError::Rejected { reason: words(&error) })
+}
+
+/// An engine's error in one line, causes included.
+pub(crate) fn words(error: &wasmtime::Error) -> String {
+    text::clean(&format!("{error:#}"), 1000)
+}
+
+async fn compile_in_child(
+    program: &Path,
+    arguments: &[OsString],
+    engine: &wasmtime::Engine,
+    mode: EngineMode,
+    module: &[u8],
+) -> Result<Vec<u8>, CompileError> {
+    let host = |step: &str, error: io::Error| CompileError::Host { reason: format!("{step}: {error}") };
+    let mut child = tokio::process::Command::new(program)
+        .args(arguments)
+        .arg(mode.as_str())
+        .arg(engine_hash(engine).to_string())
+        // Each arena and each thread takes address space, of which there is little.
+        .env("MALLOC_ARENA_MAX", "2")
+        .env("RAYON_NUM_THREADS", "2")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| host("start", error))?;
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(CompileError::Host { reason: "it has no pipes".into() });
+    };
+    let write = async move {
+        // A child that ended early says why by its status: that its input was not taken adds nothing.
+        let _ = stdin.write_all(module).await;
+        drop(stdin);
+    };
+    let mut image = Vec::new();
+    let mut complaint = Vec::new();
+    let (mut stdout, mut stderr) = (stdout.take(IMAGE_BYTES_MAX), stderr.take(64 << 10));
+    let read_image = stdout.read_to_end(&mut image);
+    let read_complaint = stderr.read_to_end(&mut complaint);
+    let ((), read, _) = tokio::join!(write, read_image, read_complaint);
+    read.map_err(|error| host("read", error))?;
+    drop((stdout, stderr));
+    let status = child.wait().await.map_err(|error| host("wait", error))?;
+    let complaint = text::clean(String::from_utf8_lossy(&complaint).trim(), 1000);
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(image),
+        (Some(EXIT_REJECTED), _) => Err(CompileError::Rejected { reason: complaint }),
+        (_, Some(signal)) if signal == SIGXCPU || signal == SIGKILL => Err(CompileError::Time),
+        (_, Some(_)) => Err(CompileError::Memory { status: status.to_string() }),
+        _ => Err(CompileError::Host { reason: format!("{status}: {complaint}") }),
+    }
+}
+
+const EXIT_REJECTED: i32 = 3;
+const SIGKILL: i32 = 9;
+const SIGXCPU: i32 = 24;
+
+/// What the binary does when its first argument is [`COMPILE_ARGUMENT`]; `arguments` are those after it. Limits itself
+/// before it reads anything, and must run before other threads are started.
+#[must_use]
+pub fn compile_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    match compile_stdin(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CompileError::Rejected { reason }) => {
+            let _ = writeln!(io::stderr(), "{reason}");
+            ExitCode::from(EXIT_REJECTED as u8)
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compile_stdin(arguments: &[String]) -> Result<(), CompileError> {
+    let host = |reason: String| CompileError::Host { reason };
+    let [mode, expected] = arguments else {
+        return Err(host(format!("usage: {COMPILE_ARGUMENT} MODE ENGINE-HASH <MODULE >IMAGE")));
+    };
+    let mode = EngineMode::from_name(mode).ok_or_else(|| host(format!("unknown mode {mode:?}")))?;
+    limit_this_process().map_err(|error| host(format!("limit: {error}")))?;
+    let engine = new_engine(mode, None).map_err(|error| host(words(&error)))?;
+    if engine_hash(&engine).to_string() != *expected {
+        return Err(host("it is not the compiler of this broker: was the executable exchanged?".into()));
+    }
+    let mut module = Vec::new();
+    io::stdin()
+        .take(MODULE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut module)
+        .map_err(|error| host(format!("read: {error}")))?;
+    let image = precompile(&engine, &module)?;
+    io::stdout().write_all(&image).map_err(|error| host(format!("write: {error}")))
+}
+
+fn limit_this_process() -> io::Result<()> {
+    let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
+    setrlimit(Resource::As, both(COMPILE_MEMORY_BYTES))?;
+    setrlimit(Resource::Core, both(0))?;
+    // The soft limit's signal says why; the hard one makes sure.
+    setrlimit(Resource::Cpu, Rlimit { current: Some(COMPILE_CPU_SECONDS), maximum: Some(COMPILE_CPU_SECONDS + 2) })?;
+    Ok(())
+}
+
+/// The images on disk. Calls block.
+#[derive(Clone)]
+pub(crate) struct ImageCache {
+    dir: PathBuf,
+    engine: Digest,
+    env: Env,
+}
+
+impl ImageCache {
+    /// Opens the directory, made where missing and private; removes images of other engines.
+    pub(crate) fn open(dir: &Path, engine: Digest, env: &Env) -> io::Result<Self> {
+        env.disk.create_dir_all(dir)?;
+        make_private(dir);
+        let own = format!("{engine}-");
+        for path in env.disk.read_dir(dir)? {
+            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&own)) {
+                env.disk.remove_file(&path)?;
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), engine, env: env.clone() })
+    }
+
+    fn path(&self, module: Digest) -> PathBuf {
+        self.dir.join(format!("{}-{module}", self.engine))
+    }
+
+    /// The image of a module, if a whole one is there.
+    pub(crate) fn read(&self, module: Digest) -> Option<Vec<u8>> {
+        let file = self.env.disk.open(&self.path(module), OpenMode::Read).ok()?;
+        let mut bytes = read_bounded(&*file, IMAGE_BYTES_MAX + IMAGE_HEADER_BYTES as u64).ok()?;
+        let whole = bytes.len() >= IMAGE_HEADER_BYTES
+            && bytes[..8] == *IMAGE_MAGIC
+            && bytes[8..40] == Sha256::digest(&bytes[40..])[..]
+            && bytes[40..72] == self.engine.0
+            && bytes[72..104] == module.0;
+        whole.then(|| bytes.split_off(IMAGE_HEADER_BYTES))
+    }
+
+    /// Keeps an image. Not durable: what is lost is compiled again.
+    pub(crate) fn write(&self, module: Digest, image: &[u8]) -> io::Result<()> {
+        let mut sum = Sha256::new();
+        for part in [&self.engine.0[..], &module.0, image] {
+            sum.update(part);
+        }
+        let sum = sum.finalize();
+        let temporary = self.dir.join(format!("tmp-{:016x}", self.env.rng.next_u64()));
+        let file = self.env.disk.open(&temporary, OpenMode::CreateNew)?;
+        let parts: [&[u8]; 5] = [IMAGE_MAGIC, &sum, &self.engine.0, &module.0, image];
+        let written = file
+            .write_at(&parts.map(IoSlice::new), 0)
+            .and_then(|()| self.env.disk.rename(&temporary, &self.path(module)));
+        if written.is_err() {
+            let _ = self.env.disk.remove_file(&temporary);
+        }
+        written
+    }
+
+    pub(crate) fn remove(&self, module: Digest) {
+        // A cache: what is not there is not missed.
+        let _ = self.env.disk.remove_file(&self.path(module));
+    }
+}
+
+/// Keeps other users of the machine away from the images. A disk that has no modes (simulation) has no other users.
+fn make_private(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if let Err(error) = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)) {
+        tracing::warn!(dir = %dir.display(), %error, "the directory of compiled modules could not be made private");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_damaged_or_foreign_image_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = millstream_env::real::env();
+        let (engine, module) = (Digest([1; 32]), Digest([2; 32]));
+        let cache = ImageCache::open(dir.path(), engine, &env).unwrap();
+        assert_eq!(cache.read(module), None);
+        cache.write(module, b"image").unwrap();
+        assert_eq!(cache.read(module).unwrap(), b"image");
+
+        let path = cache.path(module);
+        let good = std::fs::read(&path).unwrap();
+        for at in [0, 8, 40, 72, 104, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(&path, &bad).unwrap();
+            assert_eq!(cache.read(module), None, "byte {at}");
+        }
+        std::fs::write(&path, &good[..50]).unwrap();
+        assert_eq!(cache.read(module), None);
+        // A file under another module's name.
+        std::fs::write(cache.path(Digest([3; 32])), &good).unwrap();
+        assert_eq!(cache.read(Digest([3; 32])), None);
+
+        // An upgrade of the engine leaves the old images behind.
+        std::fs::write(&path, &good).unwrap();
+        ImageCache::open(dir.path(), Digest([9; 32]), &env).unwrap();
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,216 @@
+//! A factory: one compiled, linked and described module, which makes instances.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
+
+use millstream_model::Digest;
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::{Store, component::Component};
+
+use crate::{
+    CallError, Declarations, Kind, Limits, Phase, Pool, Refused,
+    compile::words,
+    host::{HostState, LogRing},
+    instance::{Exports, Instance, blame, failure},
+    limits::{FUEL_DESCRIBE, FUEL_INIT, FUEL_START, FUEL_YIELD, HOST_CALL_SLACK},
+    pool::PoolInner,
+    runtime::RuntimeInner,
+    worlds::{base::BasePre, filter::FilterPre, mapper::MapperPre, partitioner::PartitionerPre, types},
+};
+
+/// What an instance is told in `init`. With the module's digest it decides all that the instance will ever do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct InitParams {
+    /// Names of the input topics, in the order of their numbers.
+    pub inputs: Vec<String>,
+    /// Names of the output topics, in the order of their numbers.
+    pub outputs: Vec<String>,
+    /// The deployment's parameters.
+    pub params: BTreeMap<String, String>,
+}
+
+/// How a pool is set up.
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// What log lines are filed under: the deployment's name.
+    pub name: String,
+    /// What the module is used for.
+    pub kind: Kind,
+    /// What its instances are told.
+    pub params: InitParams,
+    /// What they are given.
+    pub limits: Limits,
+}
+
+/// The module cannot be used for what was asked.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the module is a {}, not a {wanted}", .kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" and a "))]
+pub struct WrongKind {
+    /// What it is.
+    pub kinds: Vec<Kind>,
+    /// What was asked.
+    pub wanted: Kind,
+}
+
+/// What inspection found.
+pub(crate) struct Parts {
+    pub(crate) digest: Digest,
+    pub(crate) size: usize,
+    pub(crate) kinds: Vec<Kind>,
+}
+
+/// A module that is ready to be instantiated. Shared by its pools; dropped with the last of them.
+pub struct Factory {
+    pub(crate) runtime: Weak<RuntimeInner>,
+    parts: Parts,
+    declarations: Declarations,
+    pres: Vec<(Kind, Pre)>,
+}
+
+enum Pre {
+    Partitioner(PartitionerPre<HostState>),
+    Filter(FilterPre<HostState>),
+    Mapper(MapperPre<HostState>),
+}
+
+impl std::fmt::Debug for Factory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Factory").field("digest", &self.parts.digest).field("kinds", &self.parts.kinds).finish()
+    }
+}
+
+impl Factory {
+    /// Links a compiled module, starts it once and asks it to describe itself.
+    pub(crate) async fn new(runtime: &Arc<RuntimeInner>, parts: Parts, component: &Component) -> Result<Self, Refused> {
+        let wrong_type = |error: wasmtime::Error| Refused::WrongType { reason: words(&error) };
+        let linked = runtime.linker().instantiate_pre(component).map_err(wrong_type)?;
+        let mut pres = Vec::new();
+        for &kind in &parts.kinds {
+            let pre = match kind {
+                Kind::Partitioner => PartitionerPre::new(linked.clone()).map(Pre::Partitioner),
+                Kind::Filter => FilterPre::new(linked.clone()).map(Pre::Filter),
+                Kind::Mapper => MapperPre::new(linked.clone()).map(Pre::Mapper),
+                Kind::Transform => return Err(Refused::NotBuilt { name: "state and timers".into() }),
+            };
+            pres.push((kind, pre.map_err(wrong_type)?));
+        }
+        let base = BasePre::new(linked).map_err(wrong_type)?;
+        let described = describe(runtime, &base, &parts).await.map_err(Refused::Describe)?;
+        let declarations = Declarations::new(described)?;
+        Ok(Self { runtime: Arc::downgrade(runtime), parts, declarations, pres })
+    }
+
+    /// The module's digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.parts.digest
+    }
+
+    /// The module's size, bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.parts.size
+    }
+
+    /// What it can be used for: sorted, at least one.
+    #[must_use]
+    pub fn kinds(&self) -> &[Kind] {
+        &self.parts.kinds
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn declarations(&self) -> &Declarations {
+        &self.declarations
+    }
+
+    /// A pool of instances, none of them made yet: [`Pool::check`] makes the first.
+    ///
+    /// # Errors
+    /// [`WrongKind`] when the module is not of the kind.
+    pub fn pool(self: &Arc<Self>, options: PoolOptions) -> Result<Pool, WrongKind> {
+        if !self.parts.kinds.contains(&options.kind) {
+            return Err(WrongKind { kinds: self.parts.kinds.clone(), wanted: options.kind });
+        }
+        Ok(Pool::new(Arc::clone(self), options))
+    }
+
+    pub(crate) fn runtime(&self) -> Result<Arc<RuntimeInner>, CallError> {
+        self.runtime.upgrade().ok_or_else(|| CallError::Host { reason: "the runtime was stopped".into() })
+    }
+
+    /// Makes an instance and takes it through `init`.
+    pub(crate) async fn instance(&self, pool: &PoolInner, slot: OwnedSemaphorePermit) -> Result<Instance, CallError> {
+        let runtime = self.runtime()?;
+        let PoolOptions { kind, params, limits, .. } = pool.options();
+        let metrics = self.declarations.metrics.len() as u32;
+        let mut store = new_store(&runtime, limits, metrics, Arc::clone(pool.logs()))?;
+        let Some((_, pre)) = self.pres.iter().find(|(known, _)| known == kind) else {
+            return Err(CallError::Host { reason: format!("the module is not a {kind}") });
+        };
+        begin(&mut store, Phase::Start, FUEL_START)?;
+        let exports = match pre {
+            Pre::Partitioner(pre) => pre.instantiate_async(&mut store).await.map(Exports::Partitioner),
+            Pre::Filter(pre) => pre.instantiate_async(&mut store).await.map(Exports::Filter),
+            Pre::Mapper(pre) => pre.instantiate_async(&mut store).await.map(Exports::Mapper),
+        };
+        let exports = exports.map_err(|error| blame(&error, Phase::Start, FUEL_START))?;
+        let params = init_params(params);
+        begin(&mut store, Phase::Init, FUEL_INIT)?;
+        let answer = match &exports {
+            Exports::Partitioner(world) => world.millstream_ext_module().call_init(&mut store, &params).await,
+            Exports::Filter(world) => world.millstream_ext_module().call_init(&mut store, &params).await,
+            Exports::Mapper(world) => world.millstream_ext_module().call_init(&mut store, &params).await,
+        };
+        answer.map_err(|error| blame(&error, Phase::Init, FUEL_INIT))?.map_err(|told| failure(&told, 0))?;
+        Ok(Instance::new(store, exports, slot))
+    }
+}
+
+async fn describe(
+    runtime: &Arc<RuntimeInner>,
+    base: &BasePre<HostState>,
+    parts: &Parts,
+) -> Result<Vec<types::Declaration>, CallError> {
+    let _slot = runtime.slot().await?;
+    let logs = Arc::new(LogRing::new(&parts.digest.to_string(), Some(&runtime.env)));
+    let mut store = new_store(runtime, &Limits::default(), 0, logs)?;
+    begin(&mut store, Phase::Start, FUEL_START)?;
+    let world = base.instantiate_async(&mut store).await.map_err(|error| blame(&error, Phase::Start, FUEL_START))?;
+    begin(&mut store, Phase::Describe, FUEL_DESCRIBE)?;
+    let answer = world.millstream_ext_module().call_describe(&mut store).await;
+    answer.map_err(|error| blame(&error, Phase::Describe, FUEL_DESCRIBE))
+}
+
+fn new_store(
+    runtime: &RuntimeInner,
+    limits: &Limits,
+    metrics: u32,
+    logs: Arc<LogRing>,
+) -> Result<Store<HostState>, CallError> {
+    let host = |error: &wasmtime::Error| CallError::Host { reason: words(error) };
+    let mut store = Store::new(&runtime.engine, HostState::new(limits.memory_bytes, metrics, logs));
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(limits.output_bytes(0).max(limits.record_bytes + HOST_CALL_SLACK));
+    store.fuel_async_yield_interval(Some(FUEL_YIELD)).map_err(|error| host(&error))?;
+    Ok(store)
+}
+
+/// Starts a phase of an instance's life that may not emit.
+fn begin(store: &mut Store<HostState>, phase: Phase, fuel: u64) -> Result<(), CallError> {
+    store.data_mut().begin(phase, fuel, 0);
+    store.set_fuel(fuel).map_err(|error| CallError::Host { reason: words(&error) })
+}
+
+fn init_params(params: &InitParams) -> types::InitParams {
+    let pair = |(name, value): (&String, &String)| types::Pair { name: name.clone(), value: value.clone() };
+    types::InitParams {
+        inputs: params.inputs.clone(),
+        outputs: params.outputs.clone(),
+        params: params.params.iter().map(pair).collect(),
+        // Constant: a guest's output may not depend on the machine that it runs on.
+        host: vec![types::Pair { name: "contract".into(), value: "0.1.0".into() }],
+    }
+}

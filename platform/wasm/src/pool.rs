@@ -1,0 +1,321 @@
+//! A pool: the instances of one module with one set of parameters, lent to one call at a time.
+//!
+//! ```text
+//!             +--> idle instance --+
+//! call --> queue (bounded)         +--> run --> fine or told a failure --> idle again
+//!             +--> new instance  --+       \--> trap, budget, bad output, cancelled, swollen --> dropped
+//! ```
+//!
+//! An instance is never shared between pools, so nothing that a guest keeps in its memory reaches another deployment.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use millstream_env::Monotonic;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::{
+    Blame, CallError, Factory, LogLine, PoolOptions,
+    frame::{Emitted, InputFrame, OutputRules},
+    host::LogRing,
+    instance::{Answer, Instance, Job},
+    runtime::Waiting,
+};
+
+/// Whether a call may be answered by an instance that has answered others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Any instance will do.
+    Any,
+    /// A new one: what fails there fails because of the call alone.
+    Fresh,
+}
+
+/// What a pool has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Calls that gave a result.
+    pub calls: u64,
+    /// Calls that failed.
+    pub failures: u64,
+    /// Fuel that calls used, failed ones included.
+    pub fuel: u64,
+    /// Instances that were made.
+    pub started: u64,
+    /// Instances that wait for a call now.
+    pub idle: usize,
+}
+
+/// Runs calls of one module with one set of parameters. Cheap to clone; all clones are one pool.
+#[derive(Clone)]
+pub struct Pool {
+    inner: Arc<PoolInner>,
+}
+
+pub(crate) struct PoolInner {
+    factory: Arc<Factory>,
+    options: PoolOptions,
+    logs: Arc<LogRing>,
+    /// Newest last: the newest is used first, so that the others grow old and are given up.
+    idle: Mutex<VecDeque<Instance>>,
+    turns: Semaphore,
+    waiting: AtomicU32,
+    /// Why instances of this pool cannot start. A pure guest fails the same way again: it is asked once.
+    broken: Mutex<Option<CallError>>,
+    metrics: Mutex<Vec<f64>>,
+    calls: AtomicU64,
+    failures: AtomicU64,
+    fuel: AtomicU64,
+    started: AtomicU64,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(factory: Arc<Factory>, options: PoolOptions) -> Self {
+        let runtime = factory.runtime.upgrade();
+        let env = runtime.as_ref().map(|runtime| runtime.env.clone());
+        let metrics = vec![0.0; factory.declarations().metrics.len()];
+        let inner = Arc::new(PoolInner {
+            logs: Arc::new(LogRing::new(&options.name, env.as_ref())),
+            idle: Mutex::default(),
+            turns: Semaphore::new(options.limits.instances.max(1) as usize),
+            waiting: AtomicU32::new(0),
+            broken: Mutex::default(),
+            metrics: Mutex::new(metrics),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            fuel: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+            factory,
+            options,
+        });
+        if let Some(runtime) = runtime {
+            runtime.register(&inner);
+        }
+        Self { inner }
+    }
+
+    /// The module.
+    #[must_use]
+    pub fn factory(&self) -> &Arc<Factory> {
+        &self.inner.factory
+    }
+
+    /// How the pool is set up.
+    #[must_use]
+    pub fn options(&self) -> &PoolOptions {
+        &self.inner.options
+    }
+
+    /// Makes an instance, so that wrong parameters show before the first record comes.
+    ///
+    /// # Errors
+    /// [`CallError::Guest`] with [`crate::FailureCode::Config`] for wrong parameters, or any other.
+    pub async fn check(&self) -> Result<(), CallError> {
+        self.inner.check().await
+    }
+
+    /// Asks a partitioner for each record's partition: as many numbers as records, each -1 (the default placement) or less
+    /// than `partitions`.
+    ///
+    /// Dropping the future cancels the call and discards the instance. Long calls yield to other tasks.
+    ///
+    /// # Errors
+    /// [`CallError`]; nothing is known about any record then.
+    pub async fn assign(&self, frame: &InputFrame, partitions: u32) -> Result<Vec<i32>, CallError> {
+        match self.inner.run(Job::Assign(frame, partitions), Freshness::Any).await? {
+            Answer::Assigned(assigned) => Ok(assigned),
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Asks a filter which records are seen: one answer a record. Cancellation as for [`Pool::assign`].
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn select(&self, frame: &InputFrame) -> Result<Vec<bool>, CallError> {
+        match self.inner.run(Job::Select(frame), Freshness::Any).await? {
+            Answer::Selected(selected) => Ok(selected),
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Has a mapper process records; what it emitted is checked against `rules` and comes in the order of the emits.
+    /// Cancellation as for [`Pool::assign`].
+    ///
+    /// # Errors
+    /// [`CallError`]: all that the call emitted is dropped.
+    pub async fn process(
+        &self,
+        frame: &InputFrame,
+        rules: &OutputRules,
+        freshness: Freshness,
+    ) -> Result<Vec<Emitted>, CallError> {
+        match self.inner.run(Job::Process(frame, rules), freshness).await? {
+            Answer::Emitted(emitted) => Ok(emitted),
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// The last lines that instances wrote, oldest first, and how many more were dropped because a call wrote too many.
+    #[must_use]
+    pub fn logs(&self) -> (Vec<LogLine>, u64) {
+        self.inner.logs.snapshot()
+    }
+
+    /// The sums of the metrics that calls with a result reported, under their declared names.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let declared = &self.inner.factory.declarations().metrics;
+        declared.iter().map(|metric| metric.name.clone()).zip(self.inner.metrics.lock().iter().copied()).collect()
+    }
+
+    /// What the pool has done so far.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        let inner = &self.inner;
+        PoolStats {
+            calls: inner.calls.load(Ordering::Relaxed),
+            failures: inner.failures.load(Ordering::Relaxed),
+            fuel: inner.fuel.load(Ordering::Relaxed),
+            started: inner.started.load(Ordering::Relaxed),
+            idle: inner.idle.lock().len(),
+        }
+    }
+}
+
+fn mismatch() -> CallError {
+    CallError::Host { reason: "the call was answered with another kind of result".into() }
+}
+
+impl PoolInner {
+    pub(crate) fn options(&self) -> &PoolOptions {
+        &self.options
+    }
+
+    pub(crate) fn logs(&self) -> &Arc<LogRing> {
+        &self.logs
+    }
+
+    pub(crate) fn oldest_idle(&self) -> Option<Monotonic> {
+        self.idle.lock().front().map(|instance| instance.idle_since)
+    }
+
+    pub(crate) fn evict_oldest(&self) {
+        // Taken out first: dropping an instance takes a while, and others want the lock.
+        let oldest = self.idle.lock().pop_front();
+        drop(oldest);
+    }
+
+    pub(crate) fn evict_before(&self, deadline: Monotonic) {
+        let evicted: Vec<_> = {
+            let mut idle = self.idle.lock();
+            let old = idle.iter().take_while(|instance| instance.idle_since < deadline).count();
+            idle.drain(..old).collect()
+        };
+        drop(evicted);
+    }
+
+    async fn check(&self) -> Result<(), CallError> {
+        let _turn = self.turn().await?;
+        let idle = self.idle.lock().pop_back();
+        let instance = match idle {
+            Some(instance) => instance,
+            None => self.start().await?,
+        };
+        self.put_back(instance);
+        Ok(())
+    }
+
+    async fn run(&self, job: Job<'_>, freshness: Freshness) -> Result<Answer, CallError> {
+        let result = self.attempt(job, freshness).await;
+        let count = if result.is_ok() { &self.calls } else { &self.failures };
+        count.fetch_add(1, Ordering::Relaxed);
+        result
+    }
+
+    async fn attempt(&self, job: Job<'_>, freshness: Freshness) -> Result<Answer, CallError> {
+        let _turn = self.turn().await?;
+        let idle = self.idle.lock().pop_back();
+        let used = match (idle, freshness) {
+            (Some(instance), Freshness::Any) => Some(instance),
+            _ => None,
+        };
+        if let Some(mut instance) = used {
+            let had_calls = instance.calls > 0;
+            let result = self.call(&mut instance, job).await;
+            // What earlier calls left in the memory may be the cause: a new instance decides.
+            if !(had_calls && matches!(result, Err(CallError::OutOfMemory { .. }))) {
+                return self.finish(instance, result);
+            }
+        }
+        let mut instance = self.start().await?;
+        let result = self.call(&mut instance, job).await;
+        self.finish(instance, result)
+    }
+
+    async fn call(&self, instance: &mut Instance, job: Job<'_>) -> Result<Answer, CallError> {
+        let (result, spent) = instance.run(job, &self.options.limits).await;
+        self.fuel.fetch_add(spent.fuel, Ordering::Relaxed);
+        if result.is_ok() && !spent.reported.is_empty() {
+            let mut metrics = self.metrics.lock();
+            for (id, value) in spent.reported {
+                if let Some(metric) = metrics.get_mut(id as usize) {
+                    *metric += value;
+                }
+            }
+        }
+        result
+    }
+
+    /// Keeps the instance if its call left it in a known state.
+    fn finish(&self, instance: Instance, result: Result<Answer, CallError>) -> Result<Answer, CallError> {
+        if matches!(result, Ok(_) | Err(CallError::Guest(_))) && !instance.is_swollen() {
+            self.put_back(instance);
+        }
+        result
+    }
+
+    fn put_back(&self, mut instance: Instance) {
+        let Ok(runtime) = self.factory.runtime() else { return };
+        instance.idle_since = runtime.env.clock.now();
+        self.idle.lock().push_back(instance);
+        runtime.returned();
+    }
+
+    /// Waits for one of the pool's turns.
+    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CallError> {
+        if let Ok(turn) = self.turns.try_acquire() {
+            return Ok(turn);
+        }
+        let _waiting = Waiting::enter(&self.waiting, self.options.limits.waiting)
+            .map_err(|waiting| CallError::Exhausted { waiting })?;
+        self.turns.acquire().await.map_err(|_| CallError::Host { reason: "the pool was closed".into() })
+    }
+
+    async fn start(&self) -> Result<Instance, CallError> {
+        if let Some(error) = &*self.broken.lock() {
+            return Err(error.clone());
+        }
+        let slot = self.factory.runtime()?.slot().await?;
+        self.started.fetch_add(1, Ordering::Relaxed);
+        let result = self.factory.instance(self, slot).await;
+        if let Err(error) = &result
+            && error.blame() != Blame::Host
+        {
+            *self.broken.lock() = Some(error.clone());
+        }
+        result
+    }
+}

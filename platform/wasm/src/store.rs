@@ -1,0 +1,213 @@
+//! The modules on disk: `modules/<sha256>`, one immutable file each, named by what it holds.
+//!
+//! Write: temporary file, fdatasync, rename, sync of the directory; only then is a module stored. Read: the digest is
+//! computed again, so that a damaged file is an error and never a module.
+
+use std::{
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use millstream_env::{Env, OpenMode};
+use millstream_model::{Digest, limits::MODULE_BYTES_MAX};
+use sha2::{Digest as _, Sha256};
+
+const TEMPORARY: &str = "tmp-";
+
+/// The digest of a module's bytes.
+#[must_use]
+pub fn digest_of(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
+/// Why a module's file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk failed.
+    #[error("{step} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        step: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// There is no such module.
+    #[error("there is no module with the digest {digest}")]
+    Missing {
+        /// Its digest.
+        digest: Digest,
+    },
+    /// The file does not hold what its name says.
+    #[error("{path} is damaged: its digest is {actual}; restore it from a copy or push the module again")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The digest of what it holds.
+        actual: Digest,
+    },
+    /// The work was abandoned: the process is ending.
+    #[error("the module store was stopped")]
+    Stopped,
+}
+
+/// The directory of modules. Calls block, as the disk does: run them where blocking is allowed.
+#[derive(Clone)]
+pub struct ModuleStore {
+    dir: PathBuf,
+    env: Env,
+}
+
+impl ModuleStore {
+    /// Opens the directory, made where missing; removes what an interrupted write left behind.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn open(dir: &Path, env: &Env) -> Result<Self, StoreError> {
+        let store = Self { dir: dir.to_owned(), env: env.clone() };
+        let disk = &env.disk;
+        disk.create_dir_all(dir).map_err(|source| store.failed("make", dir, source))?;
+        for path in disk.read_dir(dir).map_err(|source| store.failed("list", dir, source))? {
+            if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(TEMPORARY)) {
+                disk.remove_file(&path).map_err(|source| store.failed("remove", &path, source))?;
+            }
+        }
+        Ok(store)
+    }
+
+    fn failed(&self, step: &'static str, path: &Path, source: io::Error) -> StoreError {
+        StoreError::Io { step, path: path.to_owned(), source }
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(digest.to_string())
+    }
+
+    /// Stores a module and returns its digest. Durable when this returns; does nothing if it is there already and whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: nothing was stored.
+    pub fn put(&self, bytes: &Bytes) -> Result<Digest, StoreError> {
+        let digest = digest_of(bytes);
+        match self.read(digest) {
+            Ok(_) => return Ok(digest),
+            Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let disk = &self.env.disk;
+        let path = self.path(digest);
+        let temporary = self.dir.join(format!("{TEMPORARY}{:016x}", self.env.rng.next_u64()));
+        let written = disk.open(&temporary, OpenMode::CreateNew).and_then(|file| {
+            file.write_at(&[IoSlice::new(bytes)], 0)?;
+            file.sync_data()?;
+            disk.rename(&temporary, &path)?;
+            disk.sync_dir(&self.dir)
+        });
+        written.map_err(|source| {
+            // Best effort: opening the store removes it otherwise.
+            let _ = disk.remove_file(&temporary);
+            self.failed("write", &path, source)
+        })?;
+        Ok(digest)
+    }
+
+    /// Reads a module and checks that it is the one.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Io`].
+    pub fn read(&self, digest: Digest) -> Result<Bytes, StoreError> {
+        let path = self.path(digest);
+        let file = match self.env.disk.open(&path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing { digest }),
+            Err(source) => return Err(self.failed("open", &path, source)),
+        };
+        let bytes =
+            read_bounded(&*file, MODULE_BYTES_MAX as u64).map_err(|source| self.failed("read", &path, source))?;
+        match digest_of(&bytes) {
+            actual if actual == digest => Ok(bytes.into()),
+            actual => Err(StoreError::Damaged { path, actual }),
+        }
+    }
+
+    /// Removes a module's file. Not finding it is no error.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn remove(&self, digest: Digest) -> Result<(), StoreError> {
+        let path = self.path(digest);
+        match self.env.disk.remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", &path, error)),
+            _ => self.env.disk.sync_dir(&self.dir).map_err(|source| self.failed("sync", &self.dir, source)),
+        }
+    }
+
+    /// The digests of what is there, sorted, without looking into the files.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn list(&self) -> Result<Vec<Digest>, StoreError> {
+        let paths = self.env.disk.read_dir(&self.dir).map_err(|source| self.failed("list", &self.dir, source))?;
+        Ok(paths.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect())
+    }
+}
+
+/// Reads a whole file; one longer than `max` is an error before anything is allocated.
+pub(crate) fn read_bounded(file: &dyn millstream_env::DiskFile, max: u64) -> io::Result<Vec<u8>> {
+    let len = file.len()?;
+    if len > max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes; at most {max} are expected")));
+    }
+    let mut bytes = vec![0; len as usize];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(dir: &Path) -> ModuleStore {
+        ModuleStore::open(&dir.join("modules"), &millstream_env::real::env()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_stored_is_read_back_by_its_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let module = Bytes::from_static(b"a module");
+        let digest = store(dir.path()).put(&module).unwrap();
+        assert_eq!(store(dir.path()).read(digest).unwrap(), module);
+        assert_eq!(store(dir.path()).list().unwrap(), [digest]);
+        assert!(dir.path().join("modules").join(digest.to_string()).is_file());
+        store(dir.path()).remove(digest).unwrap();
+        store(dir.path()).remove(digest).unwrap();
+        assert!(matches!(store(dir.path()).read(digest), Err(StoreError::Missing { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_module_is_never_served_and_can_be_stored_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let module = Bytes::from_static(b"a module");
+        let digest = store(dir.path()).put(&module).unwrap();
+        let path = dir.path().join("modules").join(digest.to_string());
+        for damage in [b"a mOdule".as_slice(), b"a mod", b""] {
+            std::fs::write(&path, damage).unwrap();
+            assert!(matches!(store(dir.path()).read(digest), Err(StoreError::Damaged { .. })), "{damage:?}");
+            store(dir.path()).put(&module).unwrap();
+            assert_eq!(store(dir.path()).read(digest).unwrap(), module);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_interrupted_write_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        store(dir.path());
+        let left = dir.path().join("modules/tmp-0123");
+        std::fs::write(&left, b"half").unwrap();
+        assert!(store(dir.path()).list().unwrap().is_empty());
+        assert!(!left.exists());
+    }
+}
