@@ -7,14 +7,13 @@ use crate::run::{cargo, run, target};
 /// The guests' projects, by folder. Each has its own lock file; the examples are one workspace.
 const PROJECTS: [&str; 2] = ["sdk/guest", "guest-examples"];
 
-/// Builds every guest example; returns the folder that holds the components.
+/// Builds every guest example with the program at `millstream`; returns the folder that holds the components.
 ///
 /// It is `millstream module build` that does it, which also installs the compiler's Wasm target: what users run is what the
 /// tests depend on.
-pub(crate) fn build(root: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn build(root: &Path, millstream: &Path) -> anyhow::Result<PathBuf> {
     let folder = target().join("guests");
-    run(&mut cargo(&["build", "--release", "--locked", "--package", "millstream"]))?;
-    let mut build = std::process::Command::new(target().join("release/millstream"));
+    let mut build = std::process::Command::new(millstream);
     build.args(["module", "build"]).arg(root.join("guest-examples")).arg("--out").arg(&folder);
     // This program's last line on standard output is the folder, and nothing else may follow it.
     build.stdout(std::io::stderr());

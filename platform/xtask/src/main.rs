@@ -76,7 +76,7 @@ fn chore(chore: Chore) -> anyhow::Result<()> {
         Chore::Quickstart(options) => quickstart::run(&options),
         Chore::Test { words } => test::all(&words),
         Chore::Guests => {
-            println!("{}", guests::build(&run::root())?.display());
+            println!("{}", guests::build(&run::root(), &run::millstream()?)?.display());
             Ok(())
         }
         Chore::Bench { words } => test::bench(&words),

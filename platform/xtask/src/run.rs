@@ -28,6 +28,12 @@ pub(crate) fn cargo(words: &[&str]) -> Command {
     command
 }
 
+/// Builds the program as it ships; returns where it is.
+pub(crate) fn millstream() -> anyhow::Result<PathBuf> {
+    run(&mut cargo(&["build", "--release", "--locked", "-p", "millstream"]))?;
+    Ok(target().join("release/millstream"))
+}
+
 /// Says what is run, runs it, and fails unless it succeeds.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     eprintln!("$ {}", shown(command));

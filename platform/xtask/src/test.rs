@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 
 use crate::{
     guests,
-    run::{cargo, root, run, shown, target},
+    run::{self, cargo, root, run, shown, target},
     setup,
 };
 
@@ -17,15 +17,18 @@ use crate::{
 pub(crate) fn all(words: &[String]) -> anyhow::Result<()> {
     setup::kcat()?;
     let python = setup::python()?;
-    let components = guests::build(&root())?;
-    run(&mut cargo(&["build", "--release", "--locked", "-p", "millstream", "-p", "xtask"]))?;
+    // All that the tests need in one go, and with the tests' features: nothing is compiled twice, and programs that tests
+    // start are not built under their feet.
+    run(&mut cargo(&["build", "--release", "--locked", "--workspace", "--all-targets"]))?;
+    let millstream = target().join("release/millstream");
+    let components = guests::build(&root(), &millstream)?;
     guests::test(&root())?;
     let mut tests = cargo(&["test", "--release", "--locked", "--workspace"]);
     tests
         .args(words)
         .env("MILLSTREAM_PYTHON", python)
         .env("MILLSTREAM_GUESTS", components)
-        .env("MILLSTREAM_BIN", target().join("release/millstream"))
+        .env("MILLSTREAM_BIN", millstream)
         .env("MILLSTREAM_XTASK", target().join("release/xtask"));
     let counts = run_counting(&mut tests)?;
     if words.is_empty() {
@@ -81,8 +84,8 @@ fn run_counting(command: &mut Command) -> anyhow::Result<Counts> {
 
 /// Runs the benchmarks; `words` go to them.
 pub(crate) fn bench(words: &[String]) -> anyhow::Result<()> {
-    let components = guests::build(&root())?;
-    run(&mut cargo(&["build", "--release", "--locked", "-p", "millstream"]))?;
+    let millstream = run::millstream()?;
+    let components = guests::build(&root(), &millstream)?;
     let mut bench = cargo(&["run", "--release", "--locked", "-p", "millstream-tests-bench", "--"]);
     bench.args(words).env("MILLSTREAM_GUESTS", components).env("MILLSTREAM_BIN", target().join("release/millstream"));
     run(&mut bench)

@@ -1,7 +1,5 @@
 //! The README's commands, typed as a reader would, in their order, against a broker.
 
-#![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
-
 use std::{os::unix::fs::symlink, process::Command, time::Duration};
 
 use millstream_test_support::{broker::Broker, cli, rules::prose, tree};

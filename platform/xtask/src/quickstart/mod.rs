@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 
 use crate::{
     flights, guests,
-    run::{cargo, root, run as run_command, target},
+    run::{millstream, root, target},
 };
 use check::{Flights, Read};
 use session::Session;
@@ -42,13 +42,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         Some(binary) => PathBuf::from(binary),
         None => {
             println!("Building Millstream: a few minutes the first time.\n");
-            run_command(&mut cargo(&["build", "--release", "--locked", "-p", "millstream"]))?;
-            target().join("release/millstream")
+            millstream()?
         }
     };
     let modules = match std::env::var_os("MILLSTREAM_GUESTS") {
         Some(folder) => PathBuf::from(folder),
-        None => guests::build(&root())?,
+        None => guests::build(&root(), &binary)?,
     };
     let source = match &options.flights {
         Some(file) => file.clone(),

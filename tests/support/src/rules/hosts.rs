@@ -1,8 +1,9 @@
 //! What no file of the project may name: one machine's folders, and the hosts of package registries.
 
-/// Places that exist on one machine only. Written in halves, so that this file passes its own rule.
+/// Places that exist on one machine only, such as build machines have. Written in halves, so that this file passes its
+/// own rule.
 fn machine_paths() -> Vec<String> {
-    [("/wo", "rk/"), ("/ro", "ot/"), ("/ho", "me/"), ("/Us", "ers/")].map(|(a, b)| format!("{a}{b}")).into()
+    [("/wo", "rk/"), ("/ro", "ot/"), ("/bui", "lds/")].map(|(a, b)| format!("{a}{b}")).into()
 }
 
 /// Hosts that a mirror may stand in for: clients are configured on the machine, not here.
@@ -62,13 +63,11 @@ mod tests {
 
     #[test]
     fn other_paths_are_not() {
-        for line in ["target/wo", "the wo", "platform/ro", "$d/ho", "http://localhost/ho"] {
-            let tail = match &line[line.len() - 2..] {
-                "wo" => "rk/x",
-                "ro" => "ot/x",
-                _ => "me/x",
-            };
-            assert_eq!(violations("a.rs", &format!("{line}{tail}")), Vec::<String>::new(), "{line}{tail}");
+        let (work, root) = (&machine_paths()[0], &machine_paths()[1]);
+        for line in
+            [format!("target{work}x"), format!("the{root}x"), format!("$d{work}x"), format!("http://localhost{root}")]
+        {
+            assert_eq!(violations("a.rs", &line), Vec::<String>::new(), "{line}");
         }
     }
 }
