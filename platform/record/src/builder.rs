@@ -192,9 +192,17 @@ impl BatchBuilder {
         timestamp: TimestampMs,
         record: &RawRecord<'_>,
     ) -> Result<(), BuildError> {
+        self.push_tail(offset_delta, timestamp, record.tail)
+    }
+
+    /// Adds a record whose key, value and headers are encoded already ([`RawRecord::tail`]); they are not looked at.
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::push_at`].
+    pub fn push_tail(&mut self, offset_delta: i32, timestamp: TimestampMs, tail: &[u8]) -> Result<(), BuildError> {
         let timestamp_delta = self.check(offset_delta, timestamp)?;
-        self.check_room(raw::moved_bytes(record, timestamp_delta, offset_delta))?;
-        raw::put_moved(&mut self.bytes, record, timestamp_delta, offset_delta);
+        self.check_room(raw::moved_bytes(tail, timestamp_delta, offset_delta))?;
+        raw::put_moved(&mut self.bytes, tail, timestamp_delta, offset_delta);
         self.took(offset_delta, timestamp);
         Ok(())
     }

@@ -231,15 +231,15 @@ pub fn put_record<'h, H>(
 
 /// Bytes that [`put_moved`] writes.
 #[must_use]
-pub fn moved_bytes(record: &RawRecord<'_>, timestamp_delta: i64, offset_delta: i32) -> usize {
-    let body = body_bytes(timestamp_delta, offset_delta, record.tail.len());
+pub fn moved_bytes(tail: &[u8], timestamp_delta: i64, offset_delta: i32) -> usize {
+    let body = body_bytes(timestamp_delta, offset_delta, tail.len());
     varint::len_u64(body as u64 * 2) + body
 }
 
-/// Writes `record` at another place: its key, value and headers are copied as they are encoded.
-pub fn put_moved(out: &mut impl BufMut, record: &RawRecord<'_>, timestamp_delta: i64, offset_delta: i32) {
-    put_front(out, timestamp_delta, offset_delta, record.tail.len());
-    out.put_slice(record.tail);
+/// Writes a record at another place: its `tail` (key, value and headers) is copied as it is encoded.
+pub fn put_moved(out: &mut impl BufMut, tail: &[u8], timestamp_delta: i64, offset_delta: i32) {
+    put_front(out, timestamp_delta, offset_delta, tail.len());
+    out.put_slice(tail);
 }
 
 fn put_front(out: &mut impl BufMut, timestamp_delta: i64, offset_delta: i32, tail: usize) {

@@ -232,8 +232,8 @@ impl FrameBuilder {
                 raw::put_record(out, timestamp_delta, offset_delta, record.key, value, headers);
             });
         }
-        let bytes = raw::moved_bytes(record, timestamp_delta, offset_delta);
-        self.write(offset, timestamp, bytes, |out| raw::put_moved(out, record, timestamp_delta, offset_delta))
+        let bytes = raw::moved_bytes(record.tail, timestamp_delta, offset_delta);
+        self.write(offset, timestamp, bytes, |out| raw::put_moved(out, record.tail, timestamp_delta, offset_delta))
     }
 
     /// Adds a record whose key, value and headers are encoded in `tail` as in a batch.
