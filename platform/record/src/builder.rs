@@ -28,6 +28,8 @@ pub struct BatchOptions {
     pub base_sequence: Sequence,
     /// Whether the batch belongs to a transaction.
     pub transactional: bool,
+    /// Whether the records are markers of the broker's and no client's.
+    pub control: bool,
 }
 
 impl Default for BatchOptions {
@@ -40,6 +42,7 @@ impl Default for BatchOptions {
             producer_epoch: ProducerEpoch(-1),
             base_sequence: Sequence(-1),
             transactional: false,
+            control: false,
         }
     }
 }
@@ -249,7 +252,8 @@ impl BatchBuilder {
             crc: 0,
             attributes: Attributes(
                 u16::from(self.options.compression.codec())
-                    | if self.options.transactional { Attributes::TRANSACTIONAL } else { 0 },
+                    | if self.options.transactional { Attributes::TRANSACTIONAL } else { 0 }
+                    | if self.options.control { Attributes::CONTROL } else { 0 },
             ),
             last_offset_delta,
             base_timestamp: TimestampMs(self.base_timestamp),

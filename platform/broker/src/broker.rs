@@ -1,0 +1,220 @@
+//! The broker as a whole: how its parts start, hang together, and stop.
+
+use std::{path::PathBuf, sync::Arc};
+
+use futures::FutureExt;
+use millstream_catalog::{
+    Address, Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError, Refused, State,
+    apply,
+};
+use millstream_env::{Env, Listener, Monotonic};
+use millstream_log::{Recovered, Storage, StorageFailed, StorageOptions};
+use millstream_model::TimestampMs;
+use parking_lot::Mutex;
+use tracing::{error, info};
+use uuid::Uuid;
+
+use crate::{
+    BrokerOptions,
+    modules::{Modules, ModulesError},
+    partitions::Partitions,
+    serve,
+    transform::Transforms,
+};
+
+/// A running broker. Dropping it without [`Broker::shutdown`] leaves its tasks running: always shut down, or end the process.
+pub struct Broker {
+    shared: Arc<Shared>,
+    listeners: Vec<Arc<dyn Listener>>,
+    tasks: Mutex<Vec<millstream_env::Task>>,
+}
+
+/// What every part may use.
+pub(crate) struct Shared {
+    pub(crate) options: BrokerOptions,
+    pub(crate) env: Env,
+    pub(crate) storage: Arc<Storage>,
+    pub(crate) catalog: Catalog,
+    pub(crate) partitions: Partitions,
+    pub(crate) modules: Modules,
+    pub(crate) transforms: Transforms,
+    /// Where clients are told to find this broker.
+    pub(crate) address: Address,
+    pub(crate) started_at: TimestampMs,
+    pub(crate) started: Monotonic,
+}
+
+/// Why a broker did not start. Nothing was served.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address that clients are to be told.
+    #[error("cannot advertise {text:?}: write HOST:PORT")]
+    Advertise {
+        /// What was given.
+        text: String,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Storage(#[from] millstream_log::OpenError),
+    /// The cluster's metadata.
+    #[error("the cluster's metadata in {}: {source}", path.display())]
+    Catalog {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: CatalogError,
+    },
+    /// This broker could not be registered with its cluster.
+    #[error("the broker could not be registered with its cluster: {0}")]
+    Register(#[source] millstream_catalog::ProposeError),
+    /// The module host.
+    #[error("the module host: {0}")]
+    Modules(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A partition could not be opened.
+    #[error("{0}")]
+    Partitions(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a broker must be stopped. What it acknowledged is safe; the next start recovers.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerFailed {
+    /// The log.
+    #[error(transparent)]
+    Storage(#[from] StorageFailed),
+    /// The cluster's metadata.
+    #[error(
+        "the cluster's metadata cannot be written: {0}; the broker must stop, and recovers when it is started again"
+    )]
+    Catalog(String),
+}
+
+impl From<ModulesError> for StartError {
+    fn from(error: ModulesError) -> Self {
+        Self::Modules(Box::new(error))
+    }
+}
+
+impl Shared {
+    /// Whether the catalog as it stands now would take a command.
+    pub(crate) fn dry_run(&self, command: &Command) -> Result<(), Refused> {
+        let mut copy = State::clone(&self.catalog.state());
+        apply(&mut copy, u64::MAX, command.clone()).map(|_| ())
+    }
+}
+
+impl Broker {
+    /// Recovers what the data directory holds, registers with the cluster (of one), takes the lead of its partitions and
+    /// serves the listeners. `listeners` are bound already, so that a taken port is known before anything is touched.
+    ///
+    /// # Errors
+    /// [`StartError`]; the data directory is as recoverable as before.
+    pub async fn start(
+        options: BrokerOptions,
+        env: Env,
+        listeners: Vec<Arc<dyn Listener>>,
+    ) -> Result<(Self, Recovered), StartError> {
+        let address = advertised(&options, &listeners)?;
+        let (storage, recovered) = Storage::open(StorageOptions::new(&options.data_dir), env.clone())?;
+        let storage = Arc::new(storage);
+        let catalog_dir = options.data_dir.join("catalog");
+        let catalog = Catalog::open(CatalogOptions::new(&catalog_dir, options.id), env.clone())
+            .await
+            .map_err(|source| StartError::Catalog { path: catalog_dir, source })?;
+        let modules = Modules::open(&options, &env)?;
+
+        // A new incarnation starts a new leader epoch everywhere: an unsynced tail of the last one may be gone.
+        let register = Command::RegisterBroker {
+            id: options.id,
+            incarnation: Incarnation(Uuid::from_u128(env.rng.next_u128())),
+            directory: DirectoryId(recovered.directory_id),
+            addresses: vec![address.clone()],
+            clean: recovered.clean,
+        };
+        catalog.propose(register).await.map_err(StartError::Register)?;
+
+        let partitions = Partitions::new(options.id, storage.clone(), env.spawn.clone());
+        partitions.follow(&catalog).await.map_err(|error| StartError::Partitions(Box::new(error)))?;
+        let shared = Arc::new(Shared {
+            started_at: TimestampMs(env.clock.wall_ms()),
+            started: env.clock.now(),
+            transforms: Transforms::new(),
+            options,
+            env,
+            storage,
+            catalog,
+            partitions,
+            modules,
+            address,
+        });
+        let mut tasks = vec![shared.env.spawn.spawn("follow catalog", follow_catalog(shared.clone()).boxed())];
+        for listener in &listeners {
+            let accept = serve::accept_connections(shared.clone(), listener.clone());
+            tasks.push(shared.env.spawn.spawn("accept", accept.boxed()));
+        }
+        Ok((Self { shared, listeners, tasks: Mutex::new(tasks) }, recovered))
+    }
+
+    /// Resolves when the broker can no longer keep its word and must be stopped: a write or a sync has failed.
+    pub async fn failed(&self) -> BrokerFailed {
+        tokio::select! {
+            failed = self.shared.storage.failed() => BrokerFailed::Storage(failed),
+            reason = self.shared.catalog.failed() => BrokerFailed::Catalog(reason),
+        }
+    }
+
+    /// Stops: takes no more connections, ends the transforms and what is being served, writes everything down.
+    ///
+    /// # Errors
+    /// What could not be written; the next start recovers.
+    pub async fn shutdown(&self) -> Result<(), StorageFailed> {
+        for listener in &self.listeners {
+            listener.close();
+        }
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for mut task in tasks {
+            task.abort();
+            task.join().await;
+        }
+        self.shared.transforms.stop().await;
+        self.shared.catalog.shutdown().await;
+        self.shared.storage.close().await
+    }
+}
+
+/// Brings partitions and transforms in step with every change of the catalog, whoever made it.
+async fn follow_catalog(shared: Arc<Shared>) {
+    let mut changes = shared.catalog.watch();
+    loop {
+        changes.borrow_and_update();
+        if let Err(error) = shared.partitions.follow(&shared.catalog).await {
+            error!(%error, "this broker does not lead all that it should");
+        }
+        shared.transforms.follow(&shared).await;
+        if changes.changed().await.is_err() {
+            info!("the catalog has stopped");
+            return;
+        }
+    }
+}
+
+fn advertised(options: &BrokerOptions, listeners: &[Arc<dyn Listener>]) -> Result<Address, StartError> {
+    let bound = listeners.first().map(|listener| listener.local_address());
+    let Some(text) = options.advertise.as_deref() else {
+        let bound = bound.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
+        // Bound to every interface there is no one address to name; the loopback one is right for a first try.
+        let host = match bound.ip() {
+            ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
+            ip => ip.to_string(),
+        };
+        return Ok(Address { host, port: bound.port() });
+    };
+    let refuse = || StartError::Advertise { text: text.into() };
+    let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = port.parse().map_err(|_| refuse())?;
+    if host.is_empty() {
+        return Err(refuse());
+    }
+    Ok(Address { host: host.into(), port })
+}

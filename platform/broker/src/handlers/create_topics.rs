@@ -1,0 +1,97 @@
+//! CreateTopics: names and settings checked, agreed on, and led by this broker before the answer.
+
+use std::sync::Arc;
+
+use millstream_catalog::Command;
+use millstream_model::{TimestampMs, TopicConfig, TopicId, TopicName};
+use millstream_protocol::{
+    ErrorCode,
+    messages::topics::{
+        CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+    },
+};
+use uuid::Uuid;
+
+use crate::{broker::Shared, errors::WireError};
+
+/// Partitions of a topic whose creator leaves the number open (Kafka's `num.partitions`).
+const PARTITIONS_DEFAULT: i32 = 1;
+
+pub(crate) async fn handle(shared: Arc<Shared>, request: CreateTopicsRequest) -> CreateTopicsResponse {
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in request.topics {
+        let name = topic.name.clone();
+        topics.push(match create(&shared, topic, request.validate_only).await {
+            Ok(result) => result,
+            Err(error) => CreatableTopicResult {
+                name,
+                error_code: error.code,
+                error_message: Some(error.message),
+                ..Default::default()
+            },
+        });
+    }
+    CreateTopicsResponse { topics, ..Default::default() }
+}
+
+async fn create(
+    shared: &Arc<Shared>,
+    topic: CreatableTopic,
+    validate_only: bool,
+) -> Result<CreatableTopicResult, WireError> {
+    let name = TopicName::new(&topic.name).map_err(|error| WireError::new(ErrorCode::InvalidTopic, error))?;
+    if !topic.assignments.is_empty() {
+        return Err(WireError::not_built("choosing the replicas of each partition"));
+    }
+    let settings = topic.configs.iter().map(|config| (config.name.as_str(), config.value.as_deref().unwrap_or("")));
+    let config = TopicConfig::from_pairs(settings).map_err(|error| WireError::new(ErrorCode::InvalidConfig, error))?;
+    let partitions = if topic.num_partitions == -1 { PARTITIONS_DEFAULT } else { topic.num_partitions };
+    let replication_factor = if topic.replication_factor == -1 { 1 } else { topic.replication_factor };
+    let state = shared.catalog.state();
+    if let Some(module) = &config.partitioner {
+        crate::modules::find(&state, module)?;
+    }
+    let command = Command::CreateTopic {
+        id: TopicId(Uuid::from_u128(shared.env.rng.next_u128())),
+        name: name.clone(),
+        partitions,
+        replication_factor: replication_factor.into(),
+        config: config.clone(),
+        at: TimestampMs(shared.env.clock.wall_ms()),
+    };
+    if validate_only {
+        shared.dry_run(&command)?;
+    } else {
+        check_partitioner(shared, &name, &config).await?;
+        shared.catalog.propose(command).await?;
+        let follow = shared.partitions.follow(&shared.catalog).await;
+        follow.map_err(|error| WireError::new(ErrorCode::KafkaStorage, error))?;
+    }
+    let configs = config.pairs().map(|(name, value, is_default)| CreatableTopicConfigs {
+        name,
+        value,
+        read_only: false,
+        config_source: if is_default { 5 } else { 1 },
+        is_sensitive: false,
+    });
+    Ok(CreatableTopicResult {
+        topic_id: shared.catalog.state().topic(name.as_str()).map_or(TopicId::NIL, |topic| topic.id),
+        name: topic.name,
+        num_partitions: partitions,
+        replication_factor,
+        configs: Some(configs.collect()),
+        ..Default::default()
+    })
+}
+
+/// Starts the partitioner once with the topic's parameters, so that wrong ones show now and not at the first record.
+async fn check_partitioner(shared: &Shared, name: &TopicName, config: &TopicConfig) -> Result<(), WireError> {
+    let state = shared.catalog.state();
+    let pool = shared.modules.partitioner_for(&state, name, config).await?;
+    match pool {
+        Some(pool) => pool.check().await.map_err(|error| {
+            WireError::new(ErrorCode::InvalidParameter, format!("the partitioner does not start: {error}"))
+        }),
+        None => Ok(()),
+    }
+}

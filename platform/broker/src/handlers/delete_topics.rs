@@ -1,0 +1,60 @@
+//! DeleteTopics: by name or by id.
+
+use std::sync::Arc;
+
+use millstream_catalog::Command;
+use millstream_model::TopicId;
+use millstream_protocol::{
+    ErrorCode,
+    messages::topics::{DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse},
+};
+
+use crate::{broker::Shared, errors::WireError};
+
+/// The first version that says name or id for each topic.
+const VERSION_BY_ID: i16 = 6;
+
+pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
+    let asked = if version >= VERSION_BY_ID {
+        request.topics
+    } else {
+        let by_name = |name| DeleteTopicState { name: Some(name), topic_id: TopicId::NIL };
+        request.topic_names.into_iter().map(by_name).collect()
+    };
+    let mut responses = Vec::with_capacity(asked.len());
+    for topic in asked {
+        let mut response =
+            DeletableTopicResult { name: topic.name.clone(), topic_id: topic.topic_id, ..Default::default() };
+        match delete(&shared, &topic).await {
+            Ok((name, id)) => {
+                response.name = Some(name);
+                response.topic_id = id;
+            }
+            Err(error) => {
+                response.error_code = error.code;
+                response.error_message = Some(error.message);
+            }
+        }
+        responses.push(response);
+    }
+    DeleteTopicsResponse { responses, ..Default::default() }
+}
+
+async fn delete(shared: &Shared, asked: &DeleteTopicState) -> Result<(String, TopicId), WireError> {
+    let state = shared.catalog.state();
+    let topic = match &asked.name {
+        Some(name) if state.view(name).is_some() => {
+            return Err(WireError::new(ErrorCode::InvalidTopic, format!("{name} is a view, not a topic")));
+        }
+        Some(name) => state
+            .topic(name)
+            .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?,
+        None => state
+            .topic_by_id(asked.topic_id)
+            .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicId, format!("no topic with id {}", asked.topic_id)))?,
+    };
+    shared.catalog.propose(Command::DeleteTopic { id: topic.id }).await?;
+    let follow = shared.partitions.follow(&shared.catalog).await;
+    follow.map_err(|error| WireError::new(ErrorCode::KafkaStorage, error))?;
+    Ok((topic.name.to_string(), topic.id))
+}

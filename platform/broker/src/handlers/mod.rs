@@ -1,0 +1,15 @@
+//! One handler per request, one file per family.
+
+pub(crate) mod cluster;
+pub(crate) mod create_topics;
+pub(crate) mod delete_topics;
+pub(crate) mod describe_configs;
+pub(crate) mod fetch;
+pub(crate) mod find_coordinator;
+pub(crate) mod list_offsets;
+pub(crate) mod metadata;
+pub(crate) mod modules;
+pub(crate) mod produce;
+pub(crate) mod routing;
+pub(crate) mod transforms;
+pub(crate) mod views;

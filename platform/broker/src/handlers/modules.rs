@@ -1,0 +1,139 @@
+//! ModulePush, ModuleList, ModuleDescribe.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use millstream_catalog::{Command, Declaration, Module, ModuleKind, Needs, State};
+use millstream_model::{ModuleRef, ModuleVersion, Name, TimestampMs};
+use millstream_protocol::{
+    ErrorCode,
+    extension::{
+        Pair,
+        modules::{
+            ModuleDeclaration, ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest,
+            ModuleListResponse, ModulePushRequest, ModulePushResponse,
+        },
+    },
+};
+use millstream_wasm::{Factory, Kind};
+
+use crate::{broker::Shared, errors::WireError};
+
+pub(crate) async fn push(shared: Arc<Shared>, request: ModulePushRequest) -> ModulePushResponse {
+    match take(&shared, request).await {
+        Ok(module) => ModulePushResponse { module: info(&module), ..Default::default() },
+        Err(error) => {
+            ModulePushResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
+        }
+    }
+}
+
+async fn take(shared: &Shared, request: ModulePushRequest) -> Result<Arc<Module>, WireError> {
+    let invalid = |error| WireError::new(ErrorCode::InvalidName, error);
+    let module = ModuleRef {
+        name: Name::new(&request.name).map_err(invalid)?,
+        version: ModuleVersion::new(&request.version).map_err(invalid)?,
+    };
+    let factory = shared.modules.push(request.bytes, request.digest).await?;
+    let declared = factory.declarations();
+    let command = Command::PushModule {
+        module: module.clone(),
+        digest: factory.digest(),
+        size_bytes: factory.size() as u64,
+        kinds: factory.kinds().iter().map(|kind| catalog_kind(*kind)).collect(),
+        needs: Needs { values: declared.needs.values, headers: declared.needs.headers },
+        declarations: declarations(&factory),
+        at: TimestampMs(shared.env.clock.wall_ms()),
+    };
+    shared.catalog.propose(command).await?;
+    Ok(crate::modules::find(&shared.catalog.state(), &module)?.clone())
+}
+
+fn catalog_kind(kind: Kind) -> ModuleKind {
+    match kind {
+        Kind::Partitioner => ModuleKind::Partitioner,
+        Kind::Filter => ModuleKind::Filter,
+        Kind::Mapper => ModuleKind::Mapper,
+        Kind::Transform => ModuleKind::Transform,
+    }
+}
+
+fn declarations(factory: &Factory) -> Vec<Declaration> {
+    let declared = factory.declarations();
+    let of =
+        |kind: &str, name: &str, value: &str| Declaration { kind: kind.into(), name: name.into(), value: value.into() };
+    let params = declared.params.iter().map(|param| of("param", &param.name, &param.value));
+    let metrics = declared.metrics.iter().map(|metric| of("metric", &metric.name, &metric.value));
+    let needs = [("values", declared.needs.values), ("headers", declared.needs.headers)];
+    let needs = needs.iter().filter(|(_, needed)| *needed).map(|(name, _)| of("needs", name, ""));
+    params.chain(metrics).chain(needs).chain(declared.order.iter().map(|order| of("order", order, ""))).collect()
+}
+
+pub(crate) fn list(shared: &Shared, request: &ModuleListRequest) -> ModuleListResponse {
+    let state = shared.catalog.state();
+    let mut modules: Vec<_> = state
+        .modules
+        .values()
+        .filter(|module| request.name.as_ref().is_none_or(|name| module.module.name.as_str() == name))
+        .collect();
+    modules.sort_by(|a, b| (&a.module.name, b.pushed_at).cmp(&(&b.module.name, a.pushed_at)));
+    ModuleListResponse { modules: modules.into_iter().map(|module| info(module)).collect(), ..Default::default() }
+}
+
+pub(crate) fn describe(shared: &Shared, request: &ModuleDescribeRequest) -> ModuleDescribeResponse {
+    let state = shared.catalog.state();
+    let found = state
+        .modules
+        .values()
+        .filter(|module| module.module.name.as_str() == request.name)
+        .filter(|module| request.version.as_ref().is_none_or(|version| module.module.version.as_str() == version))
+        .max_by_key(|module| module.pushed_at);
+    let Some(module) = found else {
+        let version = request.version.as_ref().map(|version| format!("@{version}")).unwrap_or_default();
+        return ModuleDescribeResponse {
+            error_code: ErrorCode::ModuleNotFound,
+            error_message: Some(format!("no module {}{version}", request.name)),
+            ..Default::default()
+        };
+    };
+    let declarations = module.declarations.iter().map(|declared| ModuleDeclaration {
+        kind: declared.kind.clone(),
+        name: declared.name.clone(),
+        value: declared.value.clone(),
+    });
+    ModuleDescribeResponse {
+        module: info(module),
+        declarations: declarations.collect(),
+        used_by: users(&state, &module.module).into_iter().collect(),
+        details: vec![Pair { name: "kinds".into(), value: module.kinds_text() }],
+        ..Default::default()
+    }
+}
+
+fn users(state: &State, module: &ModuleRef) -> BTreeSet<String> {
+    let topics = state
+        .topics
+        .values()
+        .filter(|topic| topic.config.partitioner.as_ref() == Some(module))
+        .map(|topic| format!("topic {}", topic.name));
+    let views =
+        state.views.values().filter(|view| view.chain.contains(module)).map(|view| format!("view {}", view.name));
+    let transforms = state
+        .transforms
+        .values()
+        .filter(|transform| transform.module == *module)
+        .map(|transform| format!("transform {}", transform.name));
+    topics.chain(views).chain(transforms).collect()
+}
+
+fn info(module: &Module) -> ModuleInfo {
+    let needs = [("values", module.needs.values), ("headers", module.needs.headers)];
+    ModuleInfo {
+        name: module.module.name.to_string(),
+        version: module.module.version.to_string(),
+        digest: module.digest,
+        size_bytes: i64::try_from(module.size_bytes).unwrap_or(i64::MAX),
+        kind: module.kinds_text(),
+        needs: needs.iter().filter(|(_, needed)| *needed).map(|(name, _)| (*name).to_owned()).collect(),
+        pushed_at: module.pushed_at,
+    }
+}

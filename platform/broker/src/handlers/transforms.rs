@@ -1,0 +1,211 @@
+//! TransformDeploy, TransformList, TransformDescribe, TransformDelete.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use millstream_catalog::{Command, OnError, StartAt, State, Transform, TransformState};
+use millstream_model::{Name, Offset, PartitionId, TimestampMs, TopicId, TransformId};
+use millstream_protocol::{
+    ErrorCode,
+    extension::transforms::{
+        TransformDeleteRequest, TransformDeleteResponse, TransformDeployRequest, TransformDeployResponse,
+        TransformDescribeRequest, TransformDescribeResponse, TransformInfo, TransformListResponse, TransformPartition,
+    },
+};
+use millstream_wasm::{InitParams, Kind};
+use uuid::Uuid;
+
+use super::views::{module_ref, name, pairs, params};
+use crate::{broker::Shared, errors::WireError, transform::owner};
+
+pub(crate) async fn deploy(shared: Arc<Shared>, request: TransformDeployRequest) -> TransformDeployResponse {
+    match take(&shared, request).await {
+        Ok(transform_id) => TransformDeployResponse { transform_id, ..Default::default() },
+        Err(error) => {
+            TransformDeployResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
+        }
+    }
+}
+
+async fn take(shared: &Shared, request: TransformDeployRequest) -> Result<TransformId, WireError> {
+    if request.lanes != 1 {
+        let message = format!("{} lanes: only 1 is built yet", request.lanes);
+        return Err(WireError::new(
+            if request.lanes < 1 { ErrorCode::InvalidParameter } else { ErrorCode::NotBuilt },
+            message,
+        ));
+    }
+    let id = TransformId(Uuid::from_u128(shared.env.rng.next_u128()));
+    let topics = |names: &[String]| names.iter().map(|text| name(text)).collect::<Result<Vec<_>, _>>();
+    let command = Command::DeployTransform {
+        id,
+        name: Name::new(&request.name).map_err(|error| WireError::new(ErrorCode::InvalidName, error))?,
+        module: module_ref(&request.module)?,
+        inputs: topics(&request.inputs)?,
+        outputs: topics(&request.outputs)?,
+        params: params(request.params)?,
+        on_error: on_error(&request.on_error)?,
+        from: start_at(&request.from)?,
+        lanes: 1,
+        at: TimestampMs(shared.env.clock.wall_ms()),
+    };
+    // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
+    shared.dry_run(&command)?;
+    check_module(shared, &command).await?;
+    shared.catalog.propose(command).await?;
+    Ok(id)
+}
+
+fn on_error(text: &str) -> Result<OnError, WireError> {
+    match text {
+        "fail" => Ok(OnError::Fail),
+        "skip" => Ok(OnError::Skip),
+        "retry" | "dlq" | "park-key" => {
+            let message = format!("the error policy {text} is not built yet: use fail or skip");
+            Err(WireError::new(ErrorCode::NotBuilt, message))
+        }
+        _ => {
+            let message = format!("error policy {text:?}: takes fail, skip, retry, dlq or park-key");
+            Err(WireError::new(ErrorCode::InvalidParameter, message))
+        }
+    }
+}
+
+fn start_at(text: &str) -> Result<StartAt, WireError> {
+    match (text, text.parse::<i64>()) {
+        ("beginning", _) => Ok(StartAt::Beginning),
+        ("end", _) => Ok(StartAt::End),
+        (_, Ok(offset)) if offset >= 0 => Ok(StartAt::Offset(Offset(offset))),
+        _ => {
+            let message = format!("start {text:?}: takes beginning, end or an offset from 0");
+            Err(WireError::new(ErrorCode::InvalidParameter, message))
+        }
+    }
+}
+
+/// Starts the module once, so that wrong parameters show now and not at the first record.
+async fn check_module(shared: &Shared, command: &Command) -> Result<(), WireError> {
+    let Command::DeployTransform { name, module, inputs, outputs, params, .. } = command else { return Ok(()) };
+    let params = InitParams {
+        inputs: inputs.iter().map(ToString::to_string).collect(),
+        outputs: outputs.iter().map(ToString::to_string).collect(),
+        params: params.clone(),
+    };
+    let state = shared.catalog.state();
+    let pool = shared.modules.pool(&state, module, Kind::Mapper, owner(name), params).await?;
+    pool.check().await.map_err(|error| {
+        shared.modules.forget(&owner(name));
+        WireError::new(ErrorCode::InvalidParameter, format!("module {module} does not start: {error}"))
+    })
+}
+
+pub(crate) fn list(shared: &Shared) -> TransformListResponse {
+    let state = shared.catalog.state();
+    let transforms = state.transforms.values().map(|transform| info(shared, &state, transform));
+    TransformListResponse { transforms: transforms.collect(), ..Default::default() }
+}
+
+pub(crate) fn describe(shared: &Shared, request: &TransformDescribeRequest) -> TransformDescribeResponse {
+    let state = shared.catalog.state();
+    match find(&state, &request.name) {
+        Ok(transform) => TransformDescribeResponse {
+            transform: info(shared, &state, transform),
+            partitions: partitions(shared, &state, transform),
+            ..Default::default()
+        },
+        Err(error) => TransformDescribeResponse {
+            error_code: error.code,
+            error_message: Some(error.message),
+            ..Default::default()
+        },
+    }
+}
+
+pub(crate) async fn delete(shared: Arc<Shared>, request: TransformDeleteRequest) -> TransformDeleteResponse {
+    let outcome = async {
+        let state = shared.catalog.state();
+        let transform = find(&state, &request.name)?;
+        shared.catalog.propose(Command::DeleteTransform { id: transform.id }).await?;
+        // Stopped before it is answered: what is deleted appends nothing more.
+        shared.transforms.follow(&shared).await;
+        shared.modules.forget(&owner(&transform.name));
+        Ok::<(), WireError>(())
+    };
+    match outcome.await {
+        Ok(()) => TransformDeleteResponse::default(),
+        Err(error) => TransformDeleteResponse { error_code: error.code, error_message: Some(error.message) },
+    }
+}
+
+fn find<'a>(state: &'a State, name: &str) -> Result<&'a Arc<Transform>, WireError> {
+    state.transforms.get(name).ok_or_else(|| {
+        let message = format!("no transform {name:?}: see `millstream transform list`");
+        WireError::new(ErrorCode::TransformNotFound, message)
+    })
+}
+
+fn topic_names(state: &State, ids: &[TopicId]) -> Vec<String> {
+    let name = |id: &TopicId| state.topic_by_id(*id).map_or_else(|| id.to_string(), |topic| topic.name.to_string());
+    ids.iter().map(name).collect()
+}
+
+fn info(shared: &Shared, state: &State, transform: &Transform) -> TransformInfo {
+    let (text, error) = match &transform.state {
+        TransformState::Running => ("running", None),
+        TransformState::Paused => ("paused", None),
+        TransformState::Failed { message } => ("failed", Some(message.clone())),
+    };
+    let on_error = match transform.on_error {
+        OnError::Fail => "fail",
+        OnError::Skip => "skip",
+        OnError::Retry => "retry",
+        OnError::Dlq => "dlq",
+        OnError::ParkKey => "park-key",
+    };
+    let from = match transform.from {
+        StartAt::Beginning => "beginning".to_owned(),
+        StartAt::End => "end".to_owned(),
+        StartAt::Offset(offset) => offset.to_string(),
+    };
+    let partitions = partitions(shared, state, transform);
+    let lag = if text == "running" { partitions.iter().map(|partition| partition.lag).sum() } else { -1 };
+    TransformInfo {
+        name: transform.name.to_string(),
+        transform_id: transform.id,
+        module: transform.module.to_string(),
+        inputs: topic_names(state, &transform.inputs),
+        outputs: topic_names(state, &transform.outputs),
+        params: pairs(&transform.params),
+        on_error: on_error.into(),
+        from,
+        lanes: i32::try_from(transform.lanes).unwrap_or(i32::MAX),
+        state: text.into(),
+        error,
+        lag,
+    }
+}
+
+fn partitions(shared: &Shared, state: &State, transform: &Transform) -> Vec<TransformPartition> {
+    let mut partitions = Vec::new();
+    for id in &transform.inputs {
+        let Some(topic) = state.topic_by_id(*id) else { continue };
+        for index in 0..topic.partition_count() {
+            let partition = PartitionId(index);
+            let Some(stats) = shared.transforms.stats(transform.id, *id, partition) else { continue };
+            let Some(led) = shared.partitions.find(*id, partition) else { continue };
+            let next_offset = Offset(stats.next_offset.load(Ordering::Relaxed));
+            let end_offset = led.high_watermark();
+            partitions.push(TransformPartition {
+                input: topic.name.to_string(),
+                partition,
+                next_offset,
+                end_offset,
+                lag: (end_offset.0 - next_offset.0).max(0),
+                records_in: stats.records_in.load(Ordering::Relaxed),
+                records_out: stats.records_out.load(Ordering::Relaxed),
+                errors: stats.errors.load(Ordering::Relaxed),
+                error: stats.error.lock().clone(),
+            });
+        }
+    }
+    partitions
+}

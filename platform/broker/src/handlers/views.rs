@@ -1,0 +1,139 @@
+//! ViewCreate, ViewList, ViewDelete.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use millstream_catalog::{Command, State, View};
+use millstream_model::{ModuleRef, TimestampMs, TopicName, ViewId};
+use millstream_protocol::{
+    ErrorCode,
+    extension::{
+        Pair,
+        views::{
+            ViewCreateRequest, ViewCreateResponse, ViewDeleteRequest, ViewDeleteResponse, ViewInfo, ViewListRequest,
+            ViewListResponse,
+        },
+    },
+};
+use uuid::Uuid;
+
+use crate::{broker::Shared, errors::WireError};
+
+pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> ViewCreateResponse {
+    match take(&shared, request).await {
+        Ok(view_id) => ViewCreateResponse { view_id, ..Default::default() },
+        Err(error) => {
+            ViewCreateResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
+        }
+    }
+}
+
+async fn take(shared: &Shared, request: ViewCreateRequest) -> Result<ViewId, WireError> {
+    let id = ViewId(Uuid::from_u128(shared.env.rng.next_u128()));
+    let command = Command::CreateView {
+        id,
+        name: name(&request.name)?,
+        topic: name(&request.topic)?,
+        chain: request.chain.iter().map(|text| module_ref(text)).collect::<Result<_, _>>()?,
+        params: params(request.params)?,
+        at: TimestampMs(shared.env.clock.wall_ms()),
+    };
+    // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
+    shared.dry_run(&command)?;
+    check_chain(shared, &command).await?;
+    shared.catalog.propose(command).await?;
+    Ok(id)
+}
+
+/// Starts each module of the chain once, so that wrong parameters show now and not at the first fetch.
+async fn check_chain(shared: &Shared, command: &Command) -> Result<(), WireError> {
+    let Command::CreateView { id, name, topic, chain, params, at } = command else { return Ok(()) };
+    let state = shared.catalog.state();
+    let Some(topic) = state.topic(topic.as_str()) else { return Ok(()) };
+    let view = View {
+        id: *id,
+        name: name.clone(),
+        topic: topic.id,
+        chain: chain.clone(),
+        params: params.clone(),
+        created_at: *at,
+    };
+    for pool in shared.modules.chain(&state, &view, topic).await? {
+        pool.check().await.map_err(|error| {
+            let digest = pool.factory().digest();
+            WireError::new(ErrorCode::InvalidParameter, format!("module {digest:.12} does not start: {error}"))
+        })?;
+    }
+    Ok(())
+}
+
+pub(crate) fn list(shared: &Shared, request: &ViewListRequest) -> ViewListResponse {
+    let state = shared.catalog.state();
+    let views: Vec<_> = state
+        .views_by_name()
+        .filter(|view| request.name.as_ref().is_none_or(|name| view.name.as_str() == name))
+        .map(|view| info(&state, view))
+        .collect();
+    match &request.name {
+        Some(name) if views.is_empty() => {
+            let error = not_found(name);
+            ViewListResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
+        }
+        _ => ViewListResponse { views, ..Default::default() },
+    }
+}
+
+pub(crate) async fn delete(shared: Arc<Shared>, request: ViewDeleteRequest) -> ViewDeleteResponse {
+    let outcome = async {
+        let state = shared.catalog.state();
+        let view = state.view(&request.name).ok_or_else(|| not_found(&request.name))?;
+        shared.catalog.propose(Command::DeleteView { id: view.id }).await?;
+        shared.modules.forget(&crate::modules::view_owner(&view.name));
+        Ok::<(), WireError>(())
+    };
+    match outcome.await {
+        Ok(()) => ViewDeleteResponse::default(),
+        Err(error) => ViewDeleteResponse { error_code: error.code, error_message: Some(error.message) },
+    }
+}
+
+fn not_found(name: &str) -> WireError {
+    WireError::new(ErrorCode::ViewNotFound, format!("no view {name:?}: see `millstream view list`"))
+}
+
+fn info(state: &State, view: &View) -> ViewInfo {
+    ViewInfo {
+        name: view.name.to_string(),
+        view_id: view.id,
+        topic: state.topic_by_id(view.topic).map(|topic| topic.name.to_string()).unwrap_or_default(),
+        topic_id: view.topic,
+        chain: view.chain.iter().map(ToString::to_string).collect(),
+        params: pairs(&view.params),
+    }
+}
+
+/// A topic's or view's name off the wire.
+pub(super) fn name(text: &str) -> Result<TopicName, WireError> {
+    TopicName::new(text).map_err(|error| WireError::new(ErrorCode::InvalidName, error))
+}
+
+/// A module off the wire.
+pub(super) fn module_ref(text: &str) -> Result<ModuleRef, WireError> {
+    text.parse().map_err(|error| WireError::new(ErrorCode::InvalidName, error))
+}
+
+/// Parameters off the wire: each name once.
+pub(super) fn params(pairs: Vec<Pair>) -> Result<BTreeMap<String, String>, WireError> {
+    let mut params = BTreeMap::new();
+    for Pair { name, value } in pairs {
+        if params.contains_key(&name) {
+            return Err(WireError::new(ErrorCode::InvalidParameter, format!("parameter {name:?} is given twice")));
+        }
+        params.insert(name, value);
+    }
+    Ok(params)
+}
+
+/// Parameters onto the wire.
+pub(super) fn pairs(params: &BTreeMap<String, String>) -> Vec<Pair> {
+    params.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
+}

@@ -1,0 +1,58 @@
+//! What a name or an id on the wire stands for: a topic, or a view of one.
+
+use std::sync::Arc;
+
+use millstream_catalog::{State, Topic, View};
+use millstream_model::{TopicId, ViewId};
+
+/// Something that can be read.
+#[derive(Clone)]
+pub(crate) enum Readable {
+    Topic(Arc<Topic>),
+    View { view: Arc<View>, topic: Arc<Topic> },
+}
+
+impl Readable {
+    pub(crate) fn by_name(state: &State, name: &str) -> Option<Self> {
+        if let Some(topic) = state.topic(name) {
+            return Some(Self::Topic(topic.clone()));
+        }
+        Self::view(state, state.view(name)?)
+    }
+
+    /// Clients that read by id (Fetch from version 13 on) use a view's id as they use a topic's.
+    pub(crate) fn by_id(state: &State, id: TopicId) -> Option<Self> {
+        if let Some(topic) = state.topic_by_id(id) {
+            return Some(Self::Topic(topic.clone()));
+        }
+        Self::view(state, state.view_by_id(ViewId(id.0))?)
+    }
+
+    fn view(state: &State, view: &Arc<View>) -> Option<Self> {
+        let topic = state.topic_by_id(view.topic)?;
+        Some(Self::View { view: view.clone(), topic: topic.clone() })
+    }
+
+    /// The topic whose partitions, leaders and offsets these are.
+    pub(crate) fn topic(&self) -> &Arc<Topic> {
+        match self {
+            Self::Topic(topic) | Self::View { topic, .. } => topic,
+        }
+    }
+
+    /// The name that clients know it by.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Topic(topic) => topic.name.as_str(),
+            Self::View { view, .. } => view.name.as_str(),
+        }
+    }
+
+    /// The id that clients know it by.
+    pub(crate) fn id(&self) -> TopicId {
+        match self {
+            Self::Topic(topic) => topic.id,
+            Self::View { view, .. } => TopicId(view.id.0),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! One partition that this broker leads: its log, its replication rules, and who waits for its high watermark.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use millstream_env::Spawn;
+use millstream_log::{AppendError, CommitError, PartitionLog, Read, ReadError, Ticket};
+use millstream_model::{LeaderEpoch, Offset, TopicPartition};
+use millstream_replica::{Acks, AppendRefused, Replica};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// A led partition. Appends get their offsets in the order of the calls; readers see what lies below the high watermark.
+pub(crate) struct Partition {
+    pub(crate) id: TopicPartition,
+    pub(crate) epoch: LeaderEpoch,
+    /// `max.message.bytes` of the topic.
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) log: Arc<PartitionLog>,
+    replica: Mutex<Replica>,
+    high_watermark: watch::Sender<Offset>,
+    spawn: Arc<dyn Spawn>,
+}
+
+/// Why an append was not taken. Nothing was appended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PartitionAppendError {
+    #[error(transparent)]
+    Rules(#[from] AppendRefused),
+    #[error(transparent)]
+    Log(#[from] AppendError),
+}
+
+/// An append under way.
+pub(crate) struct PendingAppend {
+    pub(crate) base_offset: Offset,
+    pub(crate) end_offset: Offset,
+    pub(crate) commit: Commit,
+}
+
+impl Partition {
+    pub(crate) fn new(
+        id: TopicPartition,
+        epoch: LeaderEpoch,
+        batch_bytes_max: usize,
+        log: Arc<PartitionLog>,
+        replica: Replica,
+        spawn: Arc<dyn Spawn>,
+    ) -> Arc<Self> {
+        let high_watermark = watch::Sender::new(replica.high_watermark());
+        Arc::new(Self { id, epoch, batch_bytes_max, log, replica: Mutex::new(replica), high_watermark, spawn })
+    }
+
+    /// Appends validated batches as one step, if the rules admit it.
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        batches: Vec<Bytes>,
+        acks: Acks,
+    ) -> Result<PendingAppend, PartitionAppendError> {
+        self.replica.lock().admits(acks, LeaderEpoch::UNKNOWN)?;
+        let appended = self.log.append_many(batches, self.epoch)?;
+        self.advance();
+        Ok(PendingAppend {
+            base_offset: appended.base_offset,
+            end_offset: appended.last_offset.plus(1),
+            commit: Commit { partition: self.clone(), ticket: Some(appended.ticket) },
+        })
+    }
+
+    /// Tells the rules how far the log is, and readers how far they may read.
+    fn advance(&self) {
+        let high_watermark = {
+            let mut replica = self.replica.lock();
+            replica.handle_appended(self.log.end_offset());
+            replica.handle_flushed(self.log.flushed_end());
+            replica.high_watermark()
+        };
+        self.high_watermark.send_if_modified(|current| {
+            let grown = high_watermark > *current;
+            *current = high_watermark.max(*current);
+            grown
+        });
+    }
+
+    /// The end of what consumers may read.
+    pub(crate) fn high_watermark(&self) -> Offset {
+        *self.high_watermark.borrow()
+    }
+
+    /// Follows [`Partition::high_watermark`].
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Offset> {
+        self.high_watermark.subscribe()
+    }
+
+    /// Resolves once everything below `end` is committed: readable, and what acks=all promises. Never, if that cannot
+    /// come to be any more; callers bound it.
+    pub(crate) async fn committed(&self, end: Offset) {
+        let mut high_watermark = self.subscribe();
+        // The sender lives as long as `self`.
+        let _ = high_watermark.wait_for(|current| *current >= end).await;
+    }
+
+    /// Reads whole batches below the high watermark.
+    pub(crate) fn read(&self, from: Offset, bytes_max: usize) -> Result<Read, ReadError> {
+        self.log.read(from, self.high_watermark(), bytes_max)
+    }
+}
+
+/// Resolves once the append is durable by the topic's rules on this broker, and has then moved the high watermark.
+///
+/// Dropping it (the client went away) loses nothing: a task takes over, so that the high watermark moves all the same.
+pub(crate) struct Commit {
+    partition: Arc<Partition>,
+    ticket: Option<Ticket>,
+}
+
+impl Future for Commit {
+    type Output = Result<(), CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(ticket) = &mut self.ticket else { return Poll::Ready(Ok(())) };
+        let outcome = std::task::ready!(Pin::new(ticket).poll(context));
+        self.ticket = None;
+        self.partition.advance();
+        Poll::Ready(outcome)
+    }
+}
+
+impl Drop for Commit {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            let commit = Self { partition: self.partition.clone(), ticket: Some(ticket) };
+            self.partition.spawn.spawn(
+                "commit",
+                async move {
+                    // A failure stops the broker through the storage itself.
+                    let _ = commit.await;
+                }
+                .boxed(),
+            );
+        }
+    }
+}

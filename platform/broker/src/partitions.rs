@@ -1,0 +1,151 @@
+//! The partitions that this broker leads, kept in step with the catalog.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use millstream_catalog::Catalog;
+use millstream_env::Spawn;
+use millstream_log::{AppendError, DeleteError, LogId, LogOptions, OpenLogError, Storage, Stream};
+use millstream_model::{BrokerId, PartitionId, TopicId, TopicPartition};
+use millstream_replica::{Leadership, Replica, ReplicaOptions};
+use tracing::{info, warn};
+
+use crate::partition::Partition;
+
+type Led = HashMap<TopicPartition, Arc<Partition>>;
+
+/// The led partitions. Looking one up takes no lock.
+pub(crate) struct Partitions {
+    broker: BrokerId,
+    storage: Arc<Storage>,
+    spawn: Arc<dyn Spawn>,
+    led: ArcSwap<Led>,
+    /// Held while the table is brought in step, so that no step is lost to another.
+    step: tokio::sync::Mutex<()>,
+}
+
+/// Why the partitions could not follow the catalog.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FollowError {
+    #[error("cannot open a partition: {0}")]
+    Open(#[from] OpenLogError),
+    #[error("cannot start a leader epoch of a partition: {0}")]
+    Epoch(#[from] AppendError),
+    #[error("the replication rules refuse to lead: {0}")]
+    Rules(#[from] millstream_replica::HandleError),
+    #[error("cannot make a leader epoch durable: {0}")]
+    Commit(#[from] millstream_log::CommitError),
+}
+
+impl Partitions {
+    pub(crate) fn new(broker: BrokerId, storage: Arc<Storage>, spawn: Arc<dyn Spawn>) -> Self {
+        Self { broker, storage, spawn, led: ArcSwap::default(), step: tokio::sync::Mutex::default() }
+    }
+
+    /// The partition, if this broker leads it.
+    pub(crate) fn find(&self, topic: TopicId, partition: PartitionId) -> Option<Arc<Partition>> {
+        self.led.load().get(&TopicPartition { topic, partition }).cloned()
+    }
+
+    /// Opens what the catalog says this broker leads and does not lead yet, and closes and deletes what is no longer there.
+    ///
+    /// A failure concerns one partition: the others are opened all the same, and the first failure is returned.
+    pub(crate) async fn follow(&self, catalog: &Catalog) -> Result<(), FollowError> {
+        let _step = self.step.lock().await;
+        let state = catalog.state();
+        let before = self.led.load_full();
+        let mut led = Led::clone(&before);
+        led.retain(|id, _| state.topic_by_id(id.topic).is_some());
+        let mut first_failure = None;
+        let mut epochs = Vec::new();
+        for topic in state.topics.values() {
+            for (index, partition) in (0..).zip(&topic.partitions) {
+                let id = TopicPartition { topic: topic.id, partition: PartitionId(index) };
+                let led_already = led.get(&id).is_some_and(|led| led.epoch == partition.leader_epoch);
+                if partition.leader != Some(self.broker) || led_already {
+                    continue;
+                }
+                match self.lead(topic, id, partition) {
+                    Ok((opened, ticket)) => {
+                        led.insert(id, opened);
+                        epochs.push(ticket);
+                    }
+                    Err(error) => {
+                        warn!(topic = %topic.name, partition = index, %error, "a partition could not be opened");
+                        first_failure.get_or_insert(error);
+                    }
+                }
+            }
+        }
+        for ticket in epochs {
+            if let Err(error) = ticket.await {
+                first_failure.get_or_insert(error.into());
+            }
+        }
+        self.led.store(Arc::new(led));
+        self.delete_unknown(catalog).await;
+        first_failure.map_or(Ok(()), Err)
+    }
+
+    fn lead(
+        &self,
+        topic: &millstream_catalog::Topic,
+        id: TopicPartition,
+        partition: &millstream_catalog::Partition,
+    ) -> Result<(Arc<Partition>, millstream_log::Ticket), FollowError> {
+        let durability = topic.config.durability;
+        let options = LogOptions { segment_bytes: topic.config.segment_bytes, durability };
+        let log = self.storage.open_log(LogId::records(id.topic, id.partition), options)?;
+        // The epoch is in the journal before any append of it: a later leader could not tell its records apart otherwise.
+        let ticket = log.start_epoch(partition.leader_epoch)?;
+        let insync_replicas_min = topic.config.insync_replicas_min;
+        let options = ReplicaOptions { broker: self.broker, durability, insync_replicas_min };
+        let mut replica = Replica::new(options, log.start_offset());
+        replica.handle_leadership(Leadership {
+            leader: partition.leader,
+            epoch: partition.leader_epoch,
+            isr: partition.isr.clone(),
+            log_end: log.end_offset(),
+            flushed_end: log.flushed_end(),
+        })?;
+        let led = Partition::new(
+            id,
+            partition.leader_epoch,
+            topic.config.message_bytes_max,
+            log,
+            replica,
+            self.spawn.clone(),
+        );
+        Ok((led, ticket))
+    }
+
+    /// Deletes logs of topics and transforms that the catalog does not know. The catalog has reached this broker's
+    /// registration by now, so what it does not know is gone for good.
+    async fn delete_unknown(&self, catalog: &Catalog) {
+        // The logs first: one that is made meanwhile is then known to the state that is looked at.
+        let logs = self.storage.logs();
+        let state = catalog.state();
+        for id in logs {
+            let known = state.topic_by_id(id.topic).is_some()
+                && match id.stream {
+                    Stream::Records => true,
+                    Stream::Progress(transform) | Stream::State(transform) => {
+                        state.transform_by_id(transform).is_some()
+                    }
+                };
+            if known {
+                continue;
+            }
+            match self.storage.delete_log(id) {
+                Ok(ticket) => {
+                    // A failed commit stops the broker through the storage; the log is deleted at the next start.
+                    if ticket.await.is_ok() {
+                        info!(log = %id, "deleted");
+                    }
+                }
+                Err(DeleteError::Unknown { .. }) => {}
+                Err(error) => warn!(log = %id, %error, "a log could not be deleted"),
+            }
+        }
+    }
+}
