@@ -1,5 +1,6 @@
 //! Both transports over loopback: frames of every size, hostile peers, and the errors that people see.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use std::{
     io::{self, Read, Write},
     net::SocketAddr,

@@ -1,1 +1,170 @@
 //! The client over QUIC: producer, consumer, admin.
+//!
+//! One [`Client`] is one identity towards a cluster: it finds the brokers, keeps a connection to each that it needs, and
+//! makes it again with growing pauses when it ends. Everything made from it shares those connections, on streams of their
+//! own: admin requests, produce requests (partitions spread over a few streams) and fetches do not wait for each other.
+//!
+//! ```no_run
+//! use millstream_client::{Client, ClientOptions, ConsumerOptions, NewTopic, ProducerOptions, ProducerRecord};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! // Brokers and CA come from the profile that a broker has written for this user.
+//! let client = Client::connect(ClientOptions::default()).await?;
+//! let topic = NewTopic { name: "flights".into(), partitions: Some(4), ..NewTopic::default() };
+//! client.admin().create_topic(topic).await?;
+//!
+//! let producer = client.producer(ProducerOptions::default());
+//! let record = ProducerRecord {
+//!     topic: "flights".into(),
+//!     key: Some("N14228".into()),
+//!     value: Some(r#"{"origin":"EWR","dest":"IAH"}"#.into()),
+//!     ..ProducerRecord::default()
+//! };
+//! // Ready when there is room; the delivery is ready when the record is as durable as the topic says.
+//! let delivery = producer.send(record).await?;
+//! println!("{:?}", delivery.await?);
+//!
+//! let options = ConsumerOptions { until_end: true, ..ConsumerOptions::default() };
+//! let mut consumer = client.consumer("flights", options).await?;
+//! while let Some(record) = consumer.next().await? {
+//!     println!("{} {}: {:?}", record.partition, record.offset, record.value);
+//! }
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A record's partition, where it is left open, is chosen by the topic's partitioner module in the broker, else by the key
+//! as every Kafka client does. Views are read by their name like topics.
+
+mod admin;
+mod channel;
+mod cluster;
+mod consumer;
+mod error;
+mod keys_frame;
+mod options;
+mod producer;
+
+use std::sync::Arc;
+
+pub use admin::{
+    Admin, ClusterDescription, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, TopicDescription,
+    TopicListing,
+};
+pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, FetchedBatches, Position, StartFrom};
+pub use error::{CallError, ConnectError, ConsumeError, ProduceError};
+use millstream_env::{Env, Net};
+pub use millstream_protocol::{
+    ErrorCode,
+    extension::{
+        Pair,
+        cluster::ClusterInfoResponse,
+        modules::{ModuleDeclaration, ModuleDescribeResponse, ModuleInfo},
+        routing::TopicRouting,
+        transforms::{TransformDeployRequest, TransformDescribeResponse, TransformInfo, TransformPartition},
+        views::ViewInfo,
+    },
+    messages::cluster::DescribeClusterBroker,
+};
+pub use millstream_record::{Batch, Compression, Header};
+use millstream_transport::{Profile, QuicNet, Trust, profile};
+pub use options::{ClientOptions, Security};
+pub use producer::{Acks, Delivered, Delivery, Producer, ProducerOptions, ProducerRecord};
+
+use self::cluster::Cluster;
+
+/// A client of one cluster. Cheap to clone; clones share the connections.
+#[derive(Clone)]
+pub struct Client {
+    cluster: Arc<Cluster>,
+    /// Kept for an orderly end, when the client has made it itself.
+    quic: Option<Arc<QuicNet>>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("options", &self.cluster.options).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Connects over QUIC. Must be called on a tokio runtime.
+    ///
+    /// One broker of the list has been reached when this returns; nobody waits for a broker that is not there.
+    ///
+    /// # Errors
+    /// No profile, no broker reached, a certificate that is not believed: the text says what to do.
+    pub async fn connect(options: ClientOptions) -> Result<Self, ConnectError> {
+        let (trust, brokers) = resolve(&options)?;
+        let quic = Arc::new(QuicNet::client(trust, options.limits.clone()));
+        let net = Arc::clone(&quic) as Arc<dyn Net>;
+        let mut client = Self::connect_over(millstream_env::real::env(), net, brokers, options).await?;
+        client.quic = Some(quic);
+        Ok(client)
+    }
+
+    /// Connects over any network: Kafka's plain TCP ([`millstream_transport::TcpNet`]), or a simulated one.
+    /// [`ClientOptions::brokers`] and [`ClientOptions::security`] are not looked at.
+    ///
+    /// # Errors
+    /// No broker reached.
+    pub async fn connect_over(
+        env: Env,
+        net: Arc<dyn Net>,
+        brokers: Vec<String>,
+        options: ClientOptions,
+    ) -> Result<Self, ConnectError> {
+        if brokers.is_empty() {
+            return Err(ConnectError::NoBroker);
+        }
+        let cluster = Arc::new(Cluster::new(env, net, brokers, options));
+        cluster.reach().await?;
+        Ok(Self { cluster, quic: None })
+    }
+
+    /// For changes and descriptions.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.cluster))
+    }
+
+    /// A producer of its own memory bound.
+    #[must_use]
+    pub fn producer(&self, options: ProducerOptions) -> Producer {
+        Producer::new(Arc::clone(&self.cluster), options)
+    }
+
+    /// A consumer of a topic or view.
+    ///
+    /// # Errors
+    /// No such topic, view or partition; the offsets could not be asked for.
+    pub async fn consumer(&self, name: &str, options: ConsumerOptions) -> Result<Consumer, ConsumeError> {
+        Consumer::new(Arc::clone(&self.cluster), name, options).await
+    }
+
+    /// Ends every connection and tells the brokers so. What was sent and not acknowledged may be lost: flush producers first.
+    pub async fn close(&self) {
+        self.cluster.close("the client is done").await;
+        if let Some(quic) = &self.quic {
+            quic.wait_idle().await;
+        }
+    }
+}
+
+/// Whom to believe and whom to ask.
+fn resolve(options: &ClientOptions) -> Result<(Trust, Vec<String>), ConnectError> {
+    let (trust, known) = match &options.security {
+        Security::Profile => {
+            let (profile, path) = profile::load_default()?;
+            (profile.trust(path.display().to_string())?, profile.brokers)
+        }
+        Security::ProfileFile(path) => {
+            let profile = Profile::load(path)?;
+            (profile.trust(path.display().to_string())?, profile.brokers)
+        }
+        Security::Ca(pem) => (Trust::from_pem(pem, "the client's options")?, Vec::new()),
+    };
+    let brokers = if options.brokers.is_empty() { known } else { options.brokers.clone() };
+    Ok((trust, brokers))
+}

@@ -1,0 +1,457 @@
+//! The admin's requests: topics, modules, views, transforms, the cluster.
+//!
+//! What changes something is sent once: after [`CallError::Disconnected`] or [`CallError::TimedOut`] look whether it was done.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use millstream_model::{BrokerId, Digest, LeaderEpoch, Offset, PartitionId, TopicId, TransformId, ViewId};
+use millstream_protocol::{
+    ErrorCode,
+    extension::{
+        Pair,
+        cluster::{ClusterInfoRequest, ClusterInfoResponse},
+        modules::{ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest, ModulePushRequest},
+        routing::{DescribeRoutingRequest, TopicRouting},
+        transforms::{
+            TransformDeleteRequest, TransformDeployRequest, TransformDescribeRequest, TransformDescribeResponse,
+            TransformInfo, TransformListRequest,
+        },
+        views::{ViewCreateRequest, ViewDeleteRequest, ViewInfo, ViewListRequest},
+    },
+    messages::{
+        cluster::{DescribeClusterBroker, DescribeClusterRequest},
+        configs::{DescribeConfigsRequest, DescribeConfigsResource, RESOURCE_TOPIC, SOURCE_DEFAULT},
+        metadata::MetadataTopic,
+        offsets::{EARLIEST_TIMESTAMP, LATEST_TIMESTAMP},
+        topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, DeleteTopicState, DeleteTopicsRequest},
+    },
+};
+
+use crate::{
+    CallError,
+    cluster::{Cluster, Target},
+    consumer::list_offsets,
+};
+
+/// A topic to create.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions; none is the broker's default.
+    pub partitions: Option<i32>,
+    /// How many replicas each; none is the broker's default.
+    pub replicas: Option<i16>,
+    /// Settings by name (`millstream.partitioner`, `max.message.bytes`, ...); those not named have their default.
+    pub configs: Vec<(String, String)>,
+}
+
+/// A topic that was created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedTopic {
+    /// Its id.
+    pub topic_id: TopicId,
+    /// How many partitions it has; none if the broker did not say.
+    pub partitions: Option<i32>,
+}
+
+/// One line of a list of topics. Views are not listed here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicListing {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub topic_id: TopicId,
+    /// How many partitions.
+    pub partitions: i32,
+    /// How many replicas each.
+    pub replicas: i32,
+    /// Whether it is the cluster's own.
+    pub is_internal: bool,
+}
+
+/// A topic with its partitions and settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub topic_id: TopicId,
+    /// How it is routed; none for brokers without partitioners.
+    pub routing: Option<TopicRouting>,
+    /// By index.
+    pub partitions: Vec<PartitionDescription>,
+    /// In the broker's order.
+    pub configs: Vec<ConfigEntry>,
+}
+
+/// One partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionDescription {
+    /// Its index.
+    pub partition: PartitionId,
+    /// Who leads it, if anybody does.
+    pub leader: Option<BrokerId>,
+    /// The leader's epoch.
+    pub leader_epoch: LeaderEpoch,
+    /// Where its replicas are.
+    pub replicas: Vec<BrokerId>,
+    /// The replicas in sync.
+    pub isr: Vec<BrokerId>,
+    /// Its first offset.
+    pub start_offset: Option<Offset>,
+    /// The end of what may be read, exclusive.
+    pub end_offset: Option<Offset>,
+}
+
+/// One setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigEntry {
+    /// Its name.
+    pub name: String,
+    /// Its value, if it has one.
+    pub value: Option<String>,
+    /// Whether nobody set it.
+    pub is_default: bool,
+}
+
+/// The cluster as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterDescription {
+    /// The answering broker's account.
+    pub info: ClusterInfoResponse,
+    /// A broker that takes admin requests.
+    pub controller: BrokerId,
+    /// The brokers.
+    pub brokers: Vec<DescribeClusterBroker>,
+}
+
+/// Asks for changes and descriptions. Made by [`crate::Client::admin`]; cheap to clone.
+///
+/// Every method fails with [`CallError`]: the broker's refusal in its own words, or why it could not be asked.
+#[derive(Clone)]
+pub struct Admin {
+    cluster: Arc<Cluster>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Admin")
+    }
+}
+
+/// A broker's answer that leaves out what was asked for.
+fn left_out(what: &str) -> CallError {
+    CallError::refused(what, ErrorCode::UnknownServer, Some("the broker's answer leaves it out"))
+}
+
+fn pairs(params: &[(String, String)]) -> Vec<Pair> {
+    params.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
+}
+
+impl Admin {
+    pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster }
+    }
+
+    fn timeout_ms(&self) -> i32 {
+        i32::try_from(self.cluster.options.request_timeout.as_millis()).unwrap_or(i32::MAX)
+    }
+
+    // ---- topics
+
+    /// Creates a topic. It can be produced to when this returns.
+    ///
+    /// # Errors
+    /// The name is taken or illegal, a setting is refused, or the broker could not be asked.
+    pub async fn create_topic(&self, topic: NewTopic) -> Result<CreatedTopic, CallError> {
+        let NewTopic { name, partitions, replicas, configs } = topic;
+        let what = format!("topic {name:?}");
+        let configs = configs.into_iter().map(|(name, value)| CreatableTopicConfig { name, value: Some(value) });
+        let request = CreateTopicsRequest {
+            topics: vec![CreatableTopic {
+                name: name.clone(),
+                num_partitions: partitions.unwrap_or(-1),
+                replication_factor: replicas.unwrap_or(-1),
+                assignments: Vec::new(),
+                configs: configs.collect(),
+            }],
+            timeout_ms: self.timeout_ms(),
+            validate_only: false,
+        };
+        let response = self.cluster.ask_once(Target::Any, request).await?;
+        let created = response.topics.into_iter().find(|topic| topic.name == name).ok_or_else(|| left_out(&what))?;
+        CallError::check(&what, created.error_code, created.error_message.as_deref())?;
+        let partitions = Some(created.num_partitions).filter(|count| *count >= 0);
+        Ok(CreatedTopic { topic_id: created.topic_id, partitions })
+    }
+
+    /// Deletes a topic and its records.
+    ///
+    /// # Errors
+    /// There is none of this name, or something still uses it.
+    pub async fn delete_topic(&self, name: &str) -> Result<(), CallError> {
+        let what = format!("topic {name:?}");
+        let request = DeleteTopicsRequest {
+            topics: vec![DeleteTopicState { name: Some(name.into()), ..DeleteTopicState::default() }],
+            topic_names: vec![name.into()],
+            timeout_ms: self.timeout_ms(),
+        };
+        let response = self.cluster.ask_once(Target::Any, request).await?;
+        let deleted = response.responses.into_iter().next().ok_or_else(|| left_out(&what))?;
+        CallError::check(&what, deleted.error_code, deleted.error_message.as_deref())
+    }
+
+    /// The topics, by name.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn list_topics(&self) -> Result<Vec<TopicListing>, CallError> {
+        let metadata = self.cluster.metadata(None).await?;
+        let line = |topic: MetadataTopic| TopicListing {
+            name: topic.name.unwrap_or_default(),
+            topic_id: topic.topic_id,
+            partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
+            replicas: topic.partitions.iter().map(|at| at.replica_nodes.len()).max().unwrap_or(0) as i32,
+            is_internal: topic.is_internal,
+        };
+        let mut topics: Vec<_> = metadata.topics.into_iter().map(line).collect();
+        topics.sort_by(|left, right| left.name.cmp(&right.name));
+        Ok(topics)
+    }
+
+    /// A topic (or view) with its partitions, offsets and settings. A view has no settings.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, CallError> {
+        let topic = self.cluster.refresh_topic(name).await?;
+        let metadata = self.cluster.metadata(Some(name)).await?;
+        let found = metadata.topics.into_iter().find(|found| found.name.as_deref() == Some(name));
+        let found = found.ok_or_else(|| left_out(&format!("topic {name:?}")))?;
+        // A partition without a leader has no offsets to tell, and must not hide those that have.
+        let led: Vec<_> =
+            topic.partitions.iter().filter(|(_, leader)| leader.broker.is_some()).map(|(at, _)| *at).collect();
+        let starts = list_offsets(&self.cluster, &topic, &led, EARLIEST_TIMESTAMP).await?;
+        let ends = list_offsets(&self.cluster, &topic, &led, LATEST_TIMESTAMP).await?;
+        let offset = |from: &BTreeMap<PartitionId, Option<Offset>>, at| from.get(&at).copied().flatten();
+        let mut partitions: Vec<_> = found
+            .partitions
+            .into_iter()
+            .map(|at| PartitionDescription {
+                partition: at.partition_index,
+                leader: Some(at.leader_id).filter(|leader| leader.0 >= 0),
+                leader_epoch: at.leader_epoch,
+                replicas: at.replica_nodes,
+                isr: at.isr_nodes,
+                start_offset: offset(&starts, at.partition_index),
+                end_offset: offset(&ends, at.partition_index),
+            })
+            .collect();
+        partitions.sort_by_key(|at| at.partition);
+        let routing = match self.describe_routing(name).await {
+            Ok(routing) => Some(routing),
+            Err(CallError::NotServed { .. } | CallError::Refused { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let configs = match self.topic_configs(name).await {
+            Ok(configs) => configs,
+            // A view's name is known, its settings are not: it has none.
+            Err(error) if crate::cluster::is_unknown(&error) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(TopicDescription { name: name.into(), topic_id: topic.id, routing, partitions, configs })
+    }
+
+    /// How a topic's records find their partitions.
+    ///
+    /// # Errors
+    /// There is no topic of this name.
+    pub async fn describe_routing(&self, topic: &str) -> Result<TopicRouting, CallError> {
+        let what = format!("topic {topic:?}");
+        let request = DescribeRoutingRequest { topics: vec![topic.into()] };
+        let response = self.cluster.ask(Target::Any, request).await?;
+        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
+        let routing = response.topics.into_iter().next().ok_or_else(|| left_out(&what))?;
+        CallError::check(&what, routing.error_code, routing.error_message.as_deref())?;
+        Ok(routing)
+    }
+
+    /// A topic's settings.
+    ///
+    /// # Errors
+    /// There is no topic of this name.
+    pub async fn topic_configs(&self, topic: &str) -> Result<Vec<ConfigEntry>, CallError> {
+        let what = format!("topic {topic:?}");
+        let resource = DescribeConfigsResource {
+            resource_type: RESOURCE_TOPIC,
+            resource_name: topic.into(),
+            configuration_keys: None,
+        };
+        let request =
+            DescribeConfigsRequest { resources: vec![resource], include_synonyms: false, include_documentation: false };
+        let response = self.cluster.ask(Target::Any, request).await?;
+        let result = response.results.into_iter().next().ok_or_else(|| left_out(&what))?;
+        CallError::check(&what, result.error_code, result.error_message.as_deref())?;
+        let entry = |entry: millstream_protocol::messages::configs::DescribeConfigsEntry| ConfigEntry {
+            name: entry.name,
+            value: entry.value,
+            is_default: entry.config_source == SOURCE_DEFAULT,
+        };
+        Ok(result.configs.into_iter().map(entry).collect())
+    }
+
+    // ---- modules
+
+    /// Uploads a module; it is checked, compiled and durable when this returns. The same bytes again are no error.
+    ///
+    /// # Errors
+    /// The bytes are not a module that the broker runs (it says why), or the name and version have other bytes.
+    pub async fn push_module(&self, name: &str, version: &str, bytes: Bytes) -> Result<ModuleInfo, CallError> {
+        self.push_module_with(name, version, bytes, None).await
+    }
+
+    /// As [`Admin::push_module`], with the digest that the broker must find.
+    ///
+    /// # Errors
+    /// As [`Admin::push_module`]; the bytes have another digest.
+    pub async fn push_module_with(
+        &self,
+        name: &str,
+        version: &str,
+        bytes: Bytes,
+        digest: Option<Digest>,
+    ) -> Result<ModuleInfo, CallError> {
+        let request = ModulePushRequest { name: name.into(), version: version.into(), digest, bytes };
+        let response = self.cluster.ask_once(Target::Any, request).await?;
+        CallError::check(&format!("module {name}@{version}"), response.error_code, response.error_message.as_deref())?;
+        Ok(response.module)
+    }
+
+    /// The modules, by name; all or those of one name.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn list_modules(&self, name: Option<&str>) -> Result<Vec<ModuleInfo>, CallError> {
+        let response = self.cluster.ask(Target::Any, ModuleListRequest { name: name.map(Into::into) }).await?;
+        CallError::check("the modules", response.error_code, response.error_message.as_deref())?;
+        Ok(response.modules)
+    }
+
+    /// One module; without a version the one pushed last.
+    ///
+    /// # Errors
+    /// There is no such module.
+    pub async fn describe_module(
+        &self,
+        name: &str,
+        version: Option<&str>,
+    ) -> Result<ModuleDescribeResponse, CallError> {
+        let request = ModuleDescribeRequest { name: name.into(), version: version.map(Into::into) };
+        let response = self.cluster.ask(Target::Any, request).await?;
+        let what = match version {
+            Some(version) => format!("module {name}@{version}"),
+            None => format!("module {name}"),
+        };
+        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
+        Ok(response)
+    }
+
+    // ---- views
+
+    /// Creates a view of a topic: `chain` are modules, `name@version`, in the order in which records pass them.
+    ///
+    /// # Errors
+    /// The name is taken, the topic or a module does not exist, a module is of another kind or refuses a parameter.
+    pub async fn create_view(
+        &self,
+        name: &str,
+        topic: &str,
+        chain: &[String],
+        params: &[(String, String)],
+    ) -> Result<ViewId, CallError> {
+        let request =
+            ViewCreateRequest { name: name.into(), topic: topic.into(), chain: chain.to_vec(), params: pairs(params) };
+        let response = self.cluster.ask_once(Target::Any, request).await?;
+        CallError::check(&format!("view {name:?}"), response.error_code, response.error_message.as_deref())?;
+        Ok(response.view_id)
+    }
+
+    /// The views, by name; all or the one of a name.
+    ///
+    /// # Errors
+    /// There is none of the name.
+    pub async fn list_views(&self, name: Option<&str>) -> Result<Vec<ViewInfo>, CallError> {
+        let response = self.cluster.ask(Target::Any, ViewListRequest { name: name.map(Into::into) }).await?;
+        let what = name.map_or("the views".into(), |name| format!("view {name:?}"));
+        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
+        Ok(response.views)
+    }
+
+    /// Deletes a view; its topic stays.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub async fn delete_view(&self, name: &str) -> Result<(), CallError> {
+        let response = self.cluster.ask_once(Target::Any, ViewDeleteRequest { name: name.into() }).await?;
+        CallError::check(&format!("view {name:?}"), response.error_code, response.error_message.as_deref())
+    }
+
+    // ---- transforms
+
+    /// Deploys a transform, which starts at once.
+    ///
+    /// # Errors
+    /// The name is taken, a topic or the module does not exist, the module is of another kind or refuses a parameter, or the
+    /// deployment asks for what is not built.
+    pub async fn deploy_transform(&self, transform: TransformDeployRequest) -> Result<TransformId, CallError> {
+        let what = format!("transform {:?}", transform.name);
+        let response = self.cluster.ask_once(Target::Any, transform).await?;
+        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
+        Ok(response.transform_id)
+    }
+
+    /// The transforms, by name.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn list_transforms(&self) -> Result<Vec<TransformInfo>, CallError> {
+        let response = self.cluster.ask(Target::Any, TransformListRequest {}).await?;
+        CallError::check("the transforms", response.error_code, response.error_message.as_deref())?;
+        Ok(response.transforms)
+    }
+
+    /// One transform: its state, and how far it is in each partition.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub async fn describe_transform(&self, name: &str) -> Result<TransformDescribeResponse, CallError> {
+        let response = self.cluster.ask(Target::Any, TransformDescribeRequest { name: name.into() }).await?;
+        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())?;
+        Ok(response)
+    }
+
+    /// Deletes a transform; its topics stay.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub async fn delete_transform(&self, name: &str) -> Result<(), CallError> {
+        let response = self.cluster.ask_once(Target::Any, TransformDeleteRequest { name: name.into() }).await?;
+        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())
+    }
+
+    // ---- cluster
+
+    /// The cluster and its brokers.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn describe_cluster(&self) -> Result<ClusterDescription, CallError> {
+        let info = self.cluster.ask(Target::Any, ClusterInfoRequest {}).await?;
+        CallError::check("the cluster", info.error_code, info.error_message.as_deref())?;
+        let cluster = self.cluster.ask(Target::Any, DescribeClusterRequest::default()).await?;
+        CallError::check("the cluster", cluster.error_code, cluster.error_message.as_deref())?;
+        Ok(ClusterDescription { info, controller: cluster.controller_id, brokers: cluster.brokers })
+    }
+}

@@ -1,0 +1,251 @@
+//! One stream to a broker: requests pipelined in order, answers handed to whoever asked.
+//!
+//! Writing and reading go on side by side in one task, so that a broker that stops reading until its answers are taken
+//! never stands against a client that stops reading until its requests are taken.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{SinkExt, StreamExt, future::Either};
+use millstream_env::{Clock, Env, FrameSink, FrameSource, FrameStream};
+use millstream_protocol::{
+    ApiKey, Call, Request, Response,
+    messages::api_versions::ApiVersionsRequest,
+    session::{CallId, ClientSession, SendError, Versions},
+};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::CallError;
+
+/// Requests of one stream that may wait for their answers.
+const IN_FLIGHT_MAX: usize = 128;
+
+type Reply = oneshot::Sender<Result<Option<Response>, CallError>>;
+
+struct Job {
+    request: Request,
+    reply: Reply,
+}
+
+/// One stream to a broker. The stream ends when the last handle is dropped.
+pub(crate) struct Channel {
+    broker: Arc<str>,
+    clock: Arc<dyn Clock>,
+    jobs: mpsc::UnboundedSender<Job>,
+    /// Bounds what is queued and in flight.
+    room: Semaphore,
+    ended: Arc<Ended>,
+}
+
+/// Why the stream ended, once it has.
+#[derive(Default)]
+struct Ended(Mutex<Option<CallError>>);
+
+impl Ended {
+    /// The first cause stays.
+    fn set(&self, error: CallError) {
+        self.0.lock().get_or_insert(error);
+    }
+}
+
+impl Channel {
+    /// Starts to talk on a stream. What the broker serves is asked first, unless another stream of the connection knows.
+    pub(crate) async fn open(
+        env: &Env,
+        broker: &Arc<str>,
+        client_id: &Arc<str>,
+        stream: FrameStream,
+        versions: Option<Arc<Versions>>,
+        timeout: Duration,
+    ) -> Result<(Self, Arc<Versions>), CallError> {
+        let mut session = ClientSession::new(Some(Arc::clone(client_id)));
+        let known = versions.clone();
+        if let Some(versions) = versions {
+            session.set_versions(versions);
+        }
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let ended = Arc::new(Ended::default());
+        let task = drive(stream, queue, session, Arc::clone(broker), Arc::clone(&ended));
+        drop(env.spawn.spawn("client stream", Box::pin(task)));
+        let channel = Self {
+            broker: Arc::clone(broker),
+            clock: Arc::clone(&env.clock),
+            jobs,
+            room: Semaphore::new(IN_FLIGHT_MAX),
+            ended,
+        };
+        let versions = match known {
+            Some(versions) => versions,
+            None => channel.ask_versions(timeout).await?,
+        };
+        Ok((channel, versions))
+    }
+
+    async fn ask_versions(&self, timeout: Duration) -> Result<Arc<Versions>, CallError> {
+        let request = || ApiVersionsRequest {
+            client_software_name: "millstream-rust".into(),
+            client_software_version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let mut response = self.call(request(), timeout).await?;
+        if response.error_code == millstream_protocol::ErrorCode::UnsupportedVersion {
+            // The session has learnt which version to ask in.
+            response = self.call(request(), timeout).await?;
+        }
+        CallError::check("the broker's versions", response.error_code, None)?;
+        Ok(Arc::new(Versions::from_response(&response)))
+    }
+
+    /// Whether the stream has ended: it is of no more use.
+    pub(crate) fn is_over(&self) -> bool {
+        self.jobs.is_closed() || self.ended.0.lock().is_some()
+    }
+
+    /// Asks and waits for the answer. Dropping the future forgets the answer; what was asked is done all the same.
+    ///
+    /// After [`CallError::TimedOut`] the channel is over, so that a late answer cannot be taken for another.
+    pub(crate) async fn call<C: Call>(&self, request: C, timeout: Duration) -> Result<C::Response, CallError> {
+        let answer = self.exchange(request.into(), C::API, timeout).await?;
+        let unexpected = || self.protocol(format!("the answer to {} is of another kind", C::API.name()));
+        answer.ok_or_else(unexpected)?.try_into().map_err(|_| unexpected())
+    }
+
+    /// Sends a request that has no answer; ready once the transport has it.
+    pub(crate) async fn tell(&self, request: Request, timeout: Duration) -> Result<(), CallError> {
+        let api = request.api();
+        self.exchange(request, api, timeout).await.map(|_| ())
+    }
+
+    async fn exchange(&self, request: Request, api: ApiKey, after: Duration) -> Result<Option<Response>, CallError> {
+        let exchange = async {
+            let Ok(_room) = self.room.acquire().await else { return Err(self.cause()) };
+            let (reply, answer) = oneshot::channel();
+            self.jobs.send(Job { request, reply }).map_err(|_| self.cause())?;
+            answer.await.unwrap_or_else(|_| Err(self.cause()))
+        };
+        match futures::future::select(std::pin::pin!(exchange), self.clock.sleep(after)).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => {
+                let error = CallError::TimedOut { broker: Arc::clone(&self.broker), api, after };
+                self.ended.set(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn cause(&self) -> CallError {
+        let known = self.ended.0.lock().clone();
+        known.unwrap_or_else(|| disconnected(&self.broker, "it was closed"))
+    }
+
+    fn protocol(&self, detail: String) -> CallError {
+        CallError::Protocol { broker: Arc::clone(&self.broker), detail: detail.into() }
+    }
+}
+
+fn disconnected(broker: &Arc<str>, reason: &str) -> CallError {
+    CallError::Disconnected { broker: Arc::clone(broker), reason: reason.into() }
+}
+
+/// What the two halves share.
+struct Shared {
+    session: ClientSession,
+    waiting: HashMap<CallId, Reply>,
+}
+
+/// Runs the stream until it ends or nobody can ask any more.
+async fn drive(
+    stream: FrameStream,
+    jobs: mpsc::UnboundedReceiver<Job>,
+    session: ClientSession,
+    broker: Arc<str>,
+    ended: Arc<Ended>,
+) {
+    let shared = Mutex::new(Shared { session, waiting: HashMap::new() });
+    let end = {
+        let writer = std::pin::pin!(write(stream.sink, jobs, &shared, &broker));
+        let reader = std::pin::pin!(read(stream.source, &shared, &broker));
+        match futures::future::select(writer, reader).await {
+            Either::Left((end, _)) | Either::Right((end, _)) => end,
+        }
+    };
+    let error = end.unwrap_or_else(|| disconnected(&broker, "it was closed here"));
+    ended.set(error.clone());
+    for (_, reply) in shared.into_inner().waiting {
+        let _ = reply.send(Err(error.clone()));
+    }
+}
+
+/// Sends what is asked; ends without an error when nobody can ask any more.
+async fn write(
+    mut sink: FrameSink,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    shared: &Mutex<Shared>,
+    broker: &Arc<str>,
+) -> Option<CallError> {
+    while let Some(job) = jobs.recv().await {
+        let mut told = Vec::new();
+        let mut next = Some(job);
+        while let Some(Job { request, reply }) = next {
+            let frame = {
+                let Shared { session, waiting } = &mut *shared.lock();
+                match session.send(&request) {
+                    Ok(sent) => {
+                        if sent.answered {
+                            waiting.insert(sent.call, reply);
+                        } else {
+                            told.push(reply);
+                        }
+                        Some(sent.frame)
+                    }
+                    Err(error) => {
+                        let detail = error.to_string().into();
+                        let broker = Arc::clone(broker);
+                        let _ = reply.send(Err(match error {
+                            SendError::NotServed { .. } => CallError::NotServed { broker, detail },
+                            SendError::Encode { .. } => CallError::Protocol { broker, detail },
+                        }));
+                        None
+                    }
+                }
+            };
+            if let Some(frame) = frame
+                && let Err(error) = sink.feed(frame).await
+            {
+                return Some(disconnected(broker, &error.to_string()));
+            }
+            next = jobs.try_recv().ok();
+        }
+        if let Err(error) = sink.flush().await {
+            return Some(disconnected(broker, &error.to_string()));
+        }
+        for reply in told {
+            let _ = reply.send(Ok(None));
+        }
+    }
+    // Whoever sent without an answer was told that the transport has it: finish in order.
+    let _ = sink.close().await;
+    None
+}
+
+/// Hands answers out until the stream ends.
+async fn read(mut source: FrameSource, shared: &Mutex<Shared>, broker: &Arc<str>) -> Option<CallError> {
+    loop {
+        let frame = match source.next().await {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Some(disconnected(broker, &error.to_string())),
+            None => return Some(disconnected(broker, "the broker finished")),
+        };
+        let Shared { session, waiting } = &mut *shared.lock();
+        match session.handle_frame(frame) {
+            Ok(answer) => {
+                if let Some(reply) = waiting.remove(&answer.call) {
+                    let _ = reply.send(Ok(Some(answer.response)));
+                }
+            }
+            Err(error) => {
+                let detail = error.to_string().into();
+                return Some(CallError::Protocol { broker: Arc::clone(broker), detail });
+            }
+        }
+    }
+}

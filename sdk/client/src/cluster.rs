@@ -1,0 +1,386 @@
+//! What the parts of a client share: connections to brokers, who leads what, and how to try again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use millstream_env::{Connection, Env, FrameStream, Monotonic, Net};
+use millstream_model::{BrokerId, LeaderEpoch, PartitionId, TopicId};
+use millstream_protocol::{
+    Call, ErrorCode,
+    messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse},
+    session::Versions,
+};
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::{CallError, ClientOptions, channel::Channel};
+
+/// Streams for produce requests, per broker. With the others they stay below the 64 that a connection may have.
+const PRODUCE_STREAMS_MAX: usize = 32;
+
+/// Which broker a request goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Whichever can be reached.
+    Any,
+    /// This one.
+    Broker(BrokerId),
+}
+
+/// What a stream is used for: slow things must not stand in the way of quick ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    /// Metadata and admin requests.
+    Admin,
+    /// Asking partitioners.
+    Assign,
+    /// Produce, by a partition's number among the streams.
+    Produce(usize),
+}
+
+/// A topic (or view) as the metadata has it.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    pub(crate) name: Arc<str>,
+    pub(crate) id: TopicId,
+    /// By index.
+    pub(crate) partitions: BTreeMap<PartitionId, Leader>,
+}
+
+/// Who leads a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leader {
+    /// None while there is none.
+    pub(crate) broker: Option<BrokerId>,
+    pub(crate) epoch: LeaderEpoch,
+}
+
+impl Topic {
+    pub(crate) fn partition_count(&self) -> i32 {
+        i32::try_from(self.partitions.len()).unwrap_or(i32::MAX)
+    }
+
+    pub(crate) fn leader(&self, partition: PartitionId) -> Result<(BrokerId, LeaderEpoch), CallError> {
+        let what = || format!("{} partition {partition}", self.name);
+        let leader = self
+            .partitions
+            .get(&partition)
+            .ok_or_else(|| CallError::refused(what(), ErrorCode::UnknownTopicOrPartition, None))?;
+        let broker = leader.broker.ok_or_else(|| CallError::refused(what(), ErrorCode::LeaderNotAvailable, None))?;
+        Ok((broker, leader.epoch))
+    }
+}
+
+/// A connection to one broker and the streams on it.
+struct Link {
+    broker: Arc<str>,
+    connection: Arc<dyn Connection>,
+    versions: Arc<Versions>,
+    channels: Mutex<HashMap<Role, ChannelPlace>>,
+}
+
+/// A place for one stream; one task opens it, the others wait for it.
+type ChannelPlace = Arc<AsyncMutex<Option<Arc<Channel>>>>;
+/// A place for the connection to one address; one task connects, the others wait for it.
+type Place = Arc<AsyncMutex<Option<Arc<Link>>>>;
+
+/// What the parts of a client share.
+pub(crate) struct Cluster {
+    pub(crate) env: Env,
+    pub(crate) options: ClientOptions,
+    net: Arc<dyn Net>,
+    client_id: Arc<str>,
+    bootstrap: Vec<String>,
+    places: Mutex<HashMap<String, Place>>,
+    brokers: Mutex<BTreeMap<BrokerId, String>>,
+    topics: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
+}
+
+impl Cluster {
+    pub(crate) fn new(env: Env, net: Arc<dyn Net>, bootstrap: Vec<String>, mut options: ClientOptions) -> Self {
+        options.produce_streams = options.produce_streams.clamp(1, PRODUCE_STREAMS_MAX);
+        let client_id = options.client_id.as_str().into();
+        Self {
+            env,
+            options,
+            net,
+            client_id,
+            bootstrap,
+            places: Mutex::default(),
+            brokers: Mutex::default(),
+            topics: Mutex::default(),
+        }
+    }
+
+    // ---- connections
+
+    /// The connection to an address, made if there is none that works.
+    async fn link(&self, address: &str) -> Result<Arc<Link>, CallError> {
+        let place = Arc::clone(self.places.lock().entry(address.into()).or_default());
+        let mut place = place.lock().await;
+        if let Some(link) = &*place {
+            return Ok(Arc::clone(link));
+        }
+        let broker: Arc<str> = address.into();
+        let unreachable = |error| CallError::Unreachable { broker: Arc::clone(&broker), source: Arc::new(error) };
+        let connection = self.net.connect(address).await.map_err(unreachable)?;
+        let stream = connection.open().await.map_err(unreachable)?;
+        let (channel, versions) =
+            Channel::open(&self.env, &broker, &self.client_id, stream, None, self.options.request_timeout).await?;
+        let first = Arc::new(AsyncMutex::new(Some(Arc::new(channel))));
+        let channels = Mutex::new(HashMap::from([(Role::Admin, first)]));
+        let link = Arc::new(Link { broker, connection, versions, channels });
+        *place = Some(Arc::clone(&link));
+        Ok(link)
+    }
+
+    /// Forgets a connection that is of no more use, unless somebody has already replaced it.
+    async fn drop_link(&self, link: &Arc<Link>) {
+        let place = self.places.lock().get(&*link.broker).map(Arc::clone);
+        if let Some(place) = place {
+            let mut place = place.lock().await;
+            if place.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
+                *place = None;
+            }
+        }
+    }
+
+    /// A new stream to the link's broker.
+    async fn open_stream(&self, link: &Link) -> Result<FrameStream, CallError> {
+        let unreachable = |error| CallError::Unreachable { broker: Arc::clone(&link.broker), source: Arc::new(error) };
+        // A TCP connection is one stream: every further one is a connection of its own.
+        if link.connection.peer().transport == "tcp" {
+            let connection = self.net.connect(&link.broker).await.map_err(unreachable)?;
+            return connection.open().await.map_err(unreachable);
+        }
+        link.connection.open().await.map_err(unreachable)
+    }
+
+    async fn open_channel(&self, link: &Link) -> Result<Channel, CallError> {
+        let stream = self.open_stream(link).await?;
+        let versions = Some(Arc::clone(&link.versions));
+        let timeout = self.options.request_timeout;
+        Ok(Channel::open(&self.env, &link.broker, &self.client_id, stream, versions, timeout).await?.0)
+    }
+
+    /// A stream that nobody else uses.
+    pub(crate) async fn own_channel(&self, target: Target) -> Result<Channel, CallError> {
+        let link = self.target_link(target).await?;
+        let opened = self.open_channel(&link).await;
+        if opened.is_err() {
+            self.drop_link(&link).await;
+        }
+        opened
+    }
+
+    /// The stream for a kind of request, opened if there is none that works.
+    pub(crate) async fn channel(&self, target: Target, role: Role) -> Result<Arc<Channel>, CallError> {
+        let link = self.target_link(target).await?;
+        let place = Arc::clone(link.channels.lock().entry(role).or_default());
+        let mut place = place.lock().await;
+        if let Some(channel) = place.as_ref().filter(|channel| !channel.is_over()) {
+            return Ok(Arc::clone(channel));
+        }
+        match self.open_channel(&link).await {
+            Ok(channel) => {
+                let channel = Arc::new(channel);
+                *place = Some(Arc::clone(&channel));
+                Ok(channel)
+            }
+            Err(error) => {
+                // The whole connection is gone: the next attempt makes a new one.
+                self.drop_link(&link).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn target_link(&self, target: Target) -> Result<Arc<Link>, CallError> {
+        match target {
+            Target::Broker(id) => {
+                let address = self.brokers.lock().get(&id).cloned();
+                let address = address.ok_or_else(|| {
+                    CallError::refused(
+                        format!("broker {id}"),
+                        ErrorCode::LeaderNotAvailable,
+                        Some("its address is not known"),
+                    )
+                })?;
+                self.link(&address).await
+            }
+            Target::Any => {
+                let known: Vec<_> = self.brokers.lock().values().cloned().collect();
+                let mut last = None;
+                for address in self.bootstrap.iter().chain(&known) {
+                    match self.link(address).await {
+                        Ok(link) => return Ok(link),
+                        Err(error) => last = Some(error),
+                    }
+                }
+                Err(last.unwrap_or_else(|| CallError::Protocol {
+                    broker: "the cluster".into(),
+                    detail: "no broker's address is known".into(),
+                }))
+            }
+        }
+    }
+
+    /// Reaches one broker, without trying twice, and learns of the others.
+    pub(crate) async fn reach(&self) -> Result<(), CallError> {
+        self.target_link(Target::Any).await?;
+        let request = MetadataRequest { topics: Some(Vec::new()), ..MetadataRequest::default() };
+        let channel = self.channel(Target::Any, Role::Admin).await?;
+        let response = channel.call(request, self.options.request_timeout).await?;
+        self.learn(&response);
+        Ok(())
+    }
+
+    /// Ends every connection; the reason reaches the brokers.
+    pub(crate) async fn close(&self, reason: &str) {
+        let places: Vec<_> = self.places.lock().drain().map(|(_, place)| place).collect();
+        for place in places {
+            if let Some(link) = place.lock().await.take() {
+                link.connection.close(reason);
+            }
+        }
+    }
+
+    // ---- asking
+
+    /// Asks something that may be asked twice: connections that end are made again within the request time-out.
+    pub(crate) async fn ask<C: Call + Clone>(&self, target: Target, request: C) -> Result<C::Response, CallError> {
+        let mut retry = self.retry(self.options.request_timeout);
+        loop {
+            let error = match self.ask_once(target, request.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if !error.is_retriable() || !retry.wait().await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Asks something that changes things: it is sent once, over a connection that is made again if needed.
+    pub(crate) async fn ask_once<C: Call>(&self, target: Target, request: C) -> Result<C::Response, CallError> {
+        let mut retry = self.retry(self.options.request_timeout);
+        let channel = loop {
+            match self.channel(target, Role::Admin).await {
+                Ok(channel) => break channel,
+                Err(error) if !error.is_retriable() => return Err(error),
+                Err(error) => {
+                    if !retry.wait().await {
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        channel.call(request, self.options.request_timeout).await
+    }
+
+    /// Pauses between attempts, until `patience` is used up.
+    pub(crate) fn retry(&self, patience: Duration) -> Retry {
+        let now = self.env.clock.now();
+        Retry {
+            env: self.env.clone(),
+            deadline: Monotonic(now.0.saturating_add(patience)),
+            pause: self.options.backoff_min,
+            pause_max: self.options.backoff_max,
+        }
+    }
+
+    // ---- metadata
+
+    /// A topic or view as last heard of; asked for when never heard of.
+    pub(crate) async fn topic(&self, name: &str) -> Result<Arc<Topic>, CallError> {
+        let known = self.topics.lock().get(name).map(Arc::clone);
+        match known {
+            Some(topic) => Ok(topic),
+            None => self.refresh_topic(name).await,
+        }
+    }
+
+    /// Asks for a topic or view anew. One that does not exist is forgotten.
+    pub(crate) async fn refresh_topic(&self, name: &str) -> Result<Arc<Topic>, CallError> {
+        let response = self.metadata(Some(name)).await?;
+        let found = response.topics.into_iter().find(|topic| topic.name.as_deref() == Some(name));
+        let what = || format!("topic or view {name:?}");
+        let Some(found) = found else {
+            return Err(CallError::refused(what(), ErrorCode::UnknownTopicOrPartition, None));
+        };
+        if !found.error_code.is_ok() {
+            self.topics.lock().remove(name);
+            let message = match found.error_code {
+                ErrorCode::UnknownTopicOrPartition => Some("there is no topic or view of this name"),
+                _ => None,
+            };
+            return Err(CallError::refused(what(), found.error_code, message));
+        }
+        let leader = |id: BrokerId| (id.0 >= 0).then_some(id);
+        let partitions = found
+            .partitions
+            .iter()
+            .map(|at| (at.partition_index, Leader { broker: leader(at.leader_id), epoch: at.leader_epoch }))
+            .collect();
+        let topic = Arc::new(Topic { name: name.into(), id: found.topic_id, partitions });
+        self.topics.lock().insert(Arc::clone(&topic.name), Arc::clone(&topic));
+        Ok(topic)
+    }
+
+    /// Asks for brokers, and one topic or all.
+    pub(crate) async fn metadata(&self, topic: Option<&str>) -> Result<MetadataResponse, CallError> {
+        let one = |name: &str| vec![MetadataRequestTopic { name: Some(name.into()), ..Default::default() }];
+        let request =
+            MetadataRequest { topics: topic.map(one), allow_auto_topic_creation: false, ..MetadataRequest::default() };
+        let response = self.ask(Target::Any, request).await?;
+        CallError::check("metadata", response.error_code, None)?;
+        self.learn(&response);
+        Ok(response)
+    }
+
+    /// Notes where the brokers are.
+    fn learn(&self, response: &MetadataResponse) {
+        let address = |host: &str, port| match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
+        *self.brokers.lock() =
+            response.brokers.iter().map(|broker| (broker.node_id, address(&broker.host, broker.port))).collect();
+    }
+}
+
+/// Whether a code means "there is none", although the wire counts it as worth another try (a broker that has just started may
+/// not have heard of a topic yet; ours answer from the catalog).
+pub(crate) fn is_unknown(error: &CallError) -> bool {
+    matches!(
+        error.code(),
+        Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId | ErrorCode::ViewNotFound)
+    )
+}
+
+/// Pauses that double, with some chance in them, until patience is used up.
+pub(crate) struct Retry {
+    env: Env,
+    deadline: Monotonic,
+    pause: Duration,
+    pause_max: Duration,
+}
+
+impl Retry {
+    /// Waits for the next attempt; false when there should be none.
+    pub(crate) async fn wait(&mut self) -> bool {
+        let left = self.deadline - self.env.clock.now();
+        if left.is_zero() {
+            return false;
+        }
+        // Between half and all of the pause, so that clients that failed together do not come back together.
+        let part = 0.5 + (self.env.rng.next_u64() >> 11) as f64 / (1u64 << 54) as f64;
+        let pause = self.pause.mul_f64(part).min(left);
+        self.pause = (self.pause * 2).min(self.pause_max);
+        self.env.clock.sleep(pause).await;
+        true
+    }
+}

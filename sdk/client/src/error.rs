@@ -1,0 +1,254 @@
+//! What can go wrong, an enum per kind of operation, each saying whether trying again can help.
+
+use std::{io, sync::Arc, time::Duration};
+
+use millstream_model::{Offset, PartitionId};
+use millstream_protocol::{ApiKey, ErrorCode};
+use millstream_transport::{ConnectError as TransportError, TrustError, profile::ProfileError};
+
+/// Why there is no [`crate::Client`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No broker's address is known: neither given, nor in the profile.
+    #[error("no broker to connect to: give HOST:PORT")]
+    NoBroker,
+    /// The client profile is missing or unreadable.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The CA certificate is malformed.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// No broker was reached, or the one reached is of no use.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// Why a request was not answered as hoped. Cheap to clone: many records may share one.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// No broker could be connected to.
+    #[error("{source}")]
+    Unreachable {
+        /// The last one tried.
+        broker: Arc<str>,
+        /// The transport's reason, with what to do.
+        source: Arc<io::Error>,
+    },
+    /// The connection ended before the answer: what was asked may or may not have been done.
+    #[error(
+        "the connection to {broker} ended before the answer ({reason}): what was asked may or may not have been done"
+    )]
+    Disconnected {
+        /// The broker.
+        broker: Arc<str>,
+        /// What is known of the cause.
+        reason: Arc<str>,
+    },
+    /// No answer came in time: what was asked may or may not have been done.
+    #[error("{broker} did not answer {api} within {after:?}: what was asked may or may not have been done")]
+    TimedOut {
+        /// The broker.
+        broker: Arc<str>,
+        /// What was asked.
+        api: ApiKey,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The broker and this client do not understand each other.
+    #[error("{broker}: {detail}")]
+    Protocol {
+        /// The broker.
+        broker: Arc<str>,
+        /// What does not fit.
+        detail: Arc<str>,
+    },
+    /// The broker does not have the function, or only in versions that this client does not speak.
+    #[error("{broker}: {detail}")]
+    NotServed {
+        /// The broker.
+        broker: Arc<str>,
+        /// What it does not serve.
+        detail: Arc<str>,
+    },
+    /// The broker refused, and said why.
+    #[error("{what}: {}", refusal(*.code, .message.as_deref()))]
+    Refused {
+        /// What was asked, e.g. `topic flights`.
+        what: Arc<str>,
+        /// The wire's code.
+        code: ErrorCode,
+        /// The broker's own words, where it has any.
+        message: Option<Arc<str>>,
+    },
+}
+
+/// The broker's words, or the code's; the number for looking it up.
+fn refusal(code: ErrorCode, message: Option<&str>) -> String {
+    match message {
+        Some(message) if !message.is_empty() => format!("{message} (error {})", code.code()),
+        _ => code.to_string(),
+    }
+}
+
+impl CallError {
+    pub(crate) fn refused(what: impl Into<Arc<str>>, code: ErrorCode, message: Option<&str>) -> Self {
+        Self::Refused { what: what.into(), code, message: message.map(Arc::from) }
+    }
+
+    /// Turns a code from the wire into a result.
+    pub(crate) fn check(what: &str, code: ErrorCode, message: Option<&str>) -> Result<(), Self> {
+        if code.is_ok() { Ok(()) } else { Err(Self::refused(what, code, message)) }
+    }
+
+    /// The broker's code, if it was the broker that refused.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed later without anybody changing anything. For requests that change something
+    /// and ended [`CallError::Disconnected`] or [`CallError::TimedOut`], look first whether it was done.
+    #[must_use]
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => source
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<TransportError>())
+                .is_none_or(TransportError::is_retriable),
+            Self::Disconnected { .. } | Self::TimedOut { .. } => true,
+            Self::Protocol { .. } | Self::NotServed { .. } => false,
+            Self::Refused { code, .. } => code.retriable(),
+        }
+    }
+}
+
+/// Why a record was not produced.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProduceError {
+    /// The partition that was asked for does not exist.
+    #[error("topic {topic} has no partition {partition}: it has {partitions} (0 to {})", .partitions - 1)]
+    NoSuchPartition {
+        /// The topic.
+        topic: Arc<str>,
+        /// What was asked for.
+        partition: PartitionId,
+        /// How many there are.
+        partitions: i32,
+    },
+    /// The record cannot be put into a batch.
+    #[error("a record for topic {topic} cannot be encoded: {detail}")]
+    Record {
+        /// The topic.
+        topic: Arc<str>,
+        /// What is wrong with it.
+        detail: Arc<str>,
+    },
+    /// The broker refused it, or could not be asked.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// It was not acknowledged in time; the last attempt's error says why. It may or may not have been appended.
+    #[error("not acknowledged within {after:?}; last: {last}")]
+    Expired {
+        /// How long was tried.
+        after: Duration,
+        /// What the last attempt said.
+        last: CallError,
+    },
+    /// The producer's tasks are gone, because the runtime is shutting down.
+    #[error("the producer was stopped before the record was acknowledged")]
+    Stopped,
+}
+
+impl ProduceError {
+    /// The broker's code, if it was the broker that refused.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Call(error) | Self::Expired { last: error, .. } => error.code(),
+            _ => None,
+        }
+    }
+
+    /// Whether sending the record again may succeed. The producer has already tried for its delivery time-out, so this is
+    /// for callers with more patience than that. After a stop or an expiry the record may have been appended already.
+    #[must_use]
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::NoSuchPartition { .. } | Self::Record { .. } => false,
+            Self::Call(error) => error.is_retriable() || error.code() == Some(ErrorCode::StaleRouting),
+            Self::Expired { .. } | Self::Stopped => true,
+        }
+    }
+}
+
+/// Why nothing could be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConsumeError {
+    /// The partition that was asked for does not exist.
+    #[error("{topic} has no partition {partition}: it has {partitions} (0 to {})", .partitions - 1)]
+    NoSuchPartition {
+        /// The topic or view.
+        topic: Arc<str>,
+        /// What was asked for.
+        partition: PartitionId,
+        /// How many there are.
+        partitions: i32,
+    },
+    /// The offset is not in the log (any more, or yet).
+    #[error("offset {offset} of {topic} partition {partition} is outside of what the log holds{}", range(*.start, *.end))]
+    OutOfRange {
+        /// The topic or view.
+        topic: Arc<str>,
+        /// The partition.
+        partition: PartitionId,
+        /// What was asked for.
+        offset: Offset,
+        /// The first offset there is, if the broker said so.
+        start: Option<Offset>,
+        /// The end of what may be read, if the broker said so.
+        end: Option<Offset>,
+    },
+    /// A batch is damaged. It was not handed out, and nothing after it.
+    #[error("the records of {topic} partition {partition} from offset {offset} on are damaged: {detail}")]
+    Damaged {
+        /// The topic or view.
+        topic: Arc<str>,
+        /// The partition.
+        partition: PartitionId,
+        /// Where the batch begins.
+        offset: Offset,
+        /// What is wrong.
+        detail: Arc<str>,
+    },
+    /// The broker refused, or could not be asked.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+fn range(start: Option<Offset>, end: Option<Offset>) -> String {
+    match (start, end) {
+        (Some(start), Some(end)) => format!(" ({start} to {end}, exclusive)"),
+        _ => String::new(),
+    }
+}
+
+impl ConsumeError {
+    /// The broker's code, if it was the broker that refused.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Call(error) => error.code(),
+            Self::OutOfRange { .. } => Some(ErrorCode::OffsetOutOfRange),
+            _ => None,
+        }
+    }
+
+    /// Whether polling again may succeed. The consumer has already tried for its patience.
+    #[must_use]
+    pub fn is_retriable(&self) -> bool {
+        matches!(self, Self::Call(error) if error.is_retriable())
+    }
+}

@@ -1,0 +1,53 @@
+//! How a client finds, believes and talks to its brokers.
+
+use std::{path::PathBuf, time::Duration};
+
+use millstream_transport::Limits;
+
+/// Whose certificates are believed.
+#[derive(Clone, Debug, Default)]
+pub enum Security {
+    /// The CA in the user's client profile: `$MILLSTREAM_PROFILE`, else the user's configuration directory.
+    #[default]
+    Profile,
+    /// The CA in this profile.
+    ProfileFile(PathBuf),
+    /// These CA certificates, in PEM.
+    Ca(String),
+}
+
+/// How a client finds, believes and talks to its brokers. `ClientOptions::default()` asks the user's profile for everything.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Where to ask first, `HOST:PORT` each; empty is "where the profile says".
+    pub brokers: Vec<String>,
+    /// Whose certificates are believed.
+    pub security: Security,
+    /// The client's name for itself, shown by brokers.
+    pub client_id: String,
+    /// How long one request may take, its answer included. Reads are repeated within this time when a connection ends.
+    pub request_timeout: Duration,
+    /// First pause before trying again; doubles up to [`ClientOptions::backoff_max`].
+    pub backoff_min: Duration,
+    /// Longest pause before trying again.
+    pub backoff_max: Duration,
+    /// Streams per broker that produce requests are spread over, 1 to 32. A partition always uses the same one.
+    pub produce_streams: usize,
+    /// The transport's bounds.
+    pub limits: Limits,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            brokers: Vec::new(),
+            security: Security::default(),
+            client_id: "millstream".into(),
+            request_timeout: Duration::from_secs(30),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(1),
+            produce_streams: 16,
+            limits: Limits::default(),
+        }
+    }
+}

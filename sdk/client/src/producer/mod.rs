@@ -1,0 +1,334 @@
+//! The producer: records in, batches out to the leaders, acknowledgements back.
+//!
+//! ```text
+//! send -> memory bound -> partition given ---------------------------------> partition's queue -> batch -> Produce
+//!                      -> open, topic has a partitioner: Assign --------------^
+//!                      -> open, none: murmur2 of the key, or anywhere --------^
+//! ```
+//!
+//! A partition has one Produce request under way at a time, and the next batch gathers meanwhile; a batch is repeated until
+//! it is answered for good, before the next one goes out. So what is sent to a partition stays in the order of the calls of
+//! `send`, and with it every key.
+//!
+//! Without idempotence (this version's brokers give out no producer ids) a repeated batch may be in the log twice: when a
+//! connection ends between append and answer. Nothing acknowledged is lost.
+
+mod partition;
+mod route;
+mod topic;
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millstream_model::{Offset, PartitionId, RoutingEpoch, TimestampMs};
+use millstream_record::{Batch, Compression, Header};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use self::topic::Topic;
+use crate::{CallError, ProduceError, cluster::Cluster};
+
+/// What a record costs besides its bytes, for the memory bound.
+const RECORD_OVERHEAD: usize = 128;
+
+/// When a record counts as produced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acks {
+    /// When `min.insync.replicas` have it, as durable as the topic says.
+    #[default]
+    All,
+    /// When the leader has it, as durable as the topic says.
+    Leader,
+    /// When it was handed to the transport. Losses are not noticed; there are no offsets.
+    None,
+}
+
+impl Acks {
+    fn wire(self) -> i16 {
+        match self {
+            Self::All => -1,
+            Self::Leader => 1,
+            Self::None => 0,
+        }
+    }
+}
+
+/// How a producer gathers, sends and waits.
+#[derive(Clone, Debug)]
+pub struct ProducerOptions {
+    /// When a record counts as produced.
+    pub acks: Acks,
+    /// How long a batch waits for more records when nothing is under way to its partition. Zero sends at once; while a
+    /// batch is under way, the next one gathers in any case.
+    pub linger: Duration,
+    /// A batch is sent when it has so many bytes, before compression. A larger record is a batch of its own.
+    pub batch_bytes: usize,
+    /// The codec.
+    pub compression: Compression,
+    /// Bytes of records that were sent and not answered; `send` waits while there are more. One record is always allowed.
+    pub buffer_bytes_max: usize,
+    /// How long a record may wait for its acknowledgement, all attempts included.
+    pub delivery_timeout: Duration,
+}
+
+impl Default for ProducerOptions {
+    fn default() -> Self {
+        Self {
+            acks: Acks::All,
+            linger: Duration::from_millis(1),
+            batch_bytes: 256 << 10,
+            compression: Compression::None,
+            buffer_bytes_max: 64 << 20,
+            delivery_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A record to produce.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProducerRecord {
+    /// The topic's name.
+    pub topic: String,
+    /// Where it goes. Open is as the topic's partitioner says; without one by the key's hash, as every Kafka client does;
+    /// without a key anywhere.
+    pub partition: Option<PartitionId>,
+    /// What places it and what its order is kept for.
+    pub key: Option<Bytes>,
+    /// What it says; none is a tombstone.
+    pub value: Option<Bytes>,
+    /// What travels beside the value. A name may come more than once.
+    pub headers: Vec<Header>,
+    /// Its time; none is now.
+    pub timestamp: Option<TimestampMs>,
+}
+
+/// Where a record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its offset; of a batch, the first record's. None with [`Acks::None`].
+    pub offset: Option<Offset>,
+}
+
+/// Resolves when a record's fate is known. Dropping it changes nothing: the record is sent all the same.
+#[derive(Debug)]
+#[must_use = "an error is only seen by whoever awaits this"]
+pub struct Delivery(oneshot::Receiver<Result<Delivered, ProduceError>>);
+
+impl Future for Delivery {
+    type Output = Result<Delivered, ProduceError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let told = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(told.unwrap_or(Err(ProduceError::Stopped)))
+    }
+}
+
+/// Whoever waits for a record's fate, and what the record holds of the producer meanwhile.
+struct Pending {
+    reply: oneshot::Sender<Result<Delivered, ProduceError>>,
+    memory: OwnedSemaphorePermit,
+    outstanding: Counted,
+}
+
+impl Pending {
+    fn done(self, fate: Result<Delivered, ProduceError>) {
+        let Self { reply, memory, outstanding } = self;
+        let _ = reply.send(fate);
+        // Only then: whoever waits for room or for a flush finds the fate told.
+        drop((memory, outstanding));
+    }
+}
+
+/// A record on its way to a batch.
+struct Item {
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+    headers: Vec<Header>,
+    timestamp: TimestampMs,
+    pending: Pending,
+}
+
+/// What a partition's queue holds, in order.
+enum Entry {
+    /// A record, and the routing epoch in which a partitioner chose the partition (-1 when none did).
+    Record(Item, RoutingEpoch),
+    /// A batch that the caller encoded.
+    Encoded(Bytes, Pending),
+}
+
+/// Counts what was sent and not answered.
+#[derive(Default)]
+struct Outstanding {
+    count: AtomicUsize,
+    zero: Notify,
+}
+
+struct Counted(Arc<Outstanding>);
+
+impl Counted {
+    fn new(outstanding: &Arc<Outstanding>) -> Self {
+        outstanding.count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(outstanding))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.zero.notify_waiters();
+        }
+    }
+}
+
+/// What the producer's parts share.
+struct Shared {
+    cluster: Arc<Cluster>,
+    options: ProducerOptions,
+    /// Grows with every flush: whoever lingers stops.
+    flush: watch::Sender<u64>,
+}
+
+type TopicPlace = Arc<OnceCell<Arc<Topic>>>;
+
+/// Sends records. Cheap to clone; clones share one memory bound. Made by [`crate::Client::producer`].
+///
+/// What was sent before the last clone is dropped is still delivered, as long as the runtime goes on; await the deliveries or
+/// [`Producer::flush`] to be sure.
+#[derive(Clone)]
+pub struct Producer {
+    shared: Arc<Shared>,
+    topics: Arc<Mutex<HashMap<String, TopicPlace>>>,
+    memory: Arc<Semaphore>,
+    outstanding: Arc<Outstanding>,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").field("options", &self.shared.options).finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    pub(crate) fn new(cluster: Arc<Cluster>, mut options: ProducerOptions) -> Self {
+        options.buffer_bytes_max = options.buffer_bytes_max.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let memory = Arc::new(Semaphore::new(options.buffer_bytes_max));
+        let shared = Shared { cluster, options, flush: watch::Sender::new(0) };
+        Self { shared: Arc::new(shared), topics: Arc::default(), memory, outstanding: Arc::default() }
+    }
+
+    /// Takes a record to be sent. Ready once there is room for it; its fate is told by the [`Delivery`].
+    ///
+    /// Records of one topic and key keep the order in which calls of `send` returned. Dropping this future before it is ready
+    /// sends nothing.
+    ///
+    /// # Errors
+    /// The topic does not exist or cannot be asked about, or has no such partition.
+    pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, ProduceError> {
+        let ProducerRecord { topic, partition, key, value, headers, timestamp } = record;
+        let topic = self.topic(&topic).await?;
+        if let Some(partition) = partition {
+            topic.check(partition)?;
+        }
+        let header_bytes = |header: &Header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len);
+        let bytes = [&key, &value].into_iter().flatten().map(Bytes::len).sum::<usize>()
+            + headers.iter().map(header_bytes).sum::<usize>();
+        let (pending, delivery) = self.admit(bytes).await?;
+        let timestamp = timestamp.unwrap_or_else(|| TimestampMs(self.shared.cluster.env.clock.wall_ms()));
+        let item = Item { key, value, headers, timestamp, pending };
+        match partition {
+            Some(partition) => topic.push(&self.shared, partition, Entry::Record(item, RoutingEpoch(-1))),
+            None => topic.place(&self.shared, item),
+        }
+        Ok(delivery)
+    }
+
+    /// Takes one record batch that the caller has encoded, to be sent as it is, behind what was sent to the partition
+    /// before.
+    ///
+    /// # Errors
+    /// The bytes are not exactly one batch (its records are not looked at), or as [`Producer::send`].
+    pub async fn send_batch(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        batch: Bytes,
+    ) -> Result<Delivery, ProduceError> {
+        let topic = self.topic(topic).await?;
+        topic.check(partition)?;
+        Batch::parse_one(batch.clone()).map_err(|error| ProduceError::Record {
+            topic: Arc::clone(topic.name()),
+            detail: error.to_string().into(),
+        })?;
+        let (pending, delivery) = self.admit(batch.len()).await?;
+        topic.push(&self.shared, partition, Entry::Encoded(batch, pending));
+        Ok(delivery)
+    }
+
+    /// Sends a record and waits for its fate: for callers with one record at a time.
+    ///
+    /// # Errors
+    /// As [`Producer::send`] and [`Delivery`].
+    pub async fn produce(&self, record: ProducerRecord) -> Result<Delivered, ProduceError> {
+        self.send(record).await?.await
+    }
+
+    /// Waits until the fate of everything sent so far is known, without lingering. Errors are told by the deliveries.
+    pub async fn flush(&self) {
+        loop {
+            let mut zero = std::pin::pin!(self.outstanding.zero.notified());
+            zero.as_mut().enable();
+            if self.outstanding.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            self.shared.flush.send_modify(|flushes| *flushes += 1);
+            zero.await;
+        }
+    }
+
+    /// How many partitions a topic has.
+    ///
+    /// # Errors
+    /// The topic does not exist or cannot be asked about.
+    pub async fn partitions(&self, topic: &str) -> Result<i32, ProduceError> {
+        Ok(self.topic(topic).await?.partitions())
+    }
+
+    async fn admit(&self, bytes: usize) -> Result<(Pending, Delivery), ProduceError> {
+        let bytes = (bytes + RECORD_OVERHEAD).min(self.shared.options.buffer_bytes_max);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let memory = Arc::clone(&self.memory).acquire_many_owned(bytes).await.map_err(|_| ProduceError::Stopped)?;
+        let (reply, told) = oneshot::channel();
+        let outstanding = Counted::new(&self.outstanding);
+        Ok((Pending { reply, memory, outstanding }, Delivery(told)))
+    }
+
+    async fn topic(&self, name: &str) -> Result<Arc<Topic>, CallError> {
+        let place = {
+            let mut topics = self.topics.lock();
+            match topics.get(name) {
+                Some(place) => Arc::clone(place),
+                None => Arc::clone(topics.entry(name.into()).or_default()),
+            }
+        };
+        let made = place.get_or_try_init(|| async { Topic::ask(&self.shared, name).await.map(Arc::new) }).await;
+        match made {
+            Ok(topic) => Ok(Arc::clone(topic)),
+            Err(error) => {
+                // Names that do not exist are not kept.
+                self.topics.lock().remove(name);
+                Err(error)
+            }
+        }
+    }
+}
