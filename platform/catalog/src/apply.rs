@@ -13,6 +13,8 @@ use millstream_model::{
     BrokerId, Digest, LeaderEpoch, ModuleRef, Name, RoutingEpoch, TopicId, TopicName, TransformId, ViewId, limits,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     command::{Command, FAILURE_BYTES_MAX, Reporter},
     elect,
@@ -30,7 +32,7 @@ pub const TRANSFORM_TOPICS_MAX: usize = 64;
 pub const CLUSTER_PARTITIONS_MAX: usize = 200_000;
 
 /// What an applied command came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The state changed as asked.
     Done,
@@ -41,7 +43,7 @@ pub enum Outcome {
 }
 
 /// Why a command was refused. The state is as it was. The text is for the person who asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each variant's text says what happened; the fields are what it names")]
 pub enum Refused {
     #[error("this is cluster {current}, not {asked}: the data directory belongs to another cluster")]
@@ -85,7 +87,7 @@ pub enum Refused {
     #[error("there is no module {0}: push it first (`millstream module list` shows what there is)")]
     UnknownModule(ModuleRef),
     #[error("module {module} is a {is}; here a {wants} is needed")]
-    WrongKind { module: ModuleRef, is: String, wants: &'static str },
+    WrongKind { module: ModuleRef, is: String, wants: String },
     #[error("module {module} is there already with other contents ({there}): versions never change, push a new one")]
     ModuleExists { module: ModuleRef, there: Digest },
     #[error("module {0} has no kind: it exports nothing that can be used")]
@@ -103,9 +105,9 @@ pub enum Refused {
     #[error("there is no transform with id {0}: it has been deleted")]
     UnknownTransformId(TransformId),
     #[error("a transform has from 1 to {TRANSFORM_TOPICS_MAX} {what} topics, not {count}")]
-    TransformTopics { what: &'static str, count: usize },
+    TransformTopics { what: String, count: usize },
     #[error("topic {topic} is named twice as {what}")]
-    Twice { topic: TopicName, what: &'static str },
+    Twice { topic: TopicName, what: String },
     #[error("transform {name} would feed itself: {path}")]
     Loop { name: Name, path: String },
     #[error("0 lanes: a transform has at least 1")]
@@ -433,13 +435,13 @@ fn readable_topic<'a>(state: &'a State, name: &TopicName) -> Result<&'a Arc<Topi
 
 fn transform_topics(state: &State, what: &'static str, names: &[TopicName]) -> Result<Vec<TopicId>, Refused> {
     if !(1..=TRANSFORM_TOPICS_MAX).contains(&names.len()) {
-        return Err(Refused::TransformTopics { what, count: names.len() });
+        return Err(Refused::TransformTopics { what: what.into(), count: names.len() });
     }
     let mut ids = Vec::with_capacity(names.len());
     for name in names {
         let id = readable_topic(state, name)?.id;
         if ids.contains(&id) {
-            return Err(Refused::Twice { topic: name.clone(), what });
+            return Err(Refused::Twice { topic: name.clone(), what: what.into() });
         }
         ids.push(id);
     }
@@ -451,7 +453,7 @@ fn known_module<'a>(state: &'a State, module: &ModuleRef) -> Result<&'a Arc<Modu
 }
 
 fn wrong_kind(module: &Module, wants: &'static str) -> Refused {
-    Refused::WrongKind { module: module.module.clone(), is: module.kinds_text(), wants }
+    Refused::WrongKind { module: module.module.clone(), is: module.kinds_text(), wants: wants.into() }
 }
 
 fn params_fit(params: &BTreeMap<String, String>) -> Result<(), Refused> {
@@ -495,3 +497,7 @@ fn loop_through(state: &State, new: &Transform) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+pub(crate) mod tests;

@@ -1,30 +1,48 @@
-//! The shell: a handle that proposes commands and publishes the state.
+//! The shell: opens the files, runs the group, proposes commands and publishes the state.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
-use millstream_env::Env;
+use millstream_env::{DiskLock, Env, Task};
 use millstream_model::BrokerId;
+use openraft::{BasicNode, Config, SnapshotPolicy};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    apply::{Outcome, Refused, apply},
+    apply::{Outcome, Refused},
     command::{Command, CommandError},
+    disk::{self, FileError},
+    raft::{
+        Answer, Group, Proposal,
+        machine::{Applied, Machine},
+        network::Alone,
+        store::Store,
+    },
     state::{ClusterId, State},
+    view::View,
 };
+
+/// Bytes of proposals that may wait for the log; proposers wait beyond it.
+const PROPOSED_BYTES_MAX: usize = 8 << 20;
+/// How long a sole voter may take to elect itself and apply what was committed.
+const START_WAIT: Duration = Duration::from_secs(60);
+const HEARTBEAT_MS: u64 = 100;
+const ELECTION_MS: (u64, u64) = (500, 1_000);
+
+const _: () = assert!(crate::COMMAND_BYTES_MAX <= PROPOSED_BYTES_MAX);
 
 /// Where a catalog lives and how it behaves.
 #[derive(Clone, Debug)]
 pub struct CatalogOptions {
     /// Its directory: made if missing, locked while open.
     pub dir: PathBuf,
-    /// Which broker this is.
+    /// Which broker this is, from 0.
     pub broker: BrokerId,
     /// Where the read view is kept; none in simulation, since sled reaches the real disk by itself.
     pub view_dir: Option<PathBuf>,
-    /// Entries applied between snapshots.
+    /// Entries between snapshots; as many are kept behind one.
     pub snapshot_entries: u64,
-    /// A file of the agreed log is closed before it would grow past this.
+    /// A file of the agreed log is closed before it would grow past this, bytes.
     pub log_file_bytes: u64,
 }
 
@@ -40,9 +58,29 @@ impl CatalogOptions {
 /// Why a catalog could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Any reason: the text says which file and what to do.
-    #[error("{0}")]
-    Damaged(String),
+    /// Another process has it open.
+    #[error("{} is in use by another broker process: stop that one, or choose another data directory", dir.display())]
+    Locked {
+        /// The catalog's directory.
+        dir: PathBuf,
+    },
+    /// A file could not be read or written, or is damaged.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The directory is another broker's.
+    #[error("this data directory belongs to broker {there}: start it with --node-id {there}, not {given}")]
+    OtherBroker {
+        /// Whose it is.
+        there: u64,
+        /// Who asked.
+        given: BrokerId,
+    },
+    /// A broker number below 0.
+    #[error("broker number {0} is not legal: numbers start at 0")]
+    BrokerNumber(BrokerId),
+    /// The group did not come up.
+    #[error("the catalog did not start: {0}")]
+    Start(String),
 }
 
 /// Why a proposal did not take effect.
@@ -66,9 +104,22 @@ pub struct Catalog {
 }
 
 struct Inner {
-    index: Mutex<u64>,
-    published: watch::Sender<Arc<State>>,
-    failed: watch::Sender<Option<String>>,
+    group: Group,
+    store: Store,
+    applied: watch::Sender<Applied>,
+    states: watch::Sender<Arc<State>>,
+    view: Option<View>,
+    proposed_bytes: Arc<Semaphore>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What is taken down by a shutdown.
+struct Running {
+    io_loop: Task,
+    view: Option<Task>,
+    states: Task,
+    /// Taken before any file was touched, released after the last was closed.
+    lock: Box<dyn DiskLock>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -81,17 +132,59 @@ impl Catalog {
     /// Opens the catalog, replays what was committed, and waits until this broker, the only voter, has elected itself. A new
     /// one gets its cluster id.
     ///
+    /// Must be called on a tokio runtime. It reads the catalog's files before its first await point.
+    ///
     /// # Errors
-    /// [`OpenError`] names the file; nothing is changed then.
+    /// [`OpenError`] says which file and what to do. Damaged files are left as they are.
     pub async fn open(options: CatalogOptions, env: Env) -> Result<Self, OpenError> {
-        let _ = options;
-        let state = State { cluster_id: ClusterId(uuid::Uuid::from_u128(env.rng.next_u128())), ..State::default() };
-        let inner = Inner {
-            index: Mutex::new(1),
-            published: watch::channel(Arc::new(state)).0,
-            failed: watch::channel(None).0,
+        let CatalogOptions { dir, broker, view_dir, snapshot_entries, log_file_bytes } = options;
+        let node = u64::try_from(broker.0).map_err(|_| OpenError::BrokerNumber(broker))?;
+        disk::make_dir(&*env.disk, &dir)?;
+        let lock = env.disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
+            _ => FileError::io(&dir.join("LOCK"), "lock")(error).into(),
+        })?;
+        let (store, io_loop) = Store::open(&env, &dir, log_file_bytes)?;
+        let (applied, _) = watch::channel(Applied::default());
+        let started = start_group(node, snapshot_entries, &dir, &store, &applied).await;
+        let group = match started {
+            Ok(group) => group,
+            Err(error) => {
+                store.close().await;
+                io_loop.join().await;
+                return Err(error);
+            }
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let (view, view_task) = match view_dir {
+            Some(path) => {
+                let (view, task) = View::start(&env, path, applied.subscribe());
+                (Some(view), Some(task))
+            }
+            None => (None, None),
+        };
+        let (states, _) = watch::channel(applied.borrow().state.clone());
+        let forward = forward(applied.subscribe(), states.clone());
+        let states_task = env.spawn.spawn("catalog-states", Box::pin(forward));
+        let running = Running { io_loop, view: view_task, states: states_task, lock };
+        let catalog = Self {
+            inner: Arc::new(Inner {
+                group,
+                store,
+                applied,
+                states,
+                view,
+                proposed_bytes: Arc::new(Semaphore::new(PROPOSED_BYTES_MAX)),
+                running: Mutex::new(Some(running)),
+            }),
+        };
+        if catalog.state().cluster_id == ClusterId::default() {
+            let id = ClusterId(uuid::Builder::from_random_bytes(env.rng.next_u128().to_le_bytes()).into_uuid());
+            if let Err(error) = catalog.propose(Command::CreateCluster { id }).await {
+                catalog.shutdown().await;
+                return Err(OpenError::Start(error.to_string()));
+            }
+        }
+        Ok(catalog)
     }
 
     /// Proposes a command and waits until it is committed, durable and applied; [`Catalog::state`] shows it then.
@@ -101,36 +194,158 @@ impl Catalog {
     /// # Errors
     /// [`ProposeError`]; on `Stopped` it is unknown whether the command takes effect.
     pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        let command = Command::decode(&command.encode()?)?;
-        let mut index = self.inner.index.lock();
-        *index += 1;
-        let mut state = self.state();
-        let outcome = apply(Arc::make_mut(&mut state), *index, command)?;
-        self.inner.published.send_replace(state);
-        Ok(outcome)
+        let bytes = command.encode()?;
+        let inner = &self.inner;
+        if let Some(reason) = inner.store.failed().borrow().clone() {
+            return Err(ProposeError::Stopped(reason));
+        }
+        let permits = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let waiting = inner.proposed_bytes.acquire_many(permits).await;
+        let _permit = waiting.map_err(|_| ProposeError::Stopped(String::from("it has been closed")))?;
+        match inner.group.client_write(Proposal(bytes)).await {
+            Ok(written) => {
+                let Answer(answer) = written.data;
+                Ok(answer?)
+            }
+            Err(error) => {
+                let failed = inner.store.failed().borrow().clone();
+                Err(ProposeError::Stopped(failed.unwrap_or_else(|| error.to_string())))
+            }
+        }
     }
 
     /// The state as last applied.
     #[must_use]
     pub fn state(&self) -> Arc<State> {
-        self.inner.published.borrow().clone()
+        self.inner.applied.borrow().state.clone()
     }
 
-    /// Follows the state: each change is seen, or a later one.
+    /// Follows the state: each change is seen, or a later one. It may lag [`Catalog::state`] by a moment.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<State>> {
-        self.inner.published.subscribe()
+        self.inner.states.subscribe()
+    }
+
+    /// Entries of the read view whose keys begin with `prefix` (`topic/`, `module/`, ...), at most `limit`, each with its
+    /// value as JSON. Empty where there is no view; it follows the state with a delay. Blocks for a read of the disk.
+    #[must_use]
+    pub fn view_entries(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
+        self.inner.view.as_ref().map_or_else(Vec::new, |view| view.entries(prefix, limit))
     }
 
     /// Resolves with the reason once the catalog cannot go on (a failed write or sync): the process must stop then.
     pub async fn failed(&self) -> String {
-        let mut failed = self.inner.failed.subscribe();
+        let mut failed = self.inner.store.failed();
         match failed.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => String::from("the catalog has ended"),
         }
     }
 
-    /// Ends the catalog: what was proposed is finished or fails, files are closed and the lock is released.
-    pub async fn shutdown(&self) {}
+    /// Ends the catalog: what was proposed is finished or fails, files are synced and closed, the lock is released. A
+    /// second call does nothing. Dropping the catalog without it is a crash: safe, and slower to start from.
+    pub async fn shutdown(&self) {
+        let Some(running) = self.inner.running.lock().take() else { return };
+        let Running { io_loop, view, mut states, lock } = running;
+        self.inner.proposed_bytes.close();
+        if let Err(error) = self.inner.group.shutdown().await {
+            tracing::warn!(%error, "the catalog's group did not end well");
+        }
+        self.inner.store.close().await;
+        io_loop.join().await;
+        states.abort();
+        if let (Some(view), Some(task)) = (&self.inner.view, view) {
+            view.close();
+            task.join().await;
+        }
+        drop(lock);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn view(&self) -> Option<&View> {
+        self.inner.view.as_ref()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn group(&self) -> &Group {
+        &self.inner.group
+    }
+
+    #[cfg(test)]
+    pub(crate) fn applied(&self) -> Applied {
+        self.inner.applied.borrow().clone()
+    }
 }
+
+/// Passes states on without their places.
+async fn forward(mut applied: watch::Receiver<Applied>, states: watch::Sender<Arc<State>>) {
+    while applied.changed().await.is_ok() {
+        let state = applied.borrow_and_update().state.clone();
+        states.send_if_modified(|last| {
+            let changed = !Arc::ptr_eq(last, &state);
+            *last = state;
+            changed
+        });
+    }
+}
+
+/// Runs the group and waits until it leads itself and has applied what was committed.
+async fn start_group(
+    node: u64,
+    snapshot_entries: u64,
+    dir: &std::path::Path,
+    store: &Store,
+    applied: &watch::Sender<Applied>,
+) -> Result<Group, OpenError> {
+    let start = |error: &dyn std::fmt::Display| OpenError::Start(error.to_string());
+    let machine = Machine::open(dir, store.clone(), applied.clone()).await?;
+    let config = Config {
+        cluster_name: String::from("millstream"),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS.0,
+        election_timeout_max: ELECTION_MS.1,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_entries),
+        max_in_snapshot_log_to_keep: snapshot_entries,
+        enable_pre_vote: Some(true),
+        // A restarted leader would hold its old term without having applied what it had committed.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    let config = Arc::new(config.validate().map_err(|error| start(&error))?);
+    let group = Group::new(node, config, Alone, store.clone(), machine).await.map_err(|error| start(&error))?;
+    match bring_up(node, &group).await {
+        Ok(()) => Ok(group),
+        Err(error) => {
+            let _ = group.shutdown().await;
+            Err(match store.failed().borrow().clone() {
+                Some(reason) => OpenError::Start(reason),
+                None => error,
+            })
+        }
+    }
+}
+
+async fn bring_up(node: u64, group: &Group) -> Result<(), OpenError> {
+    let start = |error: &dyn std::fmt::Display| OpenError::Start(error.to_string());
+    if group.is_initialized().await.map_err(|error| start(&error))? {
+        let mut voters = group.voter_ids();
+        if let Some(there) = voters.find(|voter| *voter != node) {
+            let given = BrokerId(i32::try_from(node).unwrap_or(i32::MAX));
+            return Err(OpenError::OtherBroker { there, given });
+        }
+        // A sole voter has nobody to wait for.
+        group.trigger().elect(false).await.map_err(|error| start(&error))?;
+    } else {
+        let members = BTreeMap::from([(node, BasicNode::default())]);
+        group.initialize(members).await.map_err(|error| start(&error))?;
+    }
+    let led = group.wait(Some(START_WAIT)).current_leader(node, "a sole voter leads itself").await;
+    led.map_err(|error| start(&error))?;
+    // Answered once everything before it is applied.
+    group.write_blank().await.map_err(|error| start(&error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "catalog_tests.rs"]
+mod tests;

@@ -1,0 +1,523 @@
+//! Commands as scripts: what each does, what it refuses, and that a refusal changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream_model::{
+    BrokerId, Digest, LeaderEpoch, ModuleRef, Offset, TimestampMs, TopicConfig, TopicId, TopicName, TransformId, ViewId,
+};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    digest,
+    state::{Address, ClusterId, Declaration, Incarnation, LastKnown, ModuleKind, Needs, OnError, StartAt},
+};
+
+pub(crate) fn uuid(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+pub(crate) fn cluster() -> Command {
+    Command::CreateCluster { id: ClusterId(uuid(1)) }
+}
+
+pub(crate) fn register(broker: i32, incarnation: u128, directory: u128, clean: bool) -> Command {
+    Command::RegisterBroker {
+        id: BrokerId(broker),
+        incarnation: Incarnation(uuid(incarnation)),
+        directory: DirectoryId(uuid(directory)),
+        addresses: vec![Address { host: "127.0.0.1".into(), port: 9092 }],
+        clean,
+    }
+}
+
+pub(crate) fn topic_with(id: u128, name: &str, partitions: i32, factor: i32, config: &[(&str, &str)]) -> Command {
+    Command::CreateTopic {
+        id: TopicId(uuid(id)),
+        name: name.parse().unwrap(),
+        partitions,
+        replication_factor: factor,
+        config: TopicConfig::from_pairs(config.iter().copied()).unwrap(),
+        at: TimestampMs(5),
+    }
+}
+
+pub(crate) fn topic(id: u128, name: &str) -> Command {
+    topic_with(id, name, 2, 1, &[])
+}
+
+pub(crate) fn module(name: &str, byte: u8, kinds: &[ModuleKind]) -> Command {
+    Command::PushModule {
+        module: name.parse().unwrap(),
+        digest: Digest([byte; 32]),
+        size_bytes: 100,
+        kinds: kinds.iter().copied().collect(),
+        needs: Needs { values: true, headers: false },
+        declarations: vec![Declaration { kind: "param".into(), name: "field".into(), value: "required".into() }],
+        at: TimestampMs(6),
+    }
+}
+
+pub(crate) fn view(id: u128, name: &str, topic: &str, chain: &[&str]) -> Command {
+    Command::CreateView {
+        id: ViewId(uuid(id)),
+        name: name.parse().unwrap(),
+        topic: topic.parse().unwrap(),
+        chain: chain.iter().map(|module| module.parse().unwrap()).collect(),
+        params: BTreeMap::new(),
+        at: TimestampMs(7),
+    }
+}
+
+pub(crate) fn transform(id: u128, name: &str, module: &str, inputs: &[&str], outputs: &[&str]) -> Command {
+    Command::DeployTransform {
+        id: TransformId(uuid(id)),
+        name: name.parse().unwrap(),
+        module: module.parse().unwrap(),
+        inputs: inputs.iter().map(|topic| topic.parse().unwrap()).collect(),
+        outputs: outputs.iter().map(|topic| topic.parse().unwrap()).collect(),
+        params: BTreeMap::new(),
+        on_error: OnError::Fail,
+        from: StartAt::Offset(Offset(3)),
+        lanes: 1,
+        at: TimestampMs(8),
+    }
+}
+
+/// The state after commands that must all be taken, at indexes 1, 2, ...
+pub(crate) fn built(commands: impl IntoIterator<Item = Command>) -> State {
+    let mut state = State::default();
+    for (index, command) in (1..).zip(commands) {
+        apply(&mut state, index, command.clone()).unwrap_or_else(|refused| panic!("{command:?}: {refused}"));
+    }
+    state
+}
+
+/// One broker; topics a, b, c; a module of each kind.
+fn small() -> State {
+    built([
+        cluster(),
+        register(0, 10, 20, true),
+        topic(101, "a"),
+        topic(102, "b"),
+        topic(103, "c"),
+        module("p@1", 1, &[ModuleKind::Partitioner]),
+        module("f@1", 2, &[ModuleKind::Filter]),
+        module("m@1", 3, &[ModuleKind::Mapper]),
+        module("t@1", 4, &[ModuleKind::Transform]),
+    ])
+}
+
+#[track_caller]
+fn refused(state: &State, command: Command) -> Refused {
+    let mut after = state.clone();
+    let refused = apply(&mut after, 1000, command).unwrap_err();
+    assert_eq!(after, *state, "a refusal changes nothing");
+    assert!(!refused.to_string().is_empty());
+    refused
+}
+
+#[track_caller]
+fn taken(state: &State, command: Command) -> State {
+    let mut after = state.clone();
+    apply(&mut after, 1000, command).unwrap();
+    after
+}
+
+fn name(text: &str) -> TopicName {
+    text.parse().unwrap()
+}
+
+fn module_ref(text: &str) -> ModuleRef {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_cluster_has_one_identity() {
+    let mut state = State::default();
+    assert_eq!(apply(&mut state, 1, cluster()), Ok(Outcome::Done));
+    assert_eq!(apply(&mut state, 2, cluster()), Ok(Outcome::Unchanged));
+    let other = Command::CreateCluster { id: ClusterId(uuid(2)) };
+    assert!(matches!(refused(&state, other), Refused::OtherCluster { .. }));
+}
+
+#[test]
+fn a_topic_is_placed_on_the_brokers_and_led_in_epoch_0() {
+    let state = built([register(0, 1, 1, true), register(1, 2, 2, true), register(2, 3, 3, true)]);
+    let state = taken(&state, topic_with(100, "t", 4, 2, &[]));
+    let topic = state.topic("t").unwrap();
+    let leaders: BTreeSet<_> = topic.partitions.iter().map(|partition| partition.leader.unwrap()).collect();
+    assert_eq!(leaders.len(), 3, "leaders go round the brokers");
+    for partition in &topic.partitions {
+        assert_eq!(partition.replicas.len(), 2);
+        assert_eq!(partition.isr, partition.replicas);
+        assert_eq!(partition.leader, partition.replicas.first().copied());
+        assert_eq!((partition.leader_epoch, partition.partition_epoch), (LeaderEpoch(0), 0));
+    }
+    assert_eq!(state.topic_by_id(TopicId(uuid(100))).unwrap().name, name("t"));
+}
+
+#[test]
+fn topics_that_cannot_be_are_refused() {
+    let state = small();
+    assert_eq!(refused(&state, topic(1, "a")), Refused::TopicExists(name("a")));
+    assert!(matches!(refused(&state, topic(101, "z")), Refused::IdTaken(_)));
+    assert!(matches!(refused(&state, topic(0, "z")), Refused::IdTaken(_)));
+    for partitions in [0, -1, 10_001] {
+        let refusal = refused(&state, topic_with(1, "z", partitions, 1, &[]));
+        assert_eq!(refusal, Refused::Partitions { asked: partitions, max: 10_000 });
+    }
+    for asked in [0, -1, 2] {
+        let refusal = refused(&state, topic_with(1, "z", 1, asked, &[]));
+        assert_eq!(refusal, Refused::ReplicationFactor { asked, brokers: 1 });
+    }
+    let nowhere = refused(&State::default(), topic(1, "z"));
+    assert_eq!(nowhere, Refused::ReplicationFactor { asked: 1, brokers: 0 });
+    let with = |partitioner| topic_with(1, "z", 1, 1, &[("millstream.partitioner", partitioner)]);
+    assert_eq!(refused(&state, with("q@1")), Refused::UnknownModule(module_ref("q@1")));
+    assert!(matches!(refused(&state, with("f@1")), Refused::WrongKind { .. }));
+    taken(&state, with("p@1"));
+    let long = "x".repeat(70_000);
+    let params = topic_with(1, "z", 1, 1, &[("millstream.partitioner.param.p", long.as_str())]);
+    assert!(matches!(refused(&state, params), Refused::Params { .. }));
+}
+
+#[test]
+fn a_cluster_holds_so_many_partitions_and_no_more() {
+    let mut state = small();
+    let there = state.partition_count();
+    for n in 0..(CLUSTER_PARTITIONS_MAX / 10_000 - 1) {
+        state = taken(&state, topic_with(1000 + n as u128, &format!("big{n}"), 10_000, 1, &[]));
+    }
+    let there = there + CLUSTER_PARTITIONS_MAX - 10_000;
+    let refusal = refused(&state, topic_with(1, "more", 10_000, 1, &[]));
+    assert_eq!(refusal, Refused::TooManyPartitions { asked: 10_000, there, max: CLUSTER_PARTITIONS_MAX });
+}
+
+#[test]
+fn topics_and_views_share_their_names() {
+    let state = taken(&small(), view(201, "v", "a", &["f@1", "m@1"]));
+    assert_eq!(refused(&state, topic(1, "v")), Refused::ViewExists(name("v")));
+    assert_eq!(refused(&state, view(1, "a", "b", &["f@1"])), Refused::TopicExists(name("a")));
+    assert_eq!(refused(&state, view(1, "v", "b", &["f@1"])), Refused::ViewExists(name("v")));
+    assert!(state.topic("v").is_none() && state.view("a").is_none());
+    assert_eq!(state.view("v").unwrap().topic, TopicId(uuid(101)));
+    let state = taken(&state, Command::DeleteView { id: ViewId(uuid(201)) });
+    taken(&state, topic(1, "v"));
+}
+
+#[test]
+fn views_that_cannot_be_are_refused() {
+    let state = taken(&small(), view(201, "v", "a", &["f@1"]));
+    assert_eq!(refused(&state, view(1, "w", "none", &["f@1"])), Refused::UnknownTopic(name("none")));
+    assert_eq!(refused(&state, view(1, "w", "v", &["f@1"])), Refused::NotATopic(name("v")));
+    assert_eq!(refused(&state, view(1, "w", "a", &[])), Refused::Chain(0));
+    assert_eq!(refused(&state, view(1, "w", "a", &["f@1"; 17])), Refused::Chain(17));
+    assert_eq!(refused(&state, view(1, "w", "a", &["f@2"])), Refused::UnknownModule(module_ref("f@2")));
+    for wrong in ["p@1", "t@1"] {
+        assert!(matches!(refused(&state, view(1, "w", "a", &[wrong])), Refused::WrongKind { .. }), "{wrong}");
+    }
+    assert!(matches!(refused(&state, view(201, "w", "a", &["f@1"])), Refused::IdTaken(_)));
+    let gone = Command::DeleteView { id: ViewId(uuid(9)) };
+    assert_eq!(refused(&state, gone), Refused::UnknownViewId(ViewId(uuid(9))));
+}
+
+#[test]
+fn a_version_of_a_module_never_changes() {
+    let mut state = small();
+    assert_eq!(apply(&mut state, 50, module("f@1", 2, &[ModuleKind::Filter])), Ok(Outcome::Unchanged));
+    let other = module("f@1", 9, &[ModuleKind::Filter]);
+    let there = Digest([2; 32]);
+    assert_eq!(refused(&state, other), Refused::ModuleExists { module: module_ref("f@1"), there });
+    assert_eq!(refused(&state, module("n@1", 9, &[])), Refused::NoKind(module_ref("n@1")));
+}
+
+#[test]
+fn what_is_used_is_not_deleted() {
+    let bound = topic_with(104, "bound", 1, 1, &[("millstream.partitioner", "p@1")]);
+    let state = taken(&small(), bound);
+    let state = taken(&state, view(201, "v", "a", &["f@1"]));
+    let state = taken(&state, transform(301, "x", "t@1", &["b"], &["c"]));
+    let delete = |text| Command::DeleteModule { module: module_ref(text) };
+    for (used, user) in [("p@1", "topic bound"), ("f@1", "view v"), ("t@1", "transform x")] {
+        let refusal = Refused::ModuleInUse { module: module_ref(used), user: user.into() };
+        assert_eq!(refused(&state, delete(used)), refusal);
+    }
+    let state = taken(&state, delete("m@1"));
+    assert_eq!(refused(&state, delete("m@1")), Refused::UnknownModule(module_ref("m@1")));
+    for (id, topic, user) in [(101, "a", "view v"), (102, "b", "transform x"), (103, "c", "transform x")] {
+        let refusal = Refused::TopicInUse { topic: name(topic), user: user.into() };
+        assert_eq!(refused(&state, Command::DeleteTopic { id: TopicId(uuid(id)) }), refusal);
+    }
+    let state = taken(&state, Command::DeleteTransform { id: TransformId(uuid(301)) });
+    let state = taken(&state, Command::DeleteTopic { id: TopicId(uuid(103)) });
+    assert!(state.topic("c").is_none());
+    assert!(matches!(refused(&state, Command::DeleteTopic { id: TopicId(uuid(103)) }), Refused::UnknownTopicId(_)));
+    assert!(matches!(
+        refused(&state, Command::DeleteTransform { id: TransformId(uuid(301)) }),
+        Refused::UnknownTransformId(_)
+    ));
+}
+
+#[test]
+fn a_topic_made_again_is_another() {
+    let state = taken(&small(), Command::DeleteTopic { id: TopicId(uuid(101)) });
+    let state = taken(&state, topic(111, "a"));
+    assert!(state.topic_by_id(TopicId(uuid(101))).is_none());
+    assert_eq!(state.topic("a").unwrap().id, TopicId(uuid(111)));
+    assert!(matches!(refused(&state, Command::DeleteTopic { id: TopicId(uuid(101)) }), Refused::UnknownTopicId(_)));
+}
+
+#[test]
+fn transforms_that_cannot_be_are_refused() {
+    let state = taken(&small(), view(201, "v", "a", &["f@1"]));
+    let state = taken(&state, transform(301, "x", "m@1", &["a"], &["b"]));
+    let deploy = |module: &str, inputs: &[&str], outputs: &[&str]| transform(302, "y", module, inputs, outputs);
+    assert_eq!(refused(&state, deploy("t@1", &["no"], &["c"])), Refused::UnknownTopic(name("no")));
+    assert_eq!(refused(&state, deploy("t@1", &["b"], &["no"])), Refused::UnknownTopic(name("no")));
+    assert_eq!(refused(&state, deploy("t@1", &["v"], &["c"])), Refused::NotATopic(name("v")));
+    assert_eq!(refused(&state, deploy("t@2", &["b"], &["c"])), Refused::UnknownModule(module_ref("t@2")));
+    for wrong in ["p@1", "f@1"] {
+        assert!(matches!(refused(&state, deploy(wrong, &["b"], &["c"])), Refused::WrongKind { .. }), "{wrong}");
+    }
+    assert!(matches!(refused(&state, deploy("t@1", &[], &["c"])), Refused::TransformTopics { count: 0, .. }));
+    assert!(matches!(refused(&state, deploy("t@1", &["b"], &[])), Refused::TransformTopics { count: 0, .. }));
+    assert!(matches!(refused(&state, deploy("t@1", &["b", "b"], &["c"])), Refused::Twice { .. }));
+    assert!(matches!(refused(&state, transform(302, "x", "t@1", &["b"], &["c"])), Refused::TransformExists(_)));
+    assert!(matches!(refused(&state, transform(301, "y", "t@1", &["b"], &["c"])), Refused::IdTaken(_)));
+    let mut no_lanes = deploy("t@1", &["b"], &["c"]);
+    if let Command::DeployTransform { lanes, .. } = &mut no_lanes {
+        *lanes = 0;
+    }
+    assert_eq!(refused(&state, no_lanes), Refused::NoLanes);
+}
+
+#[test]
+fn a_transform_that_would_feed_itself_is_refused_with_the_way_round() {
+    let state = small();
+    let looping = |state: &State, inputs: &[&str], outputs: &[&str]| match refused(
+        state,
+        transform(399, "new", "t@1", inputs, outputs),
+    ) {
+        Refused::Loop { path, .. } => path,
+        other => panic!("{other}"),
+    };
+    assert_eq!(looping(&state, &["a"], &["a"]), "a -> a");
+    assert_eq!(looping(&state, &["a", "b"], &["c", "b"]), "b -> b");
+    let state = taken(&state, transform(301, "x", "t@1", &["a"], &["b"]));
+    let state = taken(&state, transform(302, "y", "t@1", &["b"], &["c"]));
+    assert_eq!(looping(&state, &["c"], &["a"]), "c -> a -> b -> c");
+    // Two ways to one topic are no loop.
+    taken(&state, transform(303, "z", "t@1", &["a"], &["c"]));
+}
+
+#[test]
+fn a_transforms_state_is_set_only_by_who_knows_it() {
+    let mut state = small();
+    apply(&mut state, 40, transform(301, "x", "t@1", &["a"], &["b"])).unwrap();
+    let set = |revision, reporter, state| Command::SetTransformState {
+        id: TransformId(uuid(301)),
+        revision,
+        reporter,
+        state,
+    };
+    let failed = || TransformState::Failed { message: "é".repeat(FAILURE_BYTES_MAX) };
+    let reporter = |broker, epoch| Some(Reporter { broker: BrokerId(broker), epoch: BrokerEpoch(epoch) });
+    assert_eq!(refused(&state, set(40, reporter(7, 2), failed())), Refused::UnknownBroker(BrokerId(7)));
+    assert!(matches!(refused(&state, set(40, reporter(0, 1), failed())), Refused::StaleBroker { .. }));
+    assert!(matches!(
+        refused(&state, set(39, None, failed())),
+        Refused::StaleTransform { revision: 39, current: 40, .. }
+    ));
+    assert_eq!(apply(&mut state, 41, set(40, None, TransformState::Running)), Ok(Outcome::Unchanged));
+    assert_eq!(apply(&mut state, 42, set(40, reporter(0, 2), failed())), Ok(Outcome::Done));
+    let x = state.transform_by_id(TransformId(uuid(301))).unwrap();
+    assert_eq!(x.revision, 42);
+    let TransformState::Failed { message } = &x.state else { panic!("{:?}", x.state) };
+    assert_eq!(message.len(), FAILURE_BYTES_MAX, "cut, between characters");
+}
+
+#[test]
+fn a_new_incarnation_leads_on_only_under_a_new_epoch() {
+    let mut state = small();
+    let a = |state: &State| state.topic("a").unwrap().partitions[1].clone();
+    assert_eq!((a(&state).leader_epoch, a(&state).leader), (LeaderEpoch(0), Some(BrokerId(0))));
+    // The same run again, with the proposal retried: nothing moves.
+    assert_eq!(apply(&mut state, 50, register(0, 10, 20, true)), Ok(Outcome::Registered(BrokerEpoch(2))));
+    assert_eq!(a(&state).leader_epoch, LeaderEpoch(0));
+    assert_eq!(apply(&mut state, 51, register(0, 11, 20, false)), Ok(Outcome::Registered(BrokerEpoch(51))));
+    let partition = a(&state);
+    assert_eq!((partition.leader_epoch, partition.leader), (LeaderEpoch(1), Some(BrokerId(0))));
+    assert_eq!((partition.partition_epoch, partition.loss_possible), (1, false), "an fsync topic loses nothing");
+}
+
+#[test]
+fn an_unclean_return_shows_possible_loss_where_the_page_cache_was_trusted() {
+    let start = taken(&small(), topic_with(104, "r", 1, 1, &[("millstream.durability", "replicated")]));
+    for (clean, loss) in [(true, false), (false, true)] {
+        let state = taken(&start, register(0, 11, 20, clean));
+        let partition = &state.topic("r").unwrap().partitions[0];
+        assert_eq!(partition.leader, Some(BrokerId(0)), "the sole replica is back with its directory");
+        assert_eq!((partition.loss_possible, partition.leader_epoch), (loss, LeaderEpoch(1)));
+        assert_eq!(partition.isr, [BrokerId(0)]);
+    }
+}
+
+#[test]
+fn another_directory_leaves_the_isr_and_the_first_one_may_come_back() {
+    let state = taken(&small(), register(0, 11, 99, true));
+    let partition = &state.topic("a").unwrap().partitions[0];
+    assert_eq!((partition.leader, partition.isr.len(), partition.leader_epoch), (None, 0, LeaderEpoch(1)));
+    let known = LastKnown { broker: BrokerId(0), directory: DirectoryId(uuid(20)) };
+    assert_eq!(partition.last_known, [known]);
+    // Another empty directory changes nothing more.
+    let state = taken(&state, register(0, 12, 98, true));
+    assert_eq!(state.topic("a").unwrap().partitions[0].leader, None);
+    let state = taken(&state, register(0, 13, 20, true));
+    let partition = &state.topic("a").unwrap().partitions[0];
+    assert_eq!((partition.leader, partition.leader_epoch), (Some(BrokerId(0)), LeaderEpoch(2)));
+    assert!(partition.loss_possible);
+}
+
+#[test]
+fn with_several_replicas_a_return_hands_leadership_on_only_where_it_must() {
+    let state = built([
+        register(0, 10, 20, true),
+        register(1, 11, 21, true),
+        register(2, 12, 22, true),
+        topic_with(100, "t", 3, 3, &[]),
+    ]);
+    let led_by = |state: &State, broker| {
+        let partitions = &state.topic("t").unwrap().partitions;
+        partitions.iter().filter(|partition| partition.leader == Some(BrokerId(broker))).count()
+    };
+    let epochs = |state: &State| -> Vec<i32> {
+        state.topic("t").unwrap().partitions.iter().map(|partition| partition.leader_epoch.0).collect()
+    };
+    let back = taken(&state, register(1, 13, 21, true));
+    assert_eq!((led_by(&back, 1), epochs(&back).iter().sum::<i32>()), (1, 1), "its own partition, re-elected");
+    let replaced = taken(&state, register(1, 13, 77, true));
+    assert_eq!(led_by(&replaced, 1), 0);
+    for partition in &replaced.topic("t").unwrap().partitions {
+        assert_eq!(partition.isr.len(), 2);
+        assert!(partition.isr.contains(&partition.leader.unwrap()) && !partition.loss_possible);
+    }
+}
+
+#[test]
+fn brokers_that_cannot_be_are_refused() {
+    let state = small();
+    assert!(matches!(refused(&state, register(5, 10, 20, true)), Refused::DirectoryTaken { .. }));
+    assert_eq!(refused(&state, register(-1, 1, 2, true)), Refused::BrokerNumber(BrokerId(-1)));
+    let mut mute = register(1, 2, 3, true);
+    if let Command::RegisterBroker { addresses, .. } = &mut mute {
+        addresses.clear();
+    }
+    assert_eq!(refused(&state, mute), Refused::NoAddress { broker: BrokerId(1) });
+}
+
+#[test]
+fn a_command_survives_its_bytes_and_others_are_refused() {
+    use crate::{COMMAND_BYTES_MAX, CommandError};
+    for command in [cluster(), register(0, 1, 2, true), topic(1, "a"), transform(1, "x", "t@1", &["a"], &["b"])] {
+        assert_eq!(Command::decode(&command.encode().unwrap()).unwrap(), command);
+    }
+    let check = |bytes: &[u8]| Command::decode(bytes).unwrap_err();
+    assert!(matches!(check(b""), CommandError::Empty));
+    assert!(matches!(check(b"\x02{}"), CommandError::Version { version: 2 }));
+    assert!(matches!(check(b"\x01{}"), CommandError::Malformed(_)));
+    assert!(matches!(check(&vec![1; COMMAND_BYTES_MAX + 1]), CommandError::TooLarge { .. }));
+    let mut huge = module("f@9", 1, &[ModuleKind::Filter]);
+    if let Command::PushModule { declarations, .. } = &mut huge {
+        declarations[0].value = "x".repeat(COMMAND_BYTES_MAX);
+    }
+    assert!(matches!(huge.encode(), Err(CommandError::TooLarge { .. })));
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let id = 1..6u128;
+    let topics = proptest::collection::vec(proptest::sample::select(vec!["a", "b", "c", "d"]), 1..3);
+    let modules = proptest::sample::select(vec!["m@1", "m@2", "p@1"]);
+    let kinds = proptest::collection::vec(
+        proptest::sample::select(vec![ModuleKind::Partitioner, ModuleKind::Filter, ModuleKind::Mapper]),
+        0..3,
+    );
+    prop_oneof![
+        (0..3i32, 1..9u128, 1..5u128, any::<bool>()).prop_map(|(b, i, d, clean)| register(b, i, d, clean)),
+        (id.clone(), 0..4usize, 1..4i32, 1..3i32, any::<bool>()).prop_map(|(id, n, partitions, factor, fsync)| {
+            let durability = if fsync { "fsync" } else { "replicated" };
+            topic_with(id, ["a", "b", "c", "d"][n], partitions, factor, &[("millstream.durability", durability)])
+        }),
+        id.clone().prop_map(|id| Command::DeleteTopic { id: TopicId(uuid(id)) }),
+        (modules.clone(), 0..3u8, kinds).prop_map(|(name, byte, kinds)| module(name, byte, &kinds)),
+        modules.clone().prop_map(|name| Command::DeleteModule { module: name.parse().unwrap() }),
+        (id.clone(), 0..4usize, modules.clone()).prop_map(|(id, n, m)| view(
+            id,
+            ["a", "b", "v", "w"][n],
+            ["a", "b", "c", "d"][n],
+            &[m]
+        )),
+        id.clone().prop_map(|id| Command::DeleteView { id: ViewId(uuid(id)) }),
+        (id.clone(), modules, topics.clone(), topics).prop_map(|(id, m, inputs, outputs)| transform(
+            id,
+            &format!("t{id}"),
+            m,
+            &inputs,
+            &outputs
+        )),
+        id.prop_map(|id| Command::DeleteTransform { id: TransformId(uuid(id)) }),
+    ]
+}
+
+/// What holds of every state, however it came to be.
+fn check_whole(state: &State) {
+    let names = state.topics_by_name().count() + state.views_by_name().count();
+    assert_eq!(names, state.names.len());
+    assert_eq!(names, state.topics.len() + state.views.len());
+    for topic in state.topics.values() {
+        assert_eq!(state.topic(topic.name.as_str()).unwrap().id, topic.id);
+        for partition in &topic.partitions {
+            assert!(partition.isr.iter().all(|broker| partition.replicas.contains(broker)));
+            assert!(partition.leader.is_none_or(|leader| partition.isr.contains(&leader)), "{partition:?}");
+            assert!(partition.leader.is_some() || partition.isr.is_empty(), "{partition:?}");
+        }
+    }
+    for view in state.views.values() {
+        assert!(state.topics.contains_key(&view.topic));
+        assert!(view.chain.iter().all(|module| state.modules.contains_key(module)));
+    }
+    for transform in state.transforms.values() {
+        assert!(transform.inputs.iter().chain(&transform.outputs).all(|topic| state.topics.contains_key(topic)));
+        assert!(state.modules.contains_key(&transform.module));
+    }
+}
+
+proptest! {
+    /// The same commands give the same state and digest, through bytes too; references hold; refusals change nothing;
+    /// leader epochs never go back.
+    #[test]
+    fn applying_is_deterministic_and_keeps_the_state_whole(commands in proptest::collection::vec(any_command(), 0..60)) {
+        let (mut one, mut two) = (State::default(), State::default());
+        for (index, command) in (1..).zip(commands) {
+            let before = one.clone();
+            let outcome = apply(&mut one, index, command.clone());
+            let again = apply(&mut two, index, Command::decode(&command.encode().unwrap()).unwrap());
+            prop_assert_eq!(&outcome, &again);
+            if outcome.is_err() {
+                prop_assert_eq!(&one, &before);
+            }
+            check_whole(&one);
+            for (id, topic) in &before.topics {
+                for (old, new) in topic.partitions.iter().zip(one.topics.get(id).iter().flat_map(|topic| &topic.partitions)) {
+                    prop_assert!(new.leader_epoch >= old.leader_epoch);
+                    prop_assert!(new.leader == old.leader || new.leader_epoch > old.leader_epoch);
+                }
+            }
+        }
+        prop_assert_eq!(digest(&one), digest(&two));
+        let read: State = serde_json::from_slice(&serde_json::to_vec(&one).unwrap()).unwrap();
+        prop_assert_eq!(digest(&read), digest(&one));
+        prop_assert_eq!(read, one);
+    }
+}

@@ -1,0 +1,171 @@
+//! The group's state machine: applies what is committed, publishes the state, makes and takes snapshots.
+
+use std::{io, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::{
+    OptionalSend, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+    type_config::alias::SnapshotOf,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::{
+    Answer, LogId, Payload, Proposal, SnapshotMeta, StoredMembership, Types, place,
+    store::{SNAPSHOT, Store},
+};
+use crate::{
+    apply::{Outcome, apply},
+    command::Command,
+    disk::FileError,
+    state::State,
+};
+
+/// The state with the place in the log that it is of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Applied {
+    pub(crate) state: Arc<State>,
+    pub(crate) id: Option<LogId>,
+}
+
+/// A snapshot's body: JSON in a checked file.
+#[derive(Serialize, Deserialize)]
+struct SnapshotBody {
+    meta: SnapshotMeta,
+    state: Arc<State>,
+}
+
+/// The state machine.
+pub(crate) struct Machine {
+    store: Store,
+    applied: Applied,
+    membership: StoredMembership,
+    published: watch::Sender<Applied>,
+}
+
+impl Machine {
+    /// The state machine as of the last snapshot, or empty. openraft applies what is committed behind it.
+    pub(crate) async fn open(dir: &Path, store: Store, published: watch::Sender<Applied>) -> Result<Self, FileError> {
+        let path = dir.join(SNAPSHOT);
+        let mut machine =
+            Self { store, applied: Applied::default(), membership: StoredMembership::default(), published };
+        if let Some(body) = machine.store.read_snapshot().await? {
+            let SnapshotBody { meta, state } =
+                decode(&body).map_err(|error| FileError::damaged(&path, format!("it cannot be read: {error}")))?;
+            machine.take(meta, state);
+        }
+        // What was purged is nowhere else.
+        let applied = machine.applied.id.as_ref().map(place);
+        if let Some(purged) = machine.store.purged()
+            && applied.is_none_or(|applied| applied.index < purged.index)
+        {
+            let what = format!("it is missing or old, and the log begins behind entry {}", purged.index);
+            return Err(FileError::damaged(&path, what));
+        }
+        Ok(machine)
+    }
+
+    fn take(&mut self, meta: SnapshotMeta, state: Arc<State>) {
+        self.applied = Applied { state, id: meta.last_log_id };
+        self.membership = meta.last_membership;
+        self.published.send_replace(self.applied.clone());
+    }
+
+    fn apply_one(&mut self, index: u64, payload: Payload, id: LogId) -> io::Result<Answer> {
+        Ok(match payload {
+            Payload::Blank => Answer(Ok(Outcome::Done)),
+            Payload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership);
+                Answer(Ok(Outcome::Done))
+            }
+            Payload::Normal(Proposal(bytes)) => {
+                let command = Command::decode(&bytes).map_err(|error| {
+                    let text = format!("entry {index} of the agreed log: {error}");
+                    self.store.fail(text.clone());
+                    io::Error::new(io::ErrorKind::InvalidData, text)
+                })?;
+                // Copies the state if it is published; entries are behind pointers.
+                Answer(apply(Arc::make_mut(&mut self.applied.state), index, command))
+            }
+        })
+    }
+}
+
+fn decode(body: &[u8]) -> serde_json::Result<SnapshotBody> {
+    serde_json::from_slice(body)
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied.id, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+    {
+        let mut answers = Vec::new();
+        let mut result = Ok(());
+        while let Some(next) = entries.next().await {
+            let answered = next.and_then(|(entry, responder)| {
+                let answer = self.apply_one(entry.log_id.index, entry.payload, entry.log_id)?;
+                self.applied.id = Some(entry.log_id);
+                answers.extend(responder.map(|responder| (responder, answer)));
+                Ok(())
+            });
+            if let Err(error) = answered {
+                result = Err(error);
+                break;
+            }
+        }
+        // Published first: whoever is answered sees what was answered.
+        self.published.send_replace(self.applied.clone());
+        for (responder, answer) in answers {
+            responder.send(answer);
+        }
+        result
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { store: self.store.clone(), applied: self.applied.clone(), membership: self.membership.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
+        let body = decode(&snapshot)?;
+        self.store.write_snapshot(snapshot).await?;
+        self.take(SnapshotMeta { last_log_id: meta.last_log_id, ..body.meta }, body.state);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Types, Bytes>>> {
+        let Some(body) = self.store.read_snapshot().await? else { return Ok(None) };
+        let body = Bytes::from(body);
+        let SnapshotBody { meta, .. } = decode(&body)?;
+        Ok(Some(openraft::Snapshot { meta, snapshot: body }))
+    }
+}
+
+/// Makes one snapshot, of the state as it was when it was asked for.
+pub(crate) struct Builder {
+    store: Store,
+    applied: Applied,
+    membership: StoredMembership,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Types, Bytes>> {
+        let meta = SnapshotMeta { last_log_id: self.applied.id, last_membership: self.membership.clone() };
+        let body = SnapshotBody { meta: meta.clone(), state: self.applied.state.clone() };
+        let bytes = Bytes::from(serde_json::to_vec(&body)?);
+        // Durable before it is reported, and so before anything that it replaces is purged.
+        self.store.write_snapshot(bytes.clone()).await?;
+        Ok(openraft::Snapshot { meta, snapshot: bytes })
+    }
+}
