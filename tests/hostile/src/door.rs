@@ -38,9 +38,12 @@ pub fn send(door: SocketAddr, bytes: &[u8], patience: Duration) -> std::io::Resu
 pub fn send_and_end(door: SocketAddr, bytes: &[u8], patience: Duration) -> std::io::Result<Outcome> {
     let mut stream = TcpStream::connect(door)?;
     stream.set_read_timeout(Some(patience))?;
-    stream.write_all(bytes)?;
-    stream.shutdown(Shutdown::Write)?;
-    Ok(receive(&mut stream))
+    stream.set_write_timeout(Some(patience))?;
+    // The broker may have closed after the first bytes already.
+    match stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write)) {
+        Err(error) if is_silence(&error) => Ok(Outcome::Silence),
+        _ => Ok(receive(&mut stream)),
+    }
 }
 
 fn receive(stream: &mut TcpStream) -> Outcome {

@@ -7,4 +7,5 @@ pub mod guests;
 pub mod message;
 pub mod peers;
 pub mod rules;
+pub mod sdk;
 pub mod tree;

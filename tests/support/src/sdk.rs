@@ -1,0 +1,136 @@
+//! Our own client, driven from plain tests: sending and reading whole lists of messages over QUIC.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use millstream_client::{
+    Client, ClientOptions, ConsumedRecord, ConsumerOptions, Header, Producer, ProducerOptions, ProducerRecord, Security,
+};
+use millstream_model::{PartitionId, TimestampMs};
+
+use crate::{
+    broker::Broker,
+    message::{Message, Placed},
+};
+
+/// How long a whole list may take before the test counts as hung.
+const WHOLE_MAX: Duration = Duration::from_secs(180);
+
+/// A connected client with a producer.
+#[derive(Debug)]
+pub struct Sdk {
+    client: Client,
+    producer: Producer,
+}
+
+impl Sdk {
+    /// Connects to a broker, believing the CA in the profile that it wrote.
+    ///
+    /// # Errors
+    /// When the broker is not reached.
+    pub async fn connect(broker: &Broker) -> anyhow::Result<Self> {
+        let options = ClientOptions {
+            brokers: vec![broker.address().to_string()],
+            security: Security::ProfileFile(broker.profile()),
+            client_id: "test".into(),
+            ..ClientOptions::default()
+        };
+        let client = Client::connect(options).await?;
+        let producer =
+            client.producer(ProducerOptions { linger: Duration::from_millis(1), ..ProducerOptions::default() });
+        Ok(Self { client, producer })
+    }
+
+    /// Sends one message and waits for its acknowledgement by all replicas; returns its partition and offset.
+    ///
+    /// # Errors
+    /// When it is refused, or nothing is known of its fate.
+    pub async fn send(&self, topic: &str, message: &Message) -> anyhow::Result<(i32, i64)> {
+        let delivered = self.producer.produce(record(topic, message)).await?;
+        Ok((delivered.partition.0, delivered.offset.context("acknowledged without an offset")?.0))
+    }
+
+    /// Sends messages, pipelined, and waits for all acknowledgements; returns partition and offset of each.
+    ///
+    /// # Errors
+    /// As [`Sdk::send`].
+    pub async fn send_all(&self, topic: &str, messages: &[Message]) -> anyhow::Result<Vec<(i32, i64)>> {
+        let mut under_way = Vec::with_capacity(messages.len());
+        for message in messages {
+            under_way.push(self.producer.send(record(topic, message)).await?);
+        }
+        let mut places = Vec::with_capacity(messages.len());
+        for delivery in under_way {
+            let delivered = delivery.await?;
+            places.push((delivered.partition.0, delivered.offset.context("acknowledged without an offset")?.0));
+        }
+        Ok(places)
+    }
+
+    /// Reads a topic or a view from its beginning to where its end is now.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a header's name is no text.
+    pub async fn read_all(&self, name: &str) -> anyhow::Result<Vec<Placed>> {
+        let options = ConsumerOptions { until_end: true, ..ConsumerOptions::default() };
+        let mut consumer = self.client.consumer(name, options).await?;
+        let mut read = Vec::new();
+        while let Some(record) = consumer.next().await? {
+            read.push(placed(record)?);
+        }
+        Ok(read)
+    }
+}
+
+/// [`Sdk::send_all`] for a test without a runtime of its own.
+///
+/// # Errors
+/// As [`Sdk::send_all`], or when it takes longer than three minutes.
+pub fn produce(broker: &Broker, topic: &str, messages: &[Message]) -> anyhow::Result<Vec<(i32, i64)>> {
+    whole(async { Sdk::connect(broker).await?.send_all(topic, messages).await })
+}
+
+/// [`Sdk::read_all`] for a test without a runtime of its own.
+///
+/// # Errors
+/// As [`Sdk::read_all`], or when it takes longer than three minutes.
+pub fn consume(broker: &Broker, name: &str) -> anyhow::Result<Vec<Placed>> {
+    whole(async { Sdk::connect(broker).await?.read_all(name).await })
+}
+
+fn whole<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async { tokio::time::timeout(WHOLE_MAX, work).await.context("hung")? })
+}
+
+fn record(topic: &str, message: &Message) -> ProducerRecord {
+    ProducerRecord {
+        topic: topic.to_owned(),
+        partition: Some(PartitionId(message.partition)),
+        key: message.key.clone().map(Into::into),
+        value: message.value.clone().map(Into::into),
+        headers: message
+            .headers
+            .iter()
+            .map(|(name, value)| Header::new(name.clone(), value.clone().map(Into::into)))
+            .collect(),
+        timestamp: Some(TimestampMs(message.timestamp)),
+    }
+}
+
+fn placed(record: ConsumedRecord) -> anyhow::Result<Placed> {
+    let headers = record
+        .headers
+        .into_iter()
+        .map(|header| Ok((String::from_utf8(header.key.to_vec())?, header.value.map(|value| value.to_vec()))));
+    Ok(Placed {
+        offset: record.offset.0,
+        message: Message {
+            partition: record.partition.0,
+            timestamp: record.timestamp.0,
+            key: record.key.map(|key| key.to_vec()),
+            value: record.value.map(|value| value.to_vec()),
+            headers: headers.collect::<anyhow::Result<_>>()?,
+        },
+    })
+}
