@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use millstream_model::{LeaderEpoch, Offset};
+use millstream_record::BatchError;
 
 use crate::LogId;
 
@@ -117,7 +118,10 @@ pub enum OpenLogError {
 pub enum AppendError {
     /// The bytes are not one whole batch of version 2.
     #[error("not a record batch: {0}")]
-    Malformed(&'static str),
+    Malformed(#[from] BatchError),
+    /// No batch was given.
+    #[error("there is no batch to append")]
+    Empty,
     /// More than the journal can take in one piece.
     #[error("a batch of {bytes} bytes; the journal takes at most {max} (journal file size)")]
     TooLarge {
@@ -146,6 +150,9 @@ pub enum AppendError {
         /// The file that could not grow.
         path: PathBuf,
     },
+    /// What is on disk already is not what was written, so nothing can follow it.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
     /// The log is being deleted.
     #[error("the log is being deleted")]
     Deleted,

@@ -1,13 +1,40 @@
-//! One log: append, read and what is asked about it.
+//! One log: append, epochs, and what is asked about it. (Reading is in `read`.)
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use millstream_model::{LeaderEpoch, Offset, TimestampMs};
+use millstream_env::Disk;
+use millstream_model::{Durability, LeaderEpoch, Offset};
+use millstream_record::{BatchError, BatchHeader, PATCH_BYTES, patch};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use crate::{AppendError, LogId, ReadError, Ticket};
+use crate::{
+    AppendError, LogId, LogOptions, StorageFailed, Ticket,
+    bytes_io::failing,
+    frame::{FRAME_HEADER_BYTES, Frame, Kind},
+    journal::{Entry, Journal},
+    segment::Segment,
+    state::{Checkpoint, Part, State},
+    ticket::Resolve,
+};
+
+/// A log without a journal is synced when this much was written since the last time, bytes (or after the interval).
+const UNJOURNALED_BYTES_MAX: u64 = 32 << 20;
 
 /// One open log of a partition. Shared by reference; every method may be called from any thread, and none waits for a sync.
-pub struct PartitionLog {}
+pub struct PartitionLog {
+    id: LogId,
+    dir: PathBuf,
+    durability: Durability,
+    journal: Arc<Journal>,
+    flushed: watch::Sender<Offset>,
+    state: Mutex<State>,
+}
 
 /// What an append was given.
 #[derive(Debug)]
@@ -21,21 +48,29 @@ pub struct Appended {
     pub ticket: Ticket,
 }
 
-/// What was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read {
-    /// Whole batches, one after the other, as they are on disk. The first may begin before the offset asked for. Empty
-    /// when there is nothing below the bound yet.
-    pub batches: Bytes,
-    /// Where to read on.
-    pub next: Offset,
+/// Why a batch was not written.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// How an append becomes durable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Travel {
+    /// Through the journal, which is synced at once.
+    Journal,
+    /// In the segment, which is synced in the background: the ticket does not wait.
+    Background,
 }
 
 impl PartitionLog {
     /// Which log this is.
     #[must_use]
     pub fn id(&self) -> LogId {
-        todo!()
+        self.id
     }
 
     /// Appends one batch: gives it the next offsets, sets its base offset and leader epoch (both lie before its CRC; nothing
@@ -49,8 +84,8 @@ impl PartitionLog {
     ///
     /// # Errors
     /// [`AppendError`]; the log is unchanged.
-    pub fn append(&self, batch: Bytes, leader_epoch: LeaderEpoch) -> Result<Appended, AppendError> {
-        self.append_many(vec![batch], leader_epoch)
+    pub fn append(self: &Arc<Self>, batch: Bytes, leader_epoch: LeaderEpoch) -> Result<Appended, AppendError> {
+        self.append_all(&[batch], leader_epoch)
     }
 
     /// Appends several batches as one step: their offsets follow each other and one ticket stands for all. (A crash before
@@ -58,9 +93,12 @@ impl PartitionLog {
     ///
     /// # Errors
     /// [`AppendError`]; the log is unchanged.
-    pub fn append_many(&self, batches: Vec<Bytes>, leader_epoch: LeaderEpoch) -> Result<Appended, AppendError> {
-        let _ = (batches, leader_epoch);
-        todo!()
+    pub fn append_many(
+        self: &Arc<Self>,
+        batches: Vec<Bytes>,
+        leader_epoch: LeaderEpoch,
+    ) -> Result<Appended, AppendError> {
+        self.append_all(&batches, leader_epoch)
     }
 
     /// Notes that a leader's term begins at the log's end; journaled. The leader calls it before its first append.
@@ -68,76 +106,319 @@ impl PartitionLog {
     ///
     /// # Errors
     /// [`AppendError::StaleEpoch`] and those of a storage that takes no appends.
-    pub fn start_epoch(&self, epoch: LeaderEpoch) -> Result<Ticket, AppendError> {
-        let _ = epoch;
-        todo!()
-    }
-
-    /// Reads whole batches, the one that holds `from` first, up to but not including offset `end` (the high watermark for
-    /// consumers), about `bytes_max` bytes of them but always at least one if there is one.
-    ///
-    /// Blocks on the page cache or the disk. A `from` at or past `end`, but not past the log's end, reads nothing.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn read(&self, from: Offset, end: Offset, bytes_max: usize) -> Result<Read, ReadError> {
-        let _ = (from, end, bytes_max);
-        todo!()
+    pub fn start_epoch(self: &Arc<Self>, epoch: LeaderEpoch) -> Result<Ticket, AppendError> {
+        let mut state = self.state.lock();
+        state.check_epoch(epoch)?;
+        let (resolve, ticket) = Ticket::new();
+        let end = state.end;
+        // The current epoch is journaled again, so that this ticket too stands for it.
+        self.enqueue(&mut state, [self.mutation(Kind::EpochStart, epoch, end, resolve)])?;
+        state.epochs_changed |= state.epochs.begin(epoch, end);
+        drop(state);
+        self.journal.commit_work.notify_one();
+        Ok(ticket)
     }
 
     /// The first offset that can be read.
     #[must_use]
     pub fn start_offset(&self) -> Offset {
-        todo!()
+        self.state.lock().start
     }
 
     /// The offset that the next record gets.
     #[must_use]
     pub fn end_offset(&self) -> Offset {
-        todo!()
+        self.state.lock().end
     }
 
     /// The end of what is durable on this disk: what the high watermark counts under `fsync`.
     #[must_use]
     pub fn flushed_end(&self) -> Offset {
-        todo!()
+        *self.flushed.borrow()
     }
 
     /// Follows [`PartitionLog::flushed_end`].
     #[must_use]
     pub fn subscribe_flushed(&self) -> watch::Receiver<Offset> {
-        todo!()
-    }
-
-    /// The first record with a timestamp at or after `target`: its offset and its timestamp. None if there is none. Where a
-    /// batch is compressed in a way that cannot be looked into, its base offset and greatest timestamp stand for it.
-    ///
-    /// Scans batch headers; blocks on the disk.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn offset_for_timestamp(&self, target: TimestampMs) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
-        let _ = target;
-        todo!()
+        self.flushed.subscribe()
     }
 
     /// What the log's batches take on disk, bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        todo!()
+        self.state.lock().parts.iter().map(|part| part.len).sum()
     }
 
     /// The newest epoch that has started; none in an empty log that no leader has opened.
     #[must_use]
     pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
-        todo!()
+        self.state.lock().epochs.latest()
     }
 
     /// Where an epoch ends (KIP-279): the greatest epoch at or below the one asked for and the offset at which the next one
     /// starts, or the log's end. None if the log knows no epoch that old.
     #[must_use]
     pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-        let _ = epoch;
-        todo!()
+        let state = self.state.lock();
+        state.epochs.end_of(epoch, state.end)
+    }
+
+    pub(crate) fn new(id: LogId, journal: Arc<Journal>, durability: Durability, state: State, flushed: Offset) -> Self {
+        let dir = journal.options.dir.join(id.path());
+        Self { id, dir, durability, journal, flushed: watch::Sender::new(flushed), state: Mutex::new(state) }
+    }
+
+    /// A log that holds nothing. Its directory must be made before the first append.
+    pub(crate) fn empty(id: LogId, journal: Arc<Journal>, options: LogOptions) -> Self {
+        let dir = journal.options.dir.join(id.path());
+        let segment = Arc::new(Segment::new(journal.disk.clone(), &dir, Offset(0)));
+        let state = State::new(vec![Part { segment, len: 0 }], Offset(0), Offset(0), options.segment_bytes);
+        Self::new(id, journal, options.durability, state, Offset(0))
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.journal.disk
+    }
+
+    pub(crate) fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    pub(crate) fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Notes that all below `end` is durable. Never goes back.
+    pub(crate) fn advance_flushed(&self, end: Offset) {
+        self.flushed.send_if_modified(|flushed| {
+            let ahead = end > *flushed;
+            if ahead {
+                *flushed = end;
+            }
+            ahead
+        });
+    }
+
+    /// Takes no more appends and reads; journals the deletion.
+    pub(crate) fn delete(self: &Arc<Self>) -> Result<Ticket, AppendError> {
+        let mut state = self.state.lock();
+        if state.dropped.is_some() {
+            return Err(AppendError::Deleted);
+        }
+        let (resolve, ticket) = Ticket::new();
+        let (epoch, end) = (state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN), state.end);
+        self.enqueue(&mut state, [self.mutation(Kind::Drop, epoch, end, resolve)])?;
+        drop(state);
+        self.journal.commit_work.notify_one();
+        Ok(ticket)
+    }
+
+    /// Where a batch goes. The one place for `AppendRef`: large batches that are synced in their segment.
+    fn travel(&self) -> Travel {
+        match self.durability {
+            Durability::Fsync => Travel::Journal,
+            Durability::Replicated => Travel::Background,
+        }
+    }
+
+    fn append_all(self: &Arc<Self>, batches: &[Bytes], epoch: LeaderEpoch) -> Result<Appended, AppendError> {
+        let travel = self.travel();
+        let mut journal_bytes = 0;
+        for batch in batches {
+            check(batch, self.journal.batch_bytes_max())?;
+            journal_bytes += FRAME_HEADER_BYTES + batch.len();
+        }
+        let (resolve, ticket) = match travel {
+            Travel::Journal => Some(Ticket::new()),
+            Travel::Background => None,
+        }
+        .unzip();
+        self.journal.admit(if travel == Travel::Journal { journal_bytes } else { 0 })?;
+
+        let mut state = self.state.lock();
+        state.check_epoch(epoch)?;
+        state.active_index()?;
+        let before = state.checkpoint();
+        let base = state.end;
+        let mut entries = Vec::with_capacity(batches.len());
+        for batch in batches {
+            match self.write(&mut state, batch, epoch) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => return Err(self.refuse(&mut state, &before, error)),
+            }
+        }
+        let last = entries.last_mut().ok_or(AppendError::Empty)?;
+        last.resolve = resolve;
+        match travel {
+            Travel::Journal => {
+                let queued = self.enqueue(&mut state, entries);
+                if let Err(error) = queued {
+                    // Closed or failed since it was asked.
+                    return Err(match state.undo(&before) {
+                        Ok(()) => error,
+                        Err(source) => self.fail("cut", source).into(),
+                    });
+                }
+            }
+            Travel::Background => self.list(&mut state),
+        }
+        state.epochs_changed |= state.epochs.begin(epoch, base);
+        let last_offset = Offset(state.end.0 - 1);
+        assert!(last_offset >= base, "an append took no offset");
+        drop(state);
+        if travel == Travel::Journal {
+            self.journal.commit_work.notify_one();
+        }
+        Ok(Appended { base_offset: base, last_offset, ticket: ticket.unwrap_or_else(Ticket::done) })
+    }
+
+    /// Writes one batch to its segment, patched, and makes the frame for it.
+    fn write(self: &Arc<Self>, state: &mut State, batch: &Bytes, epoch: LeaderEpoch) -> Result<Entry, WriteError> {
+        let mut prefix = [0; PATCH_BYTES];
+        prefix.copy_from_slice(&batch[..PATCH_BYTES]);
+        patch(&mut prefix, state.end, epoch)?;
+        let mut header = BatchHeader::parse(batch)?;
+        header.base_offset = state.end;
+        let body = batch.slice(PATCH_BYTES..);
+        state.write(&header, &prefix, &body, |base| self.segment(base))?;
+        let frame = Frame {
+            lsn: 0,
+            kind: Kind::Append,
+            log: self.id,
+            leader_epoch: epoch,
+            base_offset: header.base_offset,
+            end_offset: header.end_offset(),
+            // `check` has bounded it.
+            payload_bytes: u32::try_from(batch.len()).unwrap_or(u32::MAX),
+            payload_crc: header.crc,
+        };
+        Ok(Entry { frame, prefix, prefix_bytes: PATCH_BYTES, body, log: self.clone(), resolve: None })
+    }
+
+    pub(crate) fn segment(&self, base: Offset) -> Segment {
+        Segment::new(self.journal.disk.clone(), &self.dir, base)
+    }
+
+    /// Undoes an append whose write failed, and says why.
+    fn refuse(&self, state: &mut State, before: &Checkpoint, error: WriteError) -> AppendError {
+        let path = state.active().segment.path.clone();
+        let undone = state.undo(before);
+        match (error, undone) {
+            (_, Err(error)) => self.fail("cut", error).into(),
+            (WriteError::Batch(error), Ok(())) => error.into(),
+            (WriteError::Io(error), Ok(())) => match error.kind() {
+                // Refused cleanly: by the disk, a quota, or a limit on the file's size.
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                    AppendError::StorageFull { path }
+                }
+                _ => self.fail("write", error).into(),
+            },
+        }
+    }
+
+    fn fail(&self, action: &'static str, error: io::Error) -> StorageFailed {
+        let failure = failing(action, &self.dir)(error);
+        self.journal.fail(failure.clone());
+        failure
+    }
+
+    /// Queues frames of this log and pins the journal from the first of them on. Called under the log's
+    /// lock, so that its frames are in the order of its offsets.
+    fn enqueue(
+        self: &Arc<Self>,
+        state: &mut State,
+        entries: impl IntoIterator<Item = Entry>,
+    ) -> Result<(), AppendError> {
+        let mut queue = self.journal.queue();
+        queue.check_open()?;
+        let first = queue.next_lsn;
+        for entry in entries {
+            let kind = entry.frame.kind;
+            let lsn = queue.push(entry);
+            match kind {
+                Kind::Drop => state.dropped = Some(lsn),
+                _ => state.lsn = lsn,
+            }
+        }
+        if state.pin_at(first) {
+            queue.pins.insert(first, self.clone());
+        }
+        Ok(())
+    }
+
+    /// A frame without a payload.
+    fn mutation(self: &Arc<Self>, kind: Kind, leader_epoch: LeaderEpoch, end: Offset, resolve: Resolve) -> Entry {
+        Entry {
+            frame: Frame {
+                lsn: 0,
+                kind,
+                log: self.id,
+                leader_epoch,
+                base_offset: end,
+                end_offset: end,
+                payload_bytes: 0,
+                payload_crc: 0,
+            },
+            prefix: [0; PATCH_BYTES],
+            prefix_bytes: 0,
+            body: Bytes::new(),
+            log: self.clone(),
+            resolve: Some(resolve),
+        }
+    }
+
+    /// Has the background sync a log that has no journal.
+    fn list(self: &Arc<Self>, state: &mut State) {
+        let urgent = state.unsynced_bytes >= UNJOURNALED_BYTES_MAX;
+        if state.listed && !urgent {
+            return;
+        }
+        let mut queue = self.journal.queue();
+        if !std::mem::replace(&mut state.listed, true) {
+            queue.unjournaled.push(self.clone());
+        }
+        if urgent && !std::mem::replace(&mut queue.sync_unjournaled, true) {
+            self.journal.sync_work.notify_one();
+        }
+    }
+}
+
+impl std::fmt::Debug for PartitionLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PartitionLog({})", self.id)
+    }
+}
+
+impl State {
+    /// Whether the log takes appends in that epoch.
+    fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), AppendError> {
+        if self.dropped.is_some() {
+            return Err(AppendError::Deleted);
+        }
+        match self.epochs.latest() {
+            Some(current) if epoch < current => Err(AppendError::StaleEpoch { epoch, current }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks that `batch` is exactly one batch, as far as its header shows, and fits the journal.
+fn check(batch: &Bytes, bytes_max: usize) -> Result<(), AppendError> {
+    let header = BatchHeader::parse(batch)?;
+    if batch.len() > bytes_max {
+        return Err(AppendError::TooLarge { bytes: batch.len(), max: bytes_max });
+    }
+    match (batch.len(), header.batch_bytes()) {
+        (remaining, needed) if remaining < needed => Err(BatchError::Truncated { needed, remaining }.into()),
+        (len, whole) if len > whole => Err(BatchError::Trailing { bytes: len - whole }.into()),
+        _ => Ok(()),
     }
 }

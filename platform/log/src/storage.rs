@@ -1,18 +1,38 @@
 //! The storage: one data directory with its lock, its journal and its logs.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use millstream_env::Env;
+use millstream_env::{DiskLock, Env, Task};
+use millstream_model::Durability;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::{
-    DeleteError, LogId, LogOptions, OpenError, OpenLogError, PartitionLog, Recovered, StorageFailed, StorageOptions,
-    Ticket,
+    AppendError, DeleteError, LogId, LogOptions, OpenError, OpenLogError, PartitionLog, Recovered, StorageFailed,
+    StorageOptions, Ticket, commit, data_dir,
+    journal::{self, Journal},
+    recover, sync,
 };
 
 /// An open data directory. Dropping it without [`Storage::close`] is like a crash that lets the operating system finish
 /// its writes: nothing acknowledged is lost, the next start replays the journal.
-pub struct Storage {}
+pub struct Storage {
+    journal: Arc<Journal>,
+    logs: Mutex<Logs>,
+    tasks: tokio::sync::Mutex<Option<[Task; 2]>>,
+    ticker: Mutex<Option<Task>>,
+    /// Held by the loops too: the directory is free when the last of them has ended.
+    _lock: Arc<dyn DiskLock>,
+}
+
+#[derive(Default)]
+struct Logs {
+    open: HashMap<LogId, Arc<PartitionLog>>,
+    deleted: HashSet<LogId>,
+}
 
 impl Storage {
     /// Opens a data directory, makes it if it is not there, and recovers what it holds: takes the directory's lock, cuts
@@ -21,14 +41,76 @@ impl Storage {
     /// # Errors
     /// [`OpenError`]; the directory is left as recoverable as it was.
     pub fn open(options: StorageOptions, env: Env) -> Result<(Self, Recovered), OpenError> {
-        let _ = (options, env);
-        todo!()
+        journal::check(&options).map_err(OpenError::Options)?;
+        let dir = data_dir::open(&options.dir, &env)?;
+        let lock: Arc<dyn DiskLock> = dir.lock.into();
+        let interval = options.sync_interval;
+        let journal = Arc::new(Journal::new(options, env.disk.clone(), env.rng.clone(), dir.id));
+        let outcome = recover::recover(&journal)?;
+        let recovered = Recovered {
+            directory_id: dir.id,
+            created: dir.created,
+            clean: dir.clean,
+            logs: outcome.logs.len(),
+            replayed_frames: outcome.replayed_frames,
+            replayed_bytes: outcome.replayed_bytes,
+        };
+        let synced_lsn = journal.queue().next_lsn - 1;
+        let commit = {
+            let (journal, lock) = (journal.clone(), lock.clone());
+            let active = outcome.active;
+            env.spawn.dedicated(
+                "log-commit",
+                Box::pin(async move {
+                    commit::run(journal, active, synced_lsn).await;
+                    drop(lock);
+                }),
+            )
+        };
+        let sync = {
+            let (journal, lock) = (journal.clone(), lock.clone());
+            env.spawn.dedicated(
+                "log-sync",
+                Box::pin(async move {
+                    sync::run(journal).await;
+                    drop(lock);
+                }),
+            )
+        };
+        let ticker = {
+            let (journal, clock) = (journal.clone(), env.clock.clone());
+            env.spawn.spawn(
+                "log-sync-ticker",
+                Box::pin(async move {
+                    loop {
+                        clock.sleep(interval).await;
+                        let stopped = {
+                            let mut queue = journal.queue();
+                            queue.sync_unjournaled = true;
+                            queue.is_stopped()
+                        };
+                        if stopped {
+                            return;
+                        }
+                        journal.sync_work.notify_one();
+                    }
+                }),
+            )
+        };
+        let storage = Self {
+            journal,
+            logs: Mutex::new(Logs { open: outcome.logs, deleted: HashSet::new() }),
+            tasks: tokio::sync::Mutex::new(Some([commit, sync])),
+            ticker: Mutex::new(Some(ticker)),
+            _lock: lock,
+        };
+        Ok((storage, recovered))
     }
 
     /// The data directory's identity, made with it.
     #[must_use]
     pub fn directory_id(&self) -> Uuid {
-        todo!()
+        self.journal.directory_id
     }
 
     /// Opens a log, made empty if it does not exist; one that is open already is shared, and takes `segment_bytes` from
@@ -37,14 +119,42 @@ impl Storage {
     /// # Errors
     /// [`OpenLogError`].
     pub fn open_log(&self, id: LogId, options: LogOptions) -> Result<Arc<PartitionLog>, OpenLogError> {
-        let _ = (id, options);
-        todo!()
+        if let Some(failure) = self.journal.failure() {
+            return Err(failure.into());
+        }
+        let mut logs = self.logs.lock();
+        if logs.deleted.contains(&id) {
+            return Err(OpenLogError::Deleted { id });
+        }
+        if let Some(log) = logs.open.get(&id) {
+            return adopt(log, options);
+        }
+        let log = Arc::new(PartitionLog::empty(id, self.journal.clone(), options));
+        let io = |action| {
+            let path = log.dir().to_owned();
+            move |source| OpenLogError::Io { action, path, source }
+        };
+        // Durable with its first records: until then the journal would make it again.
+        self.journal.disk.create_dir_all(log.dir()).map_err(io("make"))?;
+        if options.durability == Durability::Replicated {
+            log.write_first_mark().inspect_err(|failure| self.journal.fail(failure.clone()))?;
+        }
+        logs.open.insert(id, log.clone());
+        Ok(log)
+    }
+
+    /// A log that is there.
+    #[must_use]
+    pub fn log(&self, id: LogId) -> Option<Arc<PartitionLog>> {
+        self.logs.lock().open.get(&id).cloned()
     }
 
     /// The logs that there are, on disk or open, but for those being deleted; sorted.
     #[must_use]
     pub fn logs(&self) -> Vec<LogId> {
-        todo!()
+        let mut ids: Vec<_> = self.logs.lock().open.keys().copied().collect();
+        ids.sort();
+        ids
     }
 
     /// Deletes a log: it takes no more appends or reads from now on, the deletion is durable when the ticket resolves, and
@@ -54,28 +164,75 @@ impl Storage {
     /// # Errors
     /// [`DeleteError`].
     pub fn delete_log(&self, id: LogId) -> Result<Ticket, DeleteError> {
-        let _ = id;
-        todo!()
+        let mut logs = self.logs.lock();
+        let log = logs.open.get(&id).ok_or(DeleteError::Unknown { id })?;
+        let ticket = log.delete().map_err(|error| match error {
+            AppendError::Failed(failure) => DeleteError::Failed(failure),
+            AppendError::Closed => DeleteError::Closed,
+            _ => DeleteError::Unknown { id },
+        })?;
+        logs.open.remove(&id);
+        logs.deleted.insert(id);
+        Ok(ticket)
     }
 
     /// Waits until the journal has room for more. Appenders await it before [`PartitionLog::append`], so that a slow disk
     /// slows them instead of refusing them. Returns at once when the storage has failed or is closed.
-    pub async fn writable(&self) {}
+    pub async fn writable(&self) {
+        self.journal.writable().await;
+    }
 
     /// Resolves when a write or a sync has failed: the process must stop then, with this message. Pending otherwise.
     pub async fn failed(&self) -> StorageFailed {
-        todo!()
+        self.journal.failed().await
     }
 
     /// Commits what is queued, syncs every segment, persists the marks, and leaves a note that nothing is to be replayed.
-    /// Appends are refused from now on. Idempotent.
+    /// Appends are refused from now on. Idempotent; a call that is dropped has begun the closing all the same.
     ///
     /// # Errors
     /// The failure of this close or of an earlier write; the next start recovers.
     pub async fn close(&self) -> Result<(), StorageFailed> {
-        todo!()
+        self.journal.start_closing();
+        self.join().await;
+        self.journal.failure().map_or(Ok(()), Err)
     }
 
     /// Stops the loops where they are, without syncing, and waits for them: what a crash leaves, for tests of recovery.
-    pub async fn abandon(self) {}
+    pub async fn abandon(self) {
+        self.journal.stop();
+        self.join().await;
+    }
+
+    async fn join(&self) {
+        // A second caller waits for the first.
+        let mut tasks = self.tasks.lock().await;
+        for task in tasks.take().into_iter().flatten() {
+            task.join().await;
+        }
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.journal.stop();
+        if let Some(mut ticker) = self.ticker.lock().take() {
+            ticker.abort();
+        }
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Storage({})", self.journal.options.dir.display())
+    }
+}
+
+/// A log that is there already, with the options of whoever opens it again.
+fn adopt(log: &Arc<PartitionLog>, options: LogOptions) -> Result<Arc<PartitionLog>, OpenLogError> {
+    if log.durability() != options.durability {
+        return Err(OpenLogError::Durability { id: log.id() });
+    }
+    log.state().segment_bytes = options.segment_bytes;
+    Ok(log.clone())
 }

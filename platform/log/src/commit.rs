@@ -1,0 +1,193 @@
+//! The commit loop: gathers what is queued, writes it to the journal as one group, syncs, and lets the tickets go.
+
+use std::{collections::VecDeque, io::IoSlice, sync::Arc};
+
+use crate::{
+    CommitError, StorageFailed,
+    bytes_io::failing,
+    frame::{FRAME_HEADER_BYTES, GROUP_ALIGN, Kind, Place, align},
+    journal::{Entry, FullFile, Journal, Work, reject},
+    journal_file::{FILE_HEADER_BYTES, ReadyFile},
+};
+
+const ZEROS: [u8; GROUP_ALIGN as usize] = [0; GROUP_ALIGN as usize];
+
+/// The loop's own state.
+struct Committer {
+    journal: Arc<Journal>,
+    active: ReadyFile,
+    /// Where the next group goes.
+    at: u64,
+    /// The last frame that is durable.
+    synced_lsn: u64,
+    /// The frame headers of a group; kept for its memory.
+    heads: Vec<[u8; FRAME_HEADER_BYTES]>,
+}
+
+/// Runs until the journal is closed, stopped or failed.
+///
+/// A group is whatever was queued while the one before was being synced, up to `group_bytes_max`: nobody waits for a timer,
+/// and the slower the disk, the larger the groups.
+pub(crate) async fn run(journal: Arc<Journal>, active: ReadyFile, synced_lsn: u64) {
+    let mut pending = VecDeque::new();
+    let mut committer =
+        Committer { journal: journal.clone(), active, at: FILE_HEADER_BYTES, synced_lsn, heads: Vec::new() };
+    loop {
+        match journal.take_entries(&mut pending) {
+            Work::Entries => {
+                if let Err(failure) = committer.commit_all(&mut pending).await {
+                    let error = failure.map_or(CommitError::Stopped, |failure| {
+                        journal.fail(failure.clone());
+                        CommitError::Failed(failure)
+                    });
+                    reject(pending, &error);
+                    return;
+                }
+            }
+            Work::Nothing => journal.commit_work.notified().await,
+            Work::Drained => {
+                // And nothing is pending here: what is left is the sync loop's.
+                journal.queue().drained = true;
+                return journal.sync_work.notify_one();
+            }
+            Work::Stop => return,
+        }
+    }
+}
+
+impl Committer {
+    /// Commits all that is pending, group by group. Fails with none when the journal was stopped on the way.
+    async fn commit_all(&mut self, pending: &mut VecDeque<Entry>) -> Result<(), Option<StorageFailed>> {
+        while !pending.is_empty() {
+            let count = self.group(pending);
+            if count == 0 {
+                self.next_file().await?;
+                continue;
+            }
+            let group: Vec<Entry> = pending.drain(..count).collect();
+            if let Err(failure) = self.write(&group) {
+                // First the storage, then its tickets: who sees one fail finds the other failed.
+                self.journal.fail(failure.clone());
+                reject(group, &CommitError::Failed(failure.clone()));
+                return Err(Some(failure));
+            }
+            self.resolve(group);
+            // What was queued meanwhile joins the next group.
+            if let Work::Stop = self.journal.take_entries(pending) {
+                return Err(None);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of the pending entries make the next group; none if the first one does not fit the file.
+    fn group(&self, pending: &VecDeque<Entry>) -> usize {
+        let room = self.active.header.file_bytes - self.at;
+        let mut bytes = 0;
+        let mut count = 0;
+        for entry in pending {
+            bytes += entry.bytes();
+            if bytes as u64 > room || (count > 0 && bytes > self.journal.options.group_bytes_max) {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+
+    /// Writes and syncs one group.
+    fn write(&mut self, group: &[Entry]) -> Result<(), StorageFailed> {
+        let place = Place { nonce: self.active.header.nonce, synced_lsn: self.synced_lsn };
+        self.heads.clear();
+        self.heads.extend(group.iter().map(|entry| entry.frame.encode(place)));
+        let mut parts = Vec::with_capacity(3 * group.len() + 1);
+        let mut bytes = 0;
+        for (entry, head) in group.iter().zip(&self.heads) {
+            parts.push(IoSlice::new(head));
+            if entry.prefix_bytes > 0 {
+                parts.push(IoSlice::new(&entry.prefix[..entry.prefix_bytes]));
+                parts.push(IoSlice::new(&entry.body));
+            }
+            bytes += entry.bytes() as u64;
+        }
+        let end = align(self.at + bytes);
+        let padding = (end - self.at - bytes) as usize;
+        if padding > 0 {
+            parts.push(IoSlice::new(&ZEROS[..padding]));
+        }
+        assert!(end <= self.active.header.file_bytes, "a group outgrew its journal file");
+        self.active.file.write_at(&parts, self.at).map_err(failing("write", &self.active.path))?;
+        self.active.file.sync_data().map_err(failing("sync", &self.active.path))?;
+        self.at = end;
+        if let Some(last) = group.last() {
+            assert!(last.frame.lsn == self.synced_lsn + group.len() as u64, "journal frames are not dense");
+            self.synced_lsn = last.frame.lsn;
+        }
+        Ok(())
+    }
+
+    /// Tells everybody concerned that a group is durable.
+    fn resolve(&self, group: Vec<Entry>) {
+        let bytes: usize = group.iter().map(Entry::bytes).sum();
+        let mut dropped = false;
+        for (at, entry) in group.iter().enumerate() {
+            // Once per log where its frames follow each other.
+            if group.get(at + 1).is_none_or(|next| !Arc::ptr_eq(&next.log, &entry.log)) {
+                entry.log.advance_flushed(entry.frame.end_offset);
+            }
+            dropped |= entry.frame.kind == Kind::Drop;
+        }
+        {
+            let mut queue = self.journal.queue();
+            queue.bytes -= bytes;
+            if dropped {
+                let drops = group.iter().filter(|entry| entry.frame.kind == Kind::Drop);
+                queue.dropped.extend(drops.map(|entry| entry.log.clone()));
+            }
+        }
+        let half = self.journal.options.journal_file_bytes / 2;
+        let crossed = {
+            let mut ring = self.journal.ring();
+            let crossed = ring.active_bytes < half && self.at >= half;
+            ring.active_bytes = self.at;
+            ring.committed_lsn = self.synced_lsn;
+            crossed
+        };
+        if dropped || crossed {
+            self.journal.sync_work.notify_one();
+        }
+        for mut entry in group {
+            if let Some(resolve) = entry.resolve.take() {
+                // Nobody may be waiting any more.
+                let _ = resolve.send(Ok(()));
+            }
+        }
+        self.journal.announce_room();
+    }
+
+    /// Goes on to the next file. The sync loop has it ready, as a rule; else this waits until one was recycled.
+    async fn next_file(&mut self) -> Result<(), Option<StorageFailed>> {
+        loop {
+            {
+                let mut ring = self.journal.ring();
+                if let Some(next) = ring.ready.take() {
+                    let last = std::mem::replace(&mut self.active, next);
+                    self.at = FILE_HEADER_BYTES;
+                    let sequence = last.header.sequence;
+                    ring.full.push_back(FullFile { path: last.path, sequence, last_lsn: self.synced_lsn });
+                    ring.active_bytes = self.at;
+                    ring.starved = false;
+                    drop(ring);
+                    self.journal.sync_work.notify_one();
+                    return Ok(());
+                }
+                ring.starved = true;
+            }
+            self.journal.sync_work.notify_one();
+            self.journal.commit_work.notified().await;
+            if self.journal.queue().is_stopped() {
+                return Err(None);
+            }
+        }
+    }
+}

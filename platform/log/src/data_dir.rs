@@ -1,0 +1,113 @@
+//! The data directory as a whole: its lock, its format and identity, and whether it was left in order.
+//!
+//! ```text
+//! FORMAT, text, never changed once written:
+//!   millstream data directory
+//!   format 1
+//!   id 01234567-89ab-4cde-8f01-23456789abcd
+//! ```
+
+use std::path::Path;
+
+use millstream_env::{Disk, DiskLock, Env};
+use uuid::Uuid;
+
+use crate::{
+    OpenError,
+    bytes_io::{read_file, replace_file},
+};
+
+/// The newest format of data directories.
+pub(crate) const FORMAT: u32 = 1;
+/// The file that says that nothing has to be replayed.
+pub(crate) const CLEAN: &str = "CLEAN";
+
+const FORMAT_FILE: &str = "FORMAT";
+const LOCK_FILE: &str = "LOCK";
+const TITLE: &str = "millstream data directory";
+/// A file that claims to be ours and is longer is not.
+const FORMAT_BYTES_MAX: u64 = 4096;
+
+/// A locked data directory.
+pub(crate) struct DataDir {
+    pub(crate) lock: Box<dyn DiskLock>,
+    pub(crate) id: Uuid,
+    pub(crate) created: bool,
+    /// The last run has closed it.
+    pub(crate) clean: bool,
+}
+
+/// Locks a data directory, makes it where it is missing, and reads what it says of itself.
+pub(crate) fn open(dir: &Path, env: &Env) -> Result<DataDir, OpenError> {
+    let disk = &*env.disk;
+    disk.create_dir_all(dir).map_err(io("make", dir))?;
+    let lock_path = dir.join(LOCK_FILE);
+    let lock = disk.lock(&lock_path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => OpenError::Locked { path: dir.to_owned() },
+        _ => OpenError::Io { action: "lock", path: lock_path.clone(), source },
+    })?;
+    let path = dir.join(FORMAT_FILE);
+    let text = read_file(disk, &path, FORMAT_BYTES_MAX).map_err(io("read", &path))?;
+    let (id, created) = match text {
+        Some(text) => (parse(&path, &text)?, false),
+        None => (create(dir, &path, env)?, true),
+    };
+    let clean_path = dir.join(CLEAN);
+    let clean = disk.exists(&clean_path).map_err(io("look for", &clean_path))?;
+    if clean {
+        disk.remove_file(&clean_path).map_err(io("remove", &clean_path))?;
+        // Before anything is appended.
+        disk.sync_dir(dir).map_err(io("sync", dir))?;
+    }
+    Ok(DataDir { lock, id, created, clean })
+}
+
+fn create(dir: &Path, path: &Path, env: &Env) -> Result<Uuid, OpenError> {
+    let disk = &*env.disk;
+    for name in ["journal", "logs"] {
+        if disk.exists(&dir.join(name)).map_err(io("look for", &dir.join(name)))? {
+            return Err(OpenError::NotOurs {
+                path: dir.to_owned(),
+                reason: "it has journal/ or logs/, but no FORMAT file",
+            });
+        }
+    }
+    let id = uuid::Builder::from_random_bytes(env.rng.next_u128().to_be_bytes()).into_uuid();
+    let text = format!("{TITLE}\nformat {FORMAT}\nid {id}\n");
+    replace_file(disk, path, &[text.as_bytes()], true).map_err(io("write", path))?;
+    disk.sync_dir(dir).map_err(io("sync", dir))?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        disk.sync_dir(parent).map_err(io("sync", parent))?;
+    }
+    Ok(id)
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<Uuid, OpenError> {
+    let damaged = || OpenError::Damaged { path: path.to_owned(), reason: "it does not say what it must".into() };
+    let text = std::str::from_utf8(text).map_err(|_| damaged())?;
+    let mut lines = text.lines();
+    if lines.next() != Some(TITLE) {
+        return Err(damaged());
+    }
+    let format = lines.next().and_then(|line| line.strip_prefix("format ")).and_then(|format| format.parse().ok());
+    match format {
+        Some(FORMAT) => {}
+        Some(found) if found > FORMAT => return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT }),
+        _ => return Err(damaged()),
+    }
+    lines.next().and_then(|line| line.strip_prefix("id ")).and_then(|id| id.parse().ok()).ok_or_else(damaged)
+}
+
+/// Puts what was being done into an I/O error.
+pub(crate) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> OpenError + 'a {
+    move |source| OpenError::Io { action, path: path.to_owned(), source }
+}
+
+/// The paths in a directory; none if there is no such directory.
+pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<std::path::PathBuf>, OpenError> {
+    match disk.read_dir(dir) {
+        Ok(paths) => Ok(paths),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(io("list", dir)(error)),
+    }
+}

@@ -1,0 +1,369 @@
+//! The journal's shared side: the queue that appenders fill, what pins which part of the journal, and how a failure spreads.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use millstream_env::{Disk, Rng};
+use millstream_record::PATCH_BYTES;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+use crate::{
+    AppendError, CommitError, PartitionLog, StorageFailed, StorageOptions,
+    frame::{FRAME_HEADER_BYTES, Frame, GROUP_ALIGN},
+    journal_file::{FILE_HEADER_BYTES, ReadyFile},
+    ticket::Resolve,
+};
+
+/// What waits to be written as one frame.
+pub(crate) struct Entry {
+    pub(crate) frame: Frame,
+    /// The payload's first bytes as patched, and how many of them count.
+    pub(crate) prefix: [u8; PATCH_BYTES],
+    pub(crate) prefix_bytes: usize,
+    /// The rest of the payload: the producer's own bytes.
+    pub(crate) body: Bytes,
+    pub(crate) log: Arc<PartitionLog>,
+    /// Who waits for this frame, if anybody.
+    pub(crate) resolve: Option<Resolve>,
+}
+
+impl Entry {
+    /// Bytes that the frame takes in the journal.
+    pub(crate) fn bytes(&self) -> usize {
+        FRAME_HEADER_BYTES + self.prefix_bytes + self.body.len()
+    }
+}
+
+/// Whether appends are taken.
+enum Phase {
+    Open,
+    /// What is queued is still committed.
+    Closing,
+    /// Abandoned or closed: the loops end where they are.
+    Stopped,
+    Failed(StorageFailed),
+}
+
+/// What the commit loop finds when it looks.
+pub(crate) enum Work {
+    Entries,
+    Nothing,
+    /// Nothing, and nothing more will come.
+    Drained,
+    Stop,
+}
+
+/// Behind the queue's lock.
+pub(crate) struct Queue {
+    phase: Phase,
+    entries: VecDeque<Entry>,
+    /// Bytes of frames that are queued or being written.
+    pub(crate) bytes: usize,
+    /// The next frame's number.
+    pub(crate) next_lsn: u64,
+    /// Logs with frames that their segments do not durably hold, by the first such frame: they pin the journal from it on.
+    pub(crate) pins: BTreeMap<u64, Arc<PartitionLog>>,
+    /// Logs without a journal that have data to sync.
+    pub(crate) unjournaled: Vec<Arc<PartitionLog>>,
+    /// Deleted logs whose deletion is durable: their files can go.
+    pub(crate) dropped: Vec<Arc<PartitionLog>>,
+    /// The sync loop is asked to sync `unjournaled` now.
+    pub(crate) sync_unjournaled: bool,
+    /// The commit loop has ended in order.
+    pub(crate) drained: bool,
+}
+
+/// A file that takes no more frames.
+pub(crate) struct FullFile {
+    pub(crate) path: PathBuf,
+    pub(crate) sequence: u64,
+    pub(crate) last_lsn: u64,
+}
+
+/// The journal files beside the one that is being written.
+#[derive(Default)]
+pub(crate) struct Ring {
+    /// Oldest first.
+    pub(crate) full: VecDeque<FullFile>,
+    /// The next to be written.
+    pub(crate) ready: Option<ReadyFile>,
+    /// Recycled files.
+    pub(crate) spares: Vec<PathBuf>,
+    /// The number of the next use.
+    pub(crate) next_sequence: u64,
+    /// All files: full, ready, spare and the one being written.
+    pub(crate) files: u64,
+    /// How far the file being written is, bytes.
+    pub(crate) active_bytes: u64,
+    /// The last frame that is durable. Later ones may be queued already.
+    pub(crate) committed_lsn: u64,
+    /// The commit loop waits for a file.
+    pub(crate) starved: bool,
+    /// No room for another file, when last tried.
+    pub(crate) no_space: bool,
+}
+
+/// The journal as the logs and both loops share it.
+pub(crate) struct Journal {
+    pub(crate) options: StorageOptions,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) rng: Arc<dyn Rng>,
+    pub(crate) directory_id: Uuid,
+    queue: Mutex<Queue>,
+    ring: Mutex<Ring>,
+    /// For the commit loop: entries, a file, or the end.
+    pub(crate) commit_work: Notify,
+    /// For the sync loop.
+    pub(crate) sync_work: Notify,
+    /// For appenders: there may be room.
+    room: Notify,
+    failed: watch::Sender<Option<StorageFailed>>,
+}
+
+impl Journal {
+    pub(crate) fn new(options: StorageOptions, disk: Arc<dyn Disk>, rng: Arc<dyn Rng>, directory_id: Uuid) -> Self {
+        Self {
+            options,
+            disk,
+            rng,
+            directory_id,
+            queue: Mutex::new(Queue {
+                phase: Phase::Open,
+                entries: VecDeque::new(),
+                bytes: 0,
+                next_lsn: 1,
+                pins: BTreeMap::new(),
+                unjournaled: Vec::new(),
+                dropped: Vec::new(),
+                sync_unjournaled: false,
+                drained: false,
+            }),
+            ring: Mutex::default(),
+            commit_work: Notify::new(),
+            sync_work: Notify::new(),
+            room: Notify::new(),
+            failed: watch::Sender::new(None),
+        }
+    }
+
+    /// Where the journal files are.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.options.dir.join("journal")
+    }
+
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock()
+    }
+
+    pub(crate) fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock()
+    }
+
+    /// The largest batch that fits a journal file with its frame.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        let bytes = self.options.journal_file_bytes - FILE_HEADER_BYTES - FRAME_HEADER_BYTES as u64;
+        usize::try_from(bytes).unwrap_or(usize::MAX).min(u32::MAX as usize)
+    }
+
+    /// How many files there may be.
+    pub(crate) fn files_max(&self) -> u64 {
+        self.options.journal_bytes_max / self.options.journal_file_bytes
+    }
+
+    /// Checks that the journal would take `bytes` now. It may still fail afterwards; a failed storage ends everything anyway.
+    pub(crate) fn admit(&self, bytes: usize) -> Result<(), AppendError> {
+        let queue = self.queue.lock();
+        queue.check_open()?;
+        if queue.bytes > 0 && queue.bytes + bytes > self.options.queue_bytes_max {
+            return Err(AppendError::Overloaded { queued: queue.bytes });
+        }
+        drop(queue);
+        let ring = self.ring.lock();
+        if ring.no_space && ring.starved {
+            return Err(AppendError::StorageFull { path: self.dir() });
+        }
+        Ok(())
+    }
+
+    /// Whether appenders should go on.
+    fn has_room(&self) -> bool {
+        let queue = self.queue.lock();
+        if queue.check_open().is_err() {
+            return true;
+        }
+        if queue.bytes > self.options.queue_bytes_max / 2 {
+            return false;
+        }
+        drop(queue);
+        // Produce slows at 85 % (NOTES: journal pressure); the sync loop is at work since 50 %.
+        self.ring.lock().used_bytes(&self.options) < self.options.journal_bytes_max / 100 * 85
+    }
+
+    pub(crate) async fn writable(&self) {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if self.has_room() {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Wakes the appenders that wait.
+    pub(crate) fn announce_room(&self) {
+        self.room.notify_waiters();
+    }
+
+    /// Spreads a failure: it is the first that counts. Every ticket fails, nothing is appended any more.
+    pub(crate) fn fail(&self, failure: StorageFailed) {
+        let entries = {
+            let mut queue = self.queue.lock();
+            if matches!(queue.phase, Phase::Failed(_)) {
+                return;
+            }
+            tracing::error!(error = %failure, "the log storage has failed");
+            queue.phase = Phase::Failed(failure.clone());
+            std::mem::take(&mut queue.entries)
+        };
+        self.failed.send_replace(Some(failure.clone()));
+        reject(entries, &CommitError::Failed(failure));
+        self.wake_all();
+    }
+
+    /// The failure, if there was one.
+    pub(crate) fn failure(&self) -> Option<StorageFailed> {
+        self.failed.borrow().clone()
+    }
+
+    /// Resolves with the failure when there is one.
+    pub(crate) async fn failed(&self) -> StorageFailed {
+        let mut failed = self.failed.subscribe();
+        loop {
+            if let Some(failure) = failed.borrow_and_update().clone() {
+                return failure;
+            }
+            // The sender lives in self.
+            let _ = failed.changed().await;
+        }
+    }
+
+    /// Takes no more appends; what is queued is committed, then the loops finish. Whether this was the first call.
+    pub(crate) fn start_closing(&self) -> bool {
+        let mut queue = self.queue.lock();
+        let first = matches!(queue.phase, Phase::Open);
+        if first {
+            queue.phase = Phase::Closing;
+        }
+        drop(queue);
+        self.wake_all();
+        first
+    }
+
+    /// Ends the loops where they are.
+    pub(crate) fn stop(&self) {
+        let (entries, pins) = {
+            let mut queue = self.queue.lock();
+            if !matches!(queue.phase, Phase::Failed(_)) {
+                queue.phase = Phase::Stopped;
+            }
+            queue.unjournaled.clear();
+            queue.dropped.clear();
+            (std::mem::take(&mut queue.entries), std::mem::take(&mut queue.pins))
+        };
+        // The logs go outside of the lock.
+        drop(pins);
+        reject(entries, &CommitError::Stopped);
+        self.wake_all();
+    }
+
+    /// What there is for the commit loop; entries are moved to the end of `pending`.
+    pub(crate) fn take_entries(&self, pending: &mut VecDeque<Entry>) -> Work {
+        let mut queue = self.queue.lock();
+        match queue.phase {
+            Phase::Stopped | Phase::Failed(_) => Work::Stop,
+            _ if !queue.entries.is_empty() => {
+                pending.append(&mut queue.entries);
+                Work::Entries
+            }
+            Phase::Closing => Work::Drained,
+            Phase::Open => Work::Nothing,
+        }
+    }
+
+    fn wake_all(&self) {
+        self.commit_work.notify_one();
+        self.sync_work.notify_one();
+        self.announce_room();
+    }
+}
+
+/// Fails the tickets of what will not be written.
+pub(crate) fn reject(entries: impl IntoIterator<Item = Entry>, error: &CommitError) {
+    for mut entry in entries {
+        if let Some(resolve) = entry.resolve.take() {
+            // Nobody may be waiting any more.
+            let _ = resolve.send(Err(error.clone()));
+        }
+    }
+}
+
+impl Queue {
+    /// Adds a frame, which gets its number here: the journal's order is the queue's.
+    pub(crate) fn push(&mut self, mut entry: Entry) -> u64 {
+        let lsn = self.next_lsn;
+        self.next_lsn += 1;
+        entry.frame.lsn = lsn;
+        self.bytes += entry.bytes();
+        self.entries.push_back(entry);
+        lsn
+    }
+
+    /// Whether appends are taken.
+    pub(crate) fn check_open(&self) -> Result<(), AppendError> {
+        match &self.phase {
+            Phase::Open => Ok(()),
+            Phase::Closing | Phase::Stopped => Err(AppendError::Closed),
+            Phase::Failed(failure) => Err(failure.clone().into()),
+        }
+    }
+
+    /// Whether the loops should end where they are.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.phase, Phase::Stopped | Phase::Failed(_))
+    }
+
+    /// Whether nothing is appended or committed any more, and what is left is to be synced.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.drained && matches!(self.phase, Phase::Closing)
+    }
+}
+
+impl Ring {
+    /// Bytes of the journal that hold frames.
+    pub(crate) fn used_bytes(&self, options: &StorageOptions) -> u64 {
+        self.full.len() as u64 * options.journal_file_bytes + self.active_bytes
+    }
+}
+
+/// Checks that the options fit together.
+pub(crate) fn check(options: &StorageOptions) -> Result<(), &'static str> {
+    let file = options.journal_file_bytes;
+    if !(64 << 10..=2 << 30).contains(&file) || !file.is_multiple_of(GROUP_ALIGN) {
+        return Err("journal_file_bytes must be a multiple of 4096 from 64 KiB to 2 GiB");
+    }
+    if options.journal_bytes_max / file < 2 {
+        return Err("journal_bytes_max must have room for two journal files");
+    }
+    if options.group_bytes_max == 0 || options.queue_bytes_max == 0 {
+        return Err("group_bytes_max and queue_bytes_max must not be zero");
+    }
+    Ok(())
+}

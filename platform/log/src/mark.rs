@@ -1,0 +1,191 @@
+//! A log's mark: up to where its segments are durable.
+//!
+//! ```text
+//! mark file: two slots, at 0 and 4096, written in turn; the sound one with the greater sequence counts
+//!  0  8 "MSmark" 0 1        magic and version
+//!  8  4 CRC-32C of bytes 12..72
+//! 12  1 durability: 0 fsync, 1 replicated
+//! 13  3 zero
+//! 16  8 sequence: slot = sequence % 2
+//! 24  8 log start offset
+//! 32  8 end offset: all below is durable in the segments
+//! 40  8 LSN: all frames of this log up to it are contained
+//! 48  8 base offset of the last segment
+//! 56  8 its durable length, bytes
+//! 64  8 zero
+//! ```
+
+use std::{
+    io::{self, IoSlice},
+    path::Path,
+};
+
+use millstream_env::{Disk, OpenMode};
+use millstream_model::{Durability, Offset};
+use millstream_record::crc32c;
+
+use crate::bytes_io::replace_file;
+
+const MAGIC: [u8; 8] = *b"MSmark\0\x01";
+const SLOT_BYTES: usize = 72;
+const SLOT_STRIDE: u64 = 4096;
+
+/// What a mark says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Counts the marks of this log, from 0.
+    pub(crate) sequence: u64,
+    /// The log's durability.
+    pub(crate) durability: Durability,
+    /// The first offset that can be read.
+    pub(crate) start: Offset,
+    /// All below is durable in the segments.
+    pub(crate) end: Offset,
+    /// All frames of this log up to it are contained.
+    pub(crate) lsn: u64,
+    /// The last segment.
+    pub(crate) segment_base: Offset,
+    /// How much of it is durable, bytes.
+    pub(crate) segment_len: u64,
+}
+
+impl Mark {
+    /// The mark of a log that holds nothing.
+    pub(crate) fn empty(durability: Durability) -> Self {
+        Self {
+            sequence: 0,
+            durability,
+            start: Offset(0),
+            end: Offset(0),
+            lsn: 0,
+            segment_base: Offset(0),
+            segment_len: 0,
+        }
+    }
+
+    fn encode(&self) -> [u8; SLOT_BYTES] {
+        let mut bytes = [0; SLOT_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[12] = match self.durability {
+            Durability::Fsync => 0,
+            Durability::Replicated => 1,
+        };
+        let fields = [
+            self.sequence,
+            self.start.0.cast_unsigned(),
+            self.end.0.cast_unsigned(),
+            self.lsn,
+            self.segment_base.0.cast_unsigned(),
+            self.segment_len,
+        ];
+        for (field, at) in fields.iter().zip((16..).step_by(8)) {
+            bytes[at..at + 8].copy_from_slice(&field.to_be_bytes());
+        }
+        let crc = crc32c(&bytes[12..]);
+        bytes[8..12].copy_from_slice(&crc.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<Self> {
+        let crc = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+        if bytes[..8] != MAGIC || crc != crc32c(&bytes[12..]) {
+            return None;
+        }
+        let field = |at: usize| {
+            let mut field = [0; 8];
+            field.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_be_bytes(field)
+        };
+        let offset = |at: usize| Some(Offset(field(at).cast_signed())).filter(|offset| offset.0 >= 0);
+        let durability = match bytes[12] {
+            0 => Durability::Fsync,
+            1 => Durability::Replicated,
+            _ => return None,
+        };
+        let mark = Self {
+            sequence: field(16),
+            durability,
+            start: offset(24)?,
+            end: offset(32)?,
+            lsn: field(40),
+            segment_base: offset(48)?,
+            segment_len: field(56),
+        };
+        (mark.start <= mark.end && mark.segment_base <= mark.end).then_some(mark)
+    }
+
+    /// Reads a log's mark; none if it never had one. A file without a sound slot is invalid data: a mark is made by a
+    /// rename of a synced file, so there is always one.
+    pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<Self>> {
+        let file = match disk.open(path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut newest: Option<Self> = None;
+        for slot in 0..2 {
+            let mut bytes = [0; SLOT_BYTES];
+            if file.read_at(&mut bytes, slot * SLOT_STRIDE)? < SLOT_BYTES {
+                continue;
+            }
+            let mark = Self::decode(&bytes).filter(|mark| mark.sequence % 2 == slot);
+            if mark.is_some_and(|mark| newest.is_none_or(|newest| newest.sequence < mark.sequence)) {
+                newest = mark;
+            }
+        }
+        newest.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "neither of its slots is sound"))
+    }
+
+    /// Writes the first mark of a log, synced; its name is durable once the directory is synced.
+    pub(crate) fn create(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
+        let mut first = vec![0; usize::try_from(SLOT_STRIDE).unwrap_or(0) + SLOT_BYTES];
+        let at = usize::try_from(self.sequence % 2 * SLOT_STRIDE).unwrap_or(0);
+        first[at..at + SLOT_BYTES].copy_from_slice(&self.encode());
+        replace_file(disk, path, &[&first], true)
+    }
+
+    /// Writes a later mark in place of the one before the last, and syncs it.
+    pub(crate) fn store(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
+        let file = disk.open(path, OpenMode::Write)?;
+        file.write_at(&[IoSlice::new(&self.encode())], self.sequence % 2 * SLOT_STRIDE)?;
+        file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_env::real::RealDisk;
+
+    use super::*;
+
+    fn mark(sequence: u64) -> Mark {
+        Mark {
+            sequence,
+            durability: Durability::Fsync,
+            start: Offset(1),
+            end: Offset(100 + sequence.cast_signed()),
+            lsn: 7,
+            segment_base: Offset(50),
+            segment_len: 4711,
+        }
+    }
+
+    #[test]
+    fn the_newest_sound_slot_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mark");
+        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), None);
+        mark(0).create(&RealDisk, &path).unwrap();
+        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some(mark(0)));
+        for sequence in 1..5 {
+            mark(sequence).store(&RealDisk, &path).unwrap();
+            assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some(mark(sequence)));
+        }
+        // The newest is torn: the one before counts. Both torn: nobody may guess.
+        let file = RealDisk.open(&path, OpenMode::Write).unwrap();
+        file.write_at(&[IoSlice::new(&[0xff; 4])], 36).unwrap();
+        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some(mark(3)));
+        file.write_at(&[IoSlice::new(&[0xff; 4])], SLOT_STRIDE + 36).unwrap();
+        assert_eq!(Mark::load(&RealDisk, &path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,199 @@
+//! Reading a log: batches by offset, offsets by timestamp.
+
+use bytes::Bytes;
+use millstream_model::{Offset, TimestampMs, limits::BATCH_BYTES_MAX};
+use millstream_record::{Batch, HEADER_BYTES};
+
+use crate::{
+    PartitionLog, ReadError,
+    index::INTERVAL_BYTES,
+    segment::{Segment, check_next},
+    state::Part,
+};
+
+/// No read gathers more than this, bytes, whatever is asked for.
+const READ_BYTES_MAX: usize = 64 << 20;
+/// How far a compressed batch is unpacked to find one record's timestamp, bytes.
+const UNPACKED_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
+
+/// What was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Whole batches, one after the other, as they are on disk. The first may begin before the offset asked for. Empty
+    /// when there is nothing below the bound yet.
+    pub batches: Bytes,
+    /// Where to read on.
+    pub next: Offset,
+}
+
+/// What was cut out of a segment, and where its end is.
+struct Cut {
+    batches: Bytes,
+    next: Offset,
+    position: u64,
+}
+
+impl PartitionLog {
+    /// Reads whole batches, the one that holds `from` first, up to but not including offset `end` (the high watermark for
+    /// consumers), about `bytes_max` bytes of them but always at least one if there is one. Stops at a segment's end.
+    ///
+    /// Blocks on the page cache or the disk. A `from` at or past `end`, but not past the log's end, reads nothing. A
+    /// batch that reaches past `end` is not read. CRCs are not checked here: whoever decodes the records does that.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read(&self, from: Offset, end: Offset, bytes_max: usize) -> Result<Read, ReadError> {
+        let nothing = Read { batches: Bytes::new(), next: from };
+        let (part, exact, indexed, end) = {
+            let mut state = self.state();
+            if state.dropped.is_some() {
+                return Err(ReadError::Deleted);
+            }
+            if from < state.start || from > state.end {
+                return Err(ReadError::OutOfRange { offset: from, start: state.start, end: state.end });
+            }
+            let end = end.min(state.end);
+            if from >= end {
+                return Ok(nothing);
+            }
+            let at = state.parts.partition_point(|part| part.segment.base <= from).saturating_sub(1);
+            let part = state.parts[at].clone();
+            let exact = state.recall(from, part.segment.base);
+            let indexed = match exact {
+                None if at + 1 == state.parts.len() => {
+                    let delta = u64::from(part.segment.delta(from));
+                    Some(state.active_index()?.position(delta))
+                }
+                _ => None,
+            };
+            (part, exact, indexed, end)
+        };
+        let position = match exact.or(indexed) {
+            Some(position) => position,
+            None => part.segment.closed_index(part.len)?.position(u64::from(part.segment.delta(from))),
+        };
+        let slack = if exact.is_some() { 0 } else { INTERVAL_BYTES as usize };
+        let Some(cut) = cut(&part, position, from, end, bytes_max.min(READ_BYTES_MAX), slack)? else {
+            return Ok(nothing);
+        };
+        self.state().remember(cut.next, part.segment.base, cut.position);
+        Ok(Read { batches: cut.batches, next: cut.next })
+    }
+
+    /// The first record with a timestamp at or after `target`: its offset and its timestamp. None if there is none. Where a
+    /// batch is compressed in a way that cannot be looked into, its base offset and greatest timestamp stand for it.
+    ///
+    /// Scans batch headers; blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn offset_for_timestamp(&self, target: TimestampMs) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        let (parts, start) = {
+            let state = self.state();
+            if state.dropped.is_some() {
+                return Err(ReadError::Deleted);
+            }
+            (state.parts.clone(), state.start)
+        };
+        for part in parts {
+            if part.len == 0 {
+                continue;
+            }
+            let mut walk = part.segment.walk(0, part.len)?;
+            while let Some((at, header)) = walk.next()? {
+                if header.max_timestamp < target || header.end_offset() <= start {
+                    continue;
+                }
+                let bytes = part.segment.read_exact(at, header.batch_bytes())?.freeze();
+                let damaged = |_| part.segment.damaged(at, "its records are not sound");
+                let batch = Batch::parse_one(bytes).map_err(damaged)?;
+                batch.verify_crc().map_err(damaged)?;
+                let Ok(records) = batch.records(UNPACKED_BYTES_MAX) else {
+                    return Ok(Some((header.base_offset.max(start), header.max_timestamp)));
+                };
+                for record in records {
+                    let record = record.map_err(damaged)?;
+                    if record.timestamp >= target && record.offset >= start {
+                        return Ok(Some((record.offset, record.timestamp)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Cuts whole batches out of a segment: from the one that holds `from`, looked for from `position` on, to the last that ends
+/// at or below `end` and within `bytes_max`; at least one, but none if the first reaches past `end`.
+fn cut(
+    part: &Part,
+    position: u64,
+    from: Offset,
+    end: Offset,
+    bytes_max: usize,
+    slack: usize,
+) -> Result<Option<Cut>, ReadError> {
+    let segment: &Segment = &part.segment;
+    let mut at = position;
+    let mut last_end = None;
+    let mut want = bytes_max.saturating_add(slack).max(HEADER_BYTES);
+    loop {
+        if at >= part.len {
+            return Err(segment.damaged(at, "it lacks an offset that it must hold"));
+        }
+        let rest = usize::try_from(part.len - at).unwrap_or(usize::MAX);
+        let mut bytes = segment.read_exact(at, want.min(rest))?;
+        let mut cursor = 0;
+        // Past the batches that end before `from`.
+        let first = loop {
+            if bytes.len() - cursor < HEADER_BYTES {
+                break None;
+            }
+            let header =
+                check_next(&bytes[cursor..], last_end).map_err(|why| segment.damaged(at + cursor as u64, why))?;
+            if header.base_offset > from {
+                return Err(segment.damaged(at + cursor as u64, "its index points past the offset"));
+            }
+            if header.end_offset() > from {
+                break Some(header);
+            }
+            last_end = Some(header.end_offset());
+            cursor += header.batch_bytes();
+            if cursor > bytes.len() {
+                break None;
+            }
+        };
+        let Some(first) = first else {
+            if bytes.len() == rest && cursor <= bytes.len() {
+                return Err(segment.damaged(at + cursor as u64, "it ends in the middle of a batch"));
+            }
+            at += cursor as u64;
+            continue;
+        };
+        if first.end_offset() > end {
+            return Ok(None);
+        }
+        if first.batch_bytes() > bytes.len() - cursor {
+            if bytes.len() == rest {
+                return Err(segment.damaged(at + cursor as u64, "it ends in the middle of a batch"));
+            }
+            // Read again from the batch on, and this time all of it.
+            at += cursor as u64;
+            want = want.max(first.batch_bytes());
+            continue;
+        }
+        let (start, mut stop, mut next) = (cursor, cursor + first.batch_bytes(), first.end_offset());
+        while stop - start < bytes_max && bytes.len() - stop >= HEADER_BYTES {
+            let header =
+                check_next(&bytes[stop..], Some(next)).map_err(|why| segment.damaged(at + stop as u64, why))?;
+            let more = stop + header.batch_bytes();
+            if more > bytes.len() || more - start > bytes_max || header.end_offset() > end {
+                break;
+            }
+            stop = more;
+            next = header.end_offset();
+        }
+        bytes.truncate(stop);
+        return Ok(Some(Cut { batches: bytes.freeze().slice(start..), next, position: at + stop as u64 }));
+    }
+}

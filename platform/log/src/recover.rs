@@ -1,0 +1,411 @@
+//! Recovery: every log is cut to its mark, then the journal is replayed, then all of it is synced.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use millstream_model::{Durability, Offset};
+use millstream_record::{BatchHeader, PATCH_BYTES};
+
+use crate::{
+    LogId, LogOptions, OpenError, PartitionLog, ReadError, StorageFailed,
+    data_dir::{io, list},
+    epochs::Epochs,
+    frame::Kind,
+    index::Index,
+    journal::Journal,
+    journal_file::{self, Found, Named, ReadyFile, Scan},
+    mark::Mark,
+    segment::Segment,
+    state::{Part, State},
+    sync,
+    sync_log::discard,
+};
+
+/// What recovery hands over.
+pub(crate) struct Outcome {
+    pub(crate) logs: HashMap<LogId, Arc<PartitionLog>>,
+    /// The journal file to go on with.
+    pub(crate) active: ReadyFile,
+    pub(crate) replayed_frames: u64,
+    pub(crate) replayed_bytes: u64,
+}
+
+/// Recovers a data directory. Every step can be repeated: a crash on the way only means to begin again.
+pub(crate) fn recover(journal: &Arc<Journal>) -> Result<Outcome, OpenError> {
+    let disk = &*journal.disk;
+    let logs_dir = journal.options.dir.join("logs");
+    for dir in [&journal.dir(), &logs_dir] {
+        disk.create_dir_all(dir).map_err(io("make", dir))?;
+    }
+    disk.sync_dir(&journal.options.dir).map_err(io("sync", &journal.options.dir))?;
+    let mut replay = Replay {
+        journal,
+        logs: load_logs(journal, &logs_dir)?,
+        orphans: HashMap::new(),
+        touched: HashMap::new(),
+        frames: 0,
+        bytes: 0,
+    };
+    let files = JournalFiles::list(journal)?;
+    let next = replay.run(&files)?;
+    journal.queue().next_lsn = next;
+    journal.ring().committed_lsn = next - 1;
+    for log in replay.touched.values() {
+        log.sync(false).map_err(failed)?;
+    }
+    let active = files.start_afresh(journal)?;
+    Ok(Outcome { logs: replay.logs, active, replayed_frames: replay.frames, replayed_bytes: replay.bytes })
+}
+
+fn failed(failure: StorageFailed) -> OpenError {
+    let StorageFailed { action, path, source } = failure;
+    OpenError::Io { action, path, source: io::Error::new(source.kind(), source.to_string()) }
+}
+
+fn unreadable(error: ReadError) -> OpenError {
+    match error {
+        ReadError::Damaged { path, at, reason } => OpenError::Damaged { path, reason: format!("byte {at}: {reason}") },
+        ReadError::Io { path, source } => OpenError::Io { action: "read", path, source },
+        other => OpenError::Damaged { path: PathBuf::new(), reason: other.to_string() },
+    }
+}
+
+/// The files of the journal's directory.
+struct JournalFiles {
+    /// By number.
+    used: Vec<(u64, PathBuf)>,
+    spares: Vec<PathBuf>,
+}
+
+impl JournalFiles {
+    fn list(journal: &Journal) -> Result<Self, OpenError> {
+        let (mut used, mut spares) = (Vec::new(), Vec::new());
+        for path in list(&*journal.disk, &journal.dir())? {
+            match journal_file::classify(&path) {
+                Named::Journal(sequence) => used.push((sequence, path)),
+                Named::Spare => spares.push(path),
+                Named::Other => tracing::warn!(path = %path.display(), "not a journal file; left alone"),
+            }
+        }
+        used.sort();
+        Ok(Self { used, spares })
+    }
+
+    /// Makes a fresh file ready, then takes the names of the old ones, whose frames are all in synced segments.
+    fn start_afresh(mut self, journal: &Arc<Journal>) -> Result<ReadyFile, OpenError> {
+        let disk = &*journal.disk;
+        // A spare of another length (the option has changed, or it was not finished) is of no use.
+        let mut spares = Vec::new();
+        for path in self.spares.drain(..) {
+            let file = disk.open(&path, millstream_env::OpenMode::Read).map_err(io("open", &path))?;
+            let fits = file.len().map_err(io("measure", &path))? == journal.options.journal_file_bytes;
+            if fits && spares.len() as u64 + 2 <= journal.files_max() {
+                spares.push(path);
+            } else {
+                disk.remove_file(&path).map_err(io("remove", &path))?;
+            }
+        }
+        let sequence = self.used.last().map_or(1, |(last, _)| last + 1);
+        let spare = spares.pop();
+        let header = journal.next_header(sequence);
+        let active = journal_file::prepare(disk, &journal.dir(), spare.as_deref(), header)
+            .map_err(io("prepare", &journal.dir()))?;
+        for (sequence, path) in &self.used {
+            let same = disk
+                .open(path, millstream_env::OpenMode::Read)
+                .and_then(|file| file.len())
+                .map_err(io("measure", path))?
+                == journal.options.journal_file_bytes;
+            let spare = sync::retire(journal, path, *sequence).map_err(failed)?;
+            if same && spares.len() as u64 + 2 <= journal.files_max() {
+                spares.push(spare);
+            } else {
+                disk.remove_file(&spare).map_err(io("remove", &spare))?;
+            }
+        }
+        let mut ring = journal.ring();
+        ring.next_sequence = sequence + 1;
+        ring.files = 1 + spares.len() as u64;
+        ring.spares = spares;
+        ring.active_bytes = journal_file::FILE_HEADER_BYTES;
+        Ok(active)
+    }
+}
+
+/// The logs found on disk, each as its mark says.
+fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<HashMap<LogId, Arc<PartitionLog>>, OpenError> {
+    let disk = &*journal.disk;
+    let mut logs = HashMap::new();
+    for topic in list(disk, dir)? {
+        for partition in list(disk, &topic)? {
+            for path in list(disk, &partition)? {
+                match LogId::from_path(&path) {
+                    Some(id) => {
+                        logs.insert(id, Arc::new(load(journal, id)?));
+                    }
+                    None => tracing::warn!(path = %path.display(), "not a log's directory; left alone"),
+                }
+            }
+        }
+    }
+    Ok(logs)
+}
+
+/// Loads one log and cuts it to its mark. One in durability `replicated` keeps what is sound beyond it.
+fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
+    let disk = &*journal.disk;
+    let dir = journal.options.dir.join(id.path());
+    let mark_path = dir.join("mark");
+    let mark = Mark::load(disk, &mark_path).map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidData => OpenError::Damaged { path: mark_path.clone(), reason: source.to_string() },
+        _ => OpenError::Io { action: "read", path: mark_path.clone(), source },
+    })?;
+    // Without a mark nothing was synced, and the journal still has all of it.
+    let known = mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
+    let mut bases: Vec<Offset> = list(disk, &dir)?.iter().filter_map(|path| Segment::base_in(path)).collect();
+    bases.sort();
+    let mut parts = Vec::new();
+    for base in bases.iter().filter(|base| **base < known.segment_base) {
+        let segment = Segment::new(journal.disk.clone(), &dir, *base);
+        let len = segment.file().and_then(|file| file.len()).map_err(io("measure", &segment.path))?;
+        segment.release();
+        parts.push(Part { segment: Arc::new(segment), len });
+    }
+    if known.segment_base > known.start && parts.first().is_none_or(|first| first.segment.base > known.start) {
+        let reason = "its mark tells of segments that are not there".into();
+        return Err(OpenError::Damaged { path: mark_path, reason });
+    }
+    parts.push(cut_to_mark(journal, &dir, &known)?);
+    let closed = parts.len() - 1;
+    let mut end = known.end;
+    let mut headers = Vec::new();
+    let mut rest: Vec<Offset> = bases.into_iter().filter(|base| *base > known.segment_base).collect();
+    if known.durability == Durability::Replicated {
+        (end, headers) = keep_tail(journal, &dir, &mut parts, &mut rest, end)?;
+    }
+    cut_active(&parts[parts.len() - 1])?;
+    for base in rest {
+        let segment = Segment::new(journal.disk.clone(), &dir, base);
+        remove(journal, &segment.path)?;
+        remove(journal, &segment.index_path())?;
+    }
+    let mut state = State::new(parts, known.start, end, LogOptions::default().segment_bytes);
+    state.synced_parts = closed;
+    state.mark = mark;
+    state.lsn = known.lsn;
+    state.epochs = load_epochs(journal, &dir, &state, known.end)?;
+    for header in &headers {
+        state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
+    }
+    state.unsynced_bytes = u64::from(!headers.is_empty());
+    Ok(PartitionLog::new(id, journal.clone(), known.durability, state, known.end))
+}
+
+fn remove(journal: &Journal, path: &Path) -> Result<(), OpenError> {
+    match journal.disk.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The segment that the mark ends in. Its index, where it reaches further, tells of batches that are gone.
+fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenError> {
+    let disk = &*journal.disk;
+    let segment = Segment::new(journal.disk.clone(), dir, mark.segment_base);
+    let there = disk.exists(&segment.path).map_err(io("look for", &segment.path))?;
+    let len = match there {
+        true => segment.file().and_then(|file| file.len()).map_err(io("measure", &segment.path))?,
+        false => 0,
+    };
+    if len < mark.segment_len {
+        let reason = format!("{len} bytes are left of {} that were durable", mark.segment_len);
+        return Err(OpenError::Damaged { path: segment.path, reason });
+    }
+    let index_path = segment.index_path();
+    if Index::load(disk, &index_path, segment.base).is_some_and(|index| index.reach() > mark.segment_len) {
+        remove(journal, &index_path)?;
+    }
+    Ok(Part { segment: Arc::new(segment), len: mark.segment_len })
+}
+
+/// Cuts the file of the last segment to the length that counts.
+fn cut_active(part: &Part) -> Result<(), OpenError> {
+    let path = &part.segment.path;
+    let file = part.segment.file().map_err(io("open", path))?;
+    if file.len().map_err(io("measure", path))? != part.len {
+        file.set_len(part.len).map_err(io("cut", path))?;
+    }
+    drop(file);
+    part.segment.release();
+    Ok(())
+}
+
+/// Goes on past the mark of a log without a journal, as far as sound batches follow each other. (Its tail survives a killed
+/// process.) Takes from `rest` the segments that it keeps; gives the new end and what it found.
+fn keep_tail(
+    journal: &Journal,
+    dir: &Path,
+    parts: &mut Vec<Part>,
+    rest: &mut Vec<Offset>,
+    end: Offset,
+) -> Result<(Offset, Vec<BatchHeader>), OpenError> {
+    let (mut end, mut headers) = (end, Vec::new());
+    loop {
+        let last = parts.len() - 1;
+        let part = &mut parts[last];
+        let path = part.segment.path.clone();
+        let len = part.segment.file().and_then(|file| file.len()).map_err(io("measure", &path))?;
+        let found = part.segment.scan_tail(part.len, len, end).map_err(unreadable)?;
+        part.len += found.iter().map(|header| header.batch_bytes() as u64).sum::<u64>();
+        end = found.last().map_or(end, BatchHeader::end_offset);
+        headers.extend(found);
+        if part.len < len || part.len == 0 || rest.first() != Some(&end) {
+            return Ok((end, headers));
+        }
+        let base = rest.remove(0);
+        parts.push(Part { segment: Arc::new(Segment::new(journal.disk.clone(), dir, base)), len: 0 });
+    }
+}
+
+/// The epochs below `end`: from their file, or where that is not sound from the batches.
+fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Result<Epochs, OpenError> {
+    let path = dir.join("epochs");
+    let stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
+    let mut epochs = match stored {
+        Some(epochs) => epochs,
+        None if end == Offset(0) => Epochs::default(),
+        None => {
+            tracing::warn!(path = %path.display(), "not sound; the epochs are taken from the batches");
+            let mut epochs = Epochs::default();
+            for part in state.parts.iter().filter(|part| part.len > 0) {
+                let mut walk = part.segment.walk(0, part.len).map_err(unreadable)?;
+                while let Some((_, header)) = walk.next().map_err(unreadable)? {
+                    epochs.begin(header.partition_leader_epoch, header.base_offset);
+                }
+                part.segment.release();
+            }
+            epochs
+        }
+    };
+    epochs.cut(end);
+    Ok(epochs)
+}
+
+/// The journal being replayed.
+struct Replay<'a> {
+    journal: &'a Arc<Journal>,
+    logs: HashMap<LogId, Arc<PartitionLog>>,
+    /// Logs without files whose frames begin in the middle, by the first such frame: their deletion must follow.
+    orphans: HashMap<LogId, u64>,
+    /// What has to be synced afterwards.
+    touched: HashMap<LogId, Arc<PartitionLog>>,
+    frames: u64,
+    bytes: u64,
+}
+
+impl Replay<'_> {
+    /// Applies all frames in the order of their numbers; gives the number of the next one.
+    fn run(&mut self, files: &JournalFiles) -> Result<u64, OpenError> {
+        let mut next = 1 + self.logs.values().map(|log| log.state().lsn).max().unwrap_or(0);
+        let mut expected = None;
+        let mut ended_in = 0;
+        let mut scans = Vec::with_capacity(files.used.len());
+        for (sequence, path) in &files.used {
+            scans.push(Scan::open(&*self.journal.disk, path, *sequence, self.journal.directory_id)?);
+        }
+        for (at, scan) in scans.iter_mut().enumerate() {
+            next = next.max(scan.header().lsn_floor);
+            while let Some(found) = scan.next(expected)? {
+                expected = Some(found.frame.lsn + 1);
+                ended_in = at;
+                self.apply(scan.path(), found)?;
+            }
+        }
+        // Where the frames end, none may follow that proves that more was durable.
+        let floor = scans.first().map_or(1, |scan| scan.header().lsn_floor);
+        for scan in &scans[ended_in..] {
+            scan.check_torn(expected.unwrap_or(floor))?;
+        }
+        if let Some((id, lsn)) = self.orphans.iter().next() {
+            let reason = format!("frame {lsn} continues the log {id}, of which nothing is there");
+            return Err(OpenError::Damaged { path: self.journal.dir(), reason });
+        }
+        for log in self.logs.values() {
+            // The sound tail of a log without a journal is synced like what was replayed.
+            if log.state().unsynced_bytes > 0 {
+                self.touched.insert(log.id(), log.clone());
+            }
+        }
+        Ok(next.max(expected.unwrap_or(1)))
+    }
+
+    fn apply(&mut self, path: &Path, found: Found) -> Result<(), OpenError> {
+        let frame = &found.frame;
+        if frame.kind == Kind::Drop {
+            return self.drop_log(frame.log);
+        }
+        let log = match self.logs.get(&frame.log) {
+            Some(log) => log.clone(),
+            None => {
+                let log = Arc::new(PartitionLog::empty(frame.log, self.journal.clone(), LogOptions::default()));
+                self.journal.disk.create_dir_all(log.dir()).map_err(io("make", log.dir()))?;
+                self.logs.insert(frame.log, log.clone());
+                log
+            }
+        };
+        let mut state = log.state();
+        if frame.lsn <= state.lsn {
+            // The mark says that the segments have it.
+            return Ok(());
+        }
+        let journaled = log.durability() == Durability::Fsync;
+        if self.orphans.contains_key(&frame.log) || (frame.base_offset > state.end && state.mark.is_none() && journaled)
+        {
+            self.orphans.entry(frame.log).or_insert(frame.lsn);
+            return Ok(());
+        }
+        let lies = |reason: &str| OpenError::Damaged {
+            path: path.to_owned(),
+            reason: format!("frame {} of the log {}: {reason}", frame.lsn, frame.log),
+        };
+        match frame.kind {
+            Kind::Append if !journaled => return Err(lies("the log keeps no journal")),
+            Kind::Append if frame.base_offset != state.end => {
+                return Err(lies(&format!("offset {} does not follow {}", frame.base_offset, state.end)));
+            }
+            Kind::Append => {
+                let header = BatchHeader::parse(&found.payload).map_err(|error| lies(&error.to_string()))?;
+                state.active_index().map_err(unreadable)?;
+                let (prefix, body) = found.payload.split_at(PATCH_BYTES);
+                let written = state.write(&header, prefix, body, |base| log.segment(base));
+                written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
+                state.epochs_changed |= state.epochs.begin(frame.leader_epoch, frame.base_offset);
+            }
+            // A log without a journal may have lost what was below: the epoch has begun all the same, and holds nothing yet.
+            Kind::EpochStart => {
+                let start = frame.base_offset.min(state.end);
+                state.epochs_changed |= state.epochs.begin(frame.leader_epoch, start);
+            }
+            _ => return Err(lies("of a kind that is not built")),
+        }
+        state.lsn = frame.lsn;
+        drop(state);
+        self.frames += 1;
+        self.bytes += found.payload.len() as u64;
+        self.touched.insert(log.id(), log);
+        Ok(())
+    }
+
+    fn drop_log(&mut self, id: LogId) -> Result<(), OpenError> {
+        self.orphans.remove(&id);
+        self.touched.remove(&id);
+        let Some(log) = self.logs.remove(&id) else { return Ok(()) };
+        let name = format!("{:016x}", self.journal.rng.next_u64());
+        let trash = self.journal.options.dir.join("trash");
+        discard(&*self.journal.disk, log.dir(), &trash, &name).map_err(io("remove", log.dir()))
+    }
+}

@@ -1,0 +1,212 @@
+//! One segment: its file, its index, and walks over its batches.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::BytesMut;
+use millstream_env::{Disk, DiskFile, OpenMode};
+use millstream_model::Offset;
+use millstream_record::{BatchError, BatchHeader, HEADER_BYTES, PATCH_BYTES, crc32c};
+use parking_lot::Mutex;
+
+use crate::{ReadError, index::Index};
+
+/// How much a walk over headers reads at once.
+const WALK_BYTES: usize = 64 << 10;
+
+/// A segment's file, opened when it is needed.
+pub(crate) struct Segment {
+    pub(crate) base: Offset,
+    pub(crate) path: PathBuf,
+    disk: Arc<dyn Disk>,
+    handle: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// The index of a segment that takes no more batches, once it was needed. (The active one's is with the log's state.)
+    index: Mutex<Option<Arc<Index>>>,
+}
+
+/// The first digits of a segment's files: its base offset, 20 digits wide as in Kafka.
+fn stem(base: Offset) -> String {
+    format!("{:020}", base.0)
+}
+
+impl Segment {
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, base: Offset) -> Self {
+        let path = dir.join(format!("{}.log", stem(base)));
+        Self { base, path, disk, handle: Mutex::new(None), index: Mutex::new(None) }
+    }
+
+    /// The base offset in a segment's file name; none for another file.
+    pub(crate) fn base_in(path: &Path) -> Option<Offset> {
+        let name = path.file_name()?.to_str()?;
+        let base = Offset(name.strip_suffix(".log")?.parse().ok()?);
+        (base.0 >= 0 && name == format!("{}.log", stem(base))).then_some(base)
+    }
+
+    /// The file, opened (and made, where it is missing) at the first use.
+    pub(crate) fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
+        let mut handle = self.handle.lock();
+        if let Some(file) = &*handle {
+            return Ok(file.clone());
+        }
+        let file = self.disk.open(&self.path, OpenMode::Create)?;
+        *handle = Some(file.clone());
+        Ok(file)
+    }
+
+    /// Lets the descriptor go; the next use opens the file again. Not while there is something to sync.
+    pub(crate) fn release(&self) {
+        *self.handle.lock() = None;
+    }
+
+    pub(crate) fn index_path(&self) -> PathBuf {
+        self.path.with_extension("index")
+    }
+
+    /// Keeps the index of a segment that was just closed.
+    pub(crate) fn set_index(&self, index: Arc<Index>) {
+        *self.index.lock() = Some(index);
+    }
+
+    /// The index that was kept, for a segment that takes batches again.
+    pub(crate) fn take_index(&self) -> Option<Index> {
+        self.index.lock().take().map(Arc::unwrap_or_clone)
+    }
+
+    /// The index that is kept, if there is one.
+    pub(crate) fn kept_index(&self) -> Option<Arc<Index>> {
+        self.index.lock().clone()
+    }
+
+    /// The index of a closed segment of `len` bytes: kept, read, or rebuilt.
+    pub(crate) fn closed_index(&self, len: u64) -> Result<Arc<Index>, ReadError> {
+        let mut kept = self.index.lock();
+        if let Some(index) = &*kept {
+            return Ok(index.clone());
+        }
+        let index = Arc::new(self.build_index(len)?);
+        *kept = Some(index.clone());
+        Ok(index)
+    }
+
+    /// The index of the first `len` bytes: what the file says of them, and the rest from the batches themselves.
+    pub(crate) fn build_index(&self, len: u64) -> Result<Index, ReadError> {
+        let mut index = Index::load(&*self.disk, &self.index_path(), self.base).unwrap_or_default();
+        index.cut(len);
+        let mut walk = self.walk(index.reach(), len)?;
+        while let Some((_, header)) = walk.next()? {
+            index.add(self.delta(header.base_offset), header.batch_bytes() as u64);
+        }
+        if index.reach() != len {
+            return Err(self.damaged(index.reach(), "its last batch is not whole"));
+        }
+        Ok(index)
+    }
+
+    /// An offset's distance from the base. (A segment is closed before it would not fit.)
+    pub(crate) fn delta(&self, offset: Offset) -> u32 {
+        u32::try_from(offset.0 - self.base.0).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn damaged(&self, at: u64, reason: &'static str) -> ReadError {
+        ReadError::Damaged { path: self.path.clone(), at, reason }
+    }
+
+    pub(crate) fn io(&self, source: io::Error) -> ReadError {
+        ReadError::Io { path: self.path.clone(), source }
+    }
+
+    /// Reads exactly `bytes` bytes at `at`.
+    pub(crate) fn read_exact(&self, at: u64, bytes: usize) -> Result<BytesMut, ReadError> {
+        let mut buffer = BytesMut::zeroed(bytes);
+        let read = self.file().and_then(|file| file.read_at(&mut buffer, at)).map_err(|source| self.io(source))?;
+        if read < bytes {
+            return Err(self.damaged(at + read as u64, "it ends in the middle of a batch"));
+        }
+        Ok(buffer)
+    }
+
+    /// Walks over the headers of the batches from position `at` (where one begins) to `end`.
+    pub(crate) fn walk(&self, at: u64, end: u64) -> Result<Walk<'_>, ReadError> {
+        let file = self.file().map_err(|source| self.io(source))?;
+        Ok(Walk { segment: self, file, at, end, window: BytesMut::new(), window_at: at, last_end: None })
+    }
+
+    /// Finds how many bytes from `at` on are whole, sound batches that follow each other from `next` on, up to `len`: what is
+    /// kept of a tail that no journal tells about. Gives their headers.
+    pub(crate) fn scan_tail(&self, at: u64, len: u64, next: Offset) -> Result<Vec<BatchHeader>, ReadError> {
+        let (mut at, mut next, mut found) = (at, next, Vec::new());
+        while len - at >= HEADER_BYTES as u64 {
+            let head = self.read_exact(at, HEADER_BYTES)?;
+            let Ok(header) = BatchHeader::parse(&head) else { break };
+            let bytes = header.batch_bytes();
+            if header.base_offset != next || bytes as u64 > len - at {
+                break;
+            }
+            let batch = self.read_exact(at, bytes)?;
+            if crc32c(&batch[PATCH_BYTES..]) != header.crc {
+                break;
+            }
+            at += bytes as u64;
+            next = header.end_offset();
+            found.push(header);
+        }
+        Ok(found)
+    }
+}
+
+/// See [`Segment::walk`].
+pub(crate) struct Walk<'a> {
+    segment: &'a Segment,
+    file: Arc<dyn DiskFile>,
+    at: u64,
+    end: u64,
+    window: BytesMut,
+    window_at: u64,
+    last_end: Option<Offset>,
+}
+
+impl Walk<'_> {
+    /// The next batch's position and header; none at the end. What is cut off by the end is damage, as is a gap.
+    pub(crate) fn next(&mut self) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        if self.at + HEADER_BYTES as u64 > self.window_at + self.window.len() as u64 || self.at < self.window_at {
+            self.refill()?;
+        }
+        let skip = usize::try_from(self.at - self.window_at).unwrap_or(usize::MAX);
+        let header = check_next(self.window.get(skip..).unwrap_or_default(), self.last_end)
+            .map_err(|reason| self.segment.damaged(self.at, reason))?;
+        let at = self.at;
+        self.at += header.batch_bytes() as u64;
+        if self.at > self.end {
+            return Err(self.segment.damaged(at, "its last batch is not whole"));
+        }
+        self.last_end = Some(header.end_offset());
+        Ok(Some((at, header)))
+    }
+
+    fn refill(&mut self) -> Result<(), ReadError> {
+        let bytes = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(WALK_BYTES);
+        self.window.resize(bytes, 0);
+        let read = self.file.read_at(&mut self.window, self.at).map_err(|source| self.segment.io(source))?;
+        self.window.truncate(read);
+        self.window_at = self.at;
+        Ok(())
+    }
+}
+
+/// Parses the header at the front of `bytes` and checks that its batch follows one that ended at `last_end`.
+pub(crate) fn check_next(bytes: &[u8], last_end: Option<Offset>) -> Result<BatchHeader, &'static str> {
+    let header = BatchHeader::parse(bytes).map_err(|error| match error {
+        BatchError::Truncated { .. } => "it ends in the middle of a batch",
+        _ => "there is no record batch where one must begin",
+    })?;
+    match last_end {
+        Some(last_end) if last_end != header.base_offset => Err("its offsets do not follow each other"),
+        _ => Ok(header),
+    }
+}

@@ -1,0 +1,247 @@
+//! What changes in a log, behind its lock: segments, offsets, epochs, and what is still to be synced.
+
+use std::{
+    io::{self, IoSlice},
+    sync::Arc,
+};
+
+use millstream_model::{Durability, Offset};
+use millstream_record::BatchHeader;
+
+use crate::{ReadError, epochs::Epochs, index::Index, mark::Mark, segment::Segment};
+
+/// A segment and how much of it counts, bytes. What its file has beyond that is not ours.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) len: u64,
+}
+
+/// Which part of the journal a log pins: its first frame that its segments do not durably hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pin {
+    /// None.
+    Free,
+    /// From this frame on.
+    At(u64),
+    /// From `at` on, which is being synced; `after` is the first frame since that began.
+    Syncing { at: Option<u64>, after: Option<u64> },
+}
+
+/// Where a reader stopped: the next read from there needs no search.
+#[derive(Clone, Copy)]
+struct Hint {
+    next: Offset,
+    segment: Offset,
+    position: u64,
+}
+
+/// How many readers' places are remembered.
+const HINTS: usize = 4;
+
+/// The state of a log.
+pub(crate) struct State {
+    /// In order of their base offsets; the last one is appended to. Never empty.
+    pub(crate) parts: Vec<Part>,
+    /// The last segment's index; none until it was needed.
+    index: Option<Index>,
+    /// How many entries of it are in its file.
+    pub(crate) index_stored: usize,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    pub(crate) epochs: Epochs,
+    pub(crate) epochs_changed: bool,
+    pub(crate) segment_bytes: u64,
+    pub(crate) pin: Pin,
+    /// The last frame of this log, but for its deletion.
+    pub(crate) lsn: u64,
+    /// The mark on disk.
+    pub(crate) mark: Option<Mark>,
+    /// Parts before this one are synced.
+    pub(crate) synced_parts: usize,
+    /// Bytes that were written since the last sync began.
+    pub(crate) unsynced_bytes: u64,
+    /// The log waits in the list of those without a journal.
+    pub(crate) listed: bool,
+    /// Names in the log's directory are not durable.
+    pub(crate) dir_changed: bool,
+    /// Nor are those above it.
+    pub(crate) parents_changed: bool,
+    /// The frame of the log's deletion.
+    pub(crate) dropped: Option<u64>,
+    /// Its files are gone.
+    pub(crate) discarded: bool,
+    hints: [Option<Hint>; HINTS],
+    next_hint: usize,
+}
+
+/// What [`State::undo`] goes back to.
+pub(crate) struct Checkpoint {
+    parts: usize,
+    len: u64,
+    index_len: usize,
+    index_stored: usize,
+    reach: u64,
+    end: Offset,
+    unsynced_bytes: u64,
+}
+
+impl State {
+    pub(crate) fn new(parts: Vec<Part>, start: Offset, end: Offset, segment_bytes: u64) -> Self {
+        assert!(!parts.is_empty(), "a log has a segment");
+        Self {
+            synced_parts: parts.len() - 1,
+            parts,
+            index: None,
+            index_stored: 0,
+            start,
+            end,
+            epochs: Epochs::default(),
+            epochs_changed: false,
+            segment_bytes,
+            pin: Pin::Free,
+            lsn: 0,
+            mark: None,
+            unsynced_bytes: 0,
+            listed: false,
+            dir_changed: true,
+            parents_changed: true,
+            dropped: None,
+            discarded: false,
+            hints: [None; HINTS],
+            next_hint: 0,
+        }
+    }
+
+    /// The segment that is appended to.
+    pub(crate) fn active(&self) -> &Part {
+        &self.parts[self.parts.len() - 1]
+    }
+
+    /// The index of the segment that is appended to; made at the first use, for which the disk is read.
+    pub(crate) fn active_index(&mut self) -> Result<&mut Index, ReadError> {
+        let index = match self.index.take() {
+            Some(index) => index,
+            None => self.active().segment.build_index(self.active().len)?,
+        };
+        Ok(self.index.insert(index))
+    }
+
+    /// The index of the segment that is appended to, if it is there.
+    pub(crate) fn index(&self) -> Option<&Index> {
+        self.index.as_ref()
+    }
+
+    /// What to go back to when an append fails half-way. The index must have been made.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            parts: self.parts.len(),
+            len: self.active().len,
+            index_len: self.index.as_ref().map_or(0, Index::len),
+            index_stored: self.index_stored,
+            reach: self.index.as_ref().map_or(0, Index::reach),
+            end: self.end,
+            unsynced_bytes: self.unsynced_bytes,
+        }
+    }
+
+    /// Goes back, and cuts off what was written since.
+    ///
+    /// # Errors
+    /// Of the cutting; the state has gone back all the same.
+    pub(crate) fn undo(&mut self, to: &Checkpoint) -> io::Result<()> {
+        let new = self.parts.split_off(to.parts);
+        let last = self.parts.len() - 1;
+        let active = &mut self.parts[last];
+        let mut index = match self.index.take() {
+            Some(index) if new.is_empty() => index,
+            // It went with the segment when that was closed.
+            _ => active.segment.take_index().unwrap_or_default(),
+        };
+        index.restore(to.index_len, to.reach);
+        active.len = to.len;
+        self.index = Some(index);
+        self.index_stored = to.index_stored;
+        self.end = to.end;
+        self.unsynced_bytes = to.unsynced_bytes;
+        for part in new {
+            part.segment.file()?.set_len(0)?;
+        }
+        self.parts[last].segment.file()?.set_len(to.len)
+    }
+
+    /// Writes one batch to the page cache, in a new segment where the last one is full. `prefix` and `body` together are the
+    /// batch as it is to be on disk, `header` what it says. On an error the caller must [`State::undo`].
+    pub(crate) fn write(
+        &mut self,
+        header: &BatchHeader,
+        prefix: &[u8],
+        body: &[u8],
+        new_segment: impl FnOnce(Offset) -> Segment,
+    ) -> io::Result<()> {
+        assert!(header.base_offset == self.end, "offsets are dense");
+        let bytes = (prefix.len() + body.len()) as u64;
+        let active = self.active();
+        let far = header.end_offset().0 - active.segment.base.0 > i64::from(u32::MAX);
+        if active.len > 0 && (far || active.len + bytes > self.segment_bytes) {
+            // A copy stays with the closed segment, and goes to its file when that is synced.
+            let closed = active.segment.clone();
+            closed.set_index(Arc::new(self.index.take().unwrap_or_default()));
+            self.index = Some(Index::default());
+            self.index_stored = 0;
+            self.parts.push(Part { segment: Arc::new(new_segment(self.end)), len: 0 });
+            self.dir_changed = true;
+        }
+        let last = self.parts.len() - 1;
+        let active = &mut self.parts[last];
+        active.segment.file()?.write_at(&[IoSlice::new(prefix), IoSlice::new(body)], active.len)?;
+        let delta = active.segment.delta(header.base_offset);
+        active.len += bytes;
+        self.index.get_or_insert_default().add(delta, bytes);
+        self.unsynced_bytes += bytes;
+        self.end = header.end_offset();
+        Ok(())
+    }
+
+    /// Notes that frame `lsn` concerns this log. Whether it is the first since the last sync: then the caller pins it.
+    pub(crate) fn pin_at(&mut self, lsn: u64) -> bool {
+        match &mut self.pin {
+            Pin::Free => {
+                self.pin = Pin::At(lsn);
+                return true;
+            }
+            Pin::Syncing { after, .. } => {
+                after.get_or_insert(lsn);
+            }
+            Pin::At(_) => {}
+        }
+        false
+    }
+
+    /// What a sync that begins now makes durable.
+    pub(crate) fn next_mark(&self, durability: Durability) -> Mark {
+        let active = self.active();
+        Mark {
+            sequence: self.mark.map_or(0, |mark| mark.sequence + 1),
+            durability,
+            start: self.start,
+            end: self.end,
+            lsn: self.lsn,
+            segment_base: active.segment.base,
+            segment_len: active.len,
+        }
+    }
+
+    /// Remembers where a reader goes on.
+    pub(crate) fn remember(&mut self, next: Offset, segment: Offset, position: u64) {
+        self.hints[self.next_hint] = Some(Hint { next, segment, position });
+        self.next_hint = (self.next_hint + 1) % HINTS;
+    }
+
+    /// The position of the batch that begins at `from` in that segment, if a reader stopped there.
+    pub(crate) fn recall(&mut self, from: Offset, segment: Offset) -> Option<u64> {
+        let found = self.hints.iter_mut().find(|hint| hint.is_some_and(|h| h.next == from && h.segment == segment))?;
+        // Its reader leaves a new one.
+        found.take().map(|hint| hint.position)
+    }
+}

@@ -1,0 +1,209 @@
+//! The sync loop: keeps the next journal file ready, syncs segments so that journal files can be recycled, and clears away
+//! what was deleted.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use crate::{
+    StorageFailed,
+    bytes_io::{failing, replace_file},
+    data_dir,
+    journal::{FullFile, Journal},
+    journal_file::{self, FileHeader},
+};
+
+/// How much of a deleted file is given back to the file system at once, bytes: all of a large one takes most of a second.
+const REAP_STEP_BYTES: u64 = 64 << 20;
+
+/// Runs until the journal is closed, stopped or failed. After an orderly end everything is synced and the clean mark is set.
+pub(crate) async fn run(journal: Arc<Journal>) {
+    let mut reaping = true;
+    loop {
+        let finishing = {
+            let queue = journal.queue();
+            if queue.is_stopped() {
+                return;
+            }
+            queue.is_finishing()
+        };
+        let outcome = if finishing { finish(&journal) } else { work(&journal) };
+        match outcome {
+            Err(failure) => return journal.fail(failure),
+            Ok(_) if finishing => return journal.stop(),
+            Ok(true) => reaping = true,
+            Ok(false) => {
+                // Nothing is urgent: one step of what is not.
+                if reaping && let Ok(more) = reap(&journal) {
+                    reaping = more;
+                    if more {
+                        continue;
+                    }
+                }
+                reaping = false;
+                journal.sync_work.notified().await;
+            }
+        }
+    }
+}
+
+/// Does one piece of what is to be done, the most urgent first. Whether there was any.
+fn work(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+    Ok(clear_dropped(journal)? || prepare_next(journal)? || recycle(journal)? || sync_unjournaled(journal)?)
+}
+
+/// Moves the directories of deleted logs away; then their deletion needs the journal no more.
+fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+    let dropped = std::mem::take(&mut journal.queue().dropped);
+    for log in &dropped {
+        log.state().discarded = true;
+        let name = format!("{:016x}", journal.rng.next_u64());
+        log.discard(&name).map_err(failing("remove", log.dir()))?;
+        // Whatever it pinned is of no more use.
+        let mut queue = journal.queue();
+        let (kept, gone) =
+            std::mem::take(&mut queue.pins).into_iter().partition(|(_, pinned)| !Arc::ptr_eq(pinned, log));
+        queue.pins = kept;
+        drop(queue);
+        let _: std::collections::BTreeMap<_, _> = gone;
+    }
+    Ok(!dropped.is_empty())
+}
+
+/// Makes the next journal file ready when the present one is half full, so that the commit loop need not wait for it.
+fn prepare_next(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+    let options = &journal.options;
+    let (spare, sequence) = {
+        let mut ring = journal.ring();
+        let wanted = ring.ready.is_none() && (ring.starved || ring.active_bytes >= options.journal_file_bytes / 2);
+        if !wanted || (ring.spares.is_empty() && ring.files >= journal.files_max()) {
+            return Ok(false);
+        }
+        (ring.spares.pop(), ring.next_sequence)
+    };
+    let header = journal.next_header(sequence);
+    match journal_file::prepare(&*journal.disk, &journal.dir(), spare.as_deref(), header) {
+        Ok(ready) => {
+            let mut ring = journal.ring();
+            ring.files += u64::from(spare.is_none());
+            ring.next_sequence += 1;
+            ring.ready = Some(ready);
+            ring.no_space = false;
+            drop(ring);
+            journal.commit_work.notify_one();
+            Ok(true)
+        }
+        // No room for another file: what there is must do, until one is recycled or somebody makes room.
+        Err(error) if spare.is_none() && error.kind() == io::ErrorKind::StorageFull => {
+            let again = std::mem::replace(&mut journal.ring().no_space, true);
+            if !again {
+                tracing::warn!(%error, dir = %journal.dir().display(), "no space for another journal file");
+            }
+            Ok(false)
+        }
+        Err(error) => Err(failing("prepare", &journal.dir())(error)),
+    }
+}
+
+/// Where the journal is more than half full (or no file is left), syncs the log that pins its oldest file, or recycles that
+/// file if none does.
+fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+    let (sequence, last_lsn) = {
+        let ring = journal.ring();
+        let stuck = (ring.starved || ring.no_space) && ring.ready.is_none() && ring.spares.is_empty();
+        let pressed = ring.used_bytes(&journal.options) >= journal.options.journal_bytes_max / 2;
+        match ring.full.front() {
+            Some(oldest) if stuck || pressed => (oldest.sequence, oldest.last_lsn),
+            _ => return Ok(false),
+        }
+    };
+    let first = journal.queue().pins.first_key_value().map(|(lsn, log)| (*lsn, log.clone()));
+    if let Some((_, log)) = first.filter(|(lsn, _)| *lsn <= last_lsn) {
+        log.sync(false)?;
+        return Ok(true);
+    }
+    let mut ring = journal.ring();
+    let Some(FullFile { path, .. }) = ring.full.pop_front_if(|oldest| oldest.sequence == sequence) else {
+        return Ok(true);
+    };
+    drop(ring);
+    let spare = retire(journal, &path, sequence)?;
+    journal.ring().spares.push(spare);
+    journal.announce_room();
+    Ok(true)
+}
+
+/// Takes a file's name away, durably: it is no journal any more. (Each before the next, or recovery would see a gap.)
+pub(crate) fn retire(journal: &Journal, path: &std::path::Path, sequence: u64) -> Result<PathBuf, StorageFailed> {
+    let dir = journal.dir();
+    let spare = journal_file::spare_path(&dir, sequence);
+    journal.disk.rename(path, &spare).map_err(failing("rename", path))?;
+    journal.disk.sync_dir(&dir).map_err(failing("sync", &dir))?;
+    Ok(spare)
+}
+
+/// Syncs the logs without a journal, where that is due.
+fn sync_unjournaled(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+    let logs = {
+        let mut queue = journal.queue();
+        if !std::mem::take(&mut queue.sync_unjournaled) {
+            return Ok(false);
+        }
+        std::mem::take(&mut queue.unjournaled)
+    };
+    for log in &logs {
+        log.sync(false)?;
+    }
+    Ok(true)
+}
+
+/// Syncs everything that is left, after the last append.
+fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+    clear_dropped(journal)?;
+    let logs = std::mem::take(&mut journal.queue().unjournaled);
+    for log in logs {
+        log.sync(true)?;
+    }
+    loop {
+        let first = journal.queue().pins.first_key_value().map(|(_, log)| log.clone());
+        match first {
+            Some(log) => log.sync(true)?,
+            None => break,
+        }
+    }
+    let clean = journal.options.dir.join(data_dir::CLEAN);
+    replace_file(&*journal.disk, &clean, &[b""], true).map_err(failing("write", &clean))?;
+    journal.disk.sync_dir(&journal.options.dir).map_err(failing("sync", &journal.options.dir))?;
+    Ok(true)
+}
+
+/// Removes one piece of what is in the trash. Whether there is more.
+fn reap(journal: &Journal) -> io::Result<bool> {
+    let disk = &*journal.disk;
+    let trash = journal.options.dir.join("trash");
+    if !disk.exists(&trash)? {
+        return Ok(false);
+    }
+    let Some(dir) = disk.read_dir(&trash)?.into_iter().next() else { return Ok(false) };
+    let Some(path) = disk.read_dir(&dir)?.into_iter().next() else {
+        disk.remove_dir_all(&dir)?;
+        return Ok(true);
+    };
+    let file = disk.open(&path, millstream_env::OpenMode::Write)?;
+    match file.len()?.checked_sub(REAP_STEP_BYTES) {
+        Some(rest) if rest > 0 => file.set_len(rest)?,
+        _ => disk.remove_file(&path)?,
+    }
+    Ok(true)
+}
+
+impl Journal {
+    /// A header for the next use of a file.
+    pub(crate) fn next_header(&self, sequence: u64) -> FileHeader {
+        FileHeader {
+            directory: self.directory_id,
+            sequence,
+            nonce: self.rng.next_u64(),
+            lsn_floor: self.ring().committed_lsn + 1,
+            file_bytes: self.options.journal_file_bytes,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Making one log durable in its own files: segments first, then the directory, then the mark that says so.
+
+use std::{io, path::Path, sync::Arc};
+
+use crate::{
+    PartitionLog, StorageFailed,
+    bytes_io::failing,
+    epochs::Epochs,
+    index::Index,
+    mark::Mark,
+    state::{Part, Pin},
+};
+
+/// The active segment's index goes to its file when it has this many more entries than the file; 8 MiB of batches.
+const INDEX_ENTRIES_STEP: usize = 256;
+
+/// What one sync takes on.
+struct Plan {
+    /// Segments that may have unsynced bytes, in order; the last is the active one.
+    parts: Vec<Part>,
+    /// The active segment's index, if its file is to be written.
+    index: Option<Index>,
+    epochs: Option<Epochs>,
+    dir_changed: bool,
+    parents_changed: bool,
+    mark: Mark,
+    first_mark: bool,
+}
+
+impl PartitionLog {
+    pub(crate) fn mark_path(&self) -> std::path::PathBuf {
+        self.dir().join("mark")
+    }
+
+    pub(crate) fn epochs_path(&self) -> std::path::PathBuf {
+        self.dir().join("epochs")
+    }
+
+    /// Syncs all that was appended before this call and persists the mark; then the journal is pinned no more by it.
+    /// One at a time: only recovery and the sync loop call this. `closing` writes the active index as well.
+    ///
+    /// # Errors
+    /// The failure; the caller spreads it.
+    pub(crate) fn sync(self: &Arc<Self>, closing: bool) -> Result<(), StorageFailed> {
+        let Some(plan) = self.plan_sync(closing) else { return Ok(()) };
+        let disk = self.disk();
+        for part in plan.parts.iter().filter(|part| part.len > 0) {
+            let path = &part.segment.path;
+            let file = part.segment.file().map_err(failing("open", path))?;
+            file.sync_data().map_err(failing("sync", path))?;
+        }
+        self.store_indexes(&plan);
+        if let Some(epochs) = &plan.epochs {
+            let path = self.epochs_path();
+            epochs.store(disk, &path).map_err(failing("write", &path))?;
+        }
+        if plan.dir_changed || plan.epochs.is_some() {
+            self.sync_dirs(plan.parents_changed)?;
+        }
+        let path = self.mark_path();
+        if plan.first_mark {
+            plan.mark.create(disk, &path).map_err(failing("write", &path))?;
+            disk.sync_dir(self.dir()).map_err(failing("sync", self.dir()))?;
+        } else {
+            plan.mark.store(disk, &path).map_err(failing("write", &path))?;
+        }
+        self.finish_sync(&plan);
+        Ok(())
+    }
+
+    /// Makes a new log that keeps no journal durable, empty as it is: its mark alone says that its tail is to be kept.
+    pub(crate) fn write_first_mark(&self) -> Result<(), StorageFailed> {
+        let mut state = self.state();
+        let mark = state.next_mark(self.durability());
+        let path = self.mark_path();
+        mark.create(self.disk(), &path).map_err(failing("write", &path))?;
+        self.sync_dirs(true)?;
+        state.mark = Some(mark);
+        (state.dir_changed, state.parents_changed) = (false, false);
+        Ok(())
+    }
+
+    fn plan_sync(self: &Arc<Self>, closing: bool) -> Option<Plan> {
+        let mut state = self.state();
+        if state.discarded {
+            return None;
+        }
+        let at = match state.pin {
+            Pin::Free => None,
+            Pin::At(at) => Some(at),
+            Pin::Syncing { .. } => return None,
+        };
+        // Its own deletion is not in the mark, and stays pinned until the files are gone.
+        state.pin = Pin::Syncing { at, after: state.dropped };
+        state.listed = false;
+        state.unsynced_bytes = 0;
+        let stored = state.index_stored;
+        let step = if closing { 1 } else { INDEX_ENTRIES_STEP };
+        let index = state.index().filter(|index| index.len() >= stored + step).cloned();
+        if let Some(index) = &index {
+            state.index_stored = index.len();
+        }
+        Some(Plan {
+            parts: state.parts[state.synced_parts..].to_vec(),
+            index,
+            epochs: std::mem::take(&mut state.epochs_changed).then(|| state.epochs.clone()),
+            dir_changed: std::mem::take(&mut state.dir_changed),
+            parents_changed: std::mem::take(&mut state.parents_changed),
+            mark: state.next_mark(self.durability()),
+            first_mark: state.mark.is_none(),
+        })
+    }
+
+    /// Writes the indexes of the segments that were closed since the last sync, and the active one's if it has grown. They are
+    /// not synced: one that is lost is built again.
+    fn store_indexes(&self, plan: &Plan) {
+        let Some((active, closed)) = plan.parts.split_last() else { return };
+        let store = |part: &Part, index: &Index| {
+            let path = part.segment.index_path();
+            if let Err(error) = index.store(self.disk(), &path, part.segment.base) {
+                tracing::warn!(path = %path.display(), %error, "cannot write an index; it will be built again");
+            }
+        };
+        for part in closed {
+            if let Some(index) = part.segment.kept_index() {
+                store(part, &index);
+            }
+        }
+        if let Some(index) = &plan.index {
+            store(active, index);
+        }
+    }
+
+    fn sync_dirs(&self, parents: bool) -> Result<(), StorageFailed> {
+        // STREAM, and where they are new PARTITION, TOPIC and logs.
+        for dir in self.dir().ancestors().take(if parents { 4 } else { 1 }) {
+            self.disk().sync_dir(dir).map_err(failing("sync", dir))?;
+        }
+        Ok(())
+    }
+
+    fn finish_sync(self: &Arc<Self>, plan: &Plan) {
+        let mut state = self.state();
+        let synced = plan.parts.len() - 1;
+        state.synced_parts += synced;
+        state.mark = Some(plan.mark);
+        if let Pin::Syncing { at, after } = state.pin {
+            let mut queue = self.journal().queue();
+            let gone = at.and_then(|at| queue.pins.remove(&at));
+            state.pin = after.map_or(Pin::Free, Pin::At);
+            if let Some(after) = after {
+                queue.pins.insert(after, self.clone());
+            }
+            drop(queue);
+            drop(gone);
+        }
+        drop(state);
+        for part in &plan.parts[..synced] {
+            // Closed and synced: whoever reads it opens it again.
+            part.segment.release();
+        }
+        self.advance_flushed(plan.mark.end);
+    }
+
+    /// Moves a deleted log's directory out of the way, durably. What is in `trash` is removed in steps.
+    pub(crate) fn discard(&self, name: &str) -> io::Result<()> {
+        let disk = self.disk();
+        let trash = self.journal().options.dir.join("trash");
+        discard(disk, self.dir(), &trash, name)
+    }
+}
+
+/// Renames a log's directory into `trash` and makes that durable. It is no error when there is none.
+pub(crate) fn discard(disk: &dyn millstream_env::Disk, dir: &Path, trash: &Path, name: &str) -> io::Result<()> {
+    if !disk.exists(dir)? {
+        return Ok(());
+    }
+    disk.create_dir_all(trash)?;
+    disk.rename(dir, &trash.join(name))?;
+    disk.sync_dir(trash)?;
+    match dir.parent() {
+        Some(parent) => disk.sync_dir(parent),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,377 @@
+//! Whatever the disk does, is nothing acknowledged lost, and is what is found a prefix of what was appended?
+//!
+//! One seed is one history: several lives of a storage on one simulated disk, each with random appends, epochs, reads and
+//! deletions, each ended by a power cut, a kill, an orderly close, or a disk that fails from some call on (in the middle of
+//! recovery, too). A model keeps what was appended and what was acknowledged.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use common::{batch, log_id, options, read_all, stored};
+use futures::FutureExt;
+use millstream_env::sim::{DiskOperation, Fault, SimRng, World};
+use millstream_log::{AppendError, LogId, LogOptions, OpenError, PartitionLog, Recovered, Storage, Ticket};
+use millstream_model::{Durability, LeaderEpoch, Offset};
+
+const LOGS: i32 = 4;
+/// The last log is in durability `replicated`.
+const REPLICATED: i32 = LOGS - 1;
+
+/// What a log must hold.
+#[derive(Default)]
+struct Model {
+    /// As stored, in order, with the offset after each.
+    batches: Vec<(Bytes, Offset)>,
+    /// All below was acknowledged as durable.
+    acknowledged: Offset,
+    /// The epoch whose start was acknowledged.
+    epoch: i32,
+    started: i32,
+    deleted: Deleted,
+}
+
+#[derive(Default, PartialEq, Clone, Copy, Debug)]
+enum Deleted {
+    #[default]
+    No,
+    Asked,
+    Yes,
+}
+
+impl Model {
+    fn end(&self) -> Offset {
+        self.batches.last().map_or(Offset(0), |(_, end)| *end)
+    }
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum End {
+    PowerCut,
+    Kill,
+    Close,
+}
+
+struct History {
+    world: World,
+    rng: SimRng,
+    logs: BTreeMap<LogId, Model>,
+    /// Later incarnations of a log that was deleted have a later generation.
+    generations: [u32; LOGS as usize],
+    time: i64,
+    faulty: bool,
+}
+
+enum Wait {
+    Append(LogId, Offset),
+    Epoch(LogId, i32),
+    Delete(LogId),
+}
+
+fn log_options(id: LogId) -> LogOptions {
+    let durability = if id.partition.0 == REPLICATED { Durability::Replicated } else { Durability::Fsync };
+    LogOptions { segment_bytes: 20_000, durability }
+}
+
+impl History {
+    fn new(seed: u64) -> Self {
+        let world = World::new(seed);
+        let rng = world.rng().fork();
+        Self { world, rng, logs: BTreeMap::new(), generations: [0; LOGS as usize], time: 0, faulty: false }
+    }
+
+    fn open(&self) -> Result<(Storage, Recovered), OpenError> {
+        Storage::open(options(Path::new("/data")), self.world.env())
+    }
+
+    fn id(&self, partition: i32) -> LogId {
+        LogId { generation: self.generations[partition as usize], ..log_id(partition) }
+    }
+
+    /// Makes the disk fail for good at some call of some kind.
+    fn inject(&mut self) {
+        let operations = [
+            DiskOperation::Write,
+            DiskOperation::SyncData,
+            DiskOperation::SyncDir,
+            DiskOperation::Names,
+            DiskOperation::Resize,
+            DiskOperation::Open,
+        ];
+        let operation = operations[self.rng.below(operations.len() as u64) as usize];
+        let nth = 1 + self.rng.below(60);
+        for other in operations {
+            // All fail from the same moment on, as far as a count can say.
+            let nth = if other == operation { nth } else { nth + self.rng.below(60) };
+            self.world.disk().inject(Fault::nth(other, nth).for_good());
+        }
+        self.faulty = true;
+    }
+
+    fn heal(&mut self) {
+        self.world.disk().clear_faults();
+        self.faulty = false;
+    }
+
+    /// One life. Gives how it ended.
+    fn live(&mut self, last: Option<End>) -> End {
+        if self.rng.one_in(4) {
+            self.inject();
+        }
+        let storage = match self.open() {
+            Ok((storage, recovered)) => {
+                assert_eq!(recovered.clean, last == Some(End::Close), "{last:?}");
+                storage
+            }
+            Err(error) => {
+                assert!(self.faulty, "a sound disk opens: {error}");
+                assert!(matches!(error, OpenError::Io { .. }), "a failing disk is no damage: {error}");
+                return self.end(None);
+            }
+        };
+        self.heal();
+        self.check(&storage, last);
+        if self.rng.one_in(3) {
+            self.inject();
+        }
+        let storage = Arc::new(storage);
+        let mut waiting = Vec::new();
+        for _ in 0..self.rng.below(120) {
+            self.step(&storage, &mut waiting);
+            if self.rng.one_in(3) {
+                // Some of it becomes durable meanwhile.
+                self.world.run_for(std::time::Duration::from_micros(self.rng.below(3)));
+            }
+            self.settle(&mut waiting, false);
+        }
+        if self.rng.one_in(2) {
+            self.world.run_for(std::time::Duration::from_secs(self.rng.below(12)));
+            self.settle(&mut waiting, false);
+        }
+        let end = self.end(Some(storage));
+        self.settle(&mut waiting, end != End::Close);
+        end
+    }
+
+    fn end(&mut self, storage: Option<Arc<Storage>>) -> End {
+        let end = match self.rng.below(3) {
+            0 if !self.faulty => End::Kill,
+            1 if !self.faulty && storage.is_some() => End::Close,
+            _ => End::PowerCut,
+        };
+        match end {
+            End::Close => {
+                let storage = storage.unwrap();
+                self.world.run_until(storage.close()).unwrap();
+                self.world.first().kill();
+                for model in self.logs.values_mut() {
+                    model.acknowledged = model.end();
+                    model.epoch = model.started;
+                    if model.deleted == Deleted::Asked {
+                        model.deleted = Deleted::Yes;
+                    }
+                }
+            }
+            End::Kill => self.world.first().kill(),
+            End::PowerCut => self.world.first().crash(),
+        }
+        self.heal();
+        end
+    }
+
+    fn step(&mut self, storage: &Arc<Storage>, waiting: &mut Vec<(Wait, Ticket)>) {
+        let partition = self.rng.below(LOGS as u64) as i32;
+        let id = self.id(partition);
+        // What fails to open may be on disk all the same.
+        self.logs.entry(id).or_default();
+        let Ok(log) = storage.open_log(id, log_options(id)) else {
+            assert!(self.faulty, "{id} opens");
+            return;
+        };
+        match self.rng.below(20) {
+            0 => self.start_epoch(id, &log, waiting),
+            1 if self.rng.one_in(6) => match storage.delete_log(id) {
+                Ok(ticket) => {
+                    self.logs.get_mut(&id).unwrap().deleted = Deleted::Asked;
+                    waiting.push((Wait::Delete(id), ticket));
+                    self.generations[partition as usize] += 1;
+                }
+                Err(error) => assert!(self.faulty, "{error}"),
+            },
+            2..6 => self.check_reads(id, &log),
+            _ => self.append(id, &log, waiting),
+        }
+    }
+
+    fn start_epoch(&mut self, id: LogId, log: &Arc<PartitionLog>, waiting: &mut Vec<(Wait, Ticket)>) {
+        let model = self.logs.get_mut(&id).unwrap();
+        let epoch = model.started + 1;
+        match log.start_epoch(LeaderEpoch(epoch)) {
+            Ok(ticket) => {
+                model.started = epoch;
+                waiting.push((Wait::Epoch(id, epoch), ticket));
+            }
+            Err(error) => assert!(self.faulty, "{error}"),
+        }
+    }
+
+    fn append(&mut self, id: LogId, log: &Arc<PartitionLog>, waiting: &mut Vec<(Wait, Ticket)>) {
+        let batches: Vec<Bytes> = (0..1 + self.rng.below(3))
+            .map(|_| {
+                self.time += 1;
+                let bytes = if self.rng.one_in(10) { 9_000 } else { self.rng.below(900) };
+                batch(1 + self.rng.below(3) as usize, bytes as usize, self.time * 10)
+            })
+            .collect();
+        let model = self.logs.get_mut(&id).unwrap();
+        let epoch = LeaderEpoch(model.started);
+        match log.append_many(batches.clone(), epoch) {
+            Ok(appended) => {
+                assert_eq!(appended.base_offset, model.end(), "offsets are dense");
+                for batch in batches {
+                    let base = model.end();
+                    let count = i64::from(i32::from_be_bytes(batch[57..61].try_into().unwrap()));
+                    model.batches.push((stored(&batch, base, epoch), base.plus(count)));
+                }
+                assert_eq!(appended.last_offset.plus(1), model.end());
+                waiting.push((Wait::Append(id, model.end()), appended.ticket));
+            }
+            Err(AppendError::Overloaded { .. }) => {}
+            Err(error) => assert!(self.faulty, "{error}"),
+        }
+        assert_eq!(log.end_offset(), model.end(), "a refused append changes nothing");
+    }
+
+    /// Takes note of what was acknowledged. Tickets fail only where the disk does, or the storage has gone.
+    fn settle(&mut self, waiting: &mut Vec<(Wait, Ticket)>, ended: bool) {
+        let mut behind = BTreeSet::new();
+        for (wait, mut ticket) in std::mem::take(waiting) {
+            match (&mut ticket).now_or_never() {
+                None => {
+                    if let Wait::Append(id, _) = wait {
+                        behind.insert(id);
+                    }
+                    waiting.push((wait, ticket));
+                }
+                Some(Err(error)) => assert!(self.faulty || ended, "{error}"),
+                Some(Ok(())) => match wait {
+                    Wait::Append(id, end) if id.partition.0 != REPLICATED => {
+                        assert!(!behind.contains(&id), "appends become durable in order");
+                        let model = self.logs.get_mut(&id).unwrap();
+                        model.acknowledged = model.acknowledged.max(end);
+                    }
+                    // Acknowledged in memory.
+                    Wait::Append(..) => {}
+                    Wait::Epoch(id, epoch) => self.logs.get_mut(&id).unwrap().epoch = epoch,
+                    Wait::Delete(id) => self.logs.get_mut(&id).unwrap().deleted = Deleted::Yes,
+                },
+            }
+        }
+    }
+
+    /// Checks what was recovered, and takes it for what there is from now on.
+    fn check(&mut self, storage: &Storage, last: Option<End>) {
+        let found = storage.logs();
+        for (id, model) in &mut self.logs {
+            let replicated = id.partition.0 == REPLICATED;
+            let there = found.contains(id);
+            match model.deleted {
+                Deleted::Yes => assert!(!there, "{id} was deleted"),
+                Deleted::No if !there => {
+                    assert_eq!(model.acknowledged, Offset(0), "{id} is gone");
+                    assert_eq!(model.epoch, 0, "{id} is gone");
+                    assert_ne!(last, Some(End::Close), "{id} is gone");
+                    *model = Model::default();
+                }
+                Deleted::Asked if !there => model.deleted = Deleted::Yes,
+                _ => {}
+            }
+            if !there {
+                continue;
+            }
+            model.deleted = Deleted::No;
+            let log = storage.log(*id).unwrap();
+            let end = log.end_offset();
+            assert!(end >= model.acknowledged, "{id}: {end} is less than the {} acknowledged", model.acknowledged);
+            if replicated && last == Some(End::Kill) {
+                assert_eq!(end, model.end(), "{id}: a kill loses nothing of the page cache");
+            }
+            let count = model.batches.partition_point(|(_, batch_end)| *batch_end <= end);
+            model.batches.truncate(count);
+            assert_eq!(model.end(), end, "{id}: what is recovered ends with a batch");
+            let bytes_max = 1 + self.rng.below(30_000) as usize;
+            let recovered = read_all(&log, end, bytes_max);
+            let expected: Vec<_> = model.batches.iter().map(|(batch, _)| batch.clone()).collect();
+            assert!(recovered == expected, "{id}: what is recovered is a prefix of what was appended");
+            let epoch = log.latest_epoch().map_or(0, |epoch| epoch.0);
+            assert!(epoch >= model.epoch && epoch <= model.started, "{id}: epoch {epoch} of {}", model.started);
+            assert_eq!(log.flushed_end(), end, "{id}: what was recovered is durable");
+            model.started = epoch;
+            model.epoch = epoch;
+            model.acknowledged = end;
+        }
+        for id in found {
+            // A log that a generation left behind by a deletion that did not happen: deleted again by whoever asks.
+            assert!(self.logs.contains_key(&id), "{id} came from nowhere");
+        }
+        for partition in 0..LOGS {
+            let id = self.id(partition);
+            if self.logs.get(&id).is_some_and(|model| model.deleted == Deleted::Yes) {
+                self.generations[partition as usize] += 1;
+            }
+        }
+    }
+
+    fn check_reads(&mut self, id: LogId, log: &Arc<PartitionLog>) {
+        let model = &self.logs[&id];
+        let from = Offset(self.rng.below(1 + model.end().0 as u64) as i64);
+        let bound = Offset(self.rng.below(1 + model.end().0 as u64) as i64);
+        let bytes_max = self.rng.below(20_000) as usize;
+        let read = match log.read(from, bound, bytes_max) {
+            Ok(read) => read,
+            Err(error) => return assert!(self.faulty, "{error}"),
+        };
+        let first = model.batches.partition_point(|(_, end)| *end <= from);
+        let mut expected = Vec::new();
+        let mut next = from;
+        for (batch, end) in &model.batches[first..] {
+            if from >= bound || *end > bound || (!expected.is_empty() && expected.len() + batch.len() > bytes_max) {
+                break;
+            }
+            expected.extend_from_slice(batch);
+            next = *end;
+        }
+        // A read may stop at a segment's end.
+        assert!(expected.starts_with(&read.batches), "{id} {from}..{bound}");
+        assert!(read.next <= next && (expected.is_empty() || !read.batches.is_empty()), "{id} {from}..{bound}");
+    }
+}
+
+fn run(seed: u64) {
+    let mut history = History::new(seed);
+    let mut last = None;
+    for _ in 0..6 {
+        last = Some(history.live(last));
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_what_is_found_is_a_prefix() {
+    let seeds = std::env::var("LOG_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(150);
+    let first = std::env::var("LOG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
+    for seed in first..first + seeds {
+        let outcome = std::panic::catch_unwind(|| run(seed));
+        if let Err(panic) = outcome {
+            eprintln!("seed {seed} failed: LOG_SEED={seed} LOG_SEEDS=1 runs it again");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
