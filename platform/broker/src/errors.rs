@@ -36,14 +36,15 @@ impl From<PartitionAppendError> for WireError {
                 AppendRefused::Failed => ErrorCode::KafkaStorage,
             },
             PartitionAppendError::Log(error) => match error {
-                AppendError::Malformed(_) => ErrorCode::CorruptMessage,
+                AppendError::Malformed(_) | AppendError::Empty => ErrorCode::CorruptMessage,
                 AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
                 AppendError::StaleEpoch { .. } => ErrorCode::NotLeaderOrFollower,
                 AppendError::Overloaded { .. } => ErrorCode::RequestTimedOut,
                 AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
-                AppendError::StorageFull { .. } | AppendError::Closed | AppendError::Failed(_) => {
-                    ErrorCode::KafkaStorage
-                }
+                AppendError::StorageFull { .. }
+                | AppendError::Unreadable(_)
+                | AppendError::Closed
+                | AppendError::Failed(_) => ErrorCode::KafkaStorage,
             },
         };
         Self::new(code, error)

@@ -32,8 +32,13 @@ async fn accept_streams(shared: Arc<Shared>, connection: Arc<dyn Connection>) {
         shared.env.spawn.spawn(
             "stream",
             async move {
-                if let Err(end) = drive_stream(&shared_for_task, &peer, stream).await {
-                    info!(address = %peer.address, transport = peer.transport, reason = %end, "stream closed");
+                match drive_stream(&shared_for_task, &peer, stream).await {
+                    Ok(()) => {}
+                    // Clients come and go; only what they did wrong is worth an operator's eye.
+                    Err(StreamEnd::Io(error)) => debug!(address = %peer.address, %error, "stream ended"),
+                    Err(end) => {
+                        info!(address = %peer.address, transport = peer.transport, reason = %end, "stream closed");
+                    }
                 }
             }
             .boxed(),
