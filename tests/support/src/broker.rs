@@ -34,7 +34,6 @@ pub struct Broker {
 struct Running {
     child: Child,
     listen: SocketAddr,
-    http: SocketAddr,
 }
 
 impl Broker {
@@ -69,7 +68,7 @@ impl Broker {
         let log = self.log_path();
         let mut child = self
             .command()?
-            .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir())
             .arg("--ready-file")
             .arg(&ready)
@@ -90,9 +89,9 @@ impl Broker {
                     let text = said[name].as_str().with_context(|| format!("the ready file {said} lacks {name}"))?;
                     Ok(text.parse()?)
                 };
-                let (listen, http) = (address("listen")?, address("http")?);
+                let listen = address("listen")?;
                 ensure!(said["pid"] == child.id(), "the ready file {said} is another process's, not {}", child.id());
-                self.running = Some(Running { child, listen, http });
+                self.running = Some(Running { child, listen });
                 return Ok(());
             }
             if start.elapsed() > START_MAX {
@@ -151,15 +150,6 @@ impl Broker {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.running().listen
-    }
-
-    /// Where health and metrics are served.
-    ///
-    /// # Panics
-    /// When it is not running.
-    #[must_use]
-    pub fn http(&self) -> SocketAddr {
-        self.running().http
     }
 
     /// The operating system's id of the process.

@@ -66,7 +66,7 @@ impl<'a> Session<'a> {
         self.starts += 1;
         let ready = self.home.join(format!("ready-{}.json", self.starts));
         let log = self.home.join(format!("serve-{}.log", self.starts));
-        let words = ["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", "data"];
+        let words = ["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"];
         self.show(&words);
         let start = Instant::now();
         let mut child = self

@@ -1,0 +1,185 @@
+//! What can be typed after `millstream`: the command families and the flags that all of them take.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    commands::{cluster, consume, module, not_built, produce, serve, topic, transform, view},
+    output::Output,
+    values::Address,
+};
+
+/// A streaming broker that its users extend with WebAssembly, and the commands to work with it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "millstream",
+    version,
+    max_term_width = 110,
+    after_help = "Data goes to standard output, words to standard error. Exit codes: 0 done, 1 refused or failed, 2 bad usage."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// Brokers to ask first, comma-separated.
+    #[arg(
+        long,
+        global = true,
+        env = "MILLSTREAM_BROKER",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9092"
+    )]
+    pub(crate) broker: Vec<Address>,
+}
+
+/// The flag of every command that answers. (`transform deploy` has none: there, `--output` names topics.)
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Form {
+    /// Tables for people, or JSON for programs: one object a line.
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// Something that has a name already.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Named {
+    /// Its name.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a broker; a single one needs no flag at all.
+    Serve(Box<serve::Serve>),
+    /// Create, list, describe and delete topics.
+    #[command(subcommand)]
+    Topic(topic::Topic),
+    /// Write records into a topic, one per line of the input.
+    Produce(Box<produce::Produce>),
+    /// Read records of a topic or a view.
+    Consume(consume::Consume),
+    /// Make, build, upload and describe modules.
+    #[command(subcommand)]
+    Module(module::Module),
+    /// Create, list, describe and delete views.
+    #[command(subcommand)]
+    View(view::View),
+    /// Deploy, list, describe and delete transforms.
+    #[command(subcommand)]
+    Transform(transform::Transform),
+    /// Describe the cluster.
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
+    /// Consumer groups: not built yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Group(not_built::Words),
+    /// Access rights: not built yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Acl(not_built::Words),
+    /// Measurements: not built yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Bench(not_built::Words),
+    /// Completions for shells: not built yet.
+    #[command(hide = true, disable_help_flag = true)]
+    Completions(not_built::Words),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(words: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("millstream").chain(words.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    /// Scripts rely on these.
+    #[test]
+    fn every_built_command_of_the_contract_is_taken() {
+        for words in [
+            "serve",
+            "serve --config f.toml --data-dir d --listen 127.0.0.1:0 --advertise host:1 --http none --node-id 3 --ready-file r",
+            "serve --join a:1,b:2",
+            "topic create t --partitions 3 --replicas 1 --config a=b --config c=d --partitioner m@1 --param k=v",
+            "topic list --output json",
+            "topic describe t --broker a:1,b:2",
+            "topic delete t",
+            "produce t --input f --format ndjson --key id --compression zstd --acks 1 --header a=b --header a=c",
+            "produce t --key-separator : --partition 0 --acks all",
+            "consume t --from beginning --partition 0 --count 3 --until end --format json",
+            "consume t --from 2013-01-01T10:00:00Z",
+            "consume t --group g",
+            "module new m --kind view --lang rust",
+            "module build",
+            "module build dir --out modules",
+            "module push f.wasm --name n --version 1",
+            "module list",
+            "module describe n@1",
+            "transform deploy t --module m@1 --input a --input b --output c --output json --param k=v --on-error skip --from end --lanes 2",
+            "transform list",
+            "transform describe t",
+            "transform delete t",
+            "view create v --topic t --chain a@1,b@2 --param k=v",
+            "view list",
+            "view describe v",
+            "view delete v",
+            "cluster describe",
+            // Not built, and said so when they are run.
+            "group list --anything",
+            "bench produce --help",
+            "topic alter t --config a=b",
+            "module delete m@1",
+            "transform pause t",
+        ] {
+            if let Err(error) = parse(words) {
+                panic!("{words}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_that_make_no_sense_are_refused_by_name() {
+        for (words, kind, named) in [
+            ("frobnicate", ErrorKind::InvalidSubcommand, "frobnicate"),
+            ("topic create", ErrorKind::MissingRequiredArgument, "NAME"),
+            ("topic create t --partitions many", ErrorKind::ValueValidation, "many"),
+            ("topic create t --config novalue", ErrorKind::ValueValidation, "novalue"),
+            ("topic list --output yaml", ErrorKind::InvalidValue, "json"),
+            ("topic list --broker nowhere", ErrorKind::ValueValidation, "nowhere"),
+            ("produce t --acks 7", ErrorKind::InvalidValue, "7"),
+            ("produce t --compression rar", ErrorKind::InvalidValue, "zstd"),
+            ("produce t --partition -1", ErrorKind::ValueValidation, "--partition"),
+            ("consume t --from yesterday", ErrorKind::ValueValidation, "yesterday"),
+            ("consume t --until never", ErrorKind::InvalidValue, "never"),
+            ("module new n --kind gadget", ErrorKind::InvalidValue, "partitioner"),
+            ("transform deploy t --on-error panic", ErrorKind::InvalidValue, "panic"),
+            ("transform deploy t --input a", ErrorKind::MissingRequiredArgument, "--module"),
+            ("view create v --topic t", ErrorKind::MissingRequiredArgument, "--chain"),
+            ("serve --listen nowhere", ErrorKind::ValueValidation, "nowhere"),
+        ] {
+            match parse(words) {
+                Ok(_) => panic!("{words} was taken"),
+                Err(error) => {
+                    assert_eq!(error.kind(), kind, "{words}: {error}");
+                    assert!(error.to_string().contains(named), "{words}: {error}");
+                    assert_eq!(error.exit_code(), 2, "{words}");
+                }
+            }
+        }
+    }
+}

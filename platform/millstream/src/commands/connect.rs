@@ -1,0 +1,36 @@
+//! The client that commands share: which brokers, whose CA, how patient.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use millstream_client::{Client, ClientOptions};
+
+use crate::args::Common;
+
+/// How long a broker may take to answer; far above what any request takes but those that compile.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// The same for uploads: the broker gives its compiler two minutes.
+const COMPILE_MAX: Duration = Duration::from_secs(150);
+
+/// Connects to the first of the brokers that answers.
+pub(crate) async fn connect(common: &Common) -> anyhow::Result<Client> {
+    connect_for(common, ANSWER_MAX).await
+}
+
+/// As [`connect`], for requests that make the broker compile.
+pub(crate) async fn connect_to_compile(common: &Common) -> anyhow::Result<Client> {
+    connect_for(common, COMPILE_MAX).await
+}
+
+async fn connect_for(common: &Common, request_timeout: Duration) -> anyhow::Result<Client> {
+    let options = ClientOptions {
+        brokers: common.broker.iter().map(ToString::to_string).collect(),
+        client_id: "millstream-cli".into(),
+        request_timeout,
+        ..ClientOptions::default()
+    };
+    Client::connect(options).await.with_context(|| match common.broker.as_slice() {
+        [one] => format!("cannot connect to {one}"),
+        several => format!("cannot connect to any of {}", crate::output::joined(several)),
+    })
+}

@@ -1,0 +1,148 @@
+//! `millstream consume`: records of a topic or a view to standard output.
+
+mod format;
+mod start;
+
+use std::io::Write;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use millstream_client::{ConsumedRecord, Consumer, ConsumerOptions};
+use millstream_model::PartitionId;
+
+use self::{format::Format, start::From};
+use super::connect::connect;
+use crate::{
+    args::{Common, Form},
+    failure::{NotBuilt, output_error},
+    output::Output,
+};
+
+/// Written out at the latest when so many bytes have gathered.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// Records to read.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "With --format json a record is one line: {\"partition\":0,\"offset\":7,\"timestamp\":1357034400000,\
+\"key\":\"N14228\",\"value\":\"...\",\"headers\":[[\"name\",\"value\"]]}. Keys, values and headers' values that are not UTF-8 are \
+{\"base64\":\"...\"}; absent ones are null. With --format value the values follow each other, a line feed after each; a record without a \
+value (a tombstone) is left out."
+)]
+pub(crate) struct Consume {
+    /// The topic or the view to read.
+    #[arg(value_name = "TOPIC-OR-VIEW")]
+    name: String,
+    /// Read as a member of a group: not built yet.
+    #[arg(long, value_name = "G")]
+    group: Option<String>,
+    /// Where to start: beginning, end, an offset, or the first record of a time (2013-01-01T10:00:00Z, or milliseconds since 1970
+    /// from 1000000000000 on).
+    #[arg(long, value_name = "WHERE", default_value = "beginning", allow_negative_numbers = true)]
+    from: From,
+    /// Read only this partition.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Option<i32>,
+    /// Stop after so many records.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Stop where the partitions ended when reading began, instead of waiting for more.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    until: Option<Until>,
+    /// What is printed of a record.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// Where reading stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Until {
+    /// Where the partitions ended when reading began.
+    End,
+}
+
+impl Consume {
+    pub(crate) async fn run(self, common: &Common) -> anyhow::Result<()> {
+        if self.group.is_some() {
+            let instead = "leave it out: `--from` and `--partition` say what is read";
+            return Err(NotBuilt::new("--group (consumer groups)", instead).into());
+        }
+        let format = self.format.unwrap_or(match self.form.output {
+            Output::Table => Format::Value,
+            Output::Json => Format::Json,
+        });
+        let client = connect(common).await?;
+        let options = ConsumerOptions {
+            partitions: self.partition.map(PartitionId).into_iter().collect(),
+            start: self.from.0,
+            until_end: self.until == Some(Until::End),
+            ..ConsumerOptions::default()
+        };
+        let what = || format!("cannot read {}", self.name);
+        let mut consumer = client.consumer(&self.name, options).await.with_context(what)?;
+        refuse_beyond_the_end(&consumer)?;
+        let mut printer = Printer { format, bytes: Vec::with_capacity(2 * BUFFER_BYTES) };
+        let read = print_records(&mut consumer, &mut printer, self.count).await;
+        // What came before an error is good.
+        printer.flush()?;
+        read.with_context(what)?;
+        client.close().await;
+        Ok(())
+    }
+}
+
+/// An offset beyond the end would look like an empty topic, when reading stops at the end.
+fn refuse_beyond_the_end(consumer: &Consumer) -> anyhow::Result<()> {
+    for at in consumer.positions() {
+        if let Some(end) = at.end
+            && at.next > end
+        {
+            let (name, next, partition) = (consumer.name(), at.next, at.partition);
+            bail!("cannot read {name}: offset {next} is beyond the end of partition {partition}, which is {end}");
+        }
+    }
+    Ok(())
+}
+
+async fn print_records(consumer: &mut Consumer, printer: &mut Printer, count: Option<u64>) -> anyhow::Result<()> {
+    let mut left = count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let record = match consumer.next_ready()? {
+            Some(record) => record,
+            None => {
+                // Nothing more is here: whoever waits for it gets what there is.
+                printer.flush()?;
+                let Some(record) = consumer.next().await? else { return Ok(()) };
+                record
+            }
+        };
+        printer.print(&record)?;
+        left -= 1;
+    }
+    Ok(())
+}
+
+/// Gathers output and writes it in large pieces.
+struct Printer {
+    format: Format,
+    bytes: Vec<u8>,
+}
+
+impl Printer {
+    fn print(&mut self, record: &ConsumedRecord) -> anyhow::Result<()> {
+        self.format.write(record, &mut self.bytes)?;
+        if self.bytes.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let mut stdout = std::io::stdout().lock();
+        let written = stdout.write_all(&self.bytes).and_then(|()| stdout.flush());
+        self.bytes.clear();
+        written.map_err(output_error)
+    }
+}

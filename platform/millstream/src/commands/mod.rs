@@ -1,0 +1,33 @@
+//! The commands, one file or folder per family.
+
+pub(crate) mod cluster;
+mod connect;
+pub(crate) mod consume;
+pub(crate) mod module;
+pub(crate) mod not_built;
+pub(crate) mod produce;
+pub(crate) mod serve;
+pub(crate) mod topic;
+pub(crate) mod transform;
+pub(crate) mod view;
+
+use crate::args::{Cli, Command};
+
+/// Does what was asked.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { common, command } = cli;
+    match command {
+        Command::Serve(serve) => serve.run().await,
+        Command::Topic(topic) => topic.run(&common).await,
+        Command::Produce(produce) => produce.run(&common).await,
+        Command::Consume(consume) => consume.run(&common).await,
+        Command::Module(module) => module.run(&common).await,
+        Command::View(view) => view.run(&common).await,
+        Command::Transform(transform) => transform.run(&common).await,
+        Command::Cluster(cluster) => cluster.run(&common).await,
+        Command::Group(_) => not_built::refuse("group", "read with `consume --partition` and `--from` meanwhile"),
+        Command::Acl(_) => not_built::refuse("acl", "whoever reaches the port may do everything: keep it on loopback"),
+        Command::Bench(_) => not_built::refuse("bench", "`produce` tells how fast it was"),
+        Command::Completions(_) => not_built::refuse("completions", "every command has `--help`"),
+    }
+}

@@ -1,0 +1,194 @@
+//! `millstream serve`: runs a broker until it is told to stop or cannot keep its word any more.
+//!
+//! The order of a start: settings, the data directory's identity (its CA and certificate), both listeners, so that a taken
+//! port is known before anything is recovered, then the broker, the clients' profile, and the ready file last.
+
+mod ready;
+mod settings;
+mod signals;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use millstream_broker::{Broker, BrokerOptions};
+use millstream_transport::{Limits, ListenError, Listeners, Profile, ServerIdentity, identity, listen_both, profile};
+use tracing::{info, warn};
+
+use self::{
+    ready::Ready,
+    settings::{Http, Settings},
+    signals::Signals,
+};
+use crate::{
+    args::Form,
+    failure::explain,
+    output::{Output, say},
+    values::Address,
+};
+
+/// A broker's settings. Each can be given as a flag, in the environment, or in the configuration file, in this order of
+/// precedence.
+#[derive(Debug, Default, Args)]
+#[command(after_long_help = "\
+The configuration file is TOML; its keys are the flags' names:
+
+    data-dir = \"/var/lib/millstream\"
+    listen = \"0.0.0.0:9092\"
+    advertise = \"broker-1.example.com:9092\"
+    node-id = 1
+
+SIGINT or SIGTERM stops the broker in order; a second one stops it at once, which the next start recovers from. \
+RUST_LOG says what is logged, such as RUST_LOG=debug.")]
+pub(crate) struct Serve {
+    /// Read settings from a file.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where everything is kept; one broker at a time may use it. The default is $XDG_DATA_HOME/millstream, else
+    /// ~/.local/share/millstream.
+    #[arg(long, value_name = "DIR", env = "MILLSTREAM_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where to listen: QUIC on this UDP port, Kafka's protocol on the same TCP port. Port 0 takes a free one. The default is
+    /// 127.0.0.1:9092.
+    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_LISTEN", value_parser = settings::parse_listen)]
+    listen: Option<SocketAddr>,
+    /// What clients are told to connect to, if it is not the address listened on.
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISE")]
+    advertise: Option<Address>,
+    /// Where to serve health and metrics: not built yet, only `none` is taken.
+    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP", value_parser = settings::parse_http)]
+    http: Option<Http>,
+    /// The broker's number in its cluster; the default is 1.
+    #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = clap::value_parser!(i32).range(0..))]
+    node_id: Option<i32>,
+    /// The cluster to join: not built yet.
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_JOIN", value_delimiter = ',')]
+    join: Option<Vec<Address>>,
+    /// Write where the broker listens to this file, as JSON, once it is ready.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_READY_FILE")]
+    ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    form: Form,
+}
+
+impl Serve {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let form = self.form;
+        let settings = Settings::resolve(self)?;
+        // Before anything takes long, so that a stop is heard at any time.
+        let mut signals = Signals::new().context("cannot listen for signals")?;
+        let starting = Box::pin(Running::start(&settings));
+        let running = tokio::select! {
+            running = starting => running?,
+            signal = signals.next() => bail!("stopped by {signal} before the broker was ready"),
+        };
+        running.tell(&settings, form)?;
+        running.serve(signals).await
+    }
+}
+
+/// A broker that serves.
+struct Running {
+    broker: Broker,
+    bound: SocketAddr,
+    profile: Option<PathBuf>,
+}
+
+impl Running {
+    async fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let data_dir = &settings.data_dir;
+        let identity = identity::ensure(&data_dir.join("tls"), &settings.hosts())
+            .with_context(|| format!("cannot use the data directory {}", data_dir.display()))?;
+        let listeners = listen(settings.listen, &identity)?;
+        let bound = millstream_env::Listener::local_address(&*listeners.tcp);
+        let options = BrokerOptions {
+            advertise: settings.advertise.as_ref().map(ToString::to_string),
+            ..BrokerOptions::new(settings.node_id, data_dir.clone())
+        };
+        let listeners: Vec<std::sync::Arc<dyn millstream_env::Listener>> = vec![listeners.quic, listeners.tcp];
+        let (broker, recovered) = Broker::start(options, millstream_env::real::env(), listeners)
+            .await
+            .with_context(|| format!("cannot start a broker on the data directory {}", data_dir.display()))?;
+        info!(
+            data_dir = %data_dir.display(),
+            created = recovered.created,
+            clean = recovered.clean,
+            logs = recovered.logs,
+            replayed_frames = recovered.replayed_frames,
+            replayed_bytes = recovered.replayed_bytes,
+            "recovered"
+        );
+        let mut running = Self { broker, bound, profile: None };
+        running.profile = running.write_profile(settings, identity.ca_pem)?;
+        Ok(running)
+    }
+
+    /// What clients need to know: beside the data, and where this user's clients look for it. Returns the latter, if any.
+    fn write_profile(&self, settings: &Settings, ca_pem: String) -> anyhow::Result<Option<PathBuf>> {
+        let profile = Profile { brokers: vec![settings.address(self.bound)], ca_pem };
+        profile.write(&settings.data_dir.join("client.json"))?;
+        let Some(path) = profile::default_path() else {
+            warn!("there is no place for this user's client profile: set {}", profile::PROFILE_VARIABLE);
+            return Ok(None);
+        };
+        match profile.write(&path) {
+            Ok(()) => Ok(Some(path)),
+            Err(error) => {
+                warn!(error = explain(&error), "clients must be given DATA_DIR/client.json");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tells people and programs that the broker is ready.
+    fn tell(&self, settings: &Settings, form: Form) -> anyhow::Result<()> {
+        let ready = Ready {
+            listen: self.bound.to_string(),
+            pid: std::process::id(),
+            data_dir: settings.data_dir.clone(),
+            profile: self.profile.clone(),
+        };
+        say(format_args!(
+            "millstream {} listens on {}: QUIC on UDP, Kafka's protocol on TCP; data in {}",
+            env!("CARGO_PKG_VERSION"),
+            self.bound,
+            settings.data_dir.display(),
+        ));
+        let address = settings.address(self.bound);
+        let broker = if address == "127.0.0.1:9092" { String::new() } else { format!(" --broker {address}") };
+        say(format_args!("try: millstream topic create greetings{broker}"));
+        if form.output == Output::Json {
+            form.output.done(&ready, "")?;
+        }
+        match &settings.ready_file {
+            Some(path) => ready.write(path).with_context(|| format!("cannot write the ready file {}", path.display())),
+            None => Ok(()),
+        }
+    }
+
+    /// Until a signal or a failure.
+    async fn serve(self, mut signals: Signals) -> anyhow::Result<()> {
+        tokio::select! {
+            signal = signals.next() => info!(signal, "stopping; another signal stops at once"),
+            failed = self.broker.failed() => {
+                return Err(anyhow::Error::new(failed).context("the broker has stopped itself"));
+            }
+        }
+        tokio::select! {
+            stopped = self.broker.shutdown() => stopped.context("the broker has stopped, but not all was written down")?,
+            signal = signals.next() => bail!("stopped at once by {signal}: the next start recovers"),
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+fn listen(address: SocketAddr, identity: &ServerIdentity) -> anyhow::Result<Listeners> {
+    listen_both(address, identity, &Limits::default()).map_err(|error| match error {
+        ListenError::InUse { protocol, address } => anyhow::anyhow!(
+            "cannot listen on {address}: its {protocol} port is in use by another process; stop that one, or choose another \
+             port with --listen (port 0 takes a free one)"
+        ),
+        error => error.into(),
+    })
+}

@@ -1,0 +1,217 @@
+//! A broker's settings: flags before environment before file before defaults. (The first two are sorted out by clap.)
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use millstream_model::BrokerId;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use super::Serve;
+use crate::{failure::NotBuilt, values::Address};
+
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
+const NODE_ID_DEFAULT: i32 = 1;
+
+/// Where health and metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Http {
+    Off,
+    On(SocketAddr),
+}
+
+/// All that a broker is started with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: Option<Address>,
+    pub(crate) node_id: BrokerId,
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// The configuration file. Its keys are the flags' names.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    data_dir: Option<PathBuf>,
+    #[serde(default, deserialize_with = "listen_text")]
+    listen: Option<SocketAddr>,
+    advertise: Option<Address>,
+    #[serde(default, deserialize_with = "http_text")]
+    http: Option<Http>,
+    #[serde(default, deserialize_with = "node_id_number")]
+    node_id: Option<i32>,
+    join: Option<Vec<Address>>,
+    ready_file: Option<PathBuf>,
+}
+
+/// An IP address and a port; `localhost` counts as the former.
+pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let local = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let expected = "expected an IP address and a port, such as 127.0.0.1:9092 or [::]:9092";
+    local.as_deref().unwrap_or(text).parse().map_err(|_| expected.to_owned())
+}
+
+/// `none`, or as [`parse_listen`].
+pub(crate) fn parse_http(text: &str) -> Result<Http, String> {
+    match text {
+        "none" => Ok(Http::Off),
+        _ => parse_listen(text).map(Http::On),
+    }
+}
+
+fn listen_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    parse_listen(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+}
+
+fn http_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Http>, D::Error> {
+    parse_http(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+}
+
+fn node_id_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i32>, D::Error> {
+    match i32::deserialize(from)? {
+        id if id >= 0 => Ok(Some(id)),
+        _ => Err(D::Error::custom("a broker's number is 0 or more")),
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+        // The error shows the line.
+        toml::from_str(&text).with_context(|| format!("the configuration file {}", path.display()))
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// The configuration file, with the line; a setting that is not built; no place for data.
+    pub(crate) fn resolve(given: Serve) -> anyhow::Result<Self> {
+        let file = given.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        Self::merge(given, file, data_dir_default())
+    }
+
+    fn merge(given: Serve, file: File, data_dir_default: Option<PathBuf>) -> anyhow::Result<Self> {
+        if given.join.or(file.join).is_some_and(|brokers| !brokers.is_empty()) {
+            return Err(NotBuilt::new("--join", "a cluster is one broker for now").into());
+        }
+        if let Some(Http::On(address)) = given.http.or(file.http) {
+            return Err(NotBuilt::new(format!("--http {address} (health and metrics)"), "leave it out").into());
+        }
+        let Some(data_dir) = given.data_dir.or(file.data_dir).or(data_dir_default) else {
+            bail!("no place for the data: give --data-dir DIR (there is no home directory to put it into)");
+        };
+        if data_dir.as_os_str().is_empty() {
+            bail!("no place for the data: --data-dir is empty");
+        }
+        Ok(Self {
+            data_dir,
+            listen: given.listen.or(file.listen).unwrap_or(LISTEN_DEFAULT),
+            advertise: given.advertise.or(file.advertise),
+            node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
+            ready_file: given.ready_file.or(file.ready_file),
+        })
+    }
+
+    /// The hosts that clients know the broker by, for its certificate; those of every machine are in it anyway.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        let listen = Some(self.listen.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback());
+        let advertise = self.advertise.as_ref().map(|address| address.host().to_owned());
+        listen.map(|ip| ip.to_string()).into_iter().chain(advertise).collect()
+    }
+
+    /// Where clients of this machine connect to.
+    pub(crate) fn address(&self, bound: SocketAddr) -> String {
+        match (&self.advertise, bound.ip()) {
+            (Some(advertise), _) => advertise.to_string(),
+            // Bound to every interface there is no one address to name; the loopback one is right for a first try.
+            (None, ip) if ip.is_unspecified() => format!("127.0.0.1:{}", bound.port()),
+            (None, _) => bound.to_string(),
+        }
+    }
+}
+
+/// `$XDG_DATA_HOME/millstream`, else `$HOME/.local/share/millstream`: the same wherever the broker is started from.
+fn data_dir_default() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || variable("HOME").map(|home| home.join(".local/share"));
+    variable("XDG_DATA_HOME").or_else(home).map(|dir| dir.join("millstream"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> File {
+        toml::from_str(text).unwrap()
+    }
+
+    fn merge(given: Serve, text: &str) -> anyhow::Result<Settings> {
+        Settings::merge(given, file(text), Some("/home/data".into()))
+    }
+
+    #[test]
+    fn a_single_broker_needs_no_setting() {
+        let settings = merge(Serve::default(), "").unwrap();
+        assert_eq!(settings.data_dir, Path::new("/home/data"));
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:9092");
+        assert_eq!(settings.node_id, BrokerId(1));
+        assert!(settings.hosts().is_empty());
+    }
+
+    #[test]
+    fn what_is_given_wins_over_the_file_and_the_file_over_defaults() {
+        let given = Serve { listen: Some("127.0.0.1:1".parse().unwrap()), ..Serve::default() };
+        let settings =
+            merge(given, "listen = \"127.0.0.1:2\"\ndata-dir = \"/d\"\nnode-id = 7\nadvertise = \"b.example:3\"")
+                .unwrap();
+        assert_eq!(settings.listen.port(), 1);
+        assert_eq!(settings.data_dir, Path::new("/d"));
+        assert_eq!(settings.node_id, BrokerId(7));
+        assert_eq!(settings.address(settings.listen), "b.example:3");
+        assert_eq!(settings.hosts(), ["b.example"]);
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_is_shown_with_its_line() {
+        for (text, line, named) in [
+            ("node-id = 1\nlistne = \"127.0.0.1:1\"", "line 2", "listne"),
+            ("\n\nlisten = \"nowhere\"", "line 3", "IP address"),
+            ("node-id = -1", "line 1", "0 or more"),
+            ("advertise = \"nowhere\"", "line 1", "HOST:PORT"),
+            ("node-id = ", "line 1", ""),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("millstream.toml");
+            std::fs::write(&path, text).unwrap();
+            let refused = format!("{:#}", File::read(&path).unwrap_err());
+            for word in ["millstream.toml", line, named] {
+                assert!(refused.contains(word), "{text:?}: no {word:?} in {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_wherever_it_is_said() {
+        for text in ["http = \"127.0.0.1:9644\"", "join = [\"a:1\"]"] {
+            let refused = merge(Serve::default(), text).unwrap_err().to_string();
+            assert!(refused.contains("not built"), "{refused}");
+        }
+        merge(Serve::default(), "http = \"none\"\njoin = []").unwrap();
+        let given = Serve { http: Some(Http::Off), ..Serve::default() };
+        merge(given, "http = \"127.0.0.1:9644\"").unwrap();
+    }
+
+    #[test]
+    fn a_broker_on_every_interface_is_tried_on_loopback() {
+        let settings = merge(Serve::default(), "listen = \"0.0.0.0:5\"").unwrap();
+        assert_eq!(settings.address(settings.listen), "127.0.0.1:5");
+        assert!(settings.hosts().is_empty());
+        let settings = merge(Serve::default(), "listen = \"192.0.2.7:5\"").unwrap();
+        assert_eq!(settings.hosts(), ["192.0.2.7"]);
+    }
+}

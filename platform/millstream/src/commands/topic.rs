@@ -1,0 +1,229 @@
+//! `millstream topic`: partitioned logs.
+
+use clap::{Args, Subcommand};
+use millstream_client::{NewTopic, TopicDescription, TopicListing};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{connect::connect, not_built};
+use crate::{
+    args::{Common, Form, Named},
+    output::{Details, Table, joined},
+    values::{Pair, pairs},
+};
+
+/// The topic setting that binds a partitioner, and the prefix of those that are its parameters.
+const PARTITIONER: &str = "millstream.partitioner";
+const PARTITIONER_PARAM: &str = "millstream.partitioner.param.";
+
+/// What to do with topics.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Topic {
+    /// Create a topic.
+    Create(Create),
+    /// List the topics.
+    List(Form),
+    /// Show one topic with its partitions and settings.
+    Describe(Named),
+    #[command(hide = true, disable_help_flag = true)]
+    Alter(not_built::Words),
+    /// Delete a topic and its records.
+    Delete(Named),
+}
+
+/// A topic to create.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// The topic's name.
+    name: String,
+    /// How many partitions; the broker's default is 1.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    partitions: Option<i32>,
+    /// How many replicas each partition has.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    replicas: Option<i16>,
+    /// A setting, such as millstream.durability=replicated or max.message.bytes=1048576; may be repeated.
+    #[arg(long, value_name = "K=V")]
+    config: Vec<Pair>,
+    /// The module that places records whose producer leaves the partition open.
+    #[arg(long, value_name = "MODULE@VERSION")]
+    partitioner: Option<String>,
+    /// A parameter for the partitioner; may be repeated.
+    #[arg(long, value_name = "K=V", requires = "partitioner")]
+    param: Vec<Pair>,
+    #[command(flatten)]
+    form: Form,
+}
+
+impl Create {
+    fn topic(self) -> NewTopic {
+        let mut configs = pairs(self.config);
+        configs.extend(self.partitioner.map(|module| (PARTITIONER.to_owned(), module)));
+        let params = self.param.into_iter();
+        configs.extend(params.map(|param| (format!("{PARTITIONER_PARAM}{}", param.name), param.value)));
+        NewTopic { name: self.name, partitions: self.partitions, replicas: self.replicas, configs }
+    }
+}
+
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    topic_id: String,
+    partitions: i32,
+    replicas: i32,
+}
+
+impl From<TopicListing> for Line {
+    fn from(topic: TopicListing) -> Self {
+        let TopicListing { name, topic_id, partitions, replicas, .. } = topic;
+        Self { name, topic_id: topic_id.to_string(), partitions, replicas }
+    }
+}
+
+#[derive(Serialize)]
+struct Shown {
+    name: String,
+    topic_id: String,
+    partitioner: Option<String>,
+    routing_epoch: Option<i64>,
+    partitions: Vec<ShownPartition>,
+    configs: Vec<ShownConfig>,
+}
+
+#[derive(Serialize)]
+struct ShownPartition {
+    partition: i32,
+    leader: Option<i32>,
+    leader_epoch: i32,
+    replicas: Vec<i32>,
+    isr: Vec<i32>,
+    start_offset: Option<i64>,
+    end_offset: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct ShownConfig {
+    name: String,
+    value: Option<String>,
+    is_default: bool,
+}
+
+impl From<TopicDescription> for Shown {
+    fn from(topic: TopicDescription) -> Self {
+        let partitions = topic.partitions.into_iter().map(|at| ShownPartition {
+            partition: at.partition.0,
+            leader: at.leader.map(|leader| leader.0),
+            leader_epoch: at.leader_epoch.0,
+            replicas: at.replicas.iter().map(|id| id.0).collect(),
+            isr: at.isr.iter().map(|id| id.0).collect(),
+            start_offset: at.start_offset.map(|offset| offset.0),
+            end_offset: at.end_offset.map(|offset| offset.0),
+        });
+        let configs = topic.configs.into_iter().map(|entry| ShownConfig {
+            name: entry.name,
+            value: entry.value,
+            is_default: entry.is_default,
+        });
+        Self {
+            name: topic.name,
+            topic_id: topic.topic_id.to_string(),
+            partitioner: topic.routing.as_ref().and_then(|routing| routing.partitioner.clone()),
+            routing_epoch: topic.routing.map(|routing| i64::from(routing.routing_epoch.0)),
+            partitions: partitions.collect(),
+            configs: configs.collect(),
+        }
+    }
+}
+
+impl Topic {
+    pub(crate) async fn run(self, common: &Common) -> anyhow::Result<()> {
+        if let Self::Alter(_) = self {
+            return not_built::refuse("topic alter", "settings are given when the topic is created");
+        }
+        let client = connect(common).await?;
+        let admin = client.admin();
+        match self {
+            Self::Alter(_) => Ok(()),
+            Self::Create(create) => {
+                let (form, topic) = (create.form, create.topic());
+                let name = topic.name.clone();
+                let created = admin.create_topic(topic).await?;
+                let count = created.partitions.unwrap_or_default();
+                let sentence =
+                    format!("topic {name} is created with {count} partition{}", if count == 1 { "" } else { "s" });
+                let id = created.topic_id.to_string();
+                form.output.done(&json!({"name": name, "topic_id": id, "partitions": created.partitions}), &sentence)
+            }
+            Self::List(form) => {
+                let topics: Vec<Line> = admin.list_topics().await?.into_iter().map(Line::from).collect();
+                form.output.list(&topics, "no topics: `millstream topic create NAME` makes one", |topics| {
+                    let mut table = Table::new(["name", "partitions", "replicas"]);
+                    for topic in topics {
+                        table.row([topic.name.clone(), topic.partitions.to_string(), topic.replicas.to_string()]);
+                    }
+                    table
+                })
+            }
+            Self::Describe(Named { name, form }) => {
+                form.output.one(&Shown::from(admin.describe_topic(&name).await?), details)
+            }
+            Self::Delete(Named { name, form }) => {
+                admin.delete_topic(&name).await?;
+                form.output.done(&json!({"name": name}), &format!("topic {name} is deleted"))
+            }
+        }
+    }
+}
+
+fn details(topic: &Shown) -> Details {
+    let or_none = |number: Option<i64>| number.map_or("none".to_owned(), |number| number.to_string());
+    let mut partitions = Table::new(["partition", "leader", "epoch", "replicas", "isr", "start", "end"]);
+    for at in &topic.partitions {
+        partitions.row([
+            at.partition.to_string(),
+            or_none(at.leader.map(i64::from)),
+            at.leader_epoch.to_string(),
+            joined(&at.replicas),
+            joined(&at.isr),
+            or_none(at.start_offset),
+            or_none(at.end_offset),
+        ]);
+    }
+    let mut configs = Table::new(["setting", "value", ""]);
+    for entry in &topic.configs {
+        let remark = if entry.is_default { "default" } else { "" };
+        configs.row([entry.name.clone(), entry.value.clone().unwrap_or_default(), remark.into()]);
+    }
+    Details::default()
+        .field("topic", &topic.name)
+        .field("id", &topic.topic_id)
+        .field("partitioner", topic.partitioner.as_deref().unwrap_or("none: the key's hash, as in Kafka"))
+        .table(partitions)
+        .table(configs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partitioner_and_its_parameters_are_settings() {
+        let pair = |text: &str| text.parse().unwrap();
+        let create = Create {
+            name: "t".into(),
+            partitions: Some(3),
+            replicas: None,
+            config: vec![pair("max.message.bytes=2048")],
+            partitioner: Some("by-field@1".into()),
+            param: vec![pair("field=tailnum")],
+            form: Form::default(),
+        };
+        let expected = [
+            ("max.message.bytes", "2048"),
+            ("millstream.partitioner", "by-field@1"),
+            ("millstream.partitioner.param.field", "tailnum"),
+        ];
+        let configs = create.topic().configs;
+        assert!(configs.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(expected), "{configs:?}");
+    }
+}

@@ -1,0 +1,338 @@
+//! `millstream transform`: modules that turn topics into topics.
+
+use clap::{Args, Subcommand, ValueEnum};
+use millstream_client::{
+    Pair as WirePair, TransformDeployRequest, TransformDescribeResponse, TransformInfo, TransformPartition,
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{connect::connect, not_built};
+use crate::{
+    args::{Common, Form, Named},
+    failure::NotBuilt,
+    output::{Details, Table, joined, say},
+    values::Pair,
+};
+
+/// What to do with transforms.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Transform {
+    /// Deploy a module as a transform, which starts at once.
+    Deploy(Deploy),
+    /// List the transforms.
+    List(Form),
+    /// Show one transform and how far it is.
+    Describe(Named),
+    /// Delete a transform; its topics stay.
+    Delete(Named),
+    #[command(hide = true, disable_help_flag = true)]
+    Pause(not_built::Words),
+    #[command(hide = true, disable_help_flag = true)]
+    Resume(not_built::Words),
+    #[command(hide = true, disable_help_flag = true)]
+    Logs(not_built::Words),
+    #[command(hide = true, disable_help_flag = true)]
+    Upgrade(not_built::Words),
+    #[command(hide = true, disable_help_flag = true)]
+    Rollback(not_built::Words),
+    #[command(hide = true, disable_help_flag = true)]
+    Replay(not_built::Words),
+}
+
+/// A transform to deploy.
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The transform's name.
+    name: String,
+    /// The module.
+    #[arg(long, value_name = "MODULE@VERSION")]
+    module: String,
+    /// A topic that it reads; may be repeated.
+    #[arg(long, required = true, value_name = "TOPIC")]
+    input: Vec<String>,
+    /// A topic that it writes; repeated in the order of the module's outputs.
+    #[arg(long, required = true, value_name = "TOPIC")]
+    output: Vec<String>,
+    /// A parameter for the module; may be repeated.
+    #[arg(long, value_name = "K=V")]
+    param: Vec<Pair>,
+    /// What happens when a record fails.
+    #[arg(long, value_enum, default_value_t = OnError::Fail)]
+    on_error: OnError,
+    /// Where it starts in its inputs: beginning, end or an offset.
+    #[arg(long, value_name = "WHERE", default_value = "beginning", value_parser = parse_from)]
+    from: String,
+    /// How many lanes a partition has; more than one is not built yet.
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    lanes: i32,
+}
+
+/// What happens when a record fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnError {
+    /// The transform stops there and shows the error.
+    Fail,
+    /// The record is left out.
+    Skip,
+    /// It is tried again.
+    Retry,
+    /// It goes to a topic of failed records.
+    Dlq,
+    /// It goes to a topic of failed records, and so do later ones of its key.
+    ParkKey,
+}
+
+impl OnError {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+            Self::Retry => "retry",
+            Self::Dlq => "dlq",
+            Self::ParkKey => "park-key",
+        }
+    }
+}
+
+fn parse_from(text: &str) -> Result<String, String> {
+    let offset = text.parse::<i64>().is_ok_and(|offset| offset >= 0);
+    match text {
+        "beginning" | "end" => Ok(text.into()),
+        _ if offset => Ok(text.into()),
+        _ => Err("expected beginning, end or an offset".into()),
+    }
+}
+
+impl Deploy {
+    fn request(self) -> anyhow::Result<TransformDeployRequest> {
+        if self.lanes > 1 {
+            let what = format!("--lanes {}: more than one of the lanes of a partition", self.lanes);
+            return Err(NotBuilt::new(what, "leave it out, and give the topic more partitions").into());
+        }
+        let params = self.param.into_iter().map(|pair| WirePair { name: pair.name, value: pair.value });
+        Ok(TransformDeployRequest {
+            name: self.name,
+            module: self.module,
+            inputs: self.input,
+            outputs: self.output,
+            params: params.collect(),
+            on_error: self.on_error.as_str().into(),
+            from: self.from,
+            lanes: self.lanes,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    transform_id: String,
+    state: String,
+    error: Option<String>,
+    module: String,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    params: serde_json::Map<String, serde_json::Value>,
+    on_error: String,
+    from: String,
+    lanes: i32,
+    /// Null when it is not known.
+    lag: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    line: Line,
+    partitions: Vec<ShownPartition>,
+}
+
+#[derive(Serialize)]
+struct ShownPartition {
+    input: String,
+    partition: i32,
+    next_offset: i64,
+    end_offset: i64,
+    lag: i64,
+    records_in: i64,
+    records_out: i64,
+    errors: i64,
+    error: Option<String>,
+}
+
+impl From<TransformInfo> for Line {
+    fn from(found: TransformInfo) -> Self {
+        Self {
+            name: found.name,
+            transform_id: found.transform_id.to_string(),
+            state: found.state,
+            error: found.error,
+            module: found.module,
+            inputs: found.inputs,
+            outputs: found.outputs,
+            params: found.params.into_iter().map(|pair| (pair.name, pair.value.into())).collect(),
+            on_error: found.on_error,
+            from: found.from,
+            lanes: found.lanes,
+            lag: Some(found.lag).filter(|lag| *lag >= 0),
+        }
+    }
+}
+
+impl From<TransformPartition> for ShownPartition {
+    fn from(at: TransformPartition) -> Self {
+        Self {
+            input: at.input,
+            partition: at.partition.0,
+            next_offset: at.next_offset.0,
+            end_offset: at.end_offset.0,
+            lag: at.lag,
+            records_in: at.records_in,
+            records_out: at.records_out,
+            errors: at.errors,
+            error: at.error,
+        }
+    }
+}
+
+impl From<TransformDescribeResponse> for Shown {
+    fn from(found: TransformDescribeResponse) -> Self {
+        let partitions = found.partitions.into_iter().map(ShownPartition::from).collect();
+        Self { line: found.transform.into(), partitions }
+    }
+}
+
+impl Transform {
+    pub(crate) async fn run(self, common: &Common) -> anyhow::Result<()> {
+        match self {
+            Self::Deploy(deploy) => {
+                let request = deploy.request()?;
+                let sentence = format!(
+                    "transform {} is deployed: it turns {} into {} with {}",
+                    request.name,
+                    joined(&request.inputs),
+                    joined(&request.outputs),
+                    request.module
+                );
+                connect(common).await?.admin().deploy_transform(request).await?;
+                say(sentence);
+                Ok(())
+            }
+            Self::List(form) => {
+                let found = connect(common).await?.admin().list_transforms().await?;
+                let lines: Vec<Line> = found.into_iter().map(Line::from).collect();
+                form.output.list(&lines, "no transforms", table)
+            }
+            Self::Describe(Named { name, form }) => {
+                let found = connect(common).await?.admin().describe_transform(&name).await?;
+                form.output.one(&Shown::from(found), details)
+            }
+            Self::Delete(Named { name, form }) => {
+                connect(common).await?.admin().delete_transform(&name).await?;
+                form.output.done(&json!({"name": name}), &format!("transform {name} is deleted"))
+            }
+            Self::Pause(_) => not_built::refuse("transform pause", "`transform delete` ends it for good"),
+            Self::Resume(_) => not_built::refuse("transform resume", "a transform runs from its deployment on"),
+            Self::Logs(_) => not_built::refuse("transform logs", "what modules log is in the broker's log"),
+            Self::Upgrade(_) => not_built::refuse("transform upgrade", "deploy the new version under another name"),
+            Self::Rollback(_) => not_built::refuse("transform rollback", "deploy the old version under another name"),
+            Self::Replay(_) => not_built::refuse("transform replay", "deploy it under another name with `--from`"),
+        }
+    }
+}
+
+fn lag(line: &Line) -> String {
+    line.lag.map_or("unknown".into(), |lag| lag.to_string())
+}
+
+fn table(lines: &[Line]) -> Table {
+    let mut table = Table::new(["name", "state", "lag", "module", "inputs", "outputs"]);
+    for line in lines {
+        table.row([
+            line.name.clone(),
+            line.state.clone(),
+            lag(line),
+            line.module.clone(),
+            joined(&line.inputs),
+            joined(&line.outputs),
+        ]);
+    }
+    table
+}
+
+fn details(shown: &Shown) -> Details {
+    let line = &shown.line;
+    let mut partitions =
+        Table::new(["input", "partition", "next", "end", "lag", "records in", "records out", "errors", "stopped by"]);
+    for at in &shown.partitions {
+        partitions.row([
+            at.input.clone(),
+            at.partition.to_string(),
+            at.next_offset.to_string(),
+            at.end_offset.to_string(),
+            at.lag.to_string(),
+            at.records_in.to_string(),
+            at.records_out.to_string(),
+            at.errors.to_string(),
+            at.error.clone().unwrap_or_default(),
+        ]);
+    }
+    let params = line.params.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()));
+    let details =
+        Details::default().field("transform", &line.name).field("id", &line.transform_id).field("state", &line.state);
+    let details = match &line.error {
+        Some(error) => details.field("error", error),
+        None => details,
+    };
+    details
+        .field("lag", lag(line))
+        .field("module", &line.module)
+        .field("inputs", joined(&line.inputs))
+        .field("outputs", joined(&line.outputs))
+        .field("params", joined(&params.collect::<Vec<_>>()))
+        .field("on error", &line.on_error)
+        .field("from", &line.from)
+        .table(partitions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deploy(lanes: i32) -> Deploy {
+        Deploy {
+            name: "t".into(),
+            module: "m@1".into(),
+            input: vec!["a".into()],
+            output: vec!["b".into(), "c".into()],
+            param: vec!["k=v".parse().unwrap()],
+            on_error: OnError::ParkKey,
+            from: "7".into(),
+            lanes,
+        }
+    }
+
+    #[test]
+    fn a_deployment_keeps_the_order_of_its_outputs() {
+        let request = deploy(1).request().unwrap();
+        assert_eq!(request.outputs, ["b", "c"]);
+        assert_eq!((request.on_error.as_str(), request.from.as_str(), request.lanes), ("park-key", "7", 1));
+    }
+
+    #[test]
+    fn lanes_are_refused_before_anybody_is_asked() {
+        let refused = deploy(2).request().unwrap_err().to_string();
+        assert!(refused.contains("lanes") && refused.contains("not built"), "{refused}");
+    }
+
+    #[test]
+    fn starts_are_a_word_or_an_offset() {
+        for text in ["beginning", "end", "0", "17"] {
+            assert_eq!(parse_from(text).as_deref(), Ok(text));
+        }
+        for text in ["", "-1", "start", "1.5"] {
+            assert!(parse_from(text).is_err(), "{text:?}");
+        }
+    }
+}
