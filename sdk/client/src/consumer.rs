@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
-use millstream_env::BoxFuture;
+use millstream_env::{BoxFuture, Monotonic};
 use millstream_model::{BrokerId, LeaderEpoch, Offset, PartitionId, TimestampMs, limits::BATCH_BYTES_MAX};
 use millstream_protocol::{
     ErrorCode,
@@ -158,6 +158,7 @@ struct Fetched {
     group: Group,
     /// The stream, for the next one; none when it is of no more use.
     channel: Option<Channel>,
+    started: Monotonic,
     asked: Vec<(PartitionId, Offset)>,
     result: Result<FetchResponse, CallError>,
 }
@@ -427,7 +428,7 @@ impl Consumer {
             ..FetchRequest::default()
         };
         let timeout = cluster.options.request_timeout + self.options.fetch_wait;
-        let lost = asked.clone();
+        let (started, lost) = (self.cluster.env.clock.now(), asked.clone());
         let fetch = async move {
             let opened = match channel.filter(|channel| !channel.is_over()) {
                 Some(channel) => Ok(channel),
@@ -435,11 +436,11 @@ impl Consumer {
             };
             let channel = match opened {
                 Ok(channel) => channel,
-                Err(error) => return Fetched { group, channel: None, asked, result: Err(error) },
+                Err(error) => return Fetched { group, channel: None, started, asked, result: Err(error) },
             };
             let result = channel.call(request, timeout).await;
             let channel = Some(channel).filter(|channel| !channel.is_over());
-            Fetched { group, channel, asked, result }
+            Fetched { group, channel, started, asked, result }
         };
         let (tell, told) = oneshot::channel();
         let task = async move {
@@ -451,14 +452,14 @@ impl Consumer {
         Box::pin(async move {
             told.await.unwrap_or_else(|_| {
                 let error = CallError::Disconnected { broker: name, reason: "the runtime is shutting down".into() };
-                Fetched { group, channel: None, asked: lost, result: Err(error) }
+                Fetched { group, channel: None, started, asked: lost, result: Err(error) }
             })
         })
     }
 
     /// Takes an answer apart; what it holds becomes ready.
     async fn take(&mut self, fetched: Fetched) -> Result<(), ConsumeError> {
-        let Fetched { group, channel, asked, result } = fetched;
+        let Fetched { group, channel, started, asked, result } = fetched;
         if let Some(channel) = channel {
             self.channels.insert(group, channel);
         }
@@ -473,6 +474,9 @@ impl Consumer {
             }
         };
         let mut failed = None;
+        let progress = |partitions: &BTreeMap<PartitionId, Partition>| {
+            asked.iter().any(|(at, from)| partitions.get(at).is_none_or(|state| state.next != *from))
+        };
         let answers = response.responses.into_iter().flat_map(|topic| topic.partitions);
         let mut pieces = Vec::new();
         for answer in answers {
@@ -493,6 +497,11 @@ impl Consumer {
         match failed {
             None => {
                 self.retry = None;
+                // A broker that answers at once and leads nowhere must not keep both sides busy.
+                let early = self.cluster.env.clock.now() - started < self.options.fetch_wait;
+                if early && !progress(&self.partitions) {
+                    self.cluster.env.clock.sleep(self.cluster.options.backoff_min).await;
+                }
                 Ok(())
             }
             Some(ConsumeError::Call(error)) => self.pause(error).await,

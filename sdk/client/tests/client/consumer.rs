@@ -1,0 +1,230 @@
+//! Consuming: from where, to where, over failures, and through views that keep little.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use millstream_client::{Client, ConsumeError, Consumer, ConsumerOptions, ErrorCode, StartFrom};
+use millstream_env::sim::World;
+use millstream_model::{Offset, PartitionId, TimestampMs};
+use millstream_record::{BatchBuilder, BatchOptions, Compression};
+
+use crate::{fake::FakeBroker, setting};
+
+/// A batch whose values are `numbers` as text, a second apart.
+fn batch(numbers: std::ops::Range<i64>) -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions { compression: Compression::None, ..BatchOptions::default() });
+    for number in numbers {
+        builder.push(TimestampMs(number * 1000), Some(b"k"), Some(number.to_string().as_bytes()), &[]).unwrap();
+    }
+    builder.build().unwrap()
+}
+
+/// A topic whose partitions hold the numbers from 0 to (not including) 100, in batches of ten.
+fn filled(broker: &FakeBroker, partitions: usize) {
+    broker.topic("t", partitions);
+    for partition in 0..partitions {
+        for first in (0..100).step_by(10) {
+            broker.append("t", partition, batch(first..first + 10));
+        }
+    }
+}
+
+fn consumer(world: &World, client: &Client, options: ConsumerOptions) -> Consumer {
+    world.run_until(client.consumer("t", options)).unwrap()
+}
+
+/// Reads to the end: the values of each partition, whose offsets must be those given.
+fn read_all(world: &World, consumer: &mut Consumer) -> Result<BTreeMap<i32, Vec<i64>>, ConsumeError> {
+    world.run_until(async {
+        let mut read: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+        while let Some(record) = consumer.next().await? {
+            let number = String::from_utf8(record.value.unwrap().to_vec()).unwrap().parse().unwrap();
+            assert_eq!(record.offset, Offset(number));
+            assert_eq!(record.timestamp, TimestampMs(number * 1000));
+            read.entry(record.partition.0).or_default().push(number);
+        }
+        Ok(read)
+    })
+}
+
+fn until_end(start: StartFrom) -> ConsumerOptions {
+    ConsumerOptions { start, until_end: true, ..ConsumerOptions::default() }
+}
+
+#[test]
+fn everything_is_read_once_and_in_order_and_then_it_ends() {
+    for partition_bytes_max in [1, 500, 1 << 20] {
+        let (world, broker, client) = setting(1);
+        filled(&broker, 5);
+        let options = ConsumerOptions { partition_bytes_max, ..until_end(StartFrom::Beginning) };
+        let mut consumer = consumer(&world, &client, options);
+        let expected: BTreeMap<_, _> = (0..5).map(|at| (at, (0..100).collect::<Vec<_>>())).collect();
+        assert_eq!(read_all(&world, &mut consumer).unwrap(), expected);
+        assert!(consumer.positions().all(|at| at.next == Offset(100) && at.end == Some(Offset(100))));
+    }
+}
+
+#[test]
+fn reading_starts_where_it_is_told() {
+    let check = |start, expected: std::ops::Range<i64>| {
+        let (world, broker, client) = setting(1);
+        filled(&broker, 1);
+        let read = read_all(&world, &mut consumer(&world, &client, until_end(start))).unwrap();
+        assert_eq!(read.get(&0).cloned().unwrap_or_default(), expected.collect::<Vec<_>>(), "{start:?}");
+    };
+    check(StartFrom::Beginning, 0..100);
+    check(StartFrom::End, 100..100);
+    check(StartFrom::Offset(Offset(37)), 37..100);
+    check(StartFrom::Offset(Offset(100)), 100..100);
+    check(StartFrom::Timestamp(TimestampMs(36_500)), 37..100);
+    check(StartFrom::Timestamp(TimestampMs(1_000_000)), 100..100);
+}
+
+#[test]
+fn an_end_within_a_batch_is_kept() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    broker.append("t", 0, batch(0..10));
+    let mut consumer = consumer(&world, &client, until_end(StartFrom::Beginning));
+    // Appended after the end was asked for.
+    broker.append("t", 0, batch(10..20));
+    assert_eq!(read_all(&world, &mut consumer).unwrap()[&0], (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_empty_topic_ends_at_once() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 3);
+    assert!(read_all(&world, &mut consumer(&world, &client, until_end(StartFrom::Beginning))).unwrap().is_empty());
+    assert_eq!(broker.state.lock().fetches, 0);
+}
+
+#[test]
+fn one_partition_can_be_read_alone() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 3);
+    let options = ConsumerOptions { partitions: vec![PartitionId(1)], ..until_end(StartFrom::Beginning) };
+    let read = read_all(&world, &mut consumer(&world, &client, options)).unwrap();
+    assert_eq!(read.into_keys().collect::<Vec<_>>(), [1]);
+    let options = ConsumerOptions { partitions: vec![PartitionId(3)], ..ConsumerOptions::default() };
+    let error = world.run_until(client.consumer("t", options)).unwrap_err();
+    assert!(matches!(error, ConsumeError::NoSuchPartition { partitions: 3, .. }), "{error}");
+}
+
+#[test]
+fn new_records_wake_a_reader_that_waits() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 2);
+    let mut consumer =
+        consumer(&world, &client, ConsumerOptions { start: StartFrom::End, ..ConsumerOptions::default() });
+    let arrival = async {
+        world.env().clock.sleep(Duration::from_secs(3)).await;
+        broker.append("t", 1, batch(100..101));
+    };
+    let (record, ()) = world.run_until(async { futures::join!(consumer.next(), arrival) });
+    let record = record.unwrap().unwrap();
+    assert_eq!((record.partition, record.offset), (PartitionId(1), Offset(100)));
+    let waited = world.env().clock.now().0;
+    assert!(waited < Duration::from_millis(3200), "{waited:?}");
+    // The waiting was long polls, not a loop.
+    assert!(broker.state.lock().fetches < 20, "{}", broker.state.lock().fetches);
+}
+
+#[test]
+fn reading_goes_on_after_connections_break() {
+    for seed in 0..20 {
+        let (world, broker, client) = setting(seed);
+        filled(&broker, 3);
+        broker.state.lock().break_fetches = 5;
+        let options = ConsumerOptions { partition_bytes_max: 500, ..until_end(StartFrom::Beginning) };
+        let expected: BTreeMap<_, _> = (0..3).map(|at| (at, (0..100).collect::<Vec<_>>())).collect();
+        assert_eq!(read_all(&world, &mut consumer(&world, &client, options)).unwrap(), expected);
+        assert!(broker.state.lock().connections > 1);
+    }
+}
+
+#[test]
+fn patience_ends_and_the_reader_can_be_asked_again() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 1);
+    broker.state.lock().break_fetches = usize::MAX;
+    let options = ConsumerOptions { patience: Duration::from_secs(5), ..until_end(StartFrom::Beginning) };
+    let mut consumer = consumer(&world, &client, options);
+    let error = read_all(&world, &mut consumer).unwrap_err();
+    assert!(error.is_retriable(), "{error}");
+    broker.state.lock().break_fetches = 0;
+    assert_eq!(read_all(&world, &mut consumer).unwrap()[&0].len(), 100);
+}
+
+#[test]
+fn a_view_that_keeps_little_or_nothing_is_read_to_its_end() {
+    for (span, keep) in [(10, 30), (1, 1000), (7, 1_000_000), (1000, 1)] {
+        let (world, broker, client) = setting(1);
+        broker.topic("t", 2);
+        for partition in 0..2 {
+            for number in 0..50 {
+                broker.append("t", partition, batch(number..number + 1));
+            }
+        }
+        broker.state.lock().topics.get_mut("t").unwrap().filter = Some((span, keep));
+        let read = read_all(&world, &mut consumer(&world, &client, until_end(StartFrom::Offset(Offset(1))))).unwrap();
+        let expected: Vec<_> = (1..50).filter(|number| number % keep == 0).collect();
+        for partition in 0..2 {
+            assert_eq!(read.get(&partition).cloned().unwrap_or_default(), expected, "{span} {keep}");
+        }
+        let took = world.env().clock.now().0;
+        assert!(took < Duration::from_secs(1), "no waiting where there is something to scan: {took:?}");
+    }
+}
+
+#[test]
+fn an_offset_that_is_not_there_is_said_with_what_there_is() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 1);
+    for offset in [-5, 101, i64::MAX] {
+        let options = ConsumerOptions { start: StartFrom::Offset(Offset(offset)), ..ConsumerOptions::default() };
+        let mut consumer = consumer(&world, &client, options);
+        let error = world.run_until(consumer.next()).unwrap_err();
+        let ConsumeError::OutOfRange { start: Some(Offset(0)), end: Some(Offset(100)), .. } = error else {
+            panic!("{error}");
+        };
+        assert!(error.to_string().contains("0 to 100"), "{error}");
+    }
+}
+
+#[test]
+fn damaged_records_are_refused() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    broker.append("t", 0, batch(0..10));
+    let mut bytes = batch(10..20).to_vec();
+    let last = bytes.len() - 1;
+    bytes[last - 3] ^= 1;
+    // Behind the back of the fake's own checks.
+    bytes[..8].copy_from_slice(&10i64.to_be_bytes());
+    let damaged = millstream_record::Batch::parse_one(bytes.into()).unwrap();
+    broker.state.lock().topics.get_mut("t").unwrap().logs[0].push(damaged);
+    let options = ConsumerOptions { partition_bytes_max: 1, ..until_end(StartFrom::Beginning) };
+    let mut consumer = consumer(&world, &client, options);
+    let mut read = 0;
+    let error = world.run_until(async {
+        loop {
+            match consumer.next().await {
+                Ok(Some(_)) => read += 1,
+                Ok(None) => panic!("the damage was not seen"),
+                Err(error) => break error,
+            }
+        }
+    });
+    assert!(matches!(error, ConsumeError::Damaged { offset: Offset(10), .. }), "{error}");
+    assert_eq!(read, 10);
+}
+
+#[test]
+fn what_does_not_exist_is_said_at_once() {
+    let (world, _broker, client) = setting(1);
+    let error = world.run_until(client.consumer("nowhere", ConsumerOptions::default())).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::UnknownTopicOrPartition));
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    assert!(world.env().clock.now().0 < Duration::from_secs(1));
+}

@@ -1,0 +1,455 @@
+//! A broker of a few hundred lines: logs in memory, and a script of what goes wrong.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use millstream_env::{Connection, Env, FrameStream, sim::World};
+use millstream_model::{BrokerId, LeaderEpoch, Offset, PartitionId, RoutingEpoch, TimestampMs, TopicId};
+use millstream_protocol::{
+    ErrorCode, Request, Response, api_versions,
+    extension::{modules::*, routing::*},
+    messages::{fetch::*, metadata::*, offsets::*, produce::*, topics::*},
+    session::{Session, SessionLimits},
+};
+use millstream_record::{Batch, Record, raw};
+use parking_lot::Mutex;
+
+pub(crate) const ADDRESS: &str = "broker:9092";
+
+/// What happens to a Produce request instead of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Refused with this code; nothing is appended.
+    Refuse(ErrorCode),
+    /// The connection ends before anything is appended.
+    BreakBefore,
+    /// The connection ends after it was appended.
+    BreakAfter,
+}
+
+/// How a topic's records are placed: the partition of a key, or a refusal.
+pub(crate) type Partitioner = fn(Option<&[u8]>) -> Option<i32>;
+
+#[derive(Default)]
+pub(crate) struct Topic {
+    pub(crate) id: TopicId,
+    /// By partition: the batches, patched.
+    pub(crate) logs: Vec<Vec<Batch>>,
+    pub(crate) partitioner: Option<Partitioner>,
+    pub(crate) needs_values: bool,
+    /// For a view: an answer covers this many offsets and keeps only records at multiples of the second number.
+    pub(crate) filter: Option<(i64, i64)>,
+}
+
+impl Topic {
+    pub(crate) fn end(&self, partition: usize) -> i64 {
+        self.logs[partition].last().map_or(0, |batch| batch.header().end_offset().0)
+    }
+
+    pub(crate) fn records(&self, partition: usize) -> Vec<Record> {
+        self.logs[partition].iter().flat_map(|batch| batch.records(1 << 30).unwrap()).map(Result::unwrap).collect()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) topics: BTreeMap<String, Topic>,
+    /// Used up by Produce requests, first to last.
+    pub(crate) faults: VecDeque<Fault>,
+    /// While set, Produce requests wait.
+    pub(crate) hold: bool,
+    /// While set, every Produce is refused so.
+    pub(crate) refuse: Option<ErrorCode>,
+    /// How long Produce takes.
+    pub(crate) produce_time: Duration,
+    /// (partition, routing epoch) of every Produce that arrived.
+    pub(crate) produced: Vec<(i32, i32)>,
+    /// Partitions with a Produce under way.
+    under_way: BTreeSet<(String, i32)>,
+    /// Set when a partition had two at a time.
+    pub(crate) overlapped: bool,
+    /// Keys of each question to a partitioner.
+    pub(crate) asked: Vec<Vec<Option<Vec<u8>>>>,
+    /// The next question is answered with this first.
+    pub(crate) stale_answers: usize,
+    /// Fetches to break the connection on.
+    pub(crate) break_fetches: usize,
+    pub(crate) fetches: usize,
+    pub(crate) creates: usize,
+    /// Breaks the connection after creating a topic.
+    pub(crate) break_creates: bool,
+    pub(crate) connections: usize,
+}
+
+#[derive(Clone)]
+pub(crate) struct FakeBroker {
+    pub(crate) state: Arc<Mutex<State>>,
+    env: Env,
+}
+
+impl FakeBroker {
+    pub(crate) fn start(world: &mut World) -> Self {
+        let machine = world.machine("broker");
+        let (env, net) = (machine.env(), machine.net());
+        let broker = Self { state: Arc::default(), env: env.clone() };
+        let listener = world.run_until(net.listen("0.0.0.0:9092".parse().unwrap())).unwrap();
+        let accepting = broker.clone();
+        drop(env.spawn.spawn(
+            "fake accept",
+            Box::pin(async move {
+                while let Some(connection) = listener.accept().await {
+                    accepting.state.lock().connections += 1;
+                    let broker = accepting.clone();
+                    let serve = async move {
+                        while let Some(stream) = connection.accept().await {
+                            let task = broker.clone().serve(Arc::clone(&connection), stream);
+                            drop(broker.env.spawn.spawn("fake stream", Box::pin(task)));
+                        }
+                    };
+                    drop(accepting.env.spawn.spawn("fake connection", Box::pin(serve)));
+                }
+            }),
+        ));
+        broker
+    }
+
+    pub(crate) fn topic(&self, name: &str, partitions: usize) {
+        let mut state = self.state.lock();
+        let mut id = [0; 16];
+        id[0] = state.topics.len() as u8 + 1;
+        let id = serde_json::from_value(serde_json::json!(uuid_text(id))).unwrap();
+        state.topics.insert(name.into(), Topic { id, logs: vec![Vec::new(); partitions], ..Topic::default() });
+    }
+
+    pub(crate) fn append(&self, name: &str, partition: usize, batch: Bytes) {
+        append(self.state.lock().topics.get_mut(name).unwrap(), partition, batch);
+    }
+
+    async fn serve(self, connection: Arc<dyn Connection>, stream: FrameStream) {
+        let FrameStream { mut source, mut sink } = stream;
+        let mut session = Session::new(SessionLimits::default());
+        while let Some(Ok(frame)) = source.next().await {
+            if let Some(incoming) = session.handle_frame(frame).unwrap() {
+                match self.handle(incoming.request).await {
+                    Some(response) => session.respond(incoming.slot, &response).unwrap(),
+                    None => {
+                        connection.close("scripted");
+                        return;
+                    }
+                }
+            }
+            while let Some(frame) = session.poll_frame() {
+                if sink.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The answer; none breaks the connection.
+    async fn handle(&self, request: Request) -> Option<Response> {
+        Some(match request {
+            Request::ApiVersions(_) => api_versions().into(),
+            Request::Metadata(request) => self.metadata(&request).into(),
+            Request::Produce(request) => self.produce(request).await?.into(),
+            Request::Fetch(request) => self.fetch(request).await?.into(),
+            Request::ListOffsets(request) => self.list_offsets(request).into(),
+            Request::DescribeRouting(request) => self.describe_routing(request).into(),
+            Request::Assign(request) => self.assign(&request).into(),
+            Request::CreateTopics(request) => self.create_topics(&request)?.into(),
+            Request::ModulePush(_) => ModulePushResponse {
+                error_code: ErrorCode::ModuleRefused,
+                error_message: Some("it imports wasi:sockets, which no module may".into()),
+                ..ModulePushResponse::default()
+            }
+            .into(),
+            other => panic!("the fake broker was asked {other:?}"),
+        })
+    }
+
+    fn metadata(&self, request: &MetadataRequest) -> MetadataResponse {
+        let state = self.state.lock();
+        let all = || state.topics.keys().cloned().collect();
+        let names: Vec<String> = match &request.topics {
+            None => all(),
+            Some(topics) => topics.iter().filter_map(|topic| topic.name.clone()).collect(),
+        };
+        let partition = |index: usize| MetadataPartition {
+            partition_index: PartitionId(index as i32),
+            leader_id: BrokerId(1),
+            leader_epoch: LeaderEpoch(3),
+            replica_nodes: vec![BrokerId(1)],
+            isr_nodes: vec![BrokerId(1)],
+            ..MetadataPartition::default()
+        };
+        let topic = |name: String| match state.topics.get(&name) {
+            Some(topic) => MetadataTopic {
+                topic_id: topic.id,
+                partitions: (0..topic.logs.len()).map(partition).collect(),
+                name: Some(name),
+                ..MetadataTopic::default()
+            },
+            None => MetadataTopic {
+                error_code: ErrorCode::UnknownTopicOrPartition,
+                name: Some(name),
+                ..MetadataTopic::default()
+            },
+        };
+        MetadataResponse {
+            brokers: vec![MetadataBroker { node_id: BrokerId(1), host: "broker".into(), port: 9092, rack: None }],
+            topics: names.into_iter().map(topic).collect(),
+            ..MetadataResponse::default()
+        }
+    }
+
+    async fn produce(&self, request: ProduceRequest) -> Option<ProduceResponse> {
+        let mut response = ProduceResponse::default();
+        for data in request.topic_data {
+            let name = self.name_of(data.topic_id, &data.name);
+            let mut answers = Vec::new();
+            for part in data.partition_data {
+                let place = (name.clone(), part.index.0);
+                let (fault, time) = {
+                    let mut state = self.state.lock();
+                    state.produced.push((part.index.0, part.routing_epoch.0));
+                    if !state.under_way.insert(place.clone()) {
+                        state.overlapped = true;
+                    }
+                    (state.faults.pop_front(), state.produce_time)
+                };
+                self.env.clock.sleep(time).await;
+                while self.state.lock().hold {
+                    self.env.clock.sleep(Duration::from_millis(1)).await;
+                }
+                let mut state = self.state.lock();
+                state.under_way.remove(&place);
+                if fault == Some(Fault::BreakBefore) {
+                    return None;
+                }
+                let mut answer = PartitionProduceResponse { index: part.index, ..Default::default() };
+                let refused = match fault {
+                    Some(Fault::Refuse(code)) => Some(code),
+                    _ => state.refuse,
+                };
+                if let Some(code) = refused {
+                    answer.error_code = code;
+                    answer.error_message = Some("scripted".into());
+                    answer.base_offset = Offset(-1);
+                } else {
+                    let topic = state.topics.get_mut(&name).unwrap();
+                    answer.base_offset = append(topic, part.index.0 as usize, part.records.unwrap());
+                    if fault == Some(Fault::BreakAfter) {
+                        return None;
+                    }
+                }
+                answers.push(answer);
+            }
+            response.responses.push(TopicProduceResponse {
+                name,
+                topic_id: data.topic_id,
+                partition_responses: answers,
+            });
+        }
+        Some(response)
+    }
+
+    async fn fetch(&self, request: FetchRequest) -> Option<FetchResponse> {
+        {
+            let mut state = self.state.lock();
+            state.fetches += 1;
+            if state.break_fetches > 0 {
+                state.break_fetches -= 1;
+                return None;
+            }
+        }
+        let deadline = self.env.clock.now().0 + Duration::from_millis(request.max_wait_ms as u64);
+        loop {
+            let response = self.fetch_now(&request);
+            let told = response
+                .responses
+                .iter()
+                .flat_map(|topic| &topic.partitions)
+                .any(|at| !at.records.is_empty() || !at.error_code.is_ok() || at.next_offset.0 >= 0);
+            if told || self.env.clock.now().0 >= deadline {
+                return Some(response);
+            }
+            self.env.clock.sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn fetch_now(&self, request: &FetchRequest) -> FetchResponse {
+        let mut response = FetchResponse::default();
+        for asked in &request.topics {
+            let name = self.name_of(asked.topic_id, &asked.topic);
+            let state = self.state.lock();
+            let topic = &state.topics[&name];
+            let partitions = asked.partitions.iter().map(|at| {
+                let end = topic.end(at.partition.0 as usize);
+                let mut answer = PartitionData {
+                    partition_index: at.partition,
+                    high_watermark: Offset(end),
+                    log_start_offset: Offset(0),
+                    ..PartitionData::default()
+                };
+                if !(0..=end).contains(&at.fetch_offset.0) {
+                    answer.error_code = ErrorCode::OffsetOutOfRange;
+                    return answer;
+                }
+                let log = &topic.logs[at.partition.0 as usize];
+                let wanted = log.iter().filter(|batch| batch.header().end_offset() > at.fetch_offset);
+                match topic.filter {
+                    None => {
+                        let mut bytes = Vec::new();
+                        for batch in wanted {
+                            if !bytes.is_empty() && bytes.len() + batch.bytes().len() > at.partition_max_bytes as usize
+                            {
+                                break;
+                            }
+                            bytes.extend_from_slice(batch.bytes());
+                        }
+                        answer.records = Bytes::from(bytes).into();
+                    }
+                    Some((span, keep)) => {
+                        let to = (at.fetch_offset.0 + span).min(end);
+                        let kept = wanted.filter(|batch| {
+                            let base = batch.header().base_offset.0;
+                            base % keep == 0 && base < to
+                        });
+                        let bytes: Vec<u8> = kept.flat_map(|batch| batch.bytes().to_vec()).collect();
+                        answer.records = Bytes::from(bytes).into();
+                        answer.next_offset = Offset(if to > at.fetch_offset.0 { to } else { -1 });
+                    }
+                }
+                answer
+            });
+            let partitions = partitions.collect();
+            response.responses.push(FetchableTopicResponse { topic: name, topic_id: asked.topic_id, partitions });
+        }
+        response
+    }
+
+    fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
+        let state = self.state.lock();
+        let answer = |name: &str, at: &ListOffsetsPartition| {
+            let topic = &state.topics[name];
+            let partition = at.partition_index.0 as usize;
+            let offset = match at.timestamp {
+                EARLIEST_TIMESTAMP => 0,
+                LATEST_TIMESTAMP => topic.end(partition),
+                time => topic
+                    .records(partition)
+                    .iter()
+                    .find(|record| record.timestamp >= time)
+                    .map_or(-1, |record| record.offset.0),
+            };
+            ListOffsetsPartitionResponse {
+                partition_index: at.partition_index,
+                offset: Offset(offset),
+                timestamp: TimestampMs(-1),
+                ..ListOffsetsPartitionResponse::default()
+            }
+        };
+        let topics = request.topics.into_iter().map(|topic| ListOffsetsTopicResponse {
+            partitions: topic.partitions.iter().map(|at| answer(&topic.name, at)).collect(),
+            name: topic.name,
+        });
+        ListOffsetsResponse { topics: topics.collect(), ..ListOffsetsResponse::default() }
+    }
+
+    fn describe_routing(&self, request: DescribeRoutingRequest) -> DescribeRoutingResponse {
+        let state = self.state.lock();
+        let topics = request.topics.into_iter().map(|name| {
+            let topic = &state.topics[&name];
+            TopicRouting {
+                topic_id: topic.id,
+                partitions: topic.logs.len() as i32,
+                routing_epoch: RoutingEpoch(7),
+                partitioner: topic.partitioner.map(|_| "by-test@1".into()),
+                needs_values: topic.needs_values,
+                topic: name,
+                ..TopicRouting::default()
+            }
+        });
+        DescribeRoutingResponse { topics: topics.collect(), ..DescribeRoutingResponse::default() }
+    }
+
+    fn assign(&self, request: &AssignRequest) -> AssignResponse {
+        let mut state = self.state.lock();
+        if state.stale_answers > 0 {
+            state.stale_answers -= 1;
+            return AssignResponse { error_code: ErrorCode::StaleRouting, ..AssignResponse::default() };
+        }
+        let topic = &state.topics[&request.topic];
+        let (partitioner, needs_values) = (topic.partitioner.unwrap(), topic.needs_values);
+        let records: Vec<_> = raw::records(&request.frame[48..]).map(Result::unwrap).collect();
+        assert_eq!(records.len(), request.count as usize);
+        assert!(records.iter().all(|record| record.value.is_some() == needs_values), "values are shown when needed");
+        assert_eq!(request.routing_epoch, RoutingEpoch(7));
+        state.asked.push(records.iter().map(|record| record.key.map(<[u8]>::to_vec)).collect());
+        let mut partitions = Vec::new();
+        for (index, record) in (0..).zip(&records) {
+            match partitioner(record.key) {
+                Some(partition) => partitions.push(PartitionId(partition)),
+                None => {
+                    return AssignResponse {
+                        error_code: ErrorCode::CallFailed,
+                        error_message: Some("no such field".into()),
+                        error_record: index,
+                        ..AssignResponse::default()
+                    };
+                }
+            }
+        }
+        AssignResponse { routing_epoch: RoutingEpoch(7), partitions, ..AssignResponse::default() }
+    }
+
+    fn create_topics(&self, request: &CreateTopicsRequest) -> Option<CreateTopicsResponse> {
+        let name = request.topics[0].name.clone();
+        let exists = self.state.lock().topics.contains_key(&name);
+        if !exists {
+            self.topic(&name, request.topics[0].num_partitions.max(1) as usize);
+        }
+        let mut state = self.state.lock();
+        state.creates += 1;
+        if state.break_creates {
+            return None;
+        }
+        let result = CreatableTopicResult {
+            error_code: if exists { ErrorCode::TopicAlreadyExists } else { ErrorCode::None },
+            error_message: exists.then(|| format!("there is a topic {name:?} already")),
+            topic_id: state.topics[&name].id,
+            num_partitions: state.topics[&name].logs.len() as i32,
+            name,
+            ..CreatableTopicResult::default()
+        };
+        Some(CreateTopicsResponse { topics: vec![result], ..CreateTopicsResponse::default() })
+    }
+
+    fn name_of(&self, id: TopicId, name: &str) -> String {
+        let state = self.state.lock();
+        let found = state.topics.iter().find(|(_, topic)| topic.id == id);
+        found.map_or_else(|| name.into(), |(name, _)| name.clone())
+    }
+}
+
+fn uuid_text(id: [u8; 16]) -> String {
+    let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// What a leader does: checks, gives offsets.
+fn append(topic: &mut Topic, partition: usize, batch: Bytes) -> Offset {
+    let batch = Batch::parse_one(batch).unwrap();
+    if batch.header().attributes.compression().unwrap() == millstream_record::Compression::None {
+        batch.validate_for_append().unwrap();
+    }
+    let base = Offset(topic.end(partition));
+    let patched = batch.patched(base, LeaderEpoch(3));
+    topic.logs[partition].push(Batch::parse_one(patched).unwrap());
+    base
+}

@@ -1,0 +1,376 @@
+//! Producing: order over failures, the partitioner's choice, bounds, and what is told when it fails.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use millstream_client::{Acks, Compression, ErrorCode, ProduceError, Producer, ProducerOptions, ProducerRecord};
+use millstream_env::sim::World;
+use millstream_model::{Offset, PartitionId, TimestampMs, key_partition};
+use millstream_record::{BatchBuilder, BatchOptions};
+
+use crate::{
+    fake::{FakeBroker, Fault, Topic},
+    setting,
+};
+
+fn record(key: &str, value: impl ToString) -> ProducerRecord {
+    ProducerRecord {
+        topic: "t".into(),
+        key: Some(Bytes::copy_from_slice(key.as_bytes())),
+        value: Some(value.to_string().into()),
+        ..ProducerRecord::default()
+    }
+}
+
+fn to_partition(partition: i32, value: impl ToString) -> ProducerRecord {
+    ProducerRecord { partition: Some(PartitionId(partition)), ..record("k", value) }
+}
+
+fn text(bytes: Option<&Bytes>) -> String {
+    String::from_utf8(bytes.unwrap().to_vec()).unwrap()
+}
+
+/// Numbers in the order in which a key's records first appear in a partition.
+fn firsts(topic: &Topic, partition: usize) -> BTreeMap<String, Vec<u32>> {
+    let mut seen: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for record in topic.records(partition) {
+        let numbers = seen.entry(text(record.key.as_ref())).or_default();
+        let number = text(record.value.as_ref()).parse().unwrap();
+        if !numbers.contains(&number) {
+            numbers.push(number);
+        }
+    }
+    seen
+}
+
+/// Sends `count` records over ten keys with pauses here and there; all must be acknowledged, be where they were said to be, and
+/// first appear in the order sent.
+fn keys_keep_their_order(world: &World, broker: &FakeBroker, producer: &Producer, count: u32) {
+    let run = async {
+        let mut deliveries = Vec::new();
+        for number in 0..count {
+            let key = format!("key-{}", number % 10);
+            deliveries.push((key.clone(), number, producer.send(record(&key, number)).await.unwrap()));
+            if world.rng().below(20) == 0 {
+                world.env().clock.sleep(Duration::from_millis(world.rng().below(5))).await;
+            }
+        }
+        producer.flush().await;
+        let mut told = Vec::new();
+        for (key, number, delivery) in deliveries {
+            told.push((key, number, delivery.await.unwrap()));
+        }
+        told
+    };
+    let told = world.run_until(run);
+    let state = broker.state.lock();
+    assert!(!state.overlapped, "seed {}: a partition had two requests under way", world.seed());
+    let topic = &state.topics["t"];
+    let logs: Vec<_> = (0..topic.logs.len()).map(|at| topic.records(at)).collect();
+    for (key, number, delivered) in told {
+        let found = &logs[delivered.partition.0 as usize][delivered.offset.unwrap().0 as usize];
+        assert_eq!((text(found.key.as_ref()), text(found.value.as_ref())), (key, number.to_string()));
+    }
+    for partition in 0..logs.len() {
+        for (key, numbers) in firsts(topic, partition) {
+            assert!(numbers.is_sorted(), "seed {}: {key} in partition {partition}: {numbers:?}", world.seed());
+            let expected = (0..count).filter(|number| format!("key-{}", number % 10) == key).count();
+            assert_eq!(numbers.len(), expected, "seed {}: all of {key} is in one partition", world.seed());
+        }
+    }
+}
+
+#[test]
+fn keys_keep_their_order_over_failures_of_every_kind() {
+    for seed in 0..40 {
+        let (world, broker, client) = setting(seed);
+        broker.topic("t", 3);
+        {
+            let mut state = broker.state.lock();
+            state.produce_time = Duration::from_micros(world.rng().below(3000));
+            state.faults = (0..world.rng().below(30))
+                .map(|_| match world.rng().below(6) {
+                    0 => Fault::BreakBefore,
+                    1 => Fault::BreakAfter,
+                    2 => Fault::Refuse(ErrorCode::NotLeaderOrFollower),
+                    _ => Fault::Refuse(ErrorCode::NotEnoughReplicas),
+                })
+                .collect();
+        }
+        let options = ProducerOptions {
+            linger: Duration::from_micros(world.rng().below(2000)),
+            batch_bytes: 200 + world.rng().below(2000) as usize,
+            ..ProducerOptions::default()
+        };
+        keys_keep_their_order(&world, &broker, &client.producer(options), 300);
+    }
+}
+
+#[test]
+fn keys_go_where_every_kafka_client_sends_them() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 7);
+    let producer = client.producer(ProducerOptions::default());
+    for key in ["a", "b", "N14228", ""] {
+        let delivered = world.run_until(producer.produce(record(key, 1))).unwrap();
+        assert_eq!(delivered.partition, key_partition(key.as_bytes(), 7));
+    }
+    assert!(broker.state.lock().asked.is_empty(), "there is no partitioner to ask");
+}
+
+#[test]
+fn keyless_records_spread_batch_by_batch() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 4);
+    let producer = client.producer(ProducerOptions::default());
+    let mut used = std::collections::BTreeSet::new();
+    for number in 0..8 {
+        let record = ProducerRecord { key: None, ..record("", number) };
+        used.insert(world.run_until(producer.produce(record)).unwrap().partition);
+    }
+    assert_eq!(used.len(), 4);
+}
+
+/// By the key's first byte; keys that begin with `!` are refused.
+fn by_first_byte(key: Option<&[u8]>) -> Option<i32> {
+    match key.and_then(<[u8]>::first) {
+        Some(b'!') => None,
+        Some(byte) => Some(i32::from(byte % 3)),
+        None => Some(-1),
+    }
+}
+
+fn partitioned(broker: &FakeBroker) {
+    broker.topic("t", 3);
+    broker.state.lock().topics.get_mut("t").unwrap().partitioner = Some(by_first_byte);
+}
+
+#[test]
+fn the_topics_partitioner_places_what_is_left_open() {
+    let (world, broker, client) = setting(1);
+    partitioned(&broker);
+    let producer = client.producer(ProducerOptions::default());
+    for key in ["a", "b", "c", "apple"] {
+        let delivered = world.run_until(producer.produce(record(key, 1))).unwrap();
+        assert_eq!(delivered.partition, PartitionId(by_first_byte(Some(key.as_bytes())).unwrap()));
+    }
+    // What the partitioner leaves to its host, and what the sender decides.
+    world.run_until(producer.produce(ProducerRecord { key: None, ..record("", 1) })).unwrap();
+    let given = world.run_until(producer.produce(to_partition(2, 1))).unwrap();
+    assert_eq!(given.partition, PartitionId(2));
+
+    let state = broker.state.lock();
+    assert_eq!(state.asked.iter().flatten().count(), 5, "the given partition is not asked about");
+    let epochs: Vec<_> = state.produced.iter().map(|(_, epoch)| *epoch).collect();
+    assert_eq!(epochs, [7, 7, 7, 7, 7, -1]);
+}
+
+#[test]
+fn many_records_share_a_question() {
+    let (world, broker, client) = setting(1);
+    partitioned(&broker);
+    let producer = client.producer(ProducerOptions::default());
+    world.run_until(async {
+        let mut deliveries = Vec::new();
+        for number in 0..500 {
+            deliveries.push(producer.send(record("a", number)).await.unwrap());
+        }
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+    });
+    let state = broker.state.lock();
+    assert_eq!(state.asked.iter().flatten().count(), 500);
+    assert!(state.asked.len() < 20, "{} questions", state.asked.len());
+}
+
+#[test]
+fn partitioned_keys_keep_their_order_over_failures() {
+    for seed in 0..20 {
+        let (world, broker, client) = setting(seed);
+        partitioned(&broker);
+        {
+            let mut state = broker.state.lock();
+            state.topics.get_mut("t").unwrap().needs_values = true;
+            state.stale_answers = world.rng().below(3) as usize;
+            state.faults = (0..world.rng().below(10)).map(|_| Fault::BreakAfter).collect();
+        }
+        keys_keep_their_order(&world, &broker, &client.producer(ProducerOptions::default()), 200);
+    }
+}
+
+#[test]
+fn a_record_that_the_partitioner_refuses_fails_alone() {
+    let (world, broker, client) = setting(1);
+    partitioned(&broker);
+    let producer = client.producer(ProducerOptions::default());
+    let fates: Vec<_> = world.run_until(async {
+        let mut deliveries = Vec::new();
+        for number in 0..50 {
+            let key = if number % 20 == 7 { "!bad" } else { "a" };
+            deliveries.push(producer.send(record(key, number)).await.unwrap());
+        }
+        futures::future::join_all(deliveries).await
+    });
+    for (number, fate) in fates.iter().enumerate() {
+        match fate {
+            Ok(_) => assert_ne!(number % 20, 7),
+            Err(error) => {
+                assert_eq!(number % 20, 7);
+                assert_eq!(error.code(), Some(ErrorCode::CallFailed));
+                assert!(error.to_string().contains("no such field"), "{error}");
+                assert!(!error.is_retriable());
+            }
+        }
+    }
+    let state = broker.state.lock();
+    let numbers: Vec<u32> =
+        state.topics["t"].records(1).iter().map(|record| text(record.value.as_ref()).parse().unwrap()).collect();
+    assert_eq!(numbers, (0..50).filter(|number| number % 20 != 7).collect::<Vec<_>>());
+}
+
+#[test]
+fn memory_is_bounded_and_given_back() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    broker.state.lock().hold = true;
+    let options = ProducerOptions { buffer_bytes_max: 10_000, ..ProducerOptions::default() };
+    let producer = client.producer(options);
+    let value = "x".repeat(1000);
+    let mut deliveries = Vec::new();
+    world.run_until(async {
+        loop {
+            let send = std::pin::pin!(producer.send(to_partition(0, &value)));
+            match futures::future::select(send, world.env().clock.sleep(Duration::from_secs(1))).await {
+                futures::future::Either::Left((sent, _)) => deliveries.push(sent.unwrap()),
+                futures::future::Either::Right(_) => break,
+            }
+        }
+    });
+    assert_eq!(deliveries.len(), 8, "each counts its bytes and 128 more");
+    broker.state.lock().hold = false;
+    world.run_until(async {
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+        // And a record larger than the whole bound still goes through, alone.
+        producer.produce(to_partition(0, "x".repeat(50_000))).await.unwrap();
+    });
+}
+
+#[test]
+fn a_refusal_for_good_is_told_in_the_brokers_words_and_the_next_record_goes_on() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    broker.state.lock().faults = [Fault::Refuse(ErrorCode::MessageTooLarge)].into();
+    let producer = client.producer(ProducerOptions::default());
+    let error = world.run_until(producer.produce(to_partition(0, "1"))).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::MessageTooLarge));
+    assert!(error.to_string().contains("scripted") && error.to_string().contains('t'), "{error}");
+    assert_eq!(world.run_until(producer.produce(to_partition(0, "2"))).unwrap().offset, Some(Offset(0)));
+    assert_eq!(broker.state.lock().produced.len(), 2, "a final refusal is not tried again");
+}
+
+#[test]
+fn patience_ends() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    broker.state.lock().refuse = Some(ErrorCode::NotEnoughReplicas);
+    let options = ProducerOptions { delivery_timeout: Duration::from_secs(20), ..ProducerOptions::default() };
+    let error = world.run_until(client.producer(options).produce(to_partition(0, "1"))).unwrap_err();
+    assert!(matches!(error, ProduceError::Expired { .. }), "{error}");
+    assert_eq!(error.code(), Some(ErrorCode::NotEnoughReplicas));
+    let took = world.env().clock.now().0;
+    assert!((20..25).contains(&took.as_secs()), "{took:?}");
+    assert!(broker.state.lock().produced.len() < 100, "pauses grow");
+}
+
+#[test]
+fn what_does_not_exist_is_said_at_once() {
+    let (world, broker, client) = setting(1);
+    let producer = client.producer(ProducerOptions::default());
+    let error = world.run_until(producer.produce(to_partition(0, "1"))).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::UnknownTopicOrPartition));
+    assert!(error.to_string().contains("\"t\""), "{error}");
+    broker.topic("t", 2);
+    for partition in [-1, 2] {
+        let error = world.run_until(producer.produce(to_partition(partition, "1"))).unwrap_err();
+        assert!(matches!(error, ProduceError::NoSuchPartition { partitions: 2, .. }), "{error}");
+    }
+    world.run_until(producer.produce(to_partition(1, "1"))).unwrap();
+    assert!(world.env().clock.now().0 < Duration::from_secs(1));
+}
+
+#[test]
+fn without_acknowledgements_there_is_no_offset_and_the_order_stays() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    let producer = client.producer(ProducerOptions { acks: Acks::None, ..ProducerOptions::default() });
+    world.run_until(async {
+        for number in 0..50 {
+            let delivered = producer.produce(to_partition(0, number)).await.unwrap();
+            assert_eq!(delivered.offset, None);
+        }
+    });
+    world.run_for(Duration::from_secs(1));
+    let numbers = firsts(&broker.state.lock().topics["t"], 0);
+    assert_eq!(numbers["k"], (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+fn headers_times_and_compression_arrive() {
+    for compression in [Compression::None, Compression::Gzip, Compression::Lz4, Compression::Snappy, Compression::Zstd]
+    {
+        let (world, broker, client) = setting(1);
+        broker.topic("t", 1);
+        let producer = client.producer(ProducerOptions { compression, ..ProducerOptions::default() });
+        let headers =
+            vec![millstream_client::Header::new("h", Some("1".into())), millstream_client::Header::new("h", None)];
+        let record =
+            ProducerRecord { headers: headers.clone(), timestamp: Some(TimestampMs(5)), ..to_partition(0, "v") };
+        world.run_until(producer.produce(record)).unwrap();
+        world.run_until(producer.produce(ProducerRecord { value: None, ..to_partition(0, "") })).unwrap();
+        let records = broker.state.lock().topics["t"].records(0);
+        assert_eq!(records[0].headers.iter().collect::<Vec<_>>(), headers);
+        assert_eq!(records[0].timestamp, TimestampMs(5));
+        assert_eq!(records[1].value, None);
+    }
+}
+
+#[test]
+fn an_encoded_batch_goes_as_it_is_between_its_neighbours() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    let producer = client.producer(ProducerOptions::default());
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for number in [1, 2] {
+        builder.push(TimestampMs(1), Some(b"k"), Some(format!("{number}").as_bytes()), &[]).unwrap();
+    }
+    let batch = builder.build().unwrap();
+    world.run_until(async {
+        let before = producer.send(to_partition(0, "0")).await.unwrap();
+        let encoded = producer.send_batch("t", PartitionId(0), batch.clone()).await.unwrap();
+        let after = producer.send(to_partition(0, "3")).await.unwrap();
+        assert_eq!(before.await.unwrap().offset, Some(Offset(0)));
+        assert_eq!(encoded.await.unwrap().offset, Some(Offset(1)));
+        assert_eq!(after.await.unwrap().offset, Some(Offset(3)));
+        let error = producer.send_batch("t", PartitionId(0), batch.slice(1..)).await.unwrap_err();
+        assert!(matches!(error, ProduceError::Record { .. }), "{error}");
+    });
+    assert_eq!(firsts(&broker.state.lock().topics["t"], 0)["k"], [0, 1, 2, 3]);
+}
+
+#[test]
+fn what_was_sent_is_delivered_although_the_producer_is_dropped() {
+    let (world, broker, client) = setting(1);
+    partitioned(&broker);
+    let producer = client.producer(ProducerOptions::default());
+    world.run_until(async {
+        for number in 0..100 {
+            drop(producer.send(record("a", number)).await.unwrap());
+        }
+        drop(producer);
+    });
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(firsts(&broker.state.lock().topics["t"], 1)["a"].len(), 100);
+}
