@@ -307,6 +307,9 @@ async fn start_group(
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_entries),
         max_in_snapshot_log_to_keep: snapshot_entries,
         enable_pre_vote: Some(true),
+        // A sole voter has nobody to send heartbeats to or to lose an election to: an idle catalog sleeps. The clock must be
+        // switched on before a second voter joins.
+        enable_tick: false,
         // A restarted leader would hold its old term without having applied what it had committed.
         enable_leader_restore: Some(false),
         ..Config::default()

@@ -81,3 +81,51 @@ pub(crate) fn read(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Option<Vec
     }
     Ok(Some(body))
 }
+
+#[cfg(test)]
+mod tests {
+    use millstream_env::sim::{DiskOperation, Fault, SimDisk};
+
+    use super::*;
+
+    const DIR: &str = "/checked";
+
+    fn fresh() -> SimDisk {
+        let disk = SimDisk::new(9);
+        crate::disk::make_dir(&disk, Path::new(DIR)).unwrap();
+        disk
+    }
+
+    #[test]
+    fn a_file_is_the_old_one_or_the_new_one_whatever_fails_on_the_way() {
+        for operation in [DiskOperation::Write, DiskOperation::SyncData, DiskOperation::Names, DiskOperation::SyncDir] {
+            let disk = fresh();
+            write(&disk, Path::new(DIR), "f", b"old").unwrap();
+            disk.inject(Fault::nth(operation, 1));
+            assert!(write(&disk, Path::new(DIR), "f", b"new").is_err(), "{operation:?}");
+            disk.kill();
+            // What is believed after the failure must outlive a power cut.
+            let believed = adopt(&disk, Path::new(DIR), "f").unwrap().unwrap();
+            assert!(believed == b"old" || believed == b"new", "{operation:?}: {believed:?}");
+            disk.crash_losing_all();
+            assert_eq!(read(&disk, Path::new(DIR), "f").unwrap(), Some(believed), "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let disk = fresh();
+        write(&disk, Path::new(DIR), "f", b"body").unwrap();
+        let path = Path::new(DIR).join("f");
+        for at in 0..28 {
+            disk.corrupt(&path, at, 4).unwrap();
+            assert!(read(&disk, Path::new(DIR), "f").is_err(), "byte {at}");
+            disk.corrupt(&path, at, 4).unwrap();
+        }
+        for len in [0, 23, 24, 27, 29] {
+            disk.open(&path, OpenMode::Write).unwrap().set_len(len).unwrap();
+            assert!(matches!(read(&disk, Path::new(DIR), "f"), Err(FileError::Damaged { .. })), "{len} bytes");
+        }
+        assert_eq!(read(&disk, Path::new(DIR), "none").unwrap(), None);
+    }
+}

@@ -168,3 +168,39 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Whatever one flipped byte or one cut does to a file, nothing is read but a beginning of what was written, and a mark
+    /// that says that more had been synced is never passed over.
+    #[test]
+    fn damage_is_refused_or_shortens_but_never_changes_the_log(at in any::<u64>(), xor in 1..=255u8, cut in any::<bool>()) {
+        let disk = SimDisk::new(4);
+        make_dir(&disk, Path::new(DIR)).unwrap();
+        let mut log = LogFiles::open(Arc::new(disk.clone()), Path::new(DIR), 1 << 20, false).unwrap();
+        let entries: Vec<_> = (0..6).map(|index| entry(1, index, 30)).collect();
+        for entry in &entries {
+            log.append(std::slice::from_ref(entry)).unwrap();
+            log.sync().unwrap();
+        }
+        log.save_committed(log.last()).unwrap();
+        drop(log);
+        let path = Path::new(DIR).join(name(0));
+        let file = disk.open(&path, OpenMode::Write).unwrap();
+        let len = file.len().unwrap();
+        let at = at % len;
+        if cut {
+            file.set_len(at).unwrap();
+        } else {
+            disk.corrupt(&path, at, xor).unwrap();
+        }
+        match LogFiles::open(Arc::new(disk.clone()), Path::new(DIR), 1 << 20, false) {
+            Err(FileError::Damaged { .. } | FileError::Newer { .. }) => {}
+            Err(other) => prop_assert!(false, "{other}"),
+            Ok(log) => {
+                let there = whole(&log);
+                prop_assert!(entries.starts_with(&there));
+                prop_assert!(cut || there.len() == entries.len(), "all had been synced: {} of {}", there.len(), entries.len());
+            }
+        }
+    }
+}
