@@ -31,7 +31,7 @@ use millstream_protocol::{
 use crate::{
     CallError,
     cluster::{Cluster, Target},
-    consumer::list_offsets,
+    offsets::list_offsets,
 };
 
 /// A topic to create.

@@ -43,6 +43,7 @@ mod cluster;
 mod consumer;
 mod error;
 mod keys_frame;
+mod offsets;
 mod options;
 mod producer;
 

@@ -122,7 +122,7 @@ impl FakeBroker {
         let mut state = self.state.lock();
         let mut id = [0; 16];
         id[0] = state.topics.len() as u8 + 1;
-        let id = serde_json::from_value(serde_json::json!(uuid_text(id))).unwrap();
+        let id = TopicId(uuid::Uuid::from_bytes(id));
         state.topics.insert(name.into(), Topic { id, logs: vec![Vec::new(); partitions], ..Topic::default() });
     }
 
@@ -435,11 +435,6 @@ impl FakeBroker {
         let found = state.topics.iter().find(|(_, topic)| topic.id == id);
         found.map_or_else(|| name.into(), |(name, _)| name.clone())
     }
-}
-
-fn uuid_text(id: [u8; 16]) -> String {
-    let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 /// What a leader does: checks, gives offsets.

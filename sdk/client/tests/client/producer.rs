@@ -80,6 +80,17 @@ fn keys_keep_their_order(world: &World, broker: &FakeBroker, producer: &Producer
     }
 }
 
+/// Up to thirty failures of every kind, in any order.
+fn faults(world: &World) -> std::collections::VecDeque<Fault> {
+    let fault = |_| match world.rng().below(6) {
+        0 => Fault::BreakBefore,
+        1 => Fault::BreakAfter,
+        2 => Fault::Refuse(ErrorCode::NotLeaderOrFollower),
+        _ => Fault::Refuse(ErrorCode::NotEnoughReplicas),
+    };
+    (0..world.rng().below(30)).map(fault).collect()
+}
+
 #[test]
 fn keys_keep_their_order_over_failures_of_every_kind() {
     for seed in 0..40 {
@@ -88,14 +99,7 @@ fn keys_keep_their_order_over_failures_of_every_kind() {
         {
             let mut state = broker.state.lock();
             state.produce_time = Duration::from_micros(world.rng().below(3000));
-            state.faults = (0..world.rng().below(30))
-                .map(|_| match world.rng().below(6) {
-                    0 => Fault::BreakBefore,
-                    1 => Fault::BreakAfter,
-                    2 => Fault::Refuse(ErrorCode::NotLeaderOrFollower),
-                    _ => Fault::Refuse(ErrorCode::NotEnoughReplicas),
-                })
-                .collect();
+            state.faults = faults(&world);
         }
         let options = ProducerOptions {
             linger: Duration::from_micros(world.rng().below(2000)),
@@ -193,7 +197,7 @@ fn partitioned_keys_keep_their_order_over_failures() {
             let mut state = broker.state.lock();
             state.topics.get_mut("t").unwrap().needs_values = true;
             state.stale_answers = world.rng().below(3) as usize;
-            state.faults = (0..world.rng().below(10)).map(|_| Fault::BreakAfter).collect();
+            state.faults = faults(&world);
         }
         keys_keep_their_order(&world, &broker, &client.producer(ProducerOptions::default()), 200);
     }

@@ -1,0 +1,82 @@
+//! Asking leaders for offsets by time.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use millstream_model::{BrokerId, Offset, PartitionId, TimestampMs};
+use millstream_protocol::{
+    ErrorCode,
+    messages::offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic},
+};
+
+use crate::{
+    CallError,
+    cluster::{Cluster, Target, Topic},
+};
+
+/// Asks the leaders for an offset by time; none where no record is as late.
+pub(crate) async fn list_offsets(
+    cluster: &Cluster,
+    topic: &Arc<Topic>,
+    partitions: &[PartitionId],
+    timestamp: TimestampMs,
+) -> Result<BTreeMap<PartitionId, Option<Offset>>, CallError> {
+    let mut topic = Arc::clone(topic);
+    let mut found = BTreeMap::new();
+    let mut retry = cluster.retry(cluster.options.request_timeout);
+    loop {
+        let missing: Vec<_> = partitions.iter().filter(|at| !found.contains_key(*at)).collect();
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let mut by_leader: BTreeMap<BrokerId, Vec<ListOffsetsPartition>> = BTreeMap::new();
+        let mut failed = None;
+        for partition in missing {
+            match topic.leader(*partition) {
+                Ok((leader, epoch)) => by_leader.entry(leader).or_default().push(ListOffsetsPartition {
+                    partition_index: *partition,
+                    current_leader_epoch: epoch,
+                    timestamp,
+                }),
+                Err(error) => failed = Some(error),
+            }
+        }
+        for (leader, asked) in by_leader {
+            let topics = vec![ListOffsetsTopic { name: topic.name.as_ref().into(), partitions: asked }];
+            let request = ListOffsetsRequest {
+                topics,
+                timeout_ms: i32::try_from(cluster.options.request_timeout.as_millis()).unwrap_or(i32::MAX),
+                ..ListOffsetsRequest::default()
+            };
+            let response = match cluster.ask(Target::Broker(leader), request).await {
+                Ok(response) => response,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
+            for answer in response.topics.into_iter().flat_map(|topic| topic.partitions) {
+                let what = || format!("{} partition {}", topic.name, answer.partition_index);
+                match CallError::check(&what(), answer.error_code, None) {
+                    Ok(()) => {
+                        let offset = Some(answer.offset).filter(|offset| offset.0 >= 0);
+                        found.insert(answer.partition_index, offset);
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
+        }
+        if let Some(error) = failed {
+            if !error.is_retriable() || !retry.wait().await {
+                return Err(error);
+            }
+            topic = cluster.refresh_topic(&topic.name).await?;
+        } else if partitions.iter().any(|at| !found.contains_key(at)) {
+            let what = format!("the offsets of {}", topic.name);
+            return Err(CallError::refused(
+                what,
+                ErrorCode::UnknownServer,
+                Some("the broker's answer leaves partitions out"),
+            ));
+        }
+    }
+}
