@@ -7,7 +7,7 @@
 //!   id 01234567-89ab-4cde-8f01-23456789abcd
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use millstream_env::{Disk, DiskLock, Env};
 use uuid::Uuid;
@@ -40,7 +40,7 @@ pub(crate) struct DataDir {
 /// Locks a data directory, makes it where it is missing, and reads what it says of itself.
 pub(crate) fn open(dir: &Path, env: &Env) -> Result<DataDir, OpenError> {
     let disk = &*env.disk;
-    disk.create_dir_all(dir).map_err(io("make", dir))?;
+    let made = make(disk, dir)?;
     let lock_path = dir.join(LOCK_FILE);
     let lock = disk.lock(&lock_path).map_err(|source| match source.kind() {
         std::io::ErrorKind::WouldBlock => OpenError::Locked { path: dir.to_owned() },
@@ -56,8 +56,16 @@ pub(crate) fn open(dir: &Path, env: &Env) -> Result<DataDir, OpenError> {
     let clean = disk.exists(&clean_path).map_err(io("look for", &clean_path))?;
     if clean {
         disk.remove_file(&clean_path).map_err(io("remove", &clean_path))?;
-        // Before anything is appended.
-        disk.sync_dir(dir).map_err(io("sync", dir))?;
+    }
+    // Before anything is appended; and what a killed process left to be read may not be durable yet.
+    for changed in made {
+        match disk.sync_dir(&changed) {
+            // What is above need not be ours to open.
+            Err(error) if changed != dir && error.kind() == std::io::ErrorKind::PermissionDenied => {
+                tracing::warn!(path = %changed.display(), %error, "cannot be synced: a new directory in it may be lost");
+            }
+            outcome => outcome.map_err(io("sync", &changed))?,
+        }
     }
     Ok(DataDir { lock, id, created, clean })
 }
@@ -75,11 +83,21 @@ fn create(dir: &Path, path: &Path, env: &Env) -> Result<Uuid, OpenError> {
     let id = uuid::Builder::from_random_bytes(env.rng.next_u128().to_be_bytes()).into_uuid();
     let text = format!("{TITLE}\nformat {FORMAT}\nid {id}\n");
     replace_file(disk, path, &[text.as_bytes()], true).map_err(io("write", path))?;
-    disk.sync_dir(dir).map_err(io("sync", dir))?;
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        disk.sync_dir(parent).map_err(io("sync", parent))?;
-    }
     Ok(id)
+}
+
+/// Makes a directory where it is missing; gives it, the one above it, and those whose entries are new: to be synced.
+fn make(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let mut changed = vec![dir.to_owned()];
+    for above in dir.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+        let below = &changed[changed.len() - 1];
+        if changed.len() > 1 && disk.exists(below).map_err(io("look for", below))? {
+            break;
+        }
+        changed.push(above.to_owned());
+    }
+    disk.create_dir_all(dir).map_err(io("make", dir))?;
+    Ok(changed)
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<Uuid, OpenError> {
@@ -104,7 +122,7 @@ pub(crate) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::i
 }
 
 /// The paths in a directory; none if there is no such directory.
-pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<std::path::PathBuf>, OpenError> {
+pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
     match disk.read_dir(dir) {
         Ok(paths) => Ok(paths),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),

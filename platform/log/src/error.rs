@@ -113,7 +113,8 @@ pub enum OpenLogError {
     },
 }
 
-/// Why nothing was appended. The log is unchanged.
+/// Why nothing was appended. The log is unchanged; only after [`AppendError::Failed`] a log in durability `replicated` may
+/// turn out to hold it when the broker is started again.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// The bytes are not one whole batch of version 2.

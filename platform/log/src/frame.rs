@@ -1,6 +1,6 @@
 //! Journal frames: the header's bytes, the kinds, and how a payload is checked.
 
-use millstream_model::{LeaderEpoch, Offset, PartitionId, TopicId};
+use millstream_model::{Durability, LeaderEpoch, Offset, PartitionId, TopicId};
 use millstream_record::{BatchHeader, PATCH_BYTES, crc32c};
 use uuid::Uuid;
 
@@ -51,6 +51,8 @@ pub(crate) struct Frame {
     pub(crate) kind: Kind,
     /// To which log.
     pub(crate) log: LogId,
+    /// That log's durability: where nothing is left of it, whether that may be.
+    pub(crate) durability: Durability,
     /// In whose term.
     pub(crate) leader_epoch: LeaderEpoch,
     /// The first offset that it concerns.
@@ -97,7 +99,7 @@ impl Frame {
         put(&place.nonce.to_be_bytes());
         put(&self.lsn.to_be_bytes());
         put(&place.synced_lsn.to_be_bytes());
-        put(&[self.kind as u8, stream, 0, 0]);
+        put(&[self.kind as u8, stream, durability_code(self.durability), 0]);
         put(&self.leader_epoch.0.to_be_bytes());
         put(self.log.topic.0.as_bytes());
         put(&self.log.partition.0.to_be_bytes());
@@ -124,9 +126,7 @@ impl Frame {
         let newer = NotAFrame::Newer { kind: bytes[32] };
         let kind = Kind::built(bytes[32]).ok_or(newer)?;
         let stream = Stream::from_code(bytes[33], Uuid::from_bytes(array(bytes, 64))).ok_or(newer)?;
-        if bytes[34..36] != [0, 0] {
-            return Err(newer);
-        }
+        let durability = durability_from(bytes[34]).filter(|_| bytes[35] == 0).ok_or(newer)?;
         let frame = Self {
             lsn: u64_at(16),
             kind,
@@ -136,6 +136,7 @@ impl Frame {
                 stream,
                 generation: u32_at(60),
             },
+            durability,
             leader_epoch: LeaderEpoch(u32_at(36).cast_signed()),
             base_offset: Offset(u64_at(80).cast_signed()),
             end_offset: Offset(u64_at(88).cast_signed()),
@@ -160,6 +161,23 @@ impl Frame {
             && batch.partition_leader_epoch == self.leader_epoch
             && batch.crc == self.payload_crc
             && batch.crc == crc32c(&payload[PATCH_BYTES..])
+    }
+}
+
+/// A durability's number on disk.
+pub(crate) fn durability_code(durability: Durability) -> u8 {
+    match durability {
+        Durability::Fsync => 0,
+        Durability::Replicated => 1,
+    }
+}
+
+/// The reverse of [`durability_code`].
+pub(crate) fn durability_from(code: u8) -> Option<Durability> {
+    match code {
+        0 => Some(Durability::Fsync),
+        1 => Some(Durability::Replicated),
+        _ => None,
     }
 }
 
@@ -191,6 +209,7 @@ mod tests {
                 stream: Stream::Progress(TransformId(Uuid::from_u128(0xaa))),
                 generation: 9,
             },
+            durability: Durability::Fsync,
             leader_epoch: LeaderEpoch(5),
             base_offset: Offset(7),
             end_offset: Offset(7),

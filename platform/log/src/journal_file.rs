@@ -272,34 +272,24 @@ impl Scan {
         Ok(None)
     }
 
-    /// Called on the file where the frames end, before number `next`, and on those after it: looks for a later frame that
-    /// proves that `next` had been durable. Then it is the medium that lost it, and not a crash that tore it.
-    pub(crate) fn check_torn(&self, next: u64) -> Result<(), OpenError> {
+    /// What the frames that begin a group say was durable before them, and where they are: sound or not, in order or not.
+    pub(crate) fn proofs(&self) -> Result<Vec<(u64, u64)>, OpenError> {
         let mut at = FILE_HEADER_BYTES;
         let mut window = vec![0; SCAN_BYTES];
+        let mut proofs = Vec::new();
         while at < self.len {
             let read = self.file.read_at(&mut window, at).map_err(|source| self.io(source))?;
-            if read < FRAME_HEADER_BYTES {
+            if read == 0 {
                 break;
             }
             for start in (0..read).step_by(GROUP_ALIGN as usize) {
-                let proof = match Frame::decode(&window[start..read], self.header.nonce) {
-                    Ok((_, place)) => place.synced_lsn,
-                    Err(_) => continue,
-                };
-                if proof >= next {
-                    return Err(OpenError::Damaged {
-                        path: self.path.clone(),
-                        reason: format!(
-                            "frame {next} is not sound, though a later one at byte {} says that it was durable",
-                            at + start as u64
-                        ),
-                    });
+                if let Ok((_, place)) = Frame::decode(&window[start..read], self.header.nonce) {
+                    proofs.push((at + start as u64, place.synced_lsn));
                 }
             }
             at += window.len() as u64;
         }
-        Ok(())
+        Ok(proofs)
     }
 }
 

@@ -1,4 +1,118 @@
 //! The log on disk: journal, segments, indexes, append, read and recovery.
+//!
+//! A [`Storage`] is one data directory; a [`PartitionLog`] is one log in it: the records of a partition, or a companion stream of
+//! it. An append goes to the log's segment through the page cache and to the one journal of the directory, which is synced;
+//! a [`Ticket`] resolves when it is. Segments are synced in the background, and only then is the journal written over.
+//!
+//! # Limits
+//!
+//! 1. A batch and its frame fit one journal file: at most `journal_file_bytes` - 4096 - 104 bytes (128 MiB by default, above
+//!    [`millstream_model::limits::BATCH_BYTES_MAX`]).
+//! 2. Journal files take at most `journal_bytes_max` together (1 GiB by default), at least two files.
+//! 3. A segment has at most 2^31 - 1 bytes of batches, one batch excepted that is larger by itself; its last offset is less
+//!    than 2^32 past its first. Positions are 32 bits.
+//! 4. An index has one entry per 32 KiB of batches.
+//! 5. What waits for the journal is at most `queue_bytes_max` (64 MiB), one append excepted. Past half of it, or with the journal
+//!    85 % full, [`Storage::writable`] holds appenders back.
+//! 6. Offsets are dense from 0, LSNs dense from 1; neither wraps (63 and 64 bits).
+//!
+//! # On disk
+//!
+//! All numbers are big-endian, as in the batches; all CRCs are CRC-32C.
+//!
+//! ```text
+//! DIR/LOCK, FORMAT, CLEAN          one opener; version and id of the directory; there after an orderly close only (`data_dir`)
+//! DIR/journal/N.journal            journal files, N: 20 digits, counts uses
+//! DIR/journal/spare-N              recycled, waiting for their next use
+//! DIR/logs/TOPIC/PARTITION/STREAM-GENERATION/
+//!     BASE.log  BASE.index         segment and its index, BASE: first offset, 20 digits
+//!     mark                         up to where the segments are durable (`mark`)
+//!     epochs                       leader epochs and where they began (`epochs`)
+//! DIR/trash/                       directories of deleted logs, removed in steps
+//! ```
+//!
+//! STREAM is `records`, `progress.TRANSFORM` or `state.TRANSFORM`.
+//!
+//! A **segment** is record batches (version 2) and nothing else, as the producer encoded them but for base offset and leader epoch.
+//! Index (`index`), mark (`mark`) and epochs (`epochs`) have their layout on top of those files.
+//!
+//! A **journal file** has a header in its first 4096 bytes and then groups of frames:
+//!
+//! ```text
+//! header   0  8 "MSjournl"      8  4 version = 1             12  4 CRC of bytes 16..64
+//!         16 16 directory id   32  8 number of the use N     40  8 nonce of the use
+//!         48  8 least LSN      56  8 file length             64.. zero
+//!
+//! frame    0  4 "MSfr"          4  4 CRC of bytes 8..104      8  8 nonce
+//!         16  8 LSN            24  8 synced LSN              32  4 kind, stream kind, durability, 0
+//!         36  4 leader epoch   40 16 topic                   56  4 partition
+//!         60  4 generation     64 16 transform, or zero      80  8 base offset
+//!         88  8 end offset     96  4 payload length         100  4 CRC of the payload
+//!        104    payload
+//!
+//! 0        4096                    8192                          12288
+//! +--------+-----------------------+-----------------------------+------
+//! | header | frame frame 0000      | frame.....................  | 0000...
+//! +--------+-----------------------+-----------------------------+------
+//!            group: one write, one sync, filled up to 4096 bytes
+//! ```
+//!
+//! Kinds: 1 Append (the payload is the batch), 2 AppendRef, 3 EpochStart, 4 Truncate, 5 LogStart, 6 Drop, 7 DurabilityChange. Those
+//! that this version does not build (2, 4, 5, 7 and any other) are refused at replay as a newer version's.
+//!
+//! An Append's payload CRC is the batch's own, which covers it from byte 21; bytes 0..21 must repeat the frame's base offset,
+//! epoch, length and CRC. So no byte is summed twice, and a caller must have checked the CRC of what it appends.
+//!
+//! The *nonce* tells a file's frames from what an earlier use left. The *synced LSN* says up to where the journal was durable when
+//! the frame was written: a sound frame that proves an unsound one before it to have been durable means damage, not a torn tail.
+//! A group begins on a page of its own, so a torn write cannot touch what was acknowledged, and no page is read to be written.
+//!
+//! # Writing
+//!
+//! 1. `PartitionLog::append`, under the log's lock: check, give offsets, write to the segment's page cache (`state`), then
+//!    queue the frame (`journal`), which gives it its LSN. So a log's frames are in the order of its offsets, and a full
+//!    disk refuses before anything is journaled. The first frame since the last sync *pins* the journal from it on.
+//! 2. The commit loop (`commit`) takes all that is queued, up to `group_bytes_max`, as one group: one vectored write, one
+//!    fdatasync. Then flushed ends advance and tickets resolve. What arrives meanwhile is the next group: no timer.
+//! 3. The sync loop (`sync`) prepares the next file when the present one is half full. When the journal is half full, it
+//!    syncs the log that pins the oldest file (`sync_log`): segments in order, epochs, names, then the mark, then the pin goes.
+//!    A file that nothing pins is recycled: renamed to a spare, durably, and later written over.
+//! 4. Appenders wait in [`Storage::writable`], or are refused as overloaded. The sync loop waits for nobody, so neither does for
+//!    long the commit loop, which waits for a file at most.
+//!
+//! A file is called a journal only after its header is durable: a journal with a bad header is always damage.
+//!
+//! Logs in durability `replicated` skip the journal; they are synced every `sync_interval` or 32 MiB.
+//!
+//! # Reading
+//!
+//! The log's lock is held to find the segment and the position: from where a reader stopped last, else by the index. The read
+//! itself is one `pread` of the segment's file and a walk over the batches' headers. Readers say up to which offset (their high
+//! watermark) they may read; the log's own end is not durable yet. CRCs are left to whoever decodes.
+//!
+//! # Recovery
+//!
+//! 1. Lock the directory, check its version.
+//! 2. Cut every log to its mark: bytes past it may never have reached the disk, whatever the page cache says. (A `replicated`
+//!    log goes on past its mark as far as batches are sound.)
+//! 3. Replay the journal in the order of LSNs, skipping what a mark already covers. It ends where the next LSN is not found; see
+//!    *synced LSN* above.
+//! 4. Sync every log that the journal names: even one whose mark covers all, since a killed process may leave marks that can be
+//!    read and are not durable.
+//! 5. Prepare a fresh journal file, rename the old ones to spares.
+//! 6. Serve.
+//!
+//! Every step can be repeated after a crash in the middle. Indexes that are missing, damaged or reach past the mark are built again.
+//!
+//! # Deleting
+//!
+//! Drop is journaled; once it is durable, the log's directory is renamed into `trash`, durably, and only then may its frames go.
+//! The trash is removed 64 MiB at a time, since unlinking a large file stalls the file system.
+//!
+//! # Failing
+//!
+//! After a failed write or sync nothing that was not durable may be believed: the storage is *failed*, every ticket fails, nothing
+//! more is appended, and the process must stop ([`Storage::failed`]). A full disk at an append is no failure: the append is refused.
 
 mod bytes_io;
 mod commit;

@@ -24,7 +24,10 @@ use millstream_env::{Disk, OpenMode};
 use millstream_model::{Durability, Offset};
 use millstream_record::crc32c;
 
-use crate::bytes_io::replace_file;
+use crate::{
+    bytes_io::replace_file,
+    frame::{durability_code, durability_from},
+};
 
 const MAGIC: [u8; 8] = *b"MSmark\0\x01";
 const SLOT_BYTES: usize = 72;
@@ -66,10 +69,7 @@ impl Mark {
     fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut bytes = [0; SLOT_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[12] = match self.durability {
-            Durability::Fsync => 0,
-            Durability::Replicated => 1,
-        };
+        bytes[12] = durability_code(self.durability);
         let fields = [
             self.sequence,
             self.start.0.cast_unsigned(),
@@ -97,11 +97,7 @@ impl Mark {
             u64::from_be_bytes(field)
         };
         let offset = |at: usize| Some(Offset(field(at).cast_signed())).filter(|offset| offset.0 >= 0);
-        let durability = match bytes[12] {
-            0 => Durability::Fsync,
-            1 => Durability::Replicated,
-            _ => return None,
-        };
+        let durability = durability_from(bytes[12])?;
         let mark = Self {
             sequence: field(16),
             durability,

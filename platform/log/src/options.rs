@@ -33,7 +33,7 @@ impl StorageOptions {
             journal_file_bytes: 128 << 20,
             journal_bytes_max: 1 << 30,
             queue_bytes_max: 64 << 20,
-            group_bytes_max: 4 << 20,
+            group_bytes_max: 1 << 20,
             sync_interval: Duration::from_secs(5),
         }
     }

@@ -196,6 +196,12 @@ impl PartitionLog {
         self.state.lock()
     }
 
+    /// Whether nothing was ever appended, journaled or marked.
+    pub(crate) fn is_untouched(&self) -> bool {
+        let state = self.state.lock();
+        state.end == Offset(0) && state.lsn == 0 && state.mark.is_none() && state.dropped.is_none()
+    }
+
     /// Notes that all below `end` is durable. Never goes back.
     pub(crate) fn advance_flushed(&self, end: Offset) {
         self.flushed.send_if_modified(|flushed| {
@@ -293,6 +299,7 @@ impl PartitionLog {
             lsn: 0,
             kind: Kind::Append,
             log: self.id,
+            durability: self.durability,
             leader_epoch: epoch,
             base_offset: header.base_offset,
             end_offset: header.end_offset(),
@@ -361,6 +368,7 @@ impl PartitionLog {
                 lsn: 0,
                 kind,
                 log: self.id,
+                durability: self.durability,
                 leader_epoch,
                 base_offset: end,
                 end_offset: end,

@@ -1,12 +1,13 @@
 //! Recovery: every log is cut to its mark, then the journal is replayed, then all of it is synced.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use millstream_env::{Disk, OpenMode};
 use millstream_model::{Durability, Offset};
 use millstream_record::{BatchHeader, PATCH_BYTES};
 
@@ -17,7 +18,7 @@ use crate::{
     frame::Kind,
     index::Index,
     journal::Journal,
-    journal_file::{self, Found, Named, ReadyFile, Scan},
+    journal_file::{self, FileHeader, Found, Named, ReadyFile, Scan},
     mark::Mark,
     segment::Segment,
     state::{Part, State},
@@ -98,11 +99,20 @@ impl JournalFiles {
     /// Makes a fresh file ready, then takes the names of the old ones, whose frames are all in synced segments.
     fn start_afresh(mut self, journal: &Arc<Journal>) -> Result<ReadyFile, OpenError> {
         let disk = &*journal.disk;
-        // A spare of another length (the option has changed, or it was not finished) is of no use.
+        // What is a spare by name now must be one after a power cut, before it is written to.
+        disk.sync_dir(&journal.dir()).map_err(io("sync", &journal.dir()))?;
+        let mut uses = HashSet::new();
+        for (_, path) in &self.used {
+            uses.extend(header_of(disk, path)?.map(|header| header.nonce));
+        }
         let mut spares = Vec::new();
         for path in self.spares.drain(..) {
-            let file = disk.open(&path, millstream_env::OpenMode::Read).map_err(io("open", &path))?;
-            let fits = file.len().map_err(io("measure", &path))? == journal.options.journal_file_bytes;
+            // One whose length is another (the option has changed) or that was never finished is of no use. Nor is one that
+            // tells of a use that is known by another name: a rename cut in two leaves two names for one file.
+            let header = header_of(disk, &path)?;
+            let fits = header.is_some_and(|header| {
+                header.file_bytes == journal.options.journal_file_bytes && uses.insert(header.nonce)
+            });
             if fits && spares.len() as u64 + 2 <= journal.files_max() {
                 spares.push(path);
             } else {
@@ -115,11 +125,8 @@ impl JournalFiles {
         let active = journal_file::prepare(disk, &journal.dir(), spare.as_deref(), header)
             .map_err(io("prepare", &journal.dir()))?;
         for (sequence, path) in &self.used {
-            let same = disk
-                .open(path, millstream_env::OpenMode::Read)
-                .and_then(|file| file.len())
-                .map_err(io("measure", path))?
-                == journal.options.journal_file_bytes;
+            let same =
+                header_of(disk, path)?.is_some_and(|header| header.file_bytes == journal.options.journal_file_bytes);
             let spare = sync::retire(journal, path, *sequence).map_err(failed)?;
             if same && spares.len() as u64 + 2 <= journal.files_max() {
                 spares.push(spare);
@@ -134,6 +141,16 @@ impl JournalFiles {
         ring.active_bytes = journal_file::FILE_HEADER_BYTES;
         Ok(active)
     }
+}
+
+/// A journal file's or spare's header, if it is sound.
+fn header_of(disk: &dyn Disk, path: &Path) -> Result<Option<FileHeader>, OpenError> {
+    let file = disk.open(path, OpenMode::Read).map_err(io("open", path))?;
+    let mut bytes = [0; 64];
+    let read = file.read_at(&mut bytes, 0).map_err(io("read", path))?;
+    let len = file.len().map_err(io("measure", path))?;
+    let header = FileHeader::decode(&bytes[..read]).ok();
+    Ok(header.filter(|header| header.file_bytes == len))
 }
 
 /// The logs found on disk, each as its mark says.
@@ -187,11 +204,18 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     if known.durability == Durability::Replicated {
         (end, headers) = keep_tail(journal, &dir, &mut parts, &mut rest, end)?;
     }
-    cut_active(&parts[parts.len() - 1])?;
+    // What the journal will not write again must be durably gone before other batches take its place, or a power cut could
+    // bring it back in theirs. (Without a mark, the log may be one without a journal.)
+    let for_good = mark.is_none() || known.durability == Durability::Replicated;
+    cut_active(&parts[parts.len() - 1], for_good)?;
+    let removes = !rest.is_empty();
     for base in rest {
         let segment = Segment::new(journal.disk.clone(), &dir, base);
         remove(journal, &segment.path)?;
         remove(journal, &segment.index_path())?;
+    }
+    if removes && for_good {
+        disk.sync_dir(&dir).map_err(io("sync", &dir))?;
     }
     let mut state = State::new(parts, known.start, end, LogOptions::default().segment_bytes);
     state.synced_parts = closed;
@@ -232,12 +256,15 @@ fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenE
     Ok(Part { segment: Arc::new(segment), len: mark.segment_len })
 }
 
-/// Cuts the file of the last segment to the length that counts.
-fn cut_active(part: &Part) -> Result<(), OpenError> {
+/// Cuts the file of the last segment to the length that counts; `for_good` durably.
+fn cut_active(part: &Part, for_good: bool) -> Result<(), OpenError> {
     let path = &part.segment.path;
     let file = part.segment.file().map_err(io("open", path))?;
     if file.len().map_err(io("measure", path))? != part.len {
         file.set_len(part.len).map_err(io("cut", path))?;
+        if for_good {
+            file.sync_data().map_err(io("sync", path))?;
+        }
     }
     drop(file);
     part.segment.release();
@@ -259,7 +286,7 @@ fn keep_tail(
         let part = &mut parts[last];
         let path = part.segment.path.clone();
         let len = part.segment.file().and_then(|file| file.len()).map_err(io("measure", &path))?;
-        let found = part.segment.scan_tail(part.len, len, end).map_err(unreadable)?;
+        let found = part.segment.keep_tail(part.len, len, end).map_err(unreadable)?;
         part.len += found.iter().map(|header| header.batch_bytes() as u64).sum::<u64>();
         end = found.last().map_or(end, BatchHeader::end_offset);
         headers.extend(found);
@@ -325,11 +352,7 @@ impl Replay<'_> {
                 self.apply(scan.path(), found)?;
             }
         }
-        // Where the frames end, none may follow that proves that more was durable.
-        let floor = scans.first().map_or(1, |scan| scan.header().lsn_floor);
-        for scan in &scans[ended_in..] {
-            scan.check_torn(expected.unwrap_or(floor))?;
-        }
+        check_torn(&scans[ended_in..], expected)?;
         if let Some((id, lsn)) = self.orphans.iter().next() {
             let reason = format!("frame {lsn} continues the log {id}, of which nothing is there");
             return Err(OpenError::Damaged { path: self.journal.dir(), reason });
@@ -348,21 +371,26 @@ impl Replay<'_> {
         if frame.kind == Kind::Drop {
             return self.drop_log(frame.log);
         }
-        let log = match self.logs.get(&frame.log) {
+        // What was made and never synced is made again. (An untouched directory does not know its log's durability.)
+        let known = self.logs.get(&frame.log).filter(|log| log.durability() == frame.durability || !log.is_untouched());
+        let log = match known {
             Some(log) => log.clone(),
             None => {
-                let log = Arc::new(PartitionLog::empty(frame.log, self.journal.clone(), LogOptions::default()));
+                let options = LogOptions { durability: frame.durability, ..LogOptions::default() };
+                let log = Arc::new(PartitionLog::empty(frame.log, self.journal.clone(), options));
                 self.journal.disk.create_dir_all(log.dir()).map_err(io("make", log.dir()))?;
                 self.logs.insert(frame.log, log.clone());
                 log
             }
         };
         let mut state = log.state();
+        // Even where the mark says that the segments have it: a killed process may have left a mark that can be read and is
+        // not durable, and the frame goes when the journal begins afresh.
+        self.touched.insert(log.id(), log.clone());
         if frame.lsn <= state.lsn {
-            // The mark says that the segments have it.
             return Ok(());
         }
-        let journaled = log.durability() == Durability::Fsync;
+        let journaled = frame.durability == Durability::Fsync;
         if self.orphans.contains_key(&frame.log) || (frame.base_offset > state.end && state.mark.is_none() && journaled)
         {
             self.orphans.entry(frame.log).or_insert(frame.lsn);
@@ -372,6 +400,9 @@ impl Replay<'_> {
             path: path.to_owned(),
             reason: format!("frame {} of the log {}: {reason}", frame.lsn, frame.log),
         };
+        if log.durability() != frame.durability {
+            return Err(lies("the log has another durability"));
+        }
         match frame.kind {
             Kind::Append if !journaled => return Err(lies("the log keeps no journal")),
             Kind::Append if frame.base_offset != state.end => {
@@ -396,16 +427,36 @@ impl Replay<'_> {
         drop(state);
         self.frames += 1;
         self.bytes += found.payload.len() as u64;
-        self.touched.insert(log.id(), log);
         Ok(())
     }
 
     fn drop_log(&mut self, id: LogId) -> Result<(), OpenError> {
         self.orphans.remove(&id);
         self.touched.remove(&id);
-        let Some(log) = self.logs.remove(&id) else { return Ok(()) };
+        self.logs.remove(&id);
         let name = format!("{:016x}", self.journal.rng.next_u64());
+        let dir = self.journal.options.dir.join(id.path());
         let trash = self.journal.options.dir.join("trash");
-        discard(&*self.journal.disk, log.dir(), &trash, &name).map_err(io("remove", log.dir()))
+        discard(&*self.journal.disk, &dir, &trash, &name).map_err(io("remove", &dir))
     }
+}
+
+/// Checks that where the frames end, before number `next`, no later one proves that `next` had been durable: then it would be
+/// the medium that lost it, and not a crash that tore it. Without a frame at all, `next` is not known: then the groups that
+/// are seen must be all of one.
+fn check_torn(scans: &[Scan], next: Option<u64>) -> Result<(), OpenError> {
+    let mut next = next;
+    for scan in scans {
+        for (at, synced_lsn) in scan.proofs()? {
+            let next = *next.get_or_insert(synced_lsn + 1);
+            if synced_lsn >= next {
+                let reason = format!(
+                    "frame {next} is not sound, though a later one at byte {at} of {} says that it was durable",
+                    scan.path().display()
+                );
+                return Err(OpenError::Damaged { path: scans[0].path().to_owned(), reason });
+            }
+        }
+    }
+    Ok(())
 }

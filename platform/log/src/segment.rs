@@ -1,7 +1,7 @@
 //! One segment: its file, its index, and walks over its batches.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -136,7 +136,9 @@ impl Segment {
 
     /// Finds how many bytes from `at` on are whole, sound batches that follow each other from `next` on, up to `len`: what is
     /// kept of a tail that no journal tells about. Gives their headers.
-    pub(crate) fn scan_tail(&self, at: u64, len: u64, next: Offset) -> Result<Vec<BatchHeader>, ReadError> {
+    ///
+    /// They are written again: after a failed sync the page cache shows what no later sync would bring to the disk.
+    pub(crate) fn keep_tail(&self, at: u64, len: u64, next: Offset) -> Result<Vec<BatchHeader>, ReadError> {
         let (mut at, mut next, mut found) = (at, next, Vec::new());
         while len - at >= HEADER_BYTES as u64 {
             let head = self.read_exact(at, HEADER_BYTES)?;
@@ -149,6 +151,8 @@ impl Segment {
             if crc32c(&batch[PATCH_BYTES..]) != header.crc {
                 break;
             }
+            let written = self.file().and_then(|file| file.write_at(&[IoSlice::new(&batch)], at));
+            written.map_err(|source| self.io(source))?;
             at += bytes as u64;
             next = header.end_offset();
             found.push(header);

@@ -190,10 +190,11 @@ impl State {
             self.index = Some(Index::default());
             self.index_stored = 0;
             self.parts.push(Part { segment: Arc::new(new_segment(self.end)), len: 0 });
-            self.dir_changed = true;
         }
         let last = self.parts.len() - 1;
         let active = &mut self.parts[last];
+        // The first bytes make the file.
+        self.dir_changed |= active.len == 0;
         active.segment.file()?.write_at(&[IoSlice::new(prefix), IoSlice::new(body)], active.len)?;
         let delta = active.segment.delta(header.base_offset);
         active.len += bytes;

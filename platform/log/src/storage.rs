@@ -126,7 +126,10 @@ impl Storage {
         if logs.deleted.contains(&id) {
             return Err(OpenLogError::Deleted { id });
         }
-        if let Some(log) = logs.open.get(&id) {
+        // A directory without a mark may be left of a creation that failed half-way: then, if nobody has it, it is made again.
+        if let Some(log) = logs.open.get(&id)
+            && (log.durability() == options.durability || Arc::strong_count(log) > 1 || !log.is_untouched())
+        {
             return adopt(log, options);
         }
         let log = Arc::new(PartitionLog::empty(id, self.journal.clone(), options));

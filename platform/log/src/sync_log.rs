@@ -2,6 +2,8 @@
 
 use std::{io, path::Path, sync::Arc};
 
+use millstream_env::Disk;
+
 use crate::{
     PartitionLog, StorageFailed,
     bytes_io::failing,
@@ -68,15 +70,13 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Makes a new log that keeps no journal durable, empty as it is: its mark alone says that its tail is to be kept.
+    /// Writes the mark of a new log that keeps no journal: after a killed process it alone says that the tail is to be kept.
     pub(crate) fn write_first_mark(&self) -> Result<(), StorageFailed> {
         let mut state = self.state();
         let mark = state.next_mark(self.durability());
         let path = self.mark_path();
         mark.create(self.disk(), &path).map_err(failing("write", &path))?;
-        self.sync_dirs(true)?;
         state.mark = Some(mark);
-        (state.dir_changed, state.parents_changed) = (false, false);
         Ok(())
     }
 
@@ -170,16 +170,15 @@ impl PartitionLog {
     }
 }
 
-/// Renames a log's directory into `trash` and makes that durable. It is no error when there is none.
-pub(crate) fn discard(disk: &dyn millstream_env::Disk, dir: &Path, trash: &Path, name: &str) -> io::Result<()> {
-    if !disk.exists(dir)? {
-        return Ok(());
+/// Renames a log's directory into `trash`, where there is one, and makes durable that it is gone.
+pub(crate) fn discard(disk: &dyn Disk, dir: &Path, trash: &Path, name: &str) -> io::Result<()> {
+    if disk.exists(dir)? {
+        disk.create_dir_all(trash)?;
+        disk.rename(dir, &trash.join(name))?;
     }
-    disk.create_dir_all(trash)?;
-    disk.rename(dir, &trash.join(name))?;
-    disk.sync_dir(trash)?;
+    // Also where it is gone already: a killed process may have left that undone.
     match dir.parent() {
-        Some(parent) => disk.sync_dir(parent),
-        None => Ok(()),
+        Some(parent) if disk.exists(parent)? => disk.sync_dir(parent),
+        _ => Ok(()),
     }
 }
