@@ -1,13 +1,13 @@
 //! A factory: one compiled, linked and described module, which makes instances.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use millstream_model::Digest;
 use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::{Store, component::Component};
+use wasmtime::{
+    Store,
+    component::{Component, InstancePre},
+};
 
 use crate::{
     CallError, Declarations, Kind, Limits, Phase, Pool, Refused,
@@ -17,7 +17,13 @@ use crate::{
     limits::{FUEL_DESCRIBE, FUEL_INIT, FUEL_START, FUEL_YIELD, HOST_CALL_SLACK},
     pool::PoolInner,
     runtime::RuntimeInner,
-    worlds::{base::BasePre, filter::FilterPre, mapper::MapperPre, partitioner::PartitionerPre, types},
+    worlds::{
+        base::BaseIndices,
+        filter::{FilterIndices, FilterPre},
+        mapper::{MapperIndices, MapperPre},
+        partitioner::{PartitionerIndices, PartitionerPre},
+        types,
+    },
 };
 
 /// What an instance is told in `init`. With the module's digest it decides all that the instance will ever do.
@@ -63,7 +69,8 @@ pub(crate) struct Parts {
 
 /// A module that is ready to be instantiated. Shared by its pools; dropped with the last of them.
 pub struct Factory {
-    pub(crate) runtime: Weak<RuntimeInner>,
+    /// The runtime knows its factories weakly: it lives as long as they or somebody else hold it.
+    pub(crate) runtime: Arc<RuntimeInner>,
     parts: Parts,
     declarations: Declarations,
     pres: Vec<(Kind, Pre)>,
@@ -96,10 +103,9 @@ impl Factory {
             };
             pres.push((kind, pre.map_err(wrong_type)?));
         }
-        let base = BasePre::new(linked).map_err(wrong_type)?;
-        let described = describe(runtime, &base, &parts).await.map_err(Refused::Describe)?;
+        let described = describe(runtime, &linked, &parts).await?;
         let declarations = Declarations::new(described)?;
-        Ok(Self { runtime: Arc::downgrade(runtime), parts, declarations, pres })
+        Ok(Self { runtime: Arc::clone(runtime), parts, declarations, pres })
     }
 
     /// The module's digest.
@@ -137,16 +143,12 @@ impl Factory {
         Ok(Pool::new(Arc::clone(self), options))
     }
 
-    pub(crate) fn runtime(&self) -> Result<Arc<RuntimeInner>, CallError> {
-        self.runtime.upgrade().ok_or_else(|| CallError::Host { reason: "the runtime was stopped".into() })
-    }
-
     /// Makes an instance and takes it through `init`.
     pub(crate) async fn instance(&self, pool: &PoolInner, slot: OwnedSemaphorePermit) -> Result<Instance, CallError> {
-        let runtime = self.runtime()?;
+        let runtime = &self.runtime;
         let PoolOptions { kind, params, limits, .. } = pool.options();
         let metrics = self.declarations.metrics.len() as u32;
-        let mut store = new_store(&runtime, limits, metrics, Arc::clone(pool.logs()))?;
+        let mut store = new_store(runtime, limits, metrics, Arc::clone(pool.logs()))?;
         let Some((_, pre)) = self.pres.iter().find(|(known, _)| known == kind) else {
             return Err(CallError::Host { reason: format!("the module is not a {kind}") });
         };
@@ -169,19 +171,38 @@ impl Factory {
     }
 }
 
+/// Starts the module once, checks the types of its exports against its worlds, and has it describe itself.
 async fn describe(
     runtime: &Arc<RuntimeInner>,
-    base: &BasePre<HostState>,
+    linked: &InstancePre<HostState>,
     parts: &Parts,
-) -> Result<Vec<types::Declaration>, CallError> {
-    let _slot = runtime.slot().await?;
-    let logs = Arc::new(LogRing::new(&parts.digest.to_string(), Some(&runtime.env)));
-    let mut store = new_store(runtime, &Limits::default(), 0, logs)?;
-    begin(&mut store, Phase::Start, FUEL_START)?;
-    let world = base.instantiate_async(&mut store).await.map_err(|error| blame(&error, Phase::Start, FUEL_START))?;
-    begin(&mut store, Phase::Describe, FUEL_DESCRIBE)?;
-    let answer = world.millstream_ext_module().call_describe(&mut store).await;
-    answer.map_err(|error| blame(&error, Phase::Describe, FUEL_DESCRIBE))
+) -> Result<Vec<types::Declaration>, Refused> {
+    let wrong_type = |error: wasmtime::Error| Refused::WrongType { reason: words(&error) };
+    let _slot = runtime.slot().await.map_err(Refused::Describe)?;
+    let logs = Arc::new(LogRing::new(&parts.digest.to_string(), &runtime.env));
+    let mut store = new_store(runtime, &Limits::default(), 0, logs).map_err(Refused::Describe)?;
+    begin(&mut store, Phase::Start, FUEL_START).map_err(Refused::Describe)?;
+    let started = linked.instantiate_async(&mut store).await;
+    let instance = started.map_err(|error| Refused::Describe(blame(&error, Phase::Start, FUEL_START)))?;
+    for kind in &parts.kinds {
+        match kind {
+            Kind::Partitioner => {
+                PartitionerIndices::new(linked).and_then(|indices| indices.load(&mut store, &instance)).map(drop)
+            }
+            Kind::Filter => {
+                FilterIndices::new(linked).and_then(|indices| indices.load(&mut store, &instance)).map(drop)
+            }
+            Kind::Mapper => {
+                MapperIndices::new(linked).and_then(|indices| indices.load(&mut store, &instance)).map(drop)
+            }
+            Kind::Transform => return Err(Refused::NotBuilt { name: "state and timers".into() }),
+        }
+        .map_err(wrong_type)?;
+    }
+    let base = BaseIndices::new(linked).and_then(|indices| indices.load(&mut store, &instance)).map_err(wrong_type)?;
+    begin(&mut store, Phase::Describe, FUEL_DESCRIBE).map_err(Refused::Describe)?;
+    let answer = base.millstream_ext_module().call_describe(&mut store).await;
+    answer.map_err(|error| Refused::Describe(blame(&error, Phase::Describe, FUEL_DESCRIBE)))
 }
 
 fn new_store(

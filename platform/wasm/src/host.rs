@@ -39,7 +39,7 @@ pub struct LogLine {
 /// The last lines of a pool's guests: at most [`LOG_LINES_KEPT`], shared by its instances.
 pub(crate) struct LogRing {
     name: String,
-    clock: Option<Arc<dyn Clock>>,
+    clock: Arc<dyn Clock>,
     lines: Mutex<Lines>,
 }
 
@@ -50,14 +50,13 @@ struct Lines {
 }
 
 impl LogRing {
-    /// `env`: none where there is no runtime any more, and so no line to come.
-    pub(crate) fn new(name: &str, env: Option<&Env>) -> Self {
-        Self { name: name.to_owned(), clock: env.map(|env| Arc::clone(&env.clock)), lines: Mutex::default() }
+    pub(crate) fn new(name: &str, env: &Env) -> Self {
+        Self { name: name.to_owned(), clock: Arc::clone(&env.clock), lines: Mutex::default() }
     }
 
     fn write(&self, level: LogLevel, message: String) {
         tracing::debug!(module = %self.name, ?level, "guest: {message}");
-        let line = LogLine { at_ms: self.clock.as_ref().map_or(-1, |clock| clock.wall_ms()), level, message };
+        let line = LogLine { at_ms: self.clock.wall_ms(), level, message };
         let mut lines = self.lines.lock();
         if lines.kept.len() == LOG_LINES_KEPT {
             lines.kept.pop_front();

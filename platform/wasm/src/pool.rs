@@ -83,11 +83,10 @@ impl std::fmt::Debug for Pool {
 
 impl Pool {
     pub(crate) fn new(factory: Arc<Factory>, options: PoolOptions) -> Self {
-        let runtime = factory.runtime.upgrade();
-        let env = runtime.as_ref().map(|runtime| runtime.env.clone());
+        let runtime = Arc::clone(&factory.runtime);
         let metrics = vec![0.0; factory.declarations().metrics.len()];
         let inner = Arc::new(PoolInner {
-            logs: Arc::new(LogRing::new(&options.name, env.as_ref())),
+            logs: Arc::new(LogRing::new(&options.name, &runtime.env)),
             idle: Mutex::default(),
             turns: Semaphore::new(options.limits.instances.max(1) as usize),
             waiting: AtomicU32::new(0),
@@ -100,9 +99,7 @@ impl Pool {
             factory,
             options,
         });
-        if let Some(runtime) = runtime {
-            runtime.register(&inner);
-        }
+        runtime.register(&inner);
         Self { inner }
     }
 
@@ -288,7 +285,7 @@ impl PoolInner {
     }
 
     fn put_back(&self, mut instance: Instance) {
-        let Ok(runtime) = self.factory.runtime() else { return };
+        let runtime = &self.factory.runtime;
         instance.idle_since = runtime.env.clock.now();
         self.idle.lock().push_back(instance);
         runtime.returned();
@@ -308,7 +305,7 @@ impl PoolInner {
         if let Some(error) = &*self.broken.lock() {
             return Err(error.clone());
         }
-        let slot = self.factory.runtime()?.slot().await?;
+        let slot = self.factory.runtime.slot().await?;
         self.started.fetch_add(1, Ordering::Relaxed);
         let result = self.factory.instance(self, slot).await;
         if let Err(error) = &result
