@@ -1,0 +1,131 @@
+//! The bare client: the other end of the bare server, in this process.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context, ensure};
+use bytes::{BufMut, Bytes, BytesMut};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+
+use super::{
+    quic,
+    server::{ACK_BYTES, FRAME_HEADER_BYTES, Ready},
+};
+use crate::{
+    closed_loop::{Lane, Moved},
+    workload::RECORDS,
+};
+
+/// Bytes that count as one step of a fetch.
+const FETCH_STEP_BYTES: u64 = 1 << 20;
+
+/// A bare server's process and a connection to it. Dropping it ends the process.
+pub(crate) struct BareServer {
+    child: Child,
+    connection: Connection,
+    _endpoint: Endpoint,
+}
+
+impl BareServer {
+    /// Starts one with its files in `dir`.
+    pub(crate) async fn start(dir: &Path) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("bare-server")
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start the bare server")?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("no stdout")?).read_line(&mut line)?;
+        let ready: Ready = serde_json::from_str(&line).with_context(|| format!("the bare server said {line:?}"))?;
+        let endpoint = quic::client(&ready.certificate)?;
+        let address = SocketAddr::from(([127, 0, 0, 1], ready.port));
+        let connection = endpoint.connect(address, quic::HOST)?.await?;
+        Ok(Self { child, connection, _endpoint: endpoint })
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A producer on a stream of its own.
+    pub(crate) async fn producer(&self, batch: Bytes, durable: bool) -> anyhow::Result<ProduceLane> {
+        let (mut send, receive) = self.connection.open_bi().await?;
+        send.write_all(if durable { b"d" } else { b"p" }).await?;
+        Ok(ProduceLane { send, receive, batch, correlation: 0 })
+    }
+
+    /// A reader on a stream of its own.
+    pub(crate) async fn fetcher(&self) -> anyhow::Result<FetchLane> {
+        let (mut send, receive) = self.connection.open_bi().await?;
+        send.write_all(b"f").await?;
+        Ok(FetchLane { receive, _send: send })
+    }
+
+    /// What the disk did since last asked.
+    pub(crate) async fn disk_stats(&self) -> anyhow::Result<String> {
+        let (mut send, mut receive) = self.connection.open_bi().await?;
+        send.write_all(b"s").await?;
+        Ok(String::from_utf8(receive.read_to_end(64 << 10).await?)?)
+    }
+}
+
+impl Drop for BareServer {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends one batch and waits for its acknowledgement.
+pub(crate) struct ProduceLane {
+    send: SendStream,
+    receive: RecvStream,
+    batch: Bytes,
+    correlation: u32,
+}
+
+impl Lane for ProduceLane {
+    async fn step(&mut self) -> anyhow::Result<Moved> {
+        let mut header = BytesMut::with_capacity(FRAME_HEADER_BYTES);
+        header.put_u32_le(self.batch.len() as u32);
+        header.put_u32_le(self.correlation);
+        self.send.write_all_chunks(&mut [header.freeze(), self.batch.clone()]).await?;
+        let mut ack = [0; ACK_BYTES];
+        self.receive.read_exact(&mut ack).await?;
+        ensure!(ack[..4] == self.correlation.to_le_bytes(), "another batch was acknowledged");
+        self.correlation = self.correlation.wrapping_add(1);
+        Ok(Moved { bytes: self.batch.len() as u64, records: RECORDS as u64 })
+    }
+}
+
+/// Reads what comes.
+pub(crate) struct FetchLane {
+    receive: RecvStream,
+    /// Dropping it would end the stream's other direction, which is no harm, but not what is measured either.
+    _send: SendStream,
+}
+
+impl Lane for FetchLane {
+    async fn step(&mut self) -> anyhow::Result<Moved> {
+        let mut bytes = 0;
+        while bytes < FETCH_STEP_BYTES {
+            let chunk = self.receive.read_chunk(usize::MAX, true).await?.context("the stream has ended")?;
+            bytes += chunk.bytes.len() as u64;
+        }
+        Ok(Moved { bytes, records: 0 })
+    }
+}
+
+impl Drop for FetchLane {
+    fn drop(&mut self) {
+        // Closed already is as good.
+        let _ = self.receive.stop(VarInt::from_u32(0));
+    }
+}

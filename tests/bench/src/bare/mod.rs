@@ -1,0 +1,12 @@
+//! Programs that do the same work without Millstream: what the machine and the libraries allow. A broker's figures mean
+//! something only beside theirs, from the same minutes on the same machine.
+
+mod client;
+mod disk;
+mod modules;
+mod quic;
+mod server;
+
+pub(crate) use client::{BareServer, FetchLane, ProduceLane};
+pub(crate) use modules::{Budget, KeptAssigner, KeptMapper, Linked};
+pub(crate) use server::run as run_server;
