@@ -96,7 +96,8 @@ impl RealBroker {
             Encoder::Sdk => {
                 let lane = |lane| {
                     let (producer, topic, partition) = place(lane)?;
-                    Ok(SdkLane { producer, topic, partition, values: workload::values(lane as u8) })
+                    let (values, bytes) = (workload::values(lane as u8), batch.len() as u64);
+                    Ok(SdkLane { producer, topic, partition, values, bytes })
                 };
                 measure(lanes.map(lane).collect::<anyhow::Result<Vec<_>>>()?, plan.time, server).await
             }
@@ -115,7 +116,10 @@ impl RealBroker {
         let source = Source { client: self.client.clone(), consumer: None };
         let server = Some(self.process_id());
         match records {
-            true => measure(vec![RecordsLane(source)], plan.time, server).await,
+            true => {
+                let bytes = workload::encode(&workload::values(1))?.len() as u64;
+                measure(vec![RecordsLane { source, bytes }], plan.time, server).await
+            }
             false => measure(vec![BatchesLane(source)], plan.time, server).await,
         }
     }
@@ -160,14 +164,14 @@ struct SdkLane {
     topic: String,
     partition: PartitionId,
     values: Vec<Bytes>,
+    /// Of the batch that the values end up in: counted as for those who send it encoded.
+    bytes: u64,
 }
 
 impl Lane for SdkLane {
     async fn step(&mut self) -> anyhow::Result<Moved> {
         let mut deliveries = Vec::with_capacity(self.values.len());
-        let mut bytes = 0;
         for value in &self.values {
-            bytes += value.len();
             let record = ProducerRecord {
                 topic: self.topic.clone(),
                 partition: Some(self.partition),
@@ -180,7 +184,7 @@ impl Lane for SdkLane {
         for delivery in deliveries {
             delivery.await?;
         }
-        Ok(Moved { bytes: bytes as u64, records: self.values.len() as u64 })
+        Ok(Moved { bytes: self.bytes, records: self.values.len() as u64 })
     }
 }
 
@@ -218,20 +222,21 @@ impl Lane for BatchesLane {
 }
 
 /// Takes as many records as a batch has.
-struct RecordsLane(Source);
+struct RecordsLane {
+    source: Source,
+    /// Of a batch: counted as for those who take whole ones.
+    bytes: u64,
+}
 
 impl Lane for RecordsLane {
     async fn step(&mut self) -> anyhow::Result<Moved> {
-        let mut moved = Moved::default();
-        while moved.records < RECORDS as u64 {
-            match self.0.consumer().await?.next().await? {
-                Some(record) => {
-                    moved.records += 1;
-                    moved.bytes += record.value.map_or(0, |value| value.len() as u64);
-                }
-                None => self.0.consumer = None,
+        let mut records = 0;
+        while records < RECORDS as u64 {
+            match self.source.consumer().await?.next().await? {
+                Some(_) => records += 1,
+                None => self.source.consumer = None,
             }
         }
-        Ok(moved)
+        Ok(Moved { bytes: self.bytes, records })
     }
 }

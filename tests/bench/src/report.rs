@@ -119,7 +119,7 @@ fn rows(measured: &[Measured]) -> Vec<Row> {
         let medians = Figures::median(&used.iter().map(|round| &rounds[*round]).collect::<Vec<_>>());
         let bytes: u64 = samples.iter().map(|sample| sample.moved.bytes).sum();
         let written: u64 = samples.iter().map(|sample| sample.used.written).sum();
-        rows.push(Row {
+        let row = Row {
             what: line.what.clone(),
             with: line.with,
             ratio_mb_s: ratio(|figures| figures.mb_s),
@@ -131,7 +131,8 @@ fn rows(measured: &[Measured]) -> Vec<Row> {
             threads: threads(samples, bytes as f64 / 1e9),
             note: samples.last().and_then(|sample| sample.note.clone()),
             rounds,
-        });
+        };
+        rows.push(row);
     }
     rows
 }

@@ -7,6 +7,6 @@ mod modules;
 mod quic;
 mod server;
 
-pub(crate) use client::{BareServer, FetchLane, ProduceLane};
-pub(crate) use modules::{Budget, KeptAssigner, KeptMapper, Linked};
+pub(crate) use client::BareServer;
+pub(crate) use modules::{Budget, Linked};
 pub(crate) use server::run as run_server;

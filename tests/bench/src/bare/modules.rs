@@ -101,6 +101,7 @@ impl Linked {
             .total_memories(4)
             .total_tables(16)
             .total_stacks(4)
+            .max_tables_per_module(2)
             .max_memory_size(1 << 30)
             .linear_memory_keep_resident(2 << 20);
         let mut config = Config::new();
