@@ -57,7 +57,13 @@ fn what_our_client_sends_every_client_reads() {
 #[test]
 fn what_kafka_python_sends_every_client_reads() {
     let broker = broker_with("theirs");
-    let sent = message::awkward();
+    // It refuses to send a record of nothing at all, and a header without a value.
+    let sendable = |message: &Message| {
+        let something = message.key.is_some() || message.value.is_some();
+        something && message.headers.iter().all(|(_, value)| value.is_some())
+    };
+    let sent: Vec<Message> = message::awkward().into_iter().filter(sendable).collect();
+    assert!(sent.len() > 10, "only {} messages are left", sent.len());
     let places = peers::kafka_python_produce(broker.address(), "theirs", &sent).unwrap();
     let read = sdk::consume(&broker, "theirs").unwrap();
     check("our client", &sent, &read);

@@ -50,6 +50,8 @@ impl Message {
 #[must_use]
 pub fn awkward() -> Vec<Message> {
     let every_byte: Vec<u8> = (0..=255).collect();
+    // kcat prints headers as text with a comma between and a line end behind.
+    let header: Vec<u8> = (0..=255).filter(|byte| !b"\n,".contains(byte)).collect();
     let large: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let mut messages = vec![
         Message::new(0, Some(b"key"), Some(b"value")),
@@ -71,7 +73,7 @@ pub fn awkward() -> Vec<Message> {
         Message::new(2, Some(b"awkward headers"), Some(b"v"))
             .with_header("null", None)
             .with_header("empty", Some(b""))
-            .with_header("binary", Some(&every_byte)),
+            .with_header("binary", Some(&header)),
     ];
     for (index, message) in messages.iter_mut().enumerate() {
         message.timestamp += index as i64;

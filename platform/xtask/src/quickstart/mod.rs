@@ -183,10 +183,7 @@ fn tell(binary: &Path, modules: &Path, source: &Path, home: &Path) -> anyhow::Re
     broker.checked(&format!("the same {} flights at the same offsets", again.len()));
     broker.stop()?;
 
-    println!(
-        "\nDone in {:.1} s, and cleaned up. Everything above was checked, not only shown.",
-        start.elapsed().as_secs_f64()
-    );
+    println!("\nDone in {:.1} s. Everything above was checked, not only shown.", start.elapsed().as_secs_f64());
     println!("{}", next_things());
     Ok(())
 }
@@ -221,7 +218,7 @@ fn next_things() -> String {
          \n    {program} topic create greetings                 # in a second terminal\
          \n    echo 'hello, stream' | {program} produce greetings\
          \n    {program} consume greetings --from beginning --until end\
-         \n    kcat -b 127.0.0.1:9092 -C -t greetings -e        # any Kafka client, the same records\
+         \n    kcat -b 127.0.0.1:9092 -C -t greetings -e                        # any Kafka client, the same records\
          \n    {program} module new shout --kind transform      # a module of your own: README.md shows the rest\n\
          \nThe README goes on from here; ARCHITECTURE.md follows a record through the code."
     )
