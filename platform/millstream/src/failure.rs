@@ -19,21 +19,16 @@ pub(crate) struct OutputClosed;
 
 /// Something of Kafka's or of the command line's that this version does not have.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} is not built yet{}", .instead.map(|words| format!(": {words}")).unwrap_or_default())]
+#[error("{what} is not built yet: {instead}")]
 pub(crate) struct NotBuilt {
     what: String,
-    instead: Option<&'static str>,
+    instead: &'static str,
 }
 
 impl NotBuilt {
     /// `instead` says what can be done today.
     pub(crate) fn new(what: impl Into<String>, instead: &'static str) -> Self {
-        Self { what: what.into(), instead: Some(instead) }
-    }
-
-    /// There is nothing else to offer.
-    pub(crate) fn plain(what: impl Into<String>) -> Self {
-        Self { what: what.into(), instead: None }
+        Self { what: what.into(), instead }
     }
 }
 

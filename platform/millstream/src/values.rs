@@ -10,10 +10,6 @@ use serde::Deserialize;
 pub(crate) struct Address(String);
 
 impl Address {
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// The host, without the brackets of IPv6.
     pub(crate) fn host(&self) -> &str {
         let host = self.0.rsplit_once(':').map_or(self.0.as_str(), |(host, _)| host);

@@ -67,8 +67,6 @@ pub struct TopicListing {
     pub partitions: i32,
     /// How many replicas each.
     pub replicas: i32,
-    /// Whether it is the cluster's own.
-    pub is_internal: bool,
 }
 
 /// A topic with its partitions and settings.
@@ -203,7 +201,7 @@ impl Admin {
         CallError::check(&what, deleted.error_code, deleted.error_message.as_deref())
     }
 
-    /// The topics, by name.
+    /// The topics, by name; without views and the cluster's own, which brokers call internal.
     ///
     /// # Errors
     /// The broker could not be asked.
@@ -214,9 +212,8 @@ impl Admin {
             topic_id: topic.topic_id,
             partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
             replicas: topic.partitions.iter().map(|at| at.replica_nodes.len()).max().unwrap_or(0) as i32,
-            is_internal: topic.is_internal,
         };
-        let mut topics: Vec<_> = metadata.topics.into_iter().map(line).collect();
+        let mut topics: Vec<_> = metadata.topics.into_iter().filter(|topic| !topic.is_internal).map(line).collect();
         topics.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(topics)
     }

@@ -16,8 +16,11 @@ use crate::{broker::Shared, names::Readable};
 pub(crate) fn handle(shared: &Arc<Shared>, request: MetadataRequest) -> MetadataResponse {
     let state = shared.catalog.state();
     let topics = match request.topics {
-        // All topics. Views are read by name where a topic is, but are no topics of their own: they are not listed here.
-        None => state.topics_by_name().map(|topic| describe(&Readable::Topic(topic.clone()))).collect(),
+        None => {
+            let topics = state.topics_by_name().map(|topic| Readable::Topic(topic.clone()));
+            let views = state.views_by_name().filter_map(|view| Readable::by_name(&state, view.name.as_str()));
+            topics.chain(views).map(|readable| describe(&readable)).collect()
+        }
         Some(asked) => asked.into_iter().map(|asked| look_up(&state, asked)).collect(),
     };
     MetadataResponse {
@@ -64,6 +67,9 @@ fn describe(readable: &Readable) -> MetadataTopic {
     MetadataTopic {
         name: Some(readable.name().to_owned()),
         topic_id: readable.id(),
+        // Clients that look a name up among all topics (kafka-python does) must find a view; those that take whatever
+        // there is (a pattern, a mirror) leave internal topics out, and should not read the same records twice.
+        is_internal: matches!(readable, Readable::View { .. }),
         partitions: partitions.collect(),
         ..Default::default()
     }
