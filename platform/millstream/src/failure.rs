@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(format!("{:?}", exit_code(Ok(()))), format!("{:?}", ExitCode::SUCCESS));
         assert_eq!(code(output_error(io::ErrorKind::BrokenPipe.into())), format!("{:?}", ExitCode::SUCCESS));
         assert_eq!(code(Usage("x".into()).into()), format!("{:?}", ExitCode::from(2)));
-        assert_eq!(code(NotBuilt::plain("x").into()), format!("{:?}", ExitCode::from(1)));
+        assert_eq!(code(NotBuilt::new("x", "y").into()), format!("{:?}", ExitCode::from(1)));
         assert_eq!(code(output_error(io::ErrorKind::StorageFull.into())), format!("{:?}", ExitCode::from(1)));
     }
 }
