@@ -297,8 +297,8 @@ fn a_record_moves_to_another_place_as_it_is() {
         let record = record.unwrap();
         let delta = index as i32 * 1000;
         let mut moved = BytesMut::new();
-        raw::put_moved(&mut moved, &record, -5, delta);
-        assert_eq!(moved.len(), raw::moved_bytes(&record, -5, delta));
+        raw::put_moved(&mut moved, record.tail, -5, delta);
+        assert_eq!(moved.len(), raw::moved_bytes(record.tail, -5, delta));
         let mut written = BytesMut::new();
         raw::put_record(&mut written, -5, delta, record.key, record.value, record.headers);
         assert_eq!(moved, written);
@@ -371,6 +371,7 @@ proptest! {
             producer_epoch: ProducerEpoch(epoch),
             base_sequence: Sequence(sequence),
             transactional,
+            control: false,
         };
         let bytes = build(options, &records);
         let batch = Batch::parse_one(bytes.clone()).unwrap();

@@ -2,6 +2,8 @@
 //!
 //! This test has a main of its own because the child is this very executable.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod guests;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};

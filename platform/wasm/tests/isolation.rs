@@ -1,5 +1,7 @@
 //! HOSTILE.md, "Isolation": does anything of one deployment, one call or one upload reach another?
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod guests;
 
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use millstream_wasm::{CallError, FailureCode, Freshness, Phase};
 fn scanner() -> Guest {
     let locals = "(local $count i32) (local $at i32) (local $i i32) (local $p i32) (local $end i32)";
     let forward = FORWARD.replace("(local $count i32) (local $at i32) (local $i i32)", "(local.set $i (i32.const 0))");
+    let dirty = format!("(block (result i32) {})", guests::failing(7, None, 0));
     let work = format!(
         "{locals}
         (local.set $p (i32.shl (memory.grow (i32.const 64)) (i32.const 16)))
@@ -20,8 +23,7 @@ fn scanner() -> Guest {
             (i64.store (local.get $p) (i64.const 0x5ec2e75ec2e7))
             (local.set $p (i32.add (local.get $p) (i32.const 8)))
             (br_if $scan (i32.lt_u (local.get $p) (local.get $end))))
-        {forward}",
-        dirty = format!("(block (result i32) {})", guests::failing(7, None, 0))
+        {forward}"
     );
     Guest::mapper().work(&work)
 }

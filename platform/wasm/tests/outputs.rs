@@ -1,5 +1,7 @@
 //! HOSTILE.md, "Outputs not believed": is every lie in a guest's answer found, with an error that names it?
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod guests;
 
 use guests::{Guest, World, data, frame, output, two_outputs};

@@ -95,7 +95,6 @@ impl Module {
     }
 
     /// Begins to open it for one use; [`Open::start`] ends that.
-    #[must_use]
     pub fn open(&self, kind: Kind) -> Open<'_> {
         let params =
             InitParams { inputs: vec!["input".into()], outputs: vec!["output".into()], ..InitParams::default() };
