@@ -5,10 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 use millstream_catalog::{Module, State, Topic, View};
 use millstream_env::Env;
-use millstream_model::{Digest, ModuleRef, TopicConfig, TopicName};
+use millstream_model::{Digest, ModuleKind, ModuleRef, TopicConfig, TopicName};
 use millstream_protocol::ErrorCode;
 use millstream_wasm::{
-    Factory, InitParams, Kind, Limits, LoadError, Pool, PoolOptions, Refused, Runtime, RuntimeError, RuntimeOptions,
+    Factory, InitParams, Limits, LoadError, Pool, PoolOptions, Refused, Runtime, RuntimeError, RuntimeOptions,
 };
 use parking_lot::Mutex;
 
@@ -27,7 +27,7 @@ pub(crate) struct Modules {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PoolKey {
     digest: Digest,
-    kind: Kind,
+    kind: ModuleKind,
     /// What the pool works for: a topic's routing, a view, a transform. Never shared between owners.
     owner: String,
     params: InitParams,
@@ -63,7 +63,7 @@ impl Modules {
             outputs: Vec::new(),
             params: config.partitioner_params.clone(),
         };
-        self.pool(state, module, Kind::Partitioner, partitioner_owner(name), params).await.map(Some)
+        self.pool(state, module, ModuleKind::Partitioner, partitioner_owner(name), params).await.map(Some)
     }
 
     /// The pools of a view's chain, in its order.
@@ -72,9 +72,9 @@ impl Modules {
         for module in &view.chain {
             let params =
                 InitParams { inputs: vec![topic.name.to_string()], outputs: Vec::new(), params: view.params.clone() };
-            let kind = match find(state, module)?.kinds.contains(&millstream_catalog::ModuleKind::Filter) {
-                true => Kind::Filter,
-                false => Kind::Mapper,
+            let kind = match find(state, module)?.kinds.contains(&ModuleKind::Filter) {
+                true => ModuleKind::Filter,
+                false => ModuleKind::Mapper,
             };
             chain.push(self.pool(state, module, kind, view_owner(&view.name), params).await?);
         }
@@ -86,7 +86,7 @@ impl Modules {
         &self,
         state: &State,
         module: &ModuleRef,
-        kind: Kind,
+        kind: ModuleKind,
         owner: String,
         params: InitParams,
     ) -> Result<Pool, WireError> {

@@ -6,11 +6,11 @@
 
 use bytes::Bytes;
 use millstream_catalog::View;
-use millstream_model::{Offset, PartitionId, TimestampMs};
+use millstream_model::{ModuleKind, Offset, PartitionId, TimestampMs};
 use millstream_protocol::ErrorCode;
 use millstream_record::{Batch, BatchBuilder, BatchHeader, BatchOptions, batches};
 use millstream_wasm::{
-    Freshness, Kind, Pool,
+    Freshness, Pool,
     frame::{FrameOptions, InputFrame, OutputRules},
 };
 
@@ -104,7 +104,7 @@ async fn through_module(pool: &Pool, options: FrameOptions, rows: Vec<Row>) -> R
 
 /// One call: `rows` begins with the records of `frame`.
 async fn call(pool: &Pool, frame: &InputFrame, rows: &[Row], shown: &mut Vec<Row>) -> Result<(), WireError> {
-    if pool.options().kind == Kind::Filter {
+    if pool.options().kind == ModuleKind::Filter {
         let kept = pool.select(frame).await?;
         shown.extend(rows.iter().zip(kept).filter(|(_, kept)| *kept).map(|(row, _)| row.clone()));
         return Ok(());

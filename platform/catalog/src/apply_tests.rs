@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, ModuleRef, Offset, TimestampMs, TopicConfig, TopicId, TopicName, TransformId, ViewId,
+    BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Needs, Offset, TimestampMs, TopicConfig, TopicId, TopicName,
+    TransformId, ViewId,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     digest,
-    state::{Address, ClusterId, Declaration, Incarnation, LastKnown, ModuleKind, Needs, OnError, StartAt},
+    state::{Address, ClusterId, Declaration, Incarnation, LastKnown, OnError, StartAt},
 };
 
 pub(crate) fn uuid(n: u128) -> Uuid {

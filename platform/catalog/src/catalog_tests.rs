@@ -7,6 +7,7 @@ use millstream_env::{
     real::{self, RealDisk},
     sim::{DiskOperation, Fault, SimDisk, SimRng},
 };
+use millstream_model::ModuleKind;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::*;
@@ -14,7 +15,6 @@ use crate::{
     apply::tests::{module, register, topic, uuid},
     digest,
     raft::Types,
-    state::ModuleKind,
 };
 
 const DIR: &str = "/data/catalog";

@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use millstream_model::{
-    BrokerId, Digest, ModuleRef, Name, TimestampMs, TopicConfig, TopicId, TopicName, TransformId, ViewId,
+    BrokerId, Digest, ModuleKind, ModuleRef, Name, Needs, TimestampMs, TopicConfig, TopicId, TopicName, TransformId,
+    ViewId,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::state::{
-    Address, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, ModuleKind, Needs, OnError, StartAt,
-    TransformState,
+    Address, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, OnError, StartAt, TransformState,
 };
 
 /// The encoding's version that this build writes, and the newest that it reads.

@@ -20,7 +20,7 @@ pub use catalog::{Catalog, CatalogOptions, OpenError, ProposeError};
 pub use command::{COMMAND_BYTES_MAX, COMMAND_VERSION, Command, CommandError, FAILURE_BYTES_MAX, Reporter};
 pub use disk::FileError;
 pub use state::{
-    Address, Broker, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, Module, ModuleKind,
-    Named, Needs, OnError, Partition, StartAt, State, Topic, Transform, TransformState, View,
+    Address, Broker, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, Module, Named, OnError,
+    Partition, StartAt, State, Topic, Transform, TransformState, View,
 };
 pub use view::digest;

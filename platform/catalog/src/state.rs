@@ -13,8 +13,8 @@ use std::{
 };
 
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, ModuleRef, Name, Offset, PartitionId, RoutingEpoch, TimestampMs, TopicConfig,
-    TopicId, TopicName, TransformId, ViewId,
+    BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Name, Needs, Offset, PartitionId, RoutingEpoch, TimestampMs,
+    TopicConfig, TopicId, TopicName, TransformId, ViewId,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -154,39 +154,6 @@ impl Topic {
     }
 }
 
-/// What a module can be used as; found from what it exports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ModuleKind {
-    /// Chooses partitions.
-    Partitioner,
-    /// Chooses which records a reader sees.
-    Filter,
-    /// Changes records one by one: in a view or as a transform without state.
-    Mapper,
-    /// Reads topics and appends to topics.
-    Transform,
-}
-
-impl ModuleKind {
-    /// The kind as commands and messages write it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Partitioner => "partitioner",
-            Self::Filter => "filter",
-            Self::Mapper => "mapper",
-            Self::Transform => "transform",
-        }
-    }
-}
-
-impl fmt::Display for ModuleKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
 /// One thing that a module said about itself when it was pushed (`describe()` in `wit/`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Declaration {
@@ -196,15 +163,6 @@ pub struct Declaration {
     pub name: String,
     /// What more is said of it.
     pub value: String,
-}
-
-/// Which parts of a record a module must be shown. Keys are always shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Needs {
-    /// Values.
-    pub values: bool,
-    /// Headers.
-    pub headers: bool,
 }
 
 /// A module that was pushed: what is known of it. Its bytes are a file named by the digest, not here.

@@ -1,4 +1,4 @@
-//! Values that every floor shares: ids, offsets, epochs, names, limits and topic configuration.
+//! Values that every floor shares: ids, offsets, epochs, names, limits, topic configuration and the kinds of modules.
 //!
 //! Nothing here does I/O, reads a clock or is async. Every id is a newtype, so that two integers of different meaning
 //! cannot be exchanged by accident.
@@ -7,6 +7,7 @@ mod config;
 mod digest;
 mod ids;
 pub mod limits;
+mod module;
 mod murmur2;
 mod names;
 
@@ -18,5 +19,6 @@ pub use ids::{
     BrokerId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, RoutingEpoch, Sequence, TimestampMs,
     TopicId, TopicPartition, TransformId, ViewId,
 };
+pub use module::{ModuleKind, Needs};
 pub use murmur2::{key_partition, murmur2};
 pub use names::{ModuleRef, ModuleVersion, Name, NameError, TopicName};

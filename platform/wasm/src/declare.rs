@@ -1,5 +1,6 @@
 //! What a module says of itself in `describe`.
 
+use millstream_model::Needs;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,15 +17,6 @@ pub struct Declared {
     pub name: String,
     /// What is said about it: for people, and for parameters the form of the value.
     pub value: String,
-}
-
-/// What a partitioner wants to see of records beside their keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Needs {
-    /// Their values.
-    pub values: bool,
-    /// Their headers.
-    pub headers: bool,
 }
 
 /// The declarations of a module, checked. Ids that cross the boundary (of metrics) are places in these lists.

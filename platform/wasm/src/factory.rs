@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use millstream_model::Digest;
+use millstream_model::{Digest, ModuleKind};
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{
     Store,
@@ -10,7 +10,7 @@ use wasmtime::{
 };
 
 use crate::{
-    CallError, Declarations, Kind, Limits, Phase, Pool, Refused,
+    CallError, Declarations, Limits, Phase, Pool, Refused,
     compile::words,
     host::{HostState, LogRing},
     instance::{Exports, Instance, blame, failure},
@@ -43,7 +43,7 @@ pub struct PoolOptions {
     /// What log lines are filed under: the deployment's name.
     pub name: String,
     /// What the module is used for.
-    pub kind: Kind,
+    pub kind: ModuleKind,
     /// What its instances are told.
     pub params: InitParams,
     /// What they are given.
@@ -55,16 +55,16 @@ pub struct PoolOptions {
 #[error("the module is a {}, not a {wanted}", .kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" and a "))]
 pub struct WrongKind {
     /// What it is.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<ModuleKind>,
     /// What was asked.
-    pub wanted: Kind,
+    pub wanted: ModuleKind,
 }
 
 /// What inspection found.
 pub(crate) struct Parts {
     pub(crate) digest: Digest,
     pub(crate) size: usize,
-    pub(crate) kinds: Vec<Kind>,
+    pub(crate) kinds: Vec<ModuleKind>,
 }
 
 /// A module that is ready to be instantiated. Shared by its pools; dropped with the last of them.
@@ -73,7 +73,7 @@ pub struct Factory {
     pub(crate) runtime: Arc<RuntimeInner>,
     parts: Parts,
     declarations: Declarations,
-    pres: Vec<(Kind, Pre)>,
+    pres: Vec<(ModuleKind, Pre)>,
 }
 
 enum Pre {
@@ -96,10 +96,10 @@ impl Factory {
         let mut pres = Vec::new();
         for &kind in &parts.kinds {
             let pre = match kind {
-                Kind::Partitioner => PartitionerPre::new(linked.clone()).map(Pre::Partitioner),
-                Kind::Filter => FilterPre::new(linked.clone()).map(Pre::Filter),
-                Kind::Mapper => MapperPre::new(linked.clone()).map(Pre::Mapper),
-                Kind::Transform => return Err(Refused::NotBuilt { name: "state and timers".into() }),
+                ModuleKind::Partitioner => PartitionerPre::new(linked.clone()).map(Pre::Partitioner),
+                ModuleKind::Filter => FilterPre::new(linked.clone()).map(Pre::Filter),
+                ModuleKind::Mapper => MapperPre::new(linked.clone()).map(Pre::Mapper),
+                ModuleKind::Transform => return Err(Refused::NotBuilt { name: "state and timers".into() }),
             };
             pres.push((kind, pre.map_err(wrong_type)?));
         }
@@ -122,7 +122,7 @@ impl Factory {
 
     /// What it can be used for: sorted, at least one.
     #[must_use]
-    pub fn kinds(&self) -> &[Kind] {
+    pub fn kinds(&self) -> &[ModuleKind] {
         &self.parts.kinds
     }
 
@@ -186,16 +186,16 @@ async fn describe(
     let instance = started.map_err(|error| Refused::Describe(blame(&error, Phase::Start, FUEL_START)))?;
     for kind in &parts.kinds {
         match kind {
-            Kind::Partitioner => {
+            ModuleKind::Partitioner => {
                 PartitionerIndices::new(linked).and_then(|indices| indices.load(&mut store, &instance)).map(drop)
             }
-            Kind::Filter => {
+            ModuleKind::Filter => {
                 FilterIndices::new(linked).and_then(|indices| indices.load(&mut store, &instance)).map(drop)
             }
-            Kind::Mapper => {
+            ModuleKind::Mapper => {
                 MapperIndices::new(linked).and_then(|indices| indices.load(&mut store, &instance)).map(drop)
             }
-            Kind::Transform => return Err(Refused::NotBuilt { name: "state and timers".into() }),
+            ModuleKind::Transform => return Err(Refused::NotBuilt { name: "state and timers".into() }),
         }
         .map_err(wrong_type)?;
     }

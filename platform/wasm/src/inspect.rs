@@ -2,9 +2,7 @@
 //!
 //! Nothing here runs or compiles the module. Time and memory are linear in its size, which is checked first.
 
-use std::fmt;
-
-use millstream_model::{Digest, limits::MODULE_BYTES_MAX};
+use millstream_model::{Digest, ModuleKind, limits::MODULE_BYTES_MAX};
 use wasmparser::{Encoding, Operator, Parser, Payload, ValidPayload, Validator, WasmFeatures};
 
 use crate::{
@@ -45,50 +43,6 @@ const WASM_PAGE_BYTES: u64 = 64 << 10;
 const PACKAGE: &str = "millstream:ext/";
 /// The track of the contract that this version speaks: any 0.1.x.
 const TRACK: &str = "0.1.";
-
-/// What a module can be used for; found from its exports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Chooses records' partitions (`assigner`).
-    Partitioner,
-    /// Chooses which records of a view are seen (`selector`).
-    Filter,
-    /// Turns records into records (`processor`): for views if one to one, for transforms always.
-    Mapper,
-    /// A processor with state and timers. Not built: refused.
-    Transform,
-}
-
-impl Kind {
-    /// The name of the world: `partitioner`, `filter`, `mapper` or `transform`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Partitioner => "partitioner",
-            Self::Filter => "filter",
-            Self::Mapper => "mapper",
-            Self::Transform => "transform",
-        }
-    }
-
-    /// Whether it may stand in a view's chain.
-    #[must_use]
-    pub fn serves_view(self) -> bool {
-        matches!(self, Self::Filter | Self::Mapper)
-    }
-
-    /// Whether it may be deployed as a transform.
-    #[must_use]
-    pub fn serves_transform(self) -> bool {
-        matches!(self, Self::Mapper | Self::Transform)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// Why a module was refused. Nothing of it was kept.
 #[derive(Debug, thiserror::Error)]
@@ -221,7 +175,7 @@ impl Refused {
 ///
 /// # Errors
 /// [`Refused`] says what is wrong; a module that passes may still be refused by the compiler or the linker.
-pub fn check(bytes: &[u8]) -> Result<Vec<Kind>, Refused> {
+pub fn check(bytes: &[u8]) -> Result<Vec<ModuleKind>, Refused> {
     check_file(bytes)?;
     let mut walk = Walk::default();
     let mut validator = Validator::new_with_features(FEATURES);
@@ -359,15 +313,15 @@ impl Walk {
         Ok(())
     }
 
-    fn kinds(self) -> Result<Vec<Kind>, Refused> {
+    fn kinds(self) -> Result<Vec<ModuleKind>, Refused> {
         let mut kinds = Vec::new();
         let mut describes = false;
         for name in &self.exports {
             match interface(name)? {
                 Some("module") => describes = true,
-                Some("assigner") => kinds.push(Kind::Partitioner),
-                Some("selector") => kinds.push(Kind::Filter),
-                Some("processor") => kinds.push(Kind::Mapper),
+                Some("assigner") => kinds.push(ModuleKind::Partitioner),
+                Some("selector") => kinds.push(ModuleKind::Filter),
+                Some("processor") => kinds.push(ModuleKind::Mapper),
                 Some("timed") => return Err(Refused::NotBuilt { name: "timers (the export timed)".into() }),
                 _ => return Err(Refused::WrongWorld { what: "exports", name: shown(name), world: "Millstream" }),
             }
@@ -376,7 +330,7 @@ impl Walk {
         for name in &self.imports {
             match interface(name)? {
                 Some("types" | "log" | "metrics") => {}
-                Some("sink") if kinds.contains(&Kind::Mapper) => {}
+                Some("sink") if kinds.contains(&ModuleKind::Mapper) => {}
                 Some("sink") if !kinds.is_empty() => {
                     return Err(Refused::WrongWorld {
                         what: "imports",

@@ -27,10 +27,10 @@ mod worlds;
 
 pub use call::{Blame, CallError, Failure, FailureCode, Phase};
 pub use compile::{COMPILE_ARGUMENT, COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES, CompileError, Compiler, compile_main};
-pub use declare::{Declarations, Declared, Needs};
+pub use declare::{Declarations, Declared};
 pub use factory::{Factory, InitParams, PoolOptions, WrongKind};
 pub use host::{LogLevel, LogLine};
-pub use inspect::{Kind, Refused};
+pub use inspect::Refused;
 pub use limits::Limits;
 pub use pool::{Freshness, Pool, PoolStats};
 pub use runtime::{EngineMode, LoadError, Runtime, RuntimeError, RuntimeOptions};

@@ -7,8 +7,9 @@ mod guests;
 use std::{collections::BTreeMap, time::Duration};
 
 use guests::{FORWARD, Guest, World, data, frame, two_outputs};
+use millstream_model::ModuleKind;
 use millstream_wasm::{
-    CallError, EngineMode, FailureCode, Freshness, Kind, LogLevel, Refused,
+    CallError, EngineMode, FailureCode, Freshness, LogLevel, Refused,
     frame::{OutputRules, Shape},
 };
 
@@ -52,7 +53,7 @@ async fn what_a_module_says_of_itself_is_known() {
         ("metric", "seen", "records seen"),
     ]);
     let factory = world.factory(&guest).await;
-    assert_eq!(factory.kinds(), [Kind::Partitioner]);
+    assert_eq!(factory.kinds(), [ModuleKind::Partitioner]);
     assert!(factory.declarations().needs.values && !factory.declarations().needs.headers);
     assert_eq!(factory.declarations().params[0].name, "field");
     assert_eq!(factory.digest(), millstream_wasm::digest_of(&guest.component()));
@@ -122,7 +123,7 @@ async fn a_stored_module_is_loaded_from_its_image_and_without_it() {
         options.compiler = millstream_wasm::Compiler::InProcess;
         options.instances_max = 2;
         world.runtime = millstream_wasm::Runtime::new(options, millstream_env::real::env()).unwrap();
-        assert_eq!(world.runtime.load(digest).await.unwrap().kinds(), [Kind::Mapper]);
+        assert_eq!(world.runtime.load(digest).await.unwrap().kinds(), [ModuleKind::Mapper]);
         assert_eq!(std::fs::read_dir(world.dir.path().join("images")).unwrap().count(), 1);
     }
     world.runtime.remove(digest).await.unwrap();

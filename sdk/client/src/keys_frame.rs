@@ -14,15 +14,8 @@
 //! a frame holds the keys only, which is what most partitioners look at.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use millstream_model::TimestampMs;
+use millstream_model::{Needs, TimestampMs};
 use millstream_record::{Header, raw};
-
-/// What a partitioner must be shown besides keys and timestamps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Needs {
-    pub(crate) values: bool,
-    pub(crate) headers: bool,
-}
 
 /// One record, as far as a partitioner may see it.
 #[derive(Clone, Copy, Debug)]

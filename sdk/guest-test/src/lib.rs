@@ -5,10 +5,10 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), millstream_guest_test::Error> {
-//! use millstream_guest_test::{Kind, Module, Record};
+//! use millstream_guest_test::{Module, ModuleKind, Record};
 //!
 //! let module = Module::load("target/guests/partition-by-field.wasm").await?;
-//! let partitioner = module.open(Kind::Partitioner).param("field", "tailnum").start().await?;
+//! let partitioner = module.open(ModuleKind::Partitioner).param("field", "tailnum").start().await?;
 //! let records = [Record::new(r#"{"tailnum":"N14228"}"#)];
 //! assert_eq!(partitioner.assign(&records, 6).await?.len(), 1);
 //! # Ok(())
@@ -21,7 +21,8 @@ mod module;
 mod purity;
 mod record;
 
-pub use millstream_wasm::{CallError, Declarations, Failure, FailureCode, Kind, Limits, LogLine, Refused};
+pub use millstream_model::ModuleKind;
+pub use millstream_wasm::{CallError, Declarations, Failure, FailureCode, Limits, LogLine, Refused};
 pub use module::{Error, Module, Open, Opened};
 pub use purity::{Impure, PurityError};
 pub use record::{Output, Record};

@@ -6,9 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use millstream_model::ModuleKind;
 use millstream_wasm::{
-    CallError, Compiler, Declarations, Factory, Freshness, InitParams, Kind, Limits, LogLine, Pool, PoolOptions,
-    Refused, Runtime, RuntimeError, RuntimeOptions, WrongKind,
+    CallError, Compiler, Declarations, Factory, Freshness, InitParams, Limits, LogLine, Pool, PoolOptions, Refused,
+    Runtime, RuntimeError, RuntimeOptions, WrongKind,
     frame::{FrameError, FrameOptions, OutputRules},
 };
 
@@ -84,7 +85,7 @@ impl Module {
 
     /// What it can be used for.
     #[must_use]
-    pub fn kinds(&self) -> &[Kind] {
+    pub fn kinds(&self) -> &[ModuleKind] {
         self.factory.kinds()
     }
 
@@ -95,7 +96,7 @@ impl Module {
     }
 
     /// Begins to open it for one use; [`Open::start`] ends that.
-    pub fn open(&self, kind: Kind) -> Open<'_> {
+    pub fn open(&self, kind: ModuleKind) -> Open<'_> {
         let params =
             InitParams { inputs: vec!["input".into()], outputs: vec!["output".into()], ..InitParams::default() };
         Open { module: self, kind, params, limits: Limits::default() }
@@ -106,7 +107,7 @@ impl Module {
 #[must_use = "nothing runs before `start`"]
 pub struct Open<'a> {
     module: &'a Module,
-    kind: Kind,
+    kind: ModuleKind,
     params: InitParams,
     limits: Limits,
 }
@@ -139,7 +140,7 @@ impl Open<'_> {
         let pool = self.module.factory.pool(options)?;
         pool.check().await?;
         let needs = self.module.factory.declarations().needs;
-        let partitioner = self.kind == Kind::Partitioner;
+        let partitioner = self.kind == ModuleKind::Partitioner;
         let frames = FrameOptions {
             elide_values: partitioner && !needs.values,
             elide_headers: partitioner && !needs.headers,

@@ -1,7 +1,8 @@
 //! Is a module pure? Its output may not depend on where batches are cut, nor on how old its instance is: a broker may cut and
 //! recycle at any time, and replays must repeat exactly.
 
-use millstream_wasm::{Freshness, Kind};
+use millstream_model::ModuleKind;
+use millstream_wasm::Freshness;
 
 use crate::{Error, Opened, Output, Record};
 
@@ -67,11 +68,11 @@ impl Opened {
             let first = results.len();
             let part = &records[first..first + part];
             match self.pool.options().kind {
-                Kind::Filter => results.extend(self.select(part).await?.into_iter().map(Result1::Selected)),
-                Kind::Partitioner => {
+                ModuleKind::Filter => results.extend(self.select(part).await?.into_iter().map(Result1::Selected)),
+                ModuleKind::Partitioner => {
                     results.extend(self.assign(part, PARTITIONS).await?.into_iter().map(Result1::Assigned));
                 }
-                Kind::Mapper | Kind::Transform => {
+                ModuleKind::Mapper | ModuleKind::Transform => {
                     let mut by_source = vec![Vec::new(); part.len()];
                     for output in self.process_part(part, first, freshness).await? {
                         if let Some(outputs) = by_source.get_mut(output.source - first) {

@@ -8,7 +8,7 @@ mod guests;
 use std::path::Path;
 
 use guests::{FORWARD, Guest};
-use millstream_guest_test::{CallError, Error, FailureCode, Kind, Module, PurityError, Record};
+use millstream_guest_test::{CallError, Error, FailureCode, Module, ModuleKind, PurityError, Record};
 
 async fn load(guest: &Guest) -> Module {
     Module::from_bytes(Path::new("guest.wasm"), guest.component()).await.unwrap()
@@ -22,7 +22,7 @@ fn records(count: usize) -> Vec<Record> {
 
 #[tokio::test]
 async fn each_kind_answers_and_is_found_pure() {
-    let mapper = load(&Guest::mapper()).await.open(Kind::Mapper).outputs(["a", "b"]).start().await.unwrap();
+    let mapper = load(&Guest::mapper()).await.open(ModuleKind::Mapper).outputs(["a", "b"]).start().await.unwrap();
     let outputs = mapper.process(&records(5)).await.unwrap();
     assert_eq!((outputs.len(), outputs[3].source, outputs[3].output), (5, 3, 0));
     assert_eq!(outputs[3].record, records(5)[3]);
@@ -30,14 +30,14 @@ async fn each_kind_answers_and_is_found_pure() {
     mapper.check_purity(&records(120), 7).await.unwrap();
 
     // Every second record of a batch is not pure: it depends on where batches are cut.
-    let filter = load(&Guest::filter()).await.open(Kind::Filter).start().await.unwrap();
+    let filter = load(&Guest::filter()).await.open(ModuleKind::Filter).start().await.unwrap();
     assert_eq!(filter.select(&records(3)).await.unwrap(), [true, false, true]);
     assert!(filter.select(&[]).await.unwrap().is_empty());
     assert!(
         matches!(filter.check_purity(&records(10), 7).await, Err(PurityError::Impure(impure)) if impure.record == 1)
     );
 
-    let partitioner = load(&Guest::partitioner()).await.open(Kind::Partitioner).start().await.unwrap();
+    let partitioner = load(&Guest::partitioner()).await.open(ModuleKind::Partitioner).start().await.unwrap();
     assert_eq!(partitioner.assign(&records(4), 3).await.unwrap(), [0, 1, 2, 0]);
 }
 
@@ -50,7 +50,7 @@ async fn an_instance_that_remembers_is_found_out() {
          (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
          (if (i32.gt_u (global.get $calls) (i32.const 2)) (then (return (i32.const 64)))) {forward}"
     ));
-    let opened = load(&guest).await.open(Kind::Mapper).start().await.unwrap();
+    let opened = load(&guest).await.open(ModuleKind::Mapper).start().await.unwrap();
     assert!(matches!(opened.check_purity(&records(10), 1).await, Err(PurityError::Impure(_))));
 }
 
@@ -60,10 +60,10 @@ async fn what_a_broker_would_refuse_is_refused_here() {
     assert!(matches!(refused, Err(Error::Refused { .. })));
     assert!(matches!(Module::load("/no/such/file.wasm").await, Err(Error::File { .. })));
     let module = load(&Guest::filter()).await;
-    assert!(matches!(module.open(Kind::Partitioner).start().await, Err(Error::Kind(_))));
+    assert!(matches!(module.open(ModuleKind::Partitioner).start().await, Err(Error::Kind(_))));
     let picky = Guest { init: guests::failing(1, None, 0), ..Guest::mapper() };
     let Err(Error::Call(CallError::Guest(failure))) =
-        load(&picky).await.open(Kind::Mapper).param("a", "b").start().await
+        load(&picky).await.open(ModuleKind::Mapper).param("a", "b").start().await
     else {
         panic!()
     };

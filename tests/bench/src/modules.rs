@@ -6,10 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use millstream_model::{Offset, TimestampMs};
+use millstream_model::{ModuleKind, Offset, TimestampMs};
 use millstream_test_support::{cli, tree};
 use millstream_wasm::{
-    Compiler, Freshness, InitParams, Kind, Limits, Pool, PoolOptions, Runtime, RuntimeOptions,
+    Compiler, Freshness, InitParams, Limits, Pool, PoolOptions, Runtime, RuntimeOptions,
     frame::{FrameBuilder, FrameOptions, InputFrame, OutputRules},
 };
 
@@ -67,9 +67,9 @@ impl Modules {
         let runtime = Runtime::new(options, millstream_env::real::env())?;
         let keys = FrameOptions { elide_values: true, elide_headers: true, ..FrameOptions::default() };
         let partitioner =
-            called(&runtime, &components.join("partition-by-key.wasm"), Kind::Partitioner, frame(keys)?).await?;
+            called(&runtime, &components.join("partition-by-key.wasm"), ModuleKind::Partitioner, frame(keys)?).await?;
         let all = FrameOptions::default();
-        let identity = called(&runtime, &components.join("identity.wasm"), Kind::Mapper, frame(all)?).await?;
+        let identity = called(&runtime, &components.join("identity.wasm"), ModuleKind::Mapper, frame(all)?).await?;
         Ok(Self { _runtime: runtime, partitioner, identity })
     }
 
@@ -109,7 +109,7 @@ fn build_guests(dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(out)
 }
 
-async fn called(runtime: &Runtime, component: &Path, kind: Kind, frame: InputFrame) -> anyhow::Result<Called> {
+async fn called(runtime: &Runtime, component: &Path, kind: ModuleKind, frame: InputFrame) -> anyhow::Result<Called> {
     let bytes = std::fs::read(component).with_context(|| component.display().to_string())?;
     let factory = runtime.inspect(bytes.into()).await?;
     let options = PoolOptions {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use millstream_catalog::{Command, Declaration, Module, ModuleKind, Needs, State};
+use millstream_catalog::{Command, Declaration, Module, State};
 use millstream_model::{ModuleRef, ModuleVersion, Name, TimestampMs};
 use millstream_protocol::{
     ErrorCode,
@@ -14,7 +14,7 @@ use millstream_protocol::{
         },
     },
 };
-use millstream_wasm::{Factory, Kind};
+use millstream_wasm::Factory;
 
 use crate::{broker::Shared, errors::WireError};
 
@@ -39,22 +39,13 @@ async fn take(shared: &Shared, request: ModulePushRequest) -> Result<Arc<Module>
         module: module.clone(),
         digest: factory.digest(),
         size_bytes: factory.size() as u64,
-        kinds: factory.kinds().iter().map(|kind| catalog_kind(*kind)).collect(),
-        needs: Needs { values: declared.needs.values, headers: declared.needs.headers },
+        kinds: factory.kinds().iter().copied().collect(),
+        needs: declared.needs,
         declarations: declarations(&factory),
         at: TimestampMs(shared.env.clock.wall_ms()),
     };
     shared.catalog.propose(command).await?;
     Ok(crate::modules::find(&shared.catalog.state(), &module)?.clone())
-}
-
-fn catalog_kind(kind: Kind) -> ModuleKind {
-    match kind {
-        Kind::Partitioner => ModuleKind::Partitioner,
-        Kind::Filter => ModuleKind::Filter,
-        Kind::Mapper => ModuleKind::Mapper,
-        Kind::Transform => ModuleKind::Transform,
-    }
 }
 
 fn declarations(factory: &Factory) -> Vec<Declaration> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use millstream_catalog::{Command, OnError, StartAt, State, Transform, TransformState};
-use millstream_model::{Name, Offset, PartitionId, TimestampMs, TopicId, TransformId};
+use millstream_model::{ModuleKind, Name, Offset, PartitionId, TimestampMs, TopicId, TransformId};
 use millstream_protocol::{
     ErrorCode,
     extension::transforms::{
@@ -11,7 +11,7 @@ use millstream_protocol::{
         TransformDescribeRequest, TransformDescribeResponse, TransformInfo, TransformListResponse, TransformPartition,
     },
 };
-use millstream_wasm::{InitParams, Kind};
+use millstream_wasm::InitParams;
 use uuid::Uuid;
 
 use super::views::{module_ref, name, pairs, params};
@@ -91,7 +91,7 @@ async fn check_module(shared: &Shared, command: &Command) -> Result<(), WireErro
         params: params.clone(),
     };
     let state = shared.catalog.state();
-    let pool = shared.modules.pool(&state, module, Kind::Mapper, owner(name), params).await?;
+    let pool = shared.modules.pool(&state, module, ModuleKind::Mapper, owner(name), params).await?;
     pool.check().await.map_err(|error| {
         shared.modules.forget(&owner(name));
         WireError::new(ErrorCode::InvalidParameter, format!("module {module} does not start: {error}"))

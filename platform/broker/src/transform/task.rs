@@ -3,10 +3,10 @@
 use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use millstream_catalog::{OnError, StartAt, Topic, Transform};
-use millstream_model::{Offset, TimestampMs};
+use millstream_model::{ModuleKind, Offset, TimestampMs};
 use millstream_record::batches;
 use millstream_wasm::{
-    CallError, FailureCode, Freshness, InitParams, Kind, Phase, Pool,
+    CallError, FailureCode, Freshness, InitParams, Phase, Pool,
     frame::{FrameOptions, InputFrame, OutputRules},
 };
 use tracing::{info, warn};
@@ -101,7 +101,7 @@ async fn open_pool(shared: &Shared, transform: &Transform, input: &Topic) -> Res
         params: transform.params.clone(),
     };
     let owner = super::owner(&transform.name);
-    let pool = shared.modules.pool(&state, &transform.module, Kind::Mapper, owner, params).await;
+    let pool = shared.modules.pool(&state, &transform.module, ModuleKind::Mapper, owner, params).await;
     pool.map_err(|error| format!("{} for input {}: {}", transform.module, input.name, error.message))
 }
 

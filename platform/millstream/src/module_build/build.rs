@@ -7,11 +7,12 @@ use std::{
     process::{ExitStatus, Stdio},
 };
 
+use millstream_model::ModuleKind;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    component::{self, ComponentError, ModuleKind},
+    component::{self, ComponentError},
     toolchain::{self, ToolchainError},
 };
 

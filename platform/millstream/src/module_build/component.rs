@@ -1,7 +1,6 @@
 //! From a core module to a component: wrapping it, and refusing here what a broker would refuse later.
 
-use std::fmt;
-
+use millstream_model::ModuleKind;
 use wasmparser::{Encoding, Parser, Payload, Validator};
 use wit_component::ComponentEncoder;
 
@@ -12,27 +11,6 @@ const CONTRACT_VERSION: &str = "@0.1.";
 const IMPORTS: [&str; 4] = ["types", "log", "metrics", "sink"];
 /// Interfaces of the contract that brokers do not serve yet.
 const IMPORTS_LATER: [&str; 2] = ["state", "timers"];
-
-/// What a module can be used for, seen from its exports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ModuleKind {
-    /// Exports `assigner`.
-    Partitioner,
-    /// Exports `selector`.
-    Filter,
-    /// Exports `processor`: a view's mapper, and a transform without state.
-    Mapper,
-}
-
-impl fmt::Display for ModuleKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ModuleKind::Partitioner => "partitioner",
-            ModuleKind::Filter => "filter",
-            ModuleKind::Mapper => "mapper",
-        })
-    }
-}
 
 /// A component that a broker can load.
 #[derive(Debug)]

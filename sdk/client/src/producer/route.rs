@@ -11,7 +11,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, future::Either, stream::FuturesOrdered};
-use millstream_model::{PartitionId, RoutingEpoch};
+use millstream_model::{Needs, PartitionId, RoutingEpoch};
 use millstream_protocol::{
     ErrorCode,
     extension::routing::{AssignRequest, DescribeRoutingRequest},
@@ -23,7 +23,7 @@ use super::{Entry, Item, Shared, topic::Queues};
 use crate::{
     CallError, ProduceError,
     cluster::{Cluster, Role, Target},
-    keys_frame::{self, Needs, Shown},
+    keys_frame::{self, Shown},
 };
 
 /// Questions under way at a time.
