@@ -4,10 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use futures::FutureExt;
 use millstream_catalog::{
-    Address, Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError, Refused, State,
-    apply,
+    Address, Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError,
 };
-use millstream_env::{Env, Listener, Monotonic};
+use millstream_env::{Env, Listener};
 use millstream_log::{Recovered, Storage, StorageFailed, StorageOptions};
 use millstream_model::TimestampMs;
 use parking_lot::Mutex;
@@ -19,6 +18,7 @@ use crate::{
     modules::{Modules, ModulesError},
     partitions::Partitions,
     serve,
+    shared::Shared,
     transform::Transforms,
 };
 
@@ -27,21 +27,6 @@ pub struct Broker {
     shared: Arc<Shared>,
     listeners: Vec<Arc<dyn Listener>>,
     tasks: Mutex<Vec<millstream_env::Task>>,
-}
-
-/// What every part may use.
-pub(crate) struct Shared {
-    pub(crate) options: BrokerOptions,
-    pub(crate) env: Env,
-    pub(crate) storage: Arc<Storage>,
-    pub(crate) catalog: Catalog,
-    pub(crate) partitions: Partitions,
-    pub(crate) modules: Modules,
-    pub(crate) transforms: Transforms,
-    /// Where clients are told to find this broker.
-    pub(crate) address: Address,
-    pub(crate) started_at: TimestampMs,
-    pub(crate) started: Monotonic,
 }
 
 /// Why a broker did not start. Nothing was served.
@@ -92,14 +77,6 @@ pub enum BrokerFailed {
 impl From<ModulesError> for StartError {
     fn from(error: ModulesError) -> Self {
         Self::Modules(Box::new(error))
-    }
-}
-
-impl Shared {
-    /// Whether the catalog as it stands now would take a command.
-    pub(crate) fn dry_run(&self, command: &Command) -> Result<(), Refused> {
-        let mut copy = State::clone(&self.catalog.state());
-        apply(&mut copy, u64::MAX, command.clone()).map(|_| ())
     }
 }
 

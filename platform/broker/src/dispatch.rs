@@ -6,7 +6,7 @@ use futures::FutureExt;
 use millstream_env::{BoxFuture, Peer};
 use millstream_protocol::{Request, RequestHeader, Response, api_versions};
 
-use crate::{broker::Shared, handlers};
+use crate::{handlers, shared::Shared};
 
 /// Starts a request. Whatever must happen in the order of requests (appending) has happened when this returns; the future
 /// is the rest. It answers nothing where the client asked for no answer.

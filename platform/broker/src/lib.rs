@@ -15,6 +15,7 @@ mod partition;
 mod partitions;
 mod rows;
 mod serve;
+mod shared;
 mod transform;
 mod view;
 

@@ -14,7 +14,7 @@ use millstream_protocol::{
 };
 use tracing::{debug, info};
 
-use crate::{broker::Shared, dispatch};
+use crate::{dispatch, shared::Shared};
 
 /// Takes connections until the listener is closed.
 pub(crate) async fn accept_connections(shared: Arc<Shared>, listener: Arc<dyn Listener>) {

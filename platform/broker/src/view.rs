@@ -15,10 +15,10 @@ use millstream_wasm::{
 };
 
 use crate::{
-    broker::Shared,
     errors::WireError,
     partition::Partition,
     rows::{self, Row},
+    shared::Shared,
 };
 
 /// Most bytes of the source that one fetch scans: a view that leaves nearly everything out answers all the same.

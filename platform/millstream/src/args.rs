@@ -1,11 +1,10 @@
-//! What can be typed after `millstream`: the command families and the flags that all of them take.
+//! What can be typed after `millstream`: the command families.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{cluster, consume, module, not_built, produce, serve, topic, transform, view},
-    output::Output,
-    values::Address,
+    flags::Common,
 };
 
 /// A streaming broker that its users extend with WebAssembly, and the commands to work with it.
@@ -21,38 +20,6 @@ pub(crate) struct Cli {
     pub(crate) common: Common,
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// Flags of every command.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Common {
-    /// Brokers to ask first, comma-separated.
-    #[arg(
-        long,
-        global = true,
-        env = "MILLSTREAM_BROKER",
-        value_name = "HOST:PORT",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9092"
-    )]
-    pub(crate) broker: Vec<Address>,
-}
-
-/// The flag of every command that answers. (`transform deploy` has none: there, `--output` names topics.)
-#[derive(Clone, Copy, Debug, Default, Args)]
-pub(crate) struct Form {
-    /// Tables for people, or JSON for programs: one object a line.
-    #[arg(long, value_enum, value_name = "FORM", default_value_t = Output::Table)]
-    pub(crate) output: Output,
-}
-
-/// Something that has a name already.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Named {
-    /// Its name.
-    pub(crate) name: String,
-    #[command(flatten)]
-    pub(crate) form: Form,
 }
 
 /// What to do.

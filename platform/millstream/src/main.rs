@@ -1,10 +1,11 @@
 //! The program: `millstream serve`, which is the broker, and the operator's commands, which talk to one.
 //!
-//! [`args`] is what can be typed, [`commands`] what it does, [`output`] how answers look, [`failure`] how it ends.
+//! [`args`] is what can be typed, [`flags`] what several commands share of it, [`commands`] what it does, [`output`] how answers look, [`failure`] how it ends.
 
 mod args;
 mod commands;
 mod failure;
+mod flags;
 mod module_build;
 mod output;
 mod time;

@@ -11,7 +11,6 @@
 //! came from. A frame that does not parse is the broker's fault, so reading one ends in a failure of kind "stop".
 
 use crate::failure::Failure;
-use crate::record::Record;
 
 pub(crate) const HEADER_BYTES: usize = 48;
 pub(crate) const COLUMN_SOURCE: u32 = 1;
@@ -77,28 +76,6 @@ impl FrameHeader {
         put(40, &self.columns.to_le_bytes());
         put(44, &(HEADER_BYTES as u32).to_le_bytes());
     }
-}
-
-/// Hands each record of a frame to `each`, in order.
-///
-/// # Errors
-/// What `each` returns, with the position of its record; a malformed frame, without one.
-#[inline]
-pub(crate) fn for_each_record<'a>(
-    header: &'a FrameHeader,
-    body: &'a [u8],
-    mut each: impl FnMut(&Record<'a>) -> Result<(), Failure>,
-) -> Result<(), (Option<u32>, Failure)> {
-    let mut rest = &body[..header.record_bytes as usize];
-    for index in 0..header.count {
-        let Some((record, after)) = Record::parse(header, index, rest) else {
-            let message = format_args!("record {index} of {} in the frame is malformed", header.count);
-            return Err((None, Failure::stop(message)));
-        };
-        each(&record).map_err(|failure| (Some(index), failure))?;
-        rest = after;
-    }
-    if rest.is_empty() { Ok(()) } else { Err((None, Failure::stop("bytes follow the last record of the frame"))) }
 }
 
 /// The `N` bytes of `frame` at `at`, if it has them.

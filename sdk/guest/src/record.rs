@@ -1,5 +1,6 @@
-//! One record of the frame at hand, borrowed from it.
+//! The records of the frame at hand, borrowed from it.
 
+use crate::failure::Failure;
 use crate::frame::FrameHeader;
 use crate::varint;
 
@@ -80,6 +81,28 @@ impl<'a> Record<'a> {
     pub fn input(&self) -> u32 {
         self.frame.input
     }
+}
+
+/// Hands each record of a frame to `each`, in order.
+///
+/// # Errors
+/// What `each` returns, with the position of its record; a malformed frame, without one.
+#[inline]
+pub(crate) fn for_each_record<'a>(
+    header: &'a FrameHeader,
+    body: &'a [u8],
+    mut each: impl FnMut(&Record<'a>) -> Result<(), Failure>,
+) -> Result<(), (Option<u32>, Failure)> {
+    let mut rest = &body[..header.record_bytes as usize];
+    for index in 0..header.count {
+        let Some((record, after)) = Record::parse(header, index, rest) else {
+            let message = format_args!("record {index} of {} in the frame is malformed", header.count);
+            return Err((None, Failure::stop(message)));
+        };
+        each(&record).map_err(|failure| (Some(index), failure))?;
+        rest = after;
+    }
+    if rest.is_empty() { Ok(()) } else { Err((None, Failure::stop("bytes follow the last record of the frame"))) }
 }
 
 /// A header of a record.

@@ -5,11 +5,11 @@ use std::cell::{OnceCell, RefCell};
 
 pub use crate::bindings::module::millstream::ext::types::{Declaration, Failure as WireFailure, InitParams};
 use crate::failure::Failure;
-use crate::frame::{FrameHeader, for_each_record};
+use crate::frame::FrameHeader;
 use crate::module::{Filter, Mapper, Needs, Partitioner, Transform};
 use crate::out::{Buffer, Out};
 use crate::params::{Param, Params};
-use crate::record::Record;
+use crate::record::{Record, for_each_record};
 
 /// The one value of a module in a Wasm instance, from `init` on.
 #[derive(Debug)]

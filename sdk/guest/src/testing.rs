@@ -13,11 +13,11 @@
 //! ```
 
 use crate::failure::Failure;
-use crate::frame::{COLUMN_PARTITION, COLUMN_SOURCE, FrameHeader, HEADER_BYTES, for_each_record};
+use crate::frame::{COLUMN_PARTITION, COLUMN_SOURCE, FrameHeader, HEADER_BYTES};
 use crate::module::{Filter, Mapper, Partitioner, Transform};
 use crate::out::Out;
 use crate::params::{Param, Params};
-use crate::record::Record;
+use crate::record::{Record, for_each_record};
 use crate::rt;
 
 /// Offset and time of the first record of every frame here; the records that follow count up from them.

@@ -6,7 +6,7 @@ use millstream_protocol::{
     messages::cluster::{DescribeClusterBroker, DescribeClusterResponse},
 };
 
-use crate::broker::Shared;
+use crate::shared::Shared;
 
 pub(crate) fn describe(shared: &Shared) -> DescribeClusterResponse {
     let state = shared.catalog.state();

@@ -12,7 +12,7 @@ use millstream_protocol::{
 };
 use uuid::Uuid;
 
-use crate::{broker::Shared, errors::WireError};
+use crate::{errors::WireError, shared::Shared};
 
 /// Partitions of a topic whose creator leaves the number open (Kafka's `num.partitions`).
 const PARTITIONS_DEFAULT: i32 = 1;

@@ -9,7 +9,7 @@ use millstream_protocol::{
     messages::topics::{DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse},
 };
 
-use crate::{broker::Shared, errors::WireError};
+use crate::{errors::WireError, shared::Shared};
 
 /// The first version that says name or id for each topic.
 const VERSION_BY_ID: i16 = 6;

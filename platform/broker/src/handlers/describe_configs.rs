@@ -10,7 +10,7 @@ use millstream_protocol::{
     },
 };
 
-use crate::{broker::Shared, errors::WireError};
+use crate::{errors::WireError, shared::Shared};
 
 pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
     let results = request.resources.into_iter().map(|resource| {

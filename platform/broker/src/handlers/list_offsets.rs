@@ -12,7 +12,7 @@ use millstream_protocol::{
 };
 use tracing::debug;
 
-use crate::{broker::Shared, errors::WireError, handlers::fetch::check_epoch, names::Readable};
+use crate::{errors::WireError, handlers::fetch::check_epoch, names::Readable, shared::Shared};
 
 pub(crate) fn handle(shared: &Arc<Shared>, request: ListOffsetsRequest) -> ListOffsetsResponse {
     let state = shared.catalog.state();

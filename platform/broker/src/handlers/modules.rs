@@ -16,7 +16,7 @@ use millstream_protocol::{
 };
 use millstream_wasm::Factory;
 
-use crate::{broker::Shared, errors::WireError};
+use crate::{errors::WireError, shared::Shared};
 
 pub(crate) async fn push(shared: Arc<Shared>, request: ModulePushRequest) -> ModulePushResponse {
     match take(&shared, request).await {

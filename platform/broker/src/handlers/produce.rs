@@ -20,10 +20,10 @@ use millstream_record::{Batch, BatchError};
 use millstream_replica::Acks;
 
 use crate::{
-    broker::Shared,
     errors::WireError,
     names::Readable,
     partition::{Partition, PendingAppend},
+    shared::Shared,
 };
 
 /// The first version whose topics are named by id.

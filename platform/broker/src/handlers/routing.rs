@@ -17,7 +17,7 @@ use millstream_wasm::{
     frame::{FLAG_HEADERS_ELIDED, FLAG_VALUES_ELIDED, InputFrame, OutputError},
 };
 
-use crate::{broker::Shared, errors::WireError};
+use crate::{errors::WireError, shared::Shared};
 
 /// Most records in one Assign request.
 const RECORDS_MAX: u32 = 100_000;

@@ -15,7 +15,7 @@ use millstream_wasm::InitParams;
 use uuid::Uuid;
 
 use super::views::{module_ref, name, pairs, params};
-use crate::{broker::Shared, errors::WireError, transform::owner};
+use crate::{errors::WireError, shared::Shared, transform::owner};
 
 pub(crate) async fn deploy(shared: Arc<Shared>, request: TransformDeployRequest) -> TransformDeployResponse {
     match take(&shared, request).await {

@@ -16,7 +16,7 @@ use millstream_protocol::{
 };
 use uuid::Uuid;
 
-use crate::{broker::Shared, errors::WireError};
+use crate::{errors::WireError, shared::Shared};
 
 pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> ViewCreateResponse {
     match take(&shared, request).await {

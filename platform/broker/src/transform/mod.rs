@@ -23,7 +23,7 @@ use millstream_model::{PartitionId, TopicId, TransformId};
 use parking_lot::Mutex;
 use tracing::{error, info};
 
-use crate::broker::Shared;
+use crate::shared::Shared;
 
 /// The transforms at work on this broker.
 pub(crate) struct Transforms {

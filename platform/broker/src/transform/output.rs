@@ -10,7 +10,7 @@ use millstream_replica::Acks;
 use millstream_wasm::frame::{Emitted, FrameBuilder, FrameOptions, OutputRecord};
 use tracing::warn;
 
-use crate::{broker::Shared, errors::WireError, partition::PendingAppend, rows::Row};
+use crate::{errors::WireError, partition::PendingAppend, rows::Row, shared::Shared};
 
 /// The header that names an output record's input: `TRANSFORM/TOPIC/PARTITION/OFFSET/INDEX`, the index counting that
 /// input record's outputs to the same topic. A guest cannot forge it.

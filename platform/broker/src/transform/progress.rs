@@ -9,7 +9,7 @@ use millstream_model::{Durability, Offset, TimestampMs, TransformId};
 use millstream_record::{Batch, BatchBuilder, BatchOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::{broker::Shared, partition::Partition};
+use crate::{partition::Partition, shared::Shared};
 
 const VERSION: u32 = 1;
 /// Progress is a few bytes an entry: small segments, so that old ones can go.

@@ -13,9 +13,9 @@ use tracing::{info, warn};
 
 use super::{Stats, output::Outputs, progress::Progress};
 use crate::{
-    broker::Shared,
     partition::Partition,
     rows::{self, Row},
+    shared::Shared,
 };
 
 /// How much input is read and committed as one step.

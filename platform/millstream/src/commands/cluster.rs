@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{connect::connect, not_built};
 use crate::{
-    args::{Common, Form},
+    flags::{Common, Form},
     output::{Details, Table},
     time::format_rfc3339,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use millstream_client::{Client, ClientOptions};
 
-use crate::args::Common;
+use crate::flags::Common;
 
 /// How long a broker may take to answer; far above what any request takes but those that compile.
 const ANSWER_MAX: Duration = Duration::from_secs(30);

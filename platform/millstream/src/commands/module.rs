@@ -15,7 +15,7 @@ use super::{
     not_built,
 };
 use crate::{
-    args::{Common, Form},
+    flags::{Common, Form},
     module_build::{
         build::{BuildOptions, Built, build},
         scaffold::{self, Language, NewModule, ProjectKind},

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{connect::connect, not_built};
 use crate::{
-    args::{Common, Form, Named},
+    flags::{Common, Form, Named},
     output::{Details, Table, joined},
     values::{Pair, pairs},
 };

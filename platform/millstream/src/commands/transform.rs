@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::{connect::connect, not_built};
 use crate::{
-    args::{Common, Form, Named},
     failure::NotBuilt,
+    flags::{Common, Form, Named},
     output::{Details, Table, joined, say},
     values::Pair,
 };

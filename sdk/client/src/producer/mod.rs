@@ -14,7 +14,9 @@
 //! connection ends between append and answer. Nothing acknowledged is lost.
 
 mod partition;
+mod queues;
 mod route;
+mod routing;
 mod topic;
 
 use std::{

@@ -11,18 +11,14 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, future::Either, stream::FuturesOrdered};
-use millstream_model::{Needs, PartitionId, RoutingEpoch};
-use millstream_protocol::{
-    ErrorCode,
-    extension::routing::{AssignRequest, DescribeRoutingRequest},
-};
-use parking_lot::Mutex;
+use millstream_model::{PartitionId, RoutingEpoch};
+use millstream_protocol::{ErrorCode, extension::routing::AssignRequest};
 use tokio::sync::mpsc;
 
-use super::{Entry, Item, Shared, topic::Queues};
+use super::{Entry, Item, Shared, queues::Queues, routing::Rules};
 use crate::{
     CallError, ProduceError,
-    cluster::{Cluster, Role, Target},
+    cluster::{Role, Target},
     keys_frame::{self, Shown},
 };
 
@@ -32,67 +28,6 @@ const IN_FLIGHT_MAX: usize = 2;
 const RECORDS_MAX: usize = 1000;
 /// Bytes of one question's records; one record may exceed it.
 const BYTES_MAX: usize = 128 << 10;
-
-/// How a topic's records find their partitions, as last heard of.
-pub(super) struct Routing(Mutex<Rules>);
-
-#[derive(Clone, Copy)]
-struct Rules {
-    partitions: i32,
-    epoch: RoutingEpoch,
-    partitioner: bool,
-    needs: Needs,
-}
-
-impl Routing {
-    /// Asks how a topic is routed.
-    pub(super) async fn ask(cluster: &Cluster, topic: &str) -> Result<Self, CallError> {
-        let partitions = cluster.topic(topic).await?.partition_count();
-        Ok(Self(Mutex::new(Self::rules(cluster, topic, partitions).await?)))
-    }
-
-    async fn rules(cluster: &Cluster, topic: &str, partitions: i32) -> Result<Rules, CallError> {
-        let request = DescribeRoutingRequest { topics: vec![topic.into()] };
-        let response = match cluster.ask(Target::Any, request).await {
-            Ok(response) => response,
-            // A broker that has no partitioners at all.
-            Err(CallError::NotServed { .. }) => {
-                return Ok(Rules { partitions, epoch: RoutingEpoch(-1), partitioner: false, needs: Needs::default() });
-            }
-            Err(error) => return Err(error),
-        };
-        let what = format!("topic {topic}");
-        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
-        let found = response.topics.into_iter().find(|found| found.topic == topic);
-        let found = found.ok_or_else(|| CallError::refused(what.as_str(), ErrorCode::UnknownTopicOrPartition, None))?;
-        CallError::check(&what, found.error_code, found.error_message.as_deref())?;
-        Ok(Rules {
-            partitions: found.partitions,
-            epoch: found.routing_epoch,
-            partitioner: found.partitioner.is_some(),
-            needs: Needs { values: found.needs_values, headers: found.needs_headers },
-        })
-    }
-
-    pub(super) fn partitions(&self) -> i32 {
-        self.0.lock().partitions
-    }
-
-    pub(super) fn has_partitioner(&self) -> bool {
-        self.0.lock().partitioner
-    }
-
-    fn current(&self) -> Rules {
-        *self.0.lock()
-    }
-
-    async fn refresh(&self, cluster: &Cluster, topic: &str) -> Result<(), CallError> {
-        let partitions = cluster.refresh_topic(topic).await?.partition_count();
-        let rules = Self::rules(cluster, topic, partitions).await?;
-        *self.0.lock() = rules;
-        Ok(())
-    }
-}
 
 /// A record's partition and the epoch of the choice, or why it has none.
 type Choice = Result<(PartitionId, RoutingEpoch), ProduceError>;

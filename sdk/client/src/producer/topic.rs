@@ -1,21 +1,12 @@
-//! One topic of a producer: its partitions' queues, and how a record finds its partition.
+//! One topic of a producer: how a record finds its partition's queue.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
-use millstream_model::{PartitionId, RoutingEpoch, key_partition};
+use millstream_model::{PartitionId, RoutingEpoch};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::{
-    Entry, Item, Shared, partition,
-    route::{self, Routing},
-};
+use super::{Entry, Item, Shared, queues::Queues, route, routing::Routing};
 use crate::{CallError, ProduceError};
 
 /// One topic of a producer. When it is dropped, the tasks below it deliver what they have and end: first the one that
@@ -30,14 +21,7 @@ impl Topic {
     /// Asks for a topic's partitions and how it is routed.
     pub(super) async fn ask(shared: &Shared, name: &str) -> Result<Self, CallError> {
         let routing = Routing::ask(&shared.cluster, name).await?;
-        let start = shared.cluster.env.rng.next_u64() % u64::from(routing.partitions().max(1).unsigned_abs());
-        let queues = Queues {
-            name: name.into(),
-            routing,
-            queues: Mutex::default(),
-            cuts: Arc::default(),
-            sticky: Mutex::new(Sticky { partition: i32::try_from(start).unwrap_or(0), cuts: 0 }),
-        };
+        let queues = Queues::new(name, routing, shared.cluster.env.rng.next_u64());
         Ok(Self { queues: Arc::new(queues), route: Mutex::default() })
     }
 
@@ -75,59 +59,5 @@ impl Topic {
         });
         // When the task is gone, so is the runtime: dropping the record tells its sender.
         let _ = queue.send(item);
-    }
-}
-
-/// A topic's partitions.
-pub(super) struct Queues {
-    pub(super) name: Arc<str>,
-    pub(super) routing: Routing,
-    /// By partition; made when first used.
-    queues: Mutex<HashMap<PartitionId, mpsc::UnboundedSender<Entry>>>,
-    /// Counts the batches cut, so that keyless records move on to another partition with every batch.
-    cuts: Arc<AtomicU64>,
-    sticky: Mutex<Sticky>,
-}
-
-/// Where keyless records go, and how many batches had been cut when that was chosen (KIP-480).
-struct Sticky {
-    partition: i32,
-    cuts: u64,
-}
-
-impl Queues {
-    pub(super) fn check(&self, partition: PartitionId) -> Result<(), ProduceError> {
-        let partitions = self.routing.partitions();
-        if (0..partitions).contains(&partition.0) {
-            return Ok(());
-        }
-        Err(ProduceError::NoSuchPartition { topic: Arc::clone(&self.name), partition, partitions })
-    }
-
-    pub(super) fn push(&self, shared: &Arc<Shared>, partition: PartitionId, entry: Entry) {
-        let mut queues = self.queues.lock();
-        let queue = queues.entry(partition).or_insert_with(|| {
-            let (queue, entries) = mpsc::unbounded_channel();
-            let (name, cuts) = (Arc::clone(&self.name), Arc::clone(&self.cuts));
-            let task = partition::run(Arc::clone(shared), name, partition, cuts, entries);
-            drop(shared.cluster.env.spawn.spawn("produce partition", Box::pin(task)));
-            queue
-        });
-        let _ = queue.send(entry);
-    }
-
-    /// Where a record goes that nobody places: by its key's hash; without a key, where the last ones went until their batch
-    /// was cut.
-    pub(super) fn default_partition(&self, key: Option<&[u8]>) -> PartitionId {
-        let partitions = self.routing.partitions().max(1);
-        if let Some(key) = key {
-            return key_partition(key, partitions);
-        }
-        let mut sticky = self.sticky.lock();
-        let cuts = self.cuts.load(Ordering::Relaxed);
-        if cuts != sticky.cuts {
-            *sticky = Sticky { partition: (sticky.partition + 1) % partitions, cuts };
-        }
-        PartitionId(sticky.partition % partitions)
     }
 }

@@ -13,8 +13,8 @@ use millstream_model::PartitionId;
 use self::{format::Format, start::From};
 use super::connect::connect;
 use crate::{
-    args::{Common, Form},
     failure::{NotBuilt, output_error},
+    flags::{Common, Form},
     output::Output,
 };
 

@@ -22,8 +22,8 @@ use serde::Serialize;
 use self::line::{Entry, Lines};
 use super::connect::connect;
 use crate::{
-    args::{Common, Form},
     failure::{Usage, explain},
+    flags::{Common, Form},
     output::counted,
     values::Pair,
 };

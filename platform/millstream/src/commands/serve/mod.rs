@@ -21,8 +21,8 @@ use self::{
     signals::Signals,
 };
 use crate::{
-    args::Form,
     failure::explain,
+    flags::Form,
     output::{Output, say},
     values::Address,
 };

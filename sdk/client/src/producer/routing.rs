@@ -1,0 +1,73 @@
+//! How a topic's records find their partitions, asked of the broker and kept.
+
+use millstream_model::{Needs, RoutingEpoch};
+use millstream_protocol::{ErrorCode, extension::routing::DescribeRoutingRequest};
+use parking_lot::Mutex;
+
+use crate::{
+    CallError,
+    cluster::{Cluster, Target},
+};
+
+/// How a topic's records find their partitions, as last heard of.
+pub(super) struct Routing(Mutex<Rules>);
+
+/// What [`Routing`] holds, at one moment.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) partitions: i32,
+    pub(super) epoch: RoutingEpoch,
+    pub(super) partitioner: bool,
+    pub(super) needs: Needs,
+}
+
+impl Routing {
+    /// Asks how a topic is routed.
+    pub(super) async fn ask(cluster: &Cluster, topic: &str) -> Result<Self, CallError> {
+        let partitions = cluster.topic(topic).await?.partition_count();
+        Ok(Self(Mutex::new(Self::rules(cluster, topic, partitions).await?)))
+    }
+
+    async fn rules(cluster: &Cluster, topic: &str, partitions: i32) -> Result<Rules, CallError> {
+        let request = DescribeRoutingRequest { topics: vec![topic.into()] };
+        let response = match cluster.ask(Target::Any, request).await {
+            Ok(response) => response,
+            // A broker that has no partitioners at all.
+            Err(CallError::NotServed { .. }) => {
+                return Ok(Rules { partitions, epoch: RoutingEpoch(-1), partitioner: false, needs: Needs::default() });
+            }
+            Err(error) => return Err(error),
+        };
+        let what = format!("topic {topic}");
+        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
+        let found = response.topics.into_iter().find(|found| found.topic == topic);
+        let found = found.ok_or_else(|| CallError::refused(what.as_str(), ErrorCode::UnknownTopicOrPartition, None))?;
+        CallError::check(&what, found.error_code, found.error_message.as_deref())?;
+        Ok(Rules {
+            partitions: found.partitions,
+            epoch: found.routing_epoch,
+            partitioner: found.partitioner.is_some(),
+            needs: Needs { values: found.needs_values, headers: found.needs_headers },
+        })
+    }
+
+    pub(super) fn partitions(&self) -> i32 {
+        self.0.lock().partitions
+    }
+
+    pub(super) fn has_partitioner(&self) -> bool {
+        self.0.lock().partitioner
+    }
+
+    pub(super) fn current(&self) -> Rules {
+        *self.0.lock()
+    }
+
+    /// Asks again, after the broker has called the rules stale.
+    pub(super) async fn refresh(&self, cluster: &Cluster, topic: &str) -> Result<(), CallError> {
+        let partitions = cluster.refresh_topic(topic).await?.partition_count();
+        let rules = Self::rules(cluster, topic, partitions).await?;
+        *self.0.lock() = rules;
+        Ok(())
+    }
+}
