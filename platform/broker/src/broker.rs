@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use crate::{
     BrokerOptions,
-    modules::{Modules, ModulesError},
     partitions::Partitions,
+    pools::{Modules, ModulesError},
     serve,
     shared::Shared,
     transform::Transforms,

@@ -1,18 +1,18 @@
 //! The broker: dispatch, produce, route, fetch, views, transforms and partition owners.
 //!
 //! A request comes out of a session ([`millstream_protocol`]) in `serve`, goes through `dispatch` to its handler in
-//! `handlers`, and from there to the `partition` that owns the log, or through `view` and `modules` to the user's code.
+//! `handlers`, and from there to the `partition` that owns the log, or through `view` and `pools` to the user's code.
 //! `transform` runs beside them. `partitions` and `transform` follow the catalog.
 
 mod broker;
 mod dispatch;
 mod errors;
 mod handlers;
-mod modules;
-mod names;
 mod options;
 mod partition;
 mod partitions;
+mod pools;
+mod readable;
 mod rows;
 mod serve;
 mod shared;

@@ -7,7 +7,7 @@ use millstream_env::{Env, Monotonic};
 use millstream_log::Storage;
 use millstream_model::TimestampMs;
 
-use crate::{BrokerOptions, modules::Modules, partitions::Partitions, transform::Transforms};
+use crate::{BrokerOptions, partitions::Partitions, pools::Modules, transform::Transforms};
 
 /// What every part may use.
 pub(crate) struct Shared {

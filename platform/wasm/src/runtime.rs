@@ -320,11 +320,11 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Refused`] says what is wrong with the module.
-    pub async fn inspect(&self, bytes: Bytes) -> Result<Arc<Factory>, Refused> {
+    pub async fn prepare(&self, bytes: Bytes) -> Result<Arc<Factory>, Refused> {
         self.inner.prepare(bytes, None).await
     }
 
-    /// As [`Runtime::inspect`], then stores the module: it is durable when this returns. Pushing what is there already is
+    /// As [`Runtime::prepare`], then stores the module: it is durable when this returns. Pushing what is there already is
     /// cheap and legal. `expected`: the digest that the client computed.
     ///
     /// # Errors

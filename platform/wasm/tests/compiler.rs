@@ -124,10 +124,10 @@ async fn much_code_keeps_to_the_memory_limit() {
         (0..20_000).map(|i| format!("(global.set $g (i32.add (global.get $g) (i32.const {i})))")).collect();
     let guest = Guest::mapper()
         .extra(&format!("(global $g (mut i32) (i32.const 0)) (func $long {body}) (export \"long\" (func $long))"));
-    let result = world.runtime.inspect(guest.component()).await;
+    let result = world.runtime.prepare(guest.component()).await;
     assert!(result.is_ok(), "{result:?}");
     let bytes: Bytes = Guest::filter().component();
-    world.runtime.inspect(bytes).await.unwrap();
+    world.runtime.prepare(bytes).await.unwrap();
 }
 
 fn stand_in(what: &OsString) -> ExitCode {

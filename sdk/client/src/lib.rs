@@ -38,11 +38,11 @@
 //! as every Kafka client does. Views are read by their name like topics.
 
 mod admin;
+mod assign_frame;
 mod channel;
 mod cluster;
 mod consumer;
 mod error;
-mod keys_frame;
 mod offsets;
 mod options;
 mod producer;

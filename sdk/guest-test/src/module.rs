@@ -78,8 +78,8 @@ impl Module {
         options.compiler = Compiler::InProcess;
         options.instances_max = 8;
         let runtime = Runtime::new(options, millstream_env::real::env())?;
-        let inspected = runtime.inspect(bytes).await;
-        let factory = inspected.map_err(|refused| Error::Refused { path: path.to_owned(), refused })?;
+        let prepared = runtime.prepare(bytes).await;
+        let factory = prepared.map_err(|refused| Error::Refused { path: path.to_owned(), refused })?;
         Ok(Self { factory, _dir: dir })
     }
 

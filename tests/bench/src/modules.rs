@@ -111,7 +111,7 @@ fn build_guests(dir: &Path) -> anyhow::Result<PathBuf> {
 
 async fn called(runtime: &Runtime, component: &Path, kind: ModuleKind, frame: InputFrame) -> anyhow::Result<Called> {
     let bytes = std::fs::read(component).with_context(|| component.display().to_string())?;
-    let factory = runtime.inspect(bytes.into()).await?;
+    let factory = runtime.prepare(bytes.into()).await?;
     let options = PoolOptions {
         name: "bench".into(),
         kind,

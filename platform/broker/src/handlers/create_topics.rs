@@ -49,7 +49,7 @@ async fn create(
     let replication_factor = if topic.replication_factor == -1 { 1 } else { topic.replication_factor };
     let state = shared.catalog.state();
     if let Some(module) = &config.partitioner {
-        crate::modules::find(&state, module)?;
+        crate::pools::find(&state, module)?;
     }
     let command = Command::CreateTopic {
         id: TopicId(Uuid::from_u128(shared.env.rng.next_u128())),

@@ -14,7 +14,7 @@ use millstream_protocol::{
 };
 use tokio::sync::watch;
 
-use crate::{errors::WireError, names::Readable, partition::Partition, shared::Shared, view};
+use crate::{errors::WireError, partition::Partition, readable::Readable, shared::Shared, view};
 
 /// The first version whose topics are named by id.
 const VERSION_BY_ID: i16 = 13;

@@ -12,7 +12,7 @@ use millstream_protocol::{
 };
 use tracing::debug;
 
-use crate::{errors::WireError, handlers::fetch::check_epoch, names::Readable, shared::Shared};
+use crate::{errors::WireError, handlers::fetch::check_epoch, readable::Readable, shared::Shared};
 
 pub(crate) fn handle(shared: &Arc<Shared>, request: ListOffsetsRequest) -> ListOffsetsResponse {
     let state = shared.catalog.state();

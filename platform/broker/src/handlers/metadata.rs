@@ -11,7 +11,7 @@ use millstream_protocol::{
     },
 };
 
-use crate::{names::Readable, shared::Shared};
+use crate::{readable::Readable, shared::Shared};
 
 pub(crate) fn handle(shared: &Arc<Shared>, request: MetadataRequest) -> MetadataResponse {
     let state = shared.catalog.state();

@@ -19,7 +19,7 @@ use millstream_wasm::Factory;
 use crate::{errors::WireError, shared::Shared};
 
 pub(crate) async fn push(shared: Arc<Shared>, request: ModulePushRequest) -> ModulePushResponse {
-    match take(&shared, request).await {
+    match push_checked(&shared, request).await {
         Ok(module) => ModulePushResponse { module: info(&module), ..Default::default() },
         Err(error) => {
             ModulePushResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
@@ -27,7 +27,7 @@ pub(crate) async fn push(shared: Arc<Shared>, request: ModulePushRequest) -> Mod
     }
 }
 
-async fn take(shared: &Shared, request: ModulePushRequest) -> Result<Arc<Module>, WireError> {
+async fn push_checked(shared: &Shared, request: ModulePushRequest) -> Result<Arc<Module>, WireError> {
     let invalid = |error| WireError::new(ErrorCode::InvalidName, error);
     let module = ModuleRef {
         name: Name::new(&request.name).map_err(invalid)?,
@@ -45,7 +45,7 @@ async fn take(shared: &Shared, request: ModulePushRequest) -> Result<Arc<Module>
         at: TimestampMs(shared.env.clock.wall_ms()),
     };
     shared.catalog.propose(command).await?;
-    Ok(crate::modules::find(&shared.catalog.state(), &module)?.clone())
+    Ok(crate::pools::find(&shared.catalog.state(), &module)?.clone())
 }
 
 fn declarations(factory: &Factory) -> Vec<Declaration> {

@@ -21,8 +21,8 @@ use millstream_replica::Acks;
 
 use crate::{
     errors::WireError,
-    names::Readable,
     partition::{Partition, PendingAppend},
+    readable::Readable,
     shared::Shared,
 };
 

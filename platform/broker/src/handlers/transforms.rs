@@ -18,7 +18,7 @@ use super::views::{module_ref, name, pairs, params};
 use crate::{errors::WireError, shared::Shared, transform::owner};
 
 pub(crate) async fn deploy(shared: Arc<Shared>, request: TransformDeployRequest) -> TransformDeployResponse {
-    match take(&shared, request).await {
+    match deploy_checked(&shared, request).await {
         Ok(transform_id) => TransformDeployResponse { transform_id, ..Default::default() },
         Err(error) => {
             TransformDeployResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
@@ -26,7 +26,7 @@ pub(crate) async fn deploy(shared: Arc<Shared>, request: TransformDeployRequest)
     }
 }
 
-async fn take(shared: &Shared, request: TransformDeployRequest) -> Result<TransformId, WireError> {
+async fn deploy_checked(shared: &Shared, request: TransformDeployRequest) -> Result<TransformId, WireError> {
     if request.lanes != 1 {
         let message = format!("{} lanes: only 1 is built yet", request.lanes);
         return Err(WireError::new(

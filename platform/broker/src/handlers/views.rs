@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::{errors::WireError, shared::Shared};
 
 pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> ViewCreateResponse {
-    match take(&shared, request).await {
+    match create_checked(&shared, request).await {
         Ok(view_id) => ViewCreateResponse { view_id, ..Default::default() },
         Err(error) => {
             ViewCreateResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
@@ -27,7 +27,7 @@ pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> V
     }
 }
 
-async fn take(shared: &Shared, request: ViewCreateRequest) -> Result<ViewId, WireError> {
+async fn create_checked(shared: &Shared, request: ViewCreateRequest) -> Result<ViewId, WireError> {
     let id = ViewId(Uuid::from_u128(shared.env.rng.next_u128()));
     let command = Command::CreateView {
         id,
@@ -87,7 +87,7 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: ViewDeleteRequest) -> V
         let state = shared.catalog.state();
         let view = state.view(&request.name).ok_or_else(|| not_found(&request.name))?;
         shared.catalog.propose(Command::DeleteView { id: view.id }).await?;
-        shared.modules.forget(&crate::modules::view_owner(&view.name));
+        shared.modules.forget(&crate::pools::view_owner(&view.name));
         Ok::<(), WireError>(())
     };
     match outcome.await {

@@ -244,7 +244,7 @@ impl World {
     }
 
     pub(crate) async fn factory(&self, guest: &Guest) -> Arc<Factory> {
-        self.runtime.inspect(guest.component()).await.unwrap()
+        self.runtime.prepare(guest.component()).await.unwrap()
     }
 
     pub(crate) async fn pool(&self, guest: &Guest) -> Pool {

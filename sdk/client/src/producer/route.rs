@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use super::{Entry, Item, Shared, queues::Queues, routing::Rules};
 use crate::{
     CallError, ProduceError,
+    assign_frame::{self, Shown},
     cluster::{Role, Target},
-    keys_frame::{self, Shown},
 };
 
 /// Questions under way at a time.
@@ -176,7 +176,7 @@ async fn ask_once(
         topic: queues.name.as_ref().into(),
         routing_epoch: rules.epoch,
         count: i32::try_from(group.len()).unwrap_or(i32::MAX),
-        frame: keys_frame::encode(shown, rules.needs),
+        frame: assign_frame::encode(shown, rules.needs),
     };
     let cluster = &shared.cluster;
     let channel = cluster.channel(Target::Any, Role::Assign).await?;
