@@ -185,22 +185,13 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let known = mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
     let mut bases: Vec<Offset> = list(disk, &dir)?.iter().filter_map(|path| Segment::base_in(path)).collect();
     bases.sort();
-    let mut parts = Vec::new();
-    for base in bases.iter().filter(|base| **base < known.segment_base) {
-        let segment = Segment::new(journal.disk.clone(), &dir, *base);
-        let len = segment.file().and_then(|file| file.len()).map_err(io("measure", &segment.path))?;
-        segment.release();
-        parts.push(Part { segment: Arc::new(segment), len });
-    }
-    if known.segment_base > known.start && parts.first().is_none_or(|first| first.segment.base > known.start) {
-        let reason = "its mark tells of segments that are not there".into();
-        return Err(OpenError::Damaged { path: mark_path, reason });
-    }
+    let mut parts = load_closed(journal, &dir, &bases, &known)?;
     parts.push(cut_to_mark(journal, &dir, &known)?);
     let closed = parts.len() - 1;
     let mut end = known.end;
     let mut headers = Vec::new();
     let mut rest: Vec<Offset> = bases.into_iter().filter(|base| *base > known.segment_base).collect();
+    remove_empty(journal, &dir, &mut rest)?;
     if known.durability == Durability::Replicated {
         (end, headers) = keep_tail(journal, &dir, &mut parts, &mut rest, end)?;
     }
@@ -229,11 +220,61 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     Ok(PartitionLog::new(id, journal.clone(), known.durability, state, known.end))
 }
 
+/// Removes segments without a byte, which hold nothing and would hide those that follow.
+fn remove_empty(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>) -> Result<(), OpenError> {
+    let mut kept = Vec::with_capacity(bases.len());
+    for base in bases.drain(..) {
+        let segment = Segment::new(journal.disk.clone(), dir, base);
+        let len = segment.file().and_then(|file| file.len()).map_err(io("measure", &segment.path))?;
+        segment.release();
+        match len {
+            0 => remove(journal, &segment.path)?,
+            _ => kept.push(base),
+        }
+    }
+    *bases = kept;
+    Ok(())
+}
+
 fn remove(journal: &Journal, path: &Path) -> Result<(), OpenError> {
     match journal.disk.remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// The segments before the one that the mark ends in: each must end where the next one begins.
+///
+/// What an append left that ran out of room in a new segment lies within the one before: it is no part of the log.
+fn load_closed(journal: &Journal, dir: &Path, bases: &[Offset], mark: &Mark) -> Result<Vec<Part>, OpenError> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut next = mark.start;
+    for base in bases.iter().copied().filter(|base| *base < mark.segment_base) {
+        let segment = Segment::new(journal.disk.clone(), dir, base);
+        let len = segment.file().and_then(|file| file.len()).map_err(io("measure", &segment.path))?;
+        segment.release();
+        if len == 0 {
+            tracing::warn!(path = %segment.path.display(), "an empty segment between others; removed");
+            remove(journal, &segment.path)?;
+            continue;
+        }
+        // The first may begin before the log's start.
+        if base > next || (base < next && !parts.is_empty()) {
+            if base < next {
+                tracing::warn!(path = %segment.path.display(), "left by an append that was refused; passed over");
+                continue;
+            }
+            break;
+        }
+        next = segment.end_offset(len).map_err(unreadable)?;
+        segment.release();
+        parts.push(Part { segment: Arc::new(segment), len });
+    }
+    if mark.segment_base > mark.start && (parts.is_empty() || next != mark.segment_base) {
+        let reason = format!("the segments before {} end at {next}: one is not there, or not whole", mark.segment_base);
+        return Err(OpenError::Damaged { path: dir.to_owned(), reason });
+    }
+    Ok(parts)
 }
 
 /// The segment that the mark ends in. Its index, where it reaches further, tells of batches that are gone.
@@ -290,6 +331,11 @@ fn keep_tail(
         part.len += found.iter().map(|header| header.batch_bytes() as u64).sum::<u64>();
         end = found.last().map_or(end, BatchHeader::end_offset);
         headers.extend(found);
+        // What an append left that ran out of room lies within this one.
+        while rest.first().is_some_and(|base| *base < end) {
+            let left = Segment::new(journal.disk.clone(), dir, rest.remove(0));
+            remove(journal, &left.path)?;
+        }
         if part.len < len || part.len == 0 || rest.first() != Some(&end) {
             return Ok((end, headers));
         }

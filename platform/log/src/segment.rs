@@ -61,6 +61,29 @@ impl Segment {
         *self.handle.lock() = None;
     }
 
+    /// Cuts the file to `len` bytes; one that was never made stays so.
+    pub(crate) fn cut(&self, len: u64) -> io::Result<()> {
+        let opened = self.handle.lock().clone();
+        let file = match opened {
+            Some(file) => Ok(file),
+            None => self.disk.open(&self.path, OpenMode::Write),
+        };
+        match file {
+            Ok(file) => file.set_len(len),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && len == 0 => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the file, if there is one.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        self.release();
+        match self.disk.remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn index_path(&self) -> PathBuf {
         self.path.with_extension("index")
     }
@@ -103,6 +126,17 @@ impl Segment {
             return Err(self.damaged(index.reach(), "its last batch is not whole"));
         }
         Ok(index)
+    }
+
+    /// The offset after the last batch of the first `len` bytes: read from the last place that the index knows.
+    pub(crate) fn end_offset(&self, len: u64) -> Result<Offset, ReadError> {
+        let index = self.build_index(len)?;
+        let mut end = self.base;
+        let mut walk = self.walk(index.position(u64::MAX), len)?;
+        while let Some((_, header)) = walk.next()? {
+            end = header.end_offset();
+        }
+        Ok(end)
     }
 
     /// An offset's distance from the base. (A segment is closed before it would not fit.)

@@ -145,7 +145,8 @@ impl State {
         }
     }
 
-    /// Goes back, and cuts off what was written since.
+    /// Goes back, and takes away what was written since: new segments by name, since an empty one that stays would stand
+    /// between two that follow each other. Makes nothing, so that a disk without room is no hindrance.
     ///
     /// # Errors
     /// Of the cutting; the state has gone back all the same.
@@ -165,9 +166,9 @@ impl State {
         self.end = to.end;
         self.unsynced_bytes = to.unsynced_bytes;
         for part in new {
-            part.segment.file()?.set_len(0)?;
+            part.segment.remove()?;
         }
-        self.parts[last].segment.file()?.set_len(to.len)
+        self.parts[last].segment.cut(to.len)
     }
 
     /// Writes one batch to the page cache, in a new segment where the last one is full. `prefix` and `body` together are the
