@@ -162,6 +162,17 @@ pub(crate) struct Found {
     pub(crate) payload: Bytes,
 }
 
+/// A frame's header at the start of a page, and what it says was durable before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Proof {
+    /// Where it is in the file.
+    pub(crate) at: u64,
+    /// Its number. The first frame of a group follows the last that was durable.
+    pub(crate) lsn: u64,
+    /// All frames up to this were durable when it was written.
+    pub(crate) synced_lsn: u64,
+}
+
 /// Reads a journal file's frames in order.
 pub(crate) struct Scan {
     file: Arc<dyn DiskFile>,
@@ -272,8 +283,8 @@ impl Scan {
         Ok(None)
     }
 
-    /// What the frames that begin a group say was durable before them, and where they are: sound or not, in order or not.
-    pub(crate) fn proofs(&self) -> Result<Vec<(u64, u64)>, OpenError> {
+    /// The frames at the starts of pages, as those that begin a group are: whole or not, in order or not.
+    pub(crate) fn proofs(&self) -> Result<Vec<Proof>, OpenError> {
         let mut at = FILE_HEADER_BYTES;
         let mut window = vec![0; SCAN_BYTES];
         let mut proofs = Vec::new();
@@ -283,8 +294,9 @@ impl Scan {
                 break;
             }
             for start in (0..read).step_by(GROUP_ALIGN as usize) {
-                if let Ok((_, place)) = Frame::decode(&window[start..read], self.header.nonce) {
-                    proofs.push((at + start as u64, place.synced_lsn));
+                if let Ok((frame, place)) = Frame::decode(&window[start..read], self.header.nonce) {
+                    let at = at + start as u64;
+                    proofs.push(Proof { at, lsn: frame.lsn, synced_lsn: place.synced_lsn });
                 }
             }
             at += window.len() as u64;

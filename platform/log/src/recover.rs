@@ -18,7 +18,7 @@ use crate::{
     frame::Kind,
     index::Index,
     journal::Journal,
-    journal_file::{self, FileHeader, Found, Named, ReadyFile, Scan},
+    journal_file::{self, FILE_HEADER_BYTES, FileHeader, Found, Named, ReadyFile, Scan},
     mark::Mark,
     segment::Segment,
     state::{Part, State},
@@ -138,7 +138,7 @@ impl JournalFiles {
         ring.next_sequence = sequence + 1;
         ring.files = 1 + spares.len() as u64;
         ring.spares = spares;
-        ring.active_bytes = journal_file::FILE_HEADER_BYTES;
+        ring.active_bytes = FILE_HEADER_BYTES;
         Ok(active)
     }
 }
@@ -386,16 +386,26 @@ impl Replay<'_> {
         let mut next = 1 + self.logs.values().map(|log| log.state().lsn).max().unwrap_or(0);
         let mut expected = None;
         let mut ended_in = 0;
+        let mut empty: Option<usize> = None;
         let mut scans = Vec::with_capacity(files.used.len());
         for (sequence, path) in &files.used {
             scans.push(Scan::open(&*self.journal.disk, path, *sequence, self.journal.directory_id)?);
         }
         for (at, scan) in scans.iter_mut().enumerate() {
             next = next.max(scan.header().lsn_floor);
+            let before = expected;
             while let Some(found) = scan.next(expected)? {
+                if let Some(empty) = empty {
+                    let reason = format!("it holds no sound frame, though {} follows it", scan.path().display());
+                    return Err(OpenError::Damaged { path: files.used[empty].1.clone(), reason });
+                }
                 expected = Some(found.frame.lsn + 1);
                 ended_in = at;
                 self.apply(scan.path(), found)?;
+            }
+            // The journal goes on to a file only when the one before it has frames.
+            if expected == before {
+                empty.get_or_insert(at);
             }
         }
         check_torn(&scans[ended_in..], expected)?;
@@ -488,16 +498,22 @@ impl Replay<'_> {
 }
 
 /// Checks that where the frames end, before number `next`, no later one proves that `next` had been durable: then it would be
-/// the medium that lost it, and not a crash that tore it. Without a frame at all, `next` is not known: then the groups that
-/// are seen must be all of one.
+/// the medium that lost it, and not a crash that tore it. Without a frame at all, `next` is not known: then nothing may follow
+/// the first group of the first file, since a group is written only once the one before it is durable.
 fn check_torn(scans: &[Scan], next: Option<u64>) -> Result<(), OpenError> {
-    let mut next = next;
-    for scan in scans {
-        for (at, synced_lsn) in scan.proofs()? {
-            let next = *next.get_or_insert(synced_lsn + 1);
-            if synced_lsn >= next {
+    for (nth, scan) in scans.iter().enumerate() {
+        for proof in scan.proofs()? {
+            let lost = match next {
+                Some(next) => (proof.synced_lsn >= next).then(|| format!("frame {next}")),
+                None => {
+                    let later = nth > 0 || (proof.at > FILE_HEADER_BYTES && proof.lsn == proof.synced_lsn + 1);
+                    later.then(|| String::from("its first group"))
+                }
+            };
+            if let Some(lost) = lost {
                 let reason = format!(
-                    "frame {next} is not sound, though a later one at byte {at} of {} says that it was durable",
+                    "{lost} is not sound, though a later one at byte {} of {} says that it was durable",
+                    proof.at,
                     scan.path().display()
                 );
                 return Err(OpenError::Damaged { path: scans[0].path().to_owned(), reason });

@@ -12,7 +12,7 @@ use millstream_env::{
     Disk, OpenMode,
     sim::{SimDisk, World},
 };
-use millstream_log::{AppendError, LogOptions, PartitionLog, Storage};
+use millstream_log::{AppendError, LogOptions, OpenError, PartitionLog, Storage};
 use millstream_model::{Durability, LeaderEpoch};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
@@ -176,4 +176,36 @@ fn a_segment_that_went_missing_is_noticed() {
     // Two batches a segment: this is neither the first nor the last.
     bench.disk().remove_file(&bench.segment_path(2)).unwrap();
     assert!(Storage::open(options(Path::new("/data")), bench.world.env()).is_err());
+}
+
+/// The journal's files, oldest first.
+fn journal_files(bench: &Bench) -> Vec<std::path::PathBuf> {
+    let paths = bench.disk().read_dir(Path::new("/data/journal")).unwrap();
+    paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "journal")).collect()
+}
+
+#[test]
+fn rot_in_the_first_group_of_the_journal_is_noticed_once_anything_follows_it() {
+    // Groups on one page each in one file; then so much that it goes on in a second.
+    for (groups, bytes, files, noticed) in
+        [(1, 100, 1, false), (2, 100, 1, true), (3, 100, 1, true), (9, 9_000, 2, true)]
+    {
+        let mut bench = Bench::new(Durability::Fsync);
+        for _ in 0..groups {
+            bench.append(bytes).unwrap();
+        }
+        let journal = journal_files(&bench);
+        assert!(journal.len() >= files, "{journal:?}");
+        bench.world.first().kill();
+        bench.storage = None;
+        // In a frame's header: the frame is not seen any more, let alone its payload.
+        bench.disk().corrupt(&journal[0], 4096 + 20, 1).unwrap();
+        let opened = Storage::open(options(Path::new("/data")), bench.world.env());
+        match opened {
+            // A single group may have been torn by the crash, before anybody was told of it.
+            Ok(_) => assert!(!noticed, "{groups} groups"),
+            Err(OpenError::Damaged { path, .. }) => assert!(noticed && path == journal[0], "{groups} groups: {path:?}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
