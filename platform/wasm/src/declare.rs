@@ -1,7 +1,6 @@
 //! What a module says of itself in `describe`.
 
 use millstream_model::Needs;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     Refused,
@@ -11,7 +10,7 @@ use crate::{
 };
 
 /// A name with what the module says about it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declared {
     /// The name; not empty.
     pub name: String,
@@ -20,7 +19,7 @@ pub struct Declared {
 }
 
 /// The declarations of a module, checked. Ids that cross the boundary (of metrics) are places in these lists.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Declarations {
     /// The parameters that it takes (`param`).
     pub params: Vec<Declared>,

@@ -24,9 +24,6 @@ const FLOORS: &[&[&str]] = &[
 const WITHIN: &[(&str, &str)] = &[
     // Records are made of offsets and timestamps.
     ("millstream-record", "millstream-model"),
-    ("millstream-env", "millstream-model"),
-    // The broker's listeners are the transport's.
-    ("millstream-broker", "millstream-transport"),
     // The operator's commands are a user of the client.
     ("millstream", "millstream-client"),
 ];
