@@ -27,11 +27,10 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::{Sink, Stream};
-use millstream_env::Frame;
+use millstream_env::{BoxFuture, Clock, Frame, Monotonic, real::RealClock};
 use tokio::{
     io::AsyncRead,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep},
 };
 use tokio_util::{io::poll_read_buf, sync::PollSemaphore};
 
@@ -60,32 +59,43 @@ impl Assembly {
     }
 }
 
+/// What transports measure by: they are the real world. Tests put a simulated clock in its place.
+fn real_clock() -> Arc<dyn Clock> {
+    Arc::new(RealClock::default())
+}
+
 /// When something last went either way, for transports whose connections do not time out by themselves.
-#[derive(Debug)]
 pub(crate) struct Activity {
-    start: Instant,
+    clock: Arc<dyn Clock>,
+    start: Monotonic,
     last_ms: AtomicU64,
     idle_timeout: Duration,
 }
 
 impl Activity {
     pub(crate) fn new(idle_timeout: Duration) -> Arc<Self> {
-        Arc::new(Self { start: Instant::now(), last_ms: AtomicU64::new(0), idle_timeout })
+        Self::by(real_clock(), idle_timeout)
+    }
+
+    fn by(clock: Arc<dyn Clock>, idle_timeout: Duration) -> Arc<Self> {
+        Arc::new(Self { start: clock.now(), clock, last_ms: AtomicU64::new(0), idle_timeout })
     }
 
     fn touch(&self) {
-        let since = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let since = u64::try_from((self.clock.now() - self.start).as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(since, Ordering::Relaxed);
     }
 
-    fn deadline(&self) -> Instant {
-        self.start + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + self.idle_timeout
+    fn deadline(&self) -> Monotonic {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        Monotonic(self.start.0 + last + self.idle_timeout)
     }
 }
 
 /// The bounds that a reader keeps.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ReadLimits {
+    clock: Arc<dyn Clock>,
     pub(crate) frame_bytes_max: usize,
     pub(crate) frame_timeout: Duration,
     pub(crate) frame_rate_min: u64,
@@ -95,7 +105,10 @@ pub(crate) struct ReadLimits {
 
 impl ReadLimits {
     pub(crate) fn new(limits: &Limits, assembly: Assembly, activity: Option<Arc<Activity>>) -> Self {
+        // Times of different clocks do not compare.
+        let clock = activity.as_ref().map_or_else(real_clock, |activity| Arc::clone(&activity.clock));
         Self {
+            clock,
             frame_bytes_max: limits.frame_bytes_max,
             frame_timeout: limits.frame_timeout,
             frame_rate_min: limits.frame_rate_min.max(1),
@@ -114,6 +127,12 @@ enum State {
     Body { len: usize, body: BytesMut, _permit: Option<OwnedSemaphorePermit> },
 }
 
+/// Fires at or before the deadline that counts; put off lazily, so that most frames never touch it.
+struct Timer {
+    fires: Monotonic,
+    sleep: BoxFuture<'static, ()>,
+}
+
 /// Frames out of a stream of bytes.
 pub(crate) struct FrameReader<R> {
     inner: R,
@@ -122,9 +141,8 @@ pub(crate) struct FrameReader<R> {
     limits: ReadLimits,
     budget: PollSemaphore,
     /// When the frame that has begun must be complete; set when its bytes first ran out.
-    frame_deadline: Option<Instant>,
-    /// Fires at or before the deadline that counts; put off lazily, so that most frames never touch it.
-    timer: Option<Pin<Box<Sleep>>>,
+    frame_deadline: Option<Monotonic>,
+    timer: Option<Timer>,
     ended: bool,
 }
 
@@ -239,7 +257,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             let (deadline, error) = if received > 0 {
                 let deadline = *self.frame_deadline.get_or_insert_with(|| {
                     let paced = expected as u64 / self.limits.frame_rate_min;
-                    Instant::now() + self.limits.frame_timeout + Duration::from_secs(paced)
+                    Monotonic(self.limits.clock.now().0 + self.limits.frame_timeout + Duration::from_secs(paced))
                 });
                 (deadline, FrameError::Stalled { received, expected })
             } else if let Some(activity) = &self.limits.activity {
@@ -247,15 +265,16 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             } else {
                 return Poll::Pending;
             };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            if deadline < timer.deadline() {
-                timer.as_mut().reset(deadline);
-            }
-            ready!(timer.as_mut().poll(cx));
-            if deadline <= Instant::now() {
+            let now = self.limits.clock.now();
+            if deadline <= now {
                 return Poll::Ready(Some(Err(error.into())));
             }
-            timer.as_mut().reset(deadline);
+            let timer = match self.timer.take().filter(|timer| timer.fires <= deadline) {
+                Some(timer) => timer,
+                None => Timer { fires: deadline, sleep: self.limits.clock.sleep(deadline - now) },
+            };
+            ready!(self.timer.insert(timer).sleep.as_mut().poll(cx));
+            self.timer = None;
         }
     }
 }

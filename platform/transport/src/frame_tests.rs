@@ -1,6 +1,7 @@
 //! Tests of the frame codec over an in-memory pipe.
 
 use futures::{SinkExt, StreamExt};
+use millstream_env::sim::World;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 
 use super::*;
@@ -39,6 +40,19 @@ fn limits(frame_bytes_max: usize) -> ReadLimits {
 
 fn reader(pipe: DuplexStream, frame_bytes_max: usize) -> FrameReader<DuplexStream> {
     FrameReader::new(pipe, limits(frame_bytes_max))
+}
+
+/// What `test` makes of a pipe whose reading end keeps `limits` by a simulated clock.
+fn by_clock<F: Future>(
+    limits: ReadLimits,
+    test: impl FnOnce(Arc<dyn Clock>, DuplexStream, FrameReader<DuplexStream>) -> F,
+) -> F::Output {
+    let world = World::new(1);
+    let clock = world.env().clock;
+    let activity = limits.activity.map(|activity| Activity::by(Arc::clone(&clock), activity.idle_timeout));
+    let limits = ReadLimits { clock: Arc::clone(&clock), activity, ..limits };
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    world.run_until(test(clock, ours, FrameReader::new(theirs, limits)))
 }
 
 fn body(len: usize) -> Vec<u8> {
@@ -146,31 +160,31 @@ async fn large_frames_of_one_connection_share_a_budget() {
     assert_eq!(second.next().await.unwrap().unwrap().len(), 1 << 20);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_frame_that_trickles_is_given_up_but_waiting_between_frames_is_free() {
-    let (mut ours, theirs) = tokio::io::duplex(1 << 20);
-    let mut reader = reader(theirs, 1 << 20);
-    let trickle = async {
-        tokio::time::sleep(Duration::from_secs(10_000)).await;
-        ours.write_all(&framed(&[body(5)])).await.unwrap();
-        loop {
-            if ours.write_all(&[0]).await.is_err() {
-                return;
+#[test]
+fn a_frame_that_trickles_is_given_up_but_waiting_between_frames_is_free() {
+    let (error, took) = by_clock(limits(1 << 20), |clock, mut ours, mut reader| async move {
+        let trickle = async {
+            clock.sleep(Duration::from_secs(10_000)).await;
+            ours.write_all(&framed(&[body(5)])).await.unwrap();
+            loop {
+                if ours.write_all(&[0]).await.is_err() {
+                    return;
+                }
+                clock.sleep(Duration::from_secs(10)).await;
             }
-            tokio::time::sleep(Duration::from_secs(10)).await;
+        };
+        let read = async {
+            assert_eq!(reader.next().await.unwrap().unwrap(), body(5));
+            // Zeros only: never a complete length, which is already a frame that has begun.
+            let started = clock.now();
+            let error = reader.next().await.unwrap().unwrap_err();
+            (frame_error(&error), clock.now() - started)
+        };
+        tokio::select! {
+            read = read => read,
+            () = trickle => panic!("the reader never gave up"),
         }
-    };
-    let read = async {
-        assert_eq!(reader.next().await.unwrap().unwrap(), body(5));
-        // Zeros only: never a complete length, which is already a frame that has begun.
-        let started = Instant::now();
-        let error = reader.next().await.unwrap().unwrap_err();
-        (frame_error(&error), started.elapsed())
-    };
-    let ((error, took), ()) = tokio::select! {
-        read = read => (read, ()),
-        () = trickle => panic!("the reader never gave up"),
-    };
+    });
     match error {
         // Four zeros are a length that no frame has: found at once, after three pauses.
         FrameError::Length { announced: 0, .. } => assert!(took <= Duration::from_secs(31), "{took:?}"),
@@ -179,38 +193,40 @@ async fn a_frame_that_trickles_is_given_up_but_waiting_between_frames_is_free() 
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_large_frame_has_the_time_that_the_slowest_allowed_rate_needs() {
-    let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+#[test]
+fn a_large_frame_has_the_time_that_the_slowest_allowed_rate_needs() {
     let mut limits = limits(1 << 20);
     limits.frame_rate_min = 1 << 20;
-    let mut reader = FrameReader::new(theirs, limits);
-    ours.write_all(&(1i32 << 20).to_be_bytes()).await.unwrap();
-    let started = Instant::now();
-    let error = frame_error(&reader.next().await.unwrap().unwrap_err());
+    let (error, took) = by_clock(limits, |clock, mut ours, mut reader| async move {
+        ours.write_all(&(1i32 << 20).to_be_bytes()).await.unwrap();
+        let started = clock.now();
+        let error = frame_error(&reader.next().await.unwrap().unwrap_err());
+        (error, clock.now() - started)
+    });
     assert_eq!(error, FrameError::Stalled { received: 4, expected: 4 + (1 << 20) });
-    assert_eq!(started.elapsed().as_secs(), 31);
+    assert_eq!(took.as_secs(), 31);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_idle_connection_ends_unless_something_goes_out() {
-    let activity = Activity::new(Duration::from_secs(600));
+#[test]
+fn an_idle_connection_ends_unless_something_goes_out() {
     let mut limits = limits(1 << 20);
-    limits.activity = Some(Arc::clone(&activity));
-    let (_ours, theirs) = tokio::io::duplex(100);
-    let mut reader = FrameReader::new(theirs, limits);
-    let started = Instant::now();
-    let answer = async {
-        tokio::time::sleep(Duration::from_secs(500)).await;
-        activity.touch();
-        std::future::pending::<()>().await;
-    };
-    let error = tokio::select! {
-        next = reader.next() => frame_error(&next.unwrap().unwrap_err()),
-        () = answer => unreachable!(),
-    };
+    limits.activity = Some(Activity::new(Duration::from_secs(600)));
+    let (error, took) = by_clock(limits, |clock, _ours, mut reader| async move {
+        let activity = Arc::clone(reader.limits.activity.as_ref().unwrap());
+        let started = clock.now();
+        let answer = async {
+            clock.sleep(Duration::from_secs(500)).await;
+            activity.touch();
+            std::future::pending::<()>().await;
+        };
+        let error = tokio::select! {
+            next = reader.next() => frame_error(&next.unwrap().unwrap_err()),
+            () = answer => unreachable!(),
+        };
+        (error, clock.now() - started)
+    });
     assert_eq!(error, FrameError::Idle(Duration::from_secs(600)));
-    assert_eq!(started.elapsed().as_secs(), 1100);
+    assert_eq!(took.as_secs(), 1100);
 }
 
 #[tokio::test]
