@@ -25,7 +25,7 @@ enum Chore {
     Quickstart(quickstart::Options),
     /// Set up what the tests need and run all of them.
     Test {
-        /// Handed to cargo test, such as `-p millstream-log` or a test's name.
+        /// Handed to cargo test, such as `--test kill` or a test's name.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },

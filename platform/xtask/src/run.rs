@@ -28,9 +28,21 @@ pub(crate) fn cargo(words: &[&str]) -> Command {
     command
 }
 
-/// Builds the program as it ships; returns where it is.
+/// Builds programs of the workspace as they ship, and no more.
+///
+/// Libraries are compiled once for these and for all tests: `--workspace` gives them the features that any crate wants, and
+/// `--examples`, of which there are none, those that only tests want.
+pub(crate) fn build(programs: &[&str]) -> anyhow::Result<()> {
+    let mut build = cargo(&["build", "--release", "--locked", "--workspace", "--examples"]);
+    for program in programs {
+        build.args(["--bin", program]);
+    }
+    run(&mut build)
+}
+
+/// Builds the broker; returns where it is.
 pub(crate) fn millstream() -> anyhow::Result<PathBuf> {
-    run(&mut cargo(&["build", "--release", "--locked", "-p", "millstream"]))?;
+    build(&["millstream"])?;
     Ok(target().join("release/millstream"))
 }
 
