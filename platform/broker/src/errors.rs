@@ -1,7 +1,7 @@
 //! Wire error codes: the one place where our errors become Kafka's numbers (and ours).
 
 use millstream_catalog::{ProposeError, Refused};
-use millstream_log::{AppendError, ReadError};
+use millstream_log::{AppendError, ReadError, SequenceError};
 use millstream_protocol::ErrorCode;
 use millstream_replica::AppendRefused;
 use millstream_wasm::CallError;
@@ -38,6 +38,10 @@ impl From<PartitionAppendError> for WireError {
             PartitionAppendError::Log(error) => match error {
                 AppendError::Malformed(_) | AppendError::Empty => ErrorCode::CorruptMessage,
                 AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
+                // Never "duplicate": that is for what was appended for certain, and such a batch is answered as the first was.
+                AppendError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
+                AppendError::Sequence(SequenceError::StaleEpoch { .. }) => ErrorCode::InvalidProducerEpoch,
+                AppendError::NotAlone => ErrorCode::InvalidRequest,
                 AppendError::StaleEpoch { .. } => ErrorCode::NotLeaderOrFollower,
                 AppendError::Overloaded { .. } => ErrorCode::RequestTimedOut,
                 AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,

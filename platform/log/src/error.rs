@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use millstream_model::{LeaderEpoch, Offset};
+use millstream_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 use millstream_record::BatchError;
 
 use crate::LogId;
@@ -113,6 +113,33 @@ pub enum OpenLogError {
     },
 }
 
+/// Why an idempotent producer's batch has no place in its sequence. Nothing was appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SequenceError {
+    /// A batch before it is missing, or it is older than what is remembered.
+    #[error("out of order: producer {id} in epoch {epoch} sent sequence {found}, and {expected} comes next")]
+    OutOfOrder {
+        /// The producer.
+        id: ProducerId,
+        /// Its epoch.
+        epoch: ProducerEpoch,
+        /// The first sequence of the batch.
+        found: Sequence,
+        /// What the log would take.
+        expected: Sequence,
+    },
+    /// The producer has gone on in a later epoch.
+    #[error("epoch {epoch} of producer {id} is over: it has appended in epoch {current}")]
+    StaleEpoch {
+        /// The producer.
+        id: ProducerId,
+        /// The batch's epoch.
+        epoch: ProducerEpoch,
+        /// The producer's.
+        current: ProducerEpoch,
+    },
+}
+
 /// Why nothing was appended. The log is unchanged; only after [`AppendError::Failed`] a log in durability `replicated` may
 /// turn out to hold it when the broker is started again.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +147,12 @@ pub enum AppendError {
     /// The bytes are not one whole batch of version 2.
     #[error("not a record batch: {0}")]
     Malformed(#[from] BatchError),
+    /// The batch has no place in its producer's sequence.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// An idempotent producer's batch came together with others.
+    #[error("a batch of an idempotent producer is appended alone: its offsets must be known when it is sent again")]
+    NotAlone,
     /// No batch was given.
     #[error("there is no batch to append")]
     Empty,

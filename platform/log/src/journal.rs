@@ -7,7 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::{Disk, Rng};
+use millstream_env::{Clock, Disk, Env, Rng};
+use millstream_model::TimestampMs;
 use millstream_record::PATCH_BYTES;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
@@ -17,6 +18,7 @@ use crate::{
     AppendError, CommitError, PartitionLog, StorageFailed, StorageOptions,
     frame::{FRAME_HEADER_BYTES, Frame, GROUP_ALIGN},
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
+    producers::{Limits, PRODUCERS_MAX},
     ticket::Resolve,
 };
 
@@ -114,6 +116,7 @@ pub(crate) struct Journal {
     pub(crate) options: StorageOptions,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) rng: Arc<dyn Rng>,
+    clock: Arc<dyn Clock>,
     pub(crate) directory_id: Uuid,
     queue: Mutex<Queue>,
     ring: Mutex<Ring>,
@@ -124,14 +127,17 @@ pub(crate) struct Journal {
     /// For appenders: there may be room.
     room: Notify,
     failed: watch::Sender<Option<StorageFailed>>,
+    /// Why nothing more becomes durable, once that is so.
+    ended: watch::Sender<Option<CommitError>>,
 }
 
 impl Journal {
-    pub(crate) fn new(options: StorageOptions, disk: Arc<dyn Disk>, rng: Arc<dyn Rng>, directory_id: Uuid) -> Self {
+    pub(crate) fn new(options: StorageOptions, env: &Env, directory_id: Uuid) -> Self {
         Self {
             options,
-            disk,
-            rng,
+            disk: env.disk.clone(),
+            rng: env.rng.clone(),
+            clock: env.clock.clone(),
             directory_id,
             queue: Mutex::new(Queue {
                 phase: Phase::Open,
@@ -149,6 +155,7 @@ impl Journal {
             sync_work: Notify::new(),
             room: Notify::new(),
             failed: watch::Sender::new(None),
+            ended: watch::Sender::new(None),
         }
     }
 
@@ -234,8 +241,25 @@ impl Journal {
             std::mem::take(&mut queue.entries)
         };
         self.failed.send_replace(Some(failure.clone()));
+        self.ended.send_replace(Some(CommitError::Failed(failure.clone())));
         reject(entries, &CommitError::Failed(failure));
         self.wake_all();
+    }
+
+    /// Follows whether anything can still become durable.
+    pub(crate) fn subscribe_ended(&self) -> watch::Receiver<Option<CommitError>> {
+        self.ended.subscribe()
+    }
+
+    /// The time by the broker's clock.
+    pub(crate) fn now(&self) -> TimestampMs {
+        TimestampMs(self.clock.wall_ms())
+    }
+
+    /// How much is remembered of a log's producers.
+    pub(crate) fn producer_limits(&self) -> Limits {
+        let expiration_ms = i64::try_from(self.options.producer_expiration.as_millis()).unwrap_or(i64::MAX);
+        Limits { producers_max: PRODUCERS_MAX, expiration_ms }
     }
 
     /// The failure, if there was one.
@@ -280,6 +304,7 @@ impl Journal {
         };
         // The logs go outside of the lock.
         drop(pins);
+        self.ended.send_if_modified(|ended| ended.is_none() && ended.replace(CommitError::Stopped).is_none());
         reject(entries, &CommitError::Stopped);
         self.wake_all();
     }

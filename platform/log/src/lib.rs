@@ -14,7 +14,9 @@
 //! 4. An index has one entry per 32 KiB of batches.
 //! 5. What waits for the journal is at most `queue_bytes_max` (64 MiB), one append excepted. Past half of it, or with the journal
 //!    85 % full, [`Storage::writable`] holds appenders back.
-//! 6. Offsets are dense from 0, LSNs dense from 1; neither wraps (63 and 64 bits).
+//! 6. A log remembers the last five batches of at most 4,096 idempotent producers, each for `producer_expiration` (a day) after
+//!    it was last heard of: at most 1.2 MiB of memory a log (`producers`).
+//! 7. Offsets are dense from 0, LSNs dense from 1; neither wraps (63 and 64 bits).
 //!
 //! # On disk
 //!
@@ -28,13 +30,14 @@
 //!     BASE.log  BASE.index         segment and its index, BASE: first offset, 20 digits
 //!     mark                         up to where the segments are durable (`mark`)
 //!     epochs                       leader epochs and where they began (`epochs`)
+//!     OFFSET.producers             idempotent producers as of that offset (`snapshot`)
 //! DIR/trash/                       directories of deleted logs, removed in steps
 //! ```
 //!
 //! STREAM is `records`, `progress.TRANSFORM` or `state.TRANSFORM`.
 //!
 //! A **segment** is record batches (version 2) and nothing else, as the producer encoded them but for base offset and leader epoch.
-//! Index (`index`), mark (`mark`) and epochs (`epochs`) have their layout on top of those files.
+//! Index (`index`), mark (`mark`), epochs (`epochs`) and producers (`snapshot`) have their layout on top of those files.
 //!
 //! A **journal file** has a header in its first 4096 bytes and then groups of frames:
 //!
@@ -69,16 +72,20 @@
 //!
 //! # Writing
 //!
-//! 1. `PartitionLog::append`, under the log's lock: check, give offsets, write to the segment's page cache (`state`), then
+//! 1. `PartitionLog::append`, under the log's lock: look the batch up among its producer's (`producers`), check, give offsets, write to the segment's page cache (`state`), then
 //!    queue the frame (`journal`), which gives it its LSN. So a log's frames are in the order of its offsets, and a full
 //!    disk refuses before anything is journaled. The first frame since the last sync *pins* the journal from it on.
 //! 2. The commit loop (`commit`) takes all that is queued, up to `group_bytes_max`, as one group: one vectored write, one
 //!    fdatasync. Then flushed ends advance and tickets resolve. What arrives meanwhile is the next group: no timer.
 //! 3. The sync loop (`sync`) prepares the next file when the present one is half full. When the journal is half full, it
-//!    syncs the log that pins the oldest file (`sync_log`): segments in order, epochs, names, then the mark, then the pin goes.
+//!    syncs the log that pins the oldest file (`sync_log`): segments in order, epochs, producers (where a
+//!    MiB was written since they last were), names, then the mark, then the pin goes.
 //!    A file that nothing pins is recycled: renamed to a spare, durably, and later written over.
 //! 4. Appenders wait in [`Storage::writable`], or are refused as overloaded. The sync loop waits for nobody, so neither does for
 //!    long the commit loop, which waits for a file at most.
+//!
+//! A batch that an idempotent producer sends again is answered with the offsets that it has, and its ticket resolves when the
+//! first one's does: an answer never says "durable" of what is only queued.
 //!
 //! A file is called a journal only after its header is durable: a journal with a bad header is always damage.
 //!
@@ -102,7 +109,11 @@
 //! 5. Prepare a fresh journal file, rename the old ones to spares.
 //! 6. Serve.
 //!
-//! Every step can be repeated after a crash in the middle. Indexes that are missing, damaged or reach past the mark are built again.
+//! Producers are those of the snapshot that the mark names, and of the batches after it; each replayed batch adds to them. Snapshots
+//! that the mark does not name are removed.
+//!
+//! Every step can be repeated after a crash in the middle. Snapshots that are missing or damaged are made again from all batches.
+//! Indexes that are missing, damaged or reach past the mark are built again.
 //!
 //! # Deleting
 //!
@@ -127,16 +138,20 @@ mod journal_file;
 mod mark;
 mod options;
 mod partition;
+mod producers;
 mod read;
 mod recover;
 mod segment;
+mod snapshot;
 mod state;
 mod storage;
 mod sync;
 mod sync_log;
 mod ticket;
 
-pub use error::{AppendError, CommitError, DeleteError, OpenError, OpenLogError, ReadError, StorageFailed};
+pub use error::{
+    AppendError, CommitError, DeleteError, OpenError, OpenLogError, ReadError, SequenceError, StorageFailed,
+};
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};
 pub use partition::{Appended, PartitionLog};

@@ -12,7 +12,8 @@
 //! 40  8 LSN: all frames of this log up to it are contained
 //! 48  8 base offset of the last segment
 //! 56  8 its durable length, bytes
-//! 64  8 zero
+//! 64  8 producers: bit 63 set if batches of idempotent producers follow the snapshot; the other bits: its offset, 0 if
+//!       there is none
 //! ```
 
 use std::{
@@ -29,9 +30,19 @@ use crate::{
     frame::{durability_code, durability_from},
 };
 
+const BEHIND: u64 = 1 << 63;
 const MAGIC: [u8; 8] = *b"MSmark\0\x01";
 const SLOT_BYTES: usize = 72;
 const SLOT_STRIDE: u64 = 4096;
+
+/// Where the log's idempotent producers are written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Saved {
+    /// The snapshot's offset; 0: there is none, and there were no producers at the beginning.
+    pub(crate) at: Offset,
+    /// Batches of such producers follow it.
+    pub(crate) behind: bool,
+}
 
 /// What a mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +61,8 @@ pub(crate) struct Mark {
     pub(crate) segment_base: Offset,
     /// How much of it is durable, bytes.
     pub(crate) segment_len: u64,
+    /// Where the producers are.
+    pub(crate) producers: Saved,
 }
 
 impl Mark {
@@ -63,6 +76,7 @@ impl Mark {
             lsn: 0,
             segment_base: Offset(0),
             segment_len: 0,
+            producers: Saved::default(),
         }
     }
 
@@ -77,6 +91,7 @@ impl Mark {
             self.lsn,
             self.segment_base.0.cast_unsigned(),
             self.segment_len,
+            self.producers.at.0.cast_unsigned() | if self.producers.behind { BEHIND } else { 0 },
         ];
         for (field, at) in fields.iter().zip((16..).step_by(8)) {
             bytes[at..at + 8].copy_from_slice(&field.to_be_bytes());
@@ -106,8 +121,10 @@ impl Mark {
             lsn: field(40),
             segment_base: offset(48)?,
             segment_len: field(56),
+            producers: Saved { at: Offset((field(64) & !BEHIND).cast_signed()), behind: field(64) & BEHIND != 0 },
         };
-        (mark.start <= mark.end && mark.segment_base <= mark.end).then_some(mark)
+        let within = [mark.start, mark.segment_base, mark.producers.at].iter().all(|offset| *offset <= mark.end);
+        within.then_some(mark)
     }
 
     /// Reads a log's mark; none if it never had one. A file without a sound slot is invalid data: a mark is made by a
@@ -163,6 +180,7 @@ mod tests {
             lsn: 7,
             segment_base: Offset(50),
             segment_len: 4711,
+            producers: Saved { at: Offset(90), behind: sequence % 2 == 1 },
         }
     }
 

@@ -20,6 +20,8 @@ pub struct StorageOptions {
     pub queue_bytes_max: usize,
     /// How much is written and synced as one group, bytes (one batch may be more).
     pub group_bytes_max: usize,
+    /// How long an idempotent producer is remembered after it was last heard of (Kafka's `producer.id.expiration.ms`).
+    pub producer_expiration: Duration,
     /// How long data of logs in durability `replicated` stays in the page cache alone, at most.
     pub sync_interval: Duration,
 }
@@ -34,6 +36,7 @@ impl StorageOptions {
             journal_bytes_max: 1 << 30,
             queue_bytes_max: 64 << 20,
             group_bytes_max: 1 << 20,
+            producer_expiration: Duration::from_secs(24 * 60 * 60),
             sync_interval: Duration::from_secs(5),
         }
     }

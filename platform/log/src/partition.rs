@@ -14,10 +14,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::{
-    AppendError, LogId, LogOptions, StorageFailed, Ticket,
+    AppendError, CommitError, LogId, LogOptions, StorageFailed, Ticket,
     bytes_io::failing,
     frame::{FRAME_HEADER_BYTES, Frame, Kind},
     journal::{Entry, Journal},
+    producers::{Producers, Verdict},
     segment::Segment,
     state::{Checkpoint, Part, State},
     ticket::Resolve,
@@ -44,6 +45,8 @@ pub struct Appended {
     pub base_offset: Offset,
     /// The offset of the last record.
     pub last_offset: Offset,
+    /// Nothing was appended: an idempotent producer has sent the batch before, and these are the offsets that it has.
+    pub duplicate: bool,
     /// Resolves when all of it is durable.
     pub ticket: Ticket,
 }
@@ -82,6 +85,9 @@ impl PartitionLog {
     /// Durable only once the returned ticket resolves. Offsets are dense; none is reused unless recovery cut it off.
     /// Appends of one log become durable in order.
     ///
+    /// A batch of an idempotent producer is looked up in its sequence first, as one step with the rest. One that was appended
+    /// before is not appended again: its offsets are given, and a ticket that resolves when the first one's does.
+    ///
     /// # Errors
     /// [`AppendError`]; the log is unchanged.
     pub fn append(self: &Arc<Self>, batch: Bytes, leader_epoch: LeaderEpoch) -> Result<Appended, AppendError> {
@@ -89,7 +95,7 @@ impl PartitionLog {
     }
 
     /// Appends several batches as one step: their offsets follow each other and one ticket stands for all. (A crash before
-    /// the ticket resolves may keep the first ones only.)
+    /// the ticket resolves may keep the first ones only.) None of several may be an idempotent producer's.
     ///
     /// # Errors
     /// [`AppendError`]; the log is unchanged.
@@ -99,6 +105,14 @@ impl PartitionLog {
         leader_epoch: LeaderEpoch,
     ) -> Result<Appended, AppendError> {
         self.append_all(&batches, leader_epoch)
+    }
+
+    /// The batch with this header as an idempotent producer has sent it before, if it is remembered. `header`: as the producer
+    /// sends it.
+    #[must_use]
+    pub fn find_duplicate(&self, header: &BatchHeader) -> Option<Appended> {
+        let verdict = self.state.lock().producers.check(header, self.journal.now()).ok()?;
+        self.duplicate(verdict)
     }
 
     /// Notes that a leader's term begins at the log's end; journaled. The leader calls it before its first append.
@@ -172,7 +186,8 @@ impl PartitionLog {
     pub(crate) fn empty(id: LogId, journal: Arc<Journal>, options: LogOptions) -> Self {
         let dir = journal.options.dir.join(id.path());
         let segment = Arc::new(Segment::new(journal.disk.clone(), &dir, Offset(0)));
-        let state = State::new(vec![Part { segment, len: 0 }], Offset(0), Offset(0), options.segment_bytes);
+        let producers = Producers::new(journal.producer_limits());
+        let state = State::new(vec![Part { segment, len: 0 }], Offset(0), Offset(0), options.segment_bytes, producers);
         Self::new(id, journal, options.durability, state, Offset(0))
     }
 
@@ -238,9 +253,16 @@ impl PartitionLog {
     fn append_all(self: &Arc<Self>, batches: &[Bytes], epoch: LeaderEpoch) -> Result<Appended, AppendError> {
         let travel = self.travel();
         let mut journal_bytes = 0;
+        let mut idempotent = None;
         for batch in batches {
-            check(batch, self.journal.batch_bytes_max())?;
+            let header = check(batch, self.journal.batch_bytes_max())?;
             journal_bytes += FRAME_HEADER_BYTES + batch.len();
+            if header.has_producer_id() {
+                if batches.len() > 1 {
+                    return Err(AppendError::NotAlone);
+                }
+                idempotent = Some((header, self.journal.now()));
+            }
         }
         let (resolve, ticket) = match travel {
             Travel::Journal => Some(Ticket::new()),
@@ -251,6 +273,12 @@ impl PartitionLog {
 
         let mut state = self.state.lock();
         state.check_epoch(epoch)?;
+        if let Some((header, now)) = &idempotent {
+            let verdict = state.producers.check(header, *now)?;
+            if let Some(duplicate) = self.duplicate(verdict) {
+                return Ok(duplicate);
+            }
+        }
         state.active_index()?;
         let before = state.checkpoint();
         let base = state.end;
@@ -277,13 +305,47 @@ impl PartitionLog {
             Travel::Background => self.list(&mut state),
         }
         state.epochs_changed |= state.epochs.begin(epoch, base);
+        // Only now: what was undone has left no trace in its producer's sequence.
+        match idempotent {
+            Some((header, now)) => state.note(&BatchHeader { base_offset: base, ..header }, now),
+            None => state.unsaved_bytes += journal_bytes as u64,
+        }
         let last_offset = Offset(state.end.0 - 1);
         assert!(last_offset >= base, "an append took no offset");
         drop(state);
         if travel == Travel::Journal {
             self.journal.commit_work.notify_one();
         }
-        Ok(Appended { base_offset: base, last_offset, ticket: ticket.unwrap_or_else(Ticket::done) })
+        let ticket = ticket.unwrap_or_else(Ticket::done);
+        Ok(Appended { base_offset: base, last_offset, duplicate: false, ticket })
+    }
+
+    /// What a duplicate is answered with.
+    fn duplicate(&self, verdict: Verdict) -> Option<Appended> {
+        let Verdict::Duplicate { base_offset, last_offset } = verdict else { return None };
+        let ticket = match self.travel() {
+            Travel::Journal => self.flushed_past(last_offset),
+            Travel::Background => Ticket::done(),
+        };
+        Some(Appended { base_offset, last_offset, duplicate: true, ticket })
+    }
+
+    /// A ticket for a batch that has one already: it resolves when that offset is durable.
+    fn flushed_past(&self, offset: Offset) -> Ticket {
+        if self.flushed_end() > offset {
+            return Ticket::done();
+        }
+        let (mut flushed, mut ended) = (self.flushed.subscribe(), self.journal.subscribe_ended());
+        Ticket::watching(async move {
+            tokio::select! {
+                // What was durable before the end is durable after it.
+                biased;
+                reached = flushed.wait_for(|end| *end > offset) => reached.map(|_| ()).map_err(|_| CommitError::Stopped),
+                why = ended.wait_for(Option::is_some) => {
+                    Err(why.ok().and_then(|why| why.clone()).unwrap_or(CommitError::Stopped))
+                }
+            }
+        })
     }
 
     /// Writes one batch to its segment, patched, and makes the frame for it.
@@ -419,7 +481,7 @@ impl State {
 }
 
 /// Checks that `batch` is exactly one batch, as far as its header shows, and fits the journal.
-fn check(batch: &Bytes, bytes_max: usize) -> Result<(), AppendError> {
+fn check(batch: &Bytes, bytes_max: usize) -> Result<BatchHeader, AppendError> {
     let header = BatchHeader::parse(batch)?;
     if batch.len() > bytes_max {
         return Err(AppendError::TooLarge { bytes: batch.len(), max: bytes_max });
@@ -427,6 +489,6 @@ fn check(batch: &Bytes, bytes_max: usize) -> Result<(), AppendError> {
     match (batch.len(), header.batch_bytes()) {
         (remaining, needed) if remaining < needed => Err(BatchError::Truncated { needed, remaining }.into()),
         (len, whole) if len > whole => Err(BatchError::Trailing { bytes: len - whole }.into()),
-        _ => Ok(()),
+        _ => Ok(header),
     }
 }

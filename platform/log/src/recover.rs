@@ -19,8 +19,10 @@ use crate::{
     index::Index,
     journal::Journal,
     journal_file::{self, FILE_HEADER_BYTES, FileHeader, Found, Named, ReadyFile, Scan},
-    mark::Mark,
+    mark::{Mark, Saved},
+    producers::Producers,
     segment::Segment,
+    snapshot,
     state::{Part, State},
     sync,
     sync_log::discard,
@@ -208,13 +210,17 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     if removes && for_good {
         disk.sync_dir(&dir).map_err(io("sync", &dir))?;
     }
-    let mut state = State::new(parts, known.start, end, LogOptions::default().segment_bytes);
+    let (producers, unsaved_bytes) = load_producers(journal, &dir, &parts, &known)?;
+    let mut state = State::new(parts, known.start, end, LogOptions::default().segment_bytes, producers);
+    state.saved = known.producers;
+    state.unsaved_bytes = unsaved_bytes;
     state.synced_parts = closed;
     state.mark = mark;
     state.lsn = known.lsn;
     state.epochs = load_epochs(journal, &dir, &state, known.end)?;
     for header in &headers {
         state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
+        state.note(header, journal.now());
     }
     state.unsynced_bytes = u64::from(!headers.is_empty());
     Ok(PartitionLog::new(id, journal.clone(), known.durability, state, known.end))
@@ -368,6 +374,56 @@ fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Res
     Ok(epochs)
 }
 
+/// The producers at the mark: as its snapshot says and the batches after it, or where that is not sound as all batches say. Also
+/// how many bytes of batches follow the snapshot. Other snapshots are removed.
+fn load_producers(journal: &Journal, dir: &Path, parts: &[Part], mark: &Mark) -> Result<(Producers, u64), OpenError> {
+    let disk = &*journal.disk;
+    let Saved { at, behind } = mark.producers;
+    let path = snapshot::path(dir, at);
+    for other in list(disk, dir)?.iter().filter(|other| snapshot::is_snapshot(other)) {
+        if at == Offset(0) || *other != path {
+            remove(journal, other)?;
+        }
+    }
+    let limits = journal.producer_limits();
+    let stored = match at {
+        Offset(0) => Some(Producers::new(limits)),
+        _ => snapshot::load(disk, dir, at, limits).map_err(io("read", &path))?,
+    };
+    let (mut producers, from) = match stored {
+        // How much follows is not known, unless it is nothing: the next snapshot is due as soon as there is cause for one.
+        Some(producers) if !behind => return Ok((producers, if at == mark.end { 0 } else { u64::MAX >> 1 })),
+        Some(producers) => (producers, at.max(mark.start)),
+        None => {
+            tracing::warn!(path = %path.display(), "not sound; the producers are taken from the batches");
+            (Producers::new(limits), mark.start)
+        }
+    };
+    let now = journal.now();
+    let mut bytes = 0;
+    for (index, part) in parts.iter().enumerate() {
+        if part.len == 0 || parts.get(index + 1).is_some_and(|next| next.segment.base <= from) {
+            continue;
+        }
+        let position = match part.segment.base < from {
+            true => part.segment.build_index(part.len).map_err(unreadable)?.position(part.segment.delta(from).into()),
+            false => 0,
+        };
+        let mut walk = part.segment.walk(position, part.len).map_err(unreadable)?;
+        while let Some((_, header)) = walk.next().map_err(unreadable)? {
+            if header.base_offset >= mark.end {
+                break;
+            }
+            if header.base_offset >= from {
+                bytes += header.batch_bytes() as u64;
+                producers.note(&header, now);
+            }
+        }
+        part.segment.release();
+    }
+    Ok((producers, bytes))
+}
+
 /// The journal being replayed.
 struct Replay<'a> {
     journal: &'a Arc<Journal>,
@@ -471,6 +527,7 @@ impl Replay<'_> {
                 let written = state.write(&header, prefix, body, |base| log.segment(base));
                 written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
                 state.epochs_changed |= state.epochs.begin(frame.leader_epoch, frame.base_offset);
+                state.note(&header, self.journal.now());
             }
             // A log without a journal may have lost what was below: the epoch has begun all the same, and holds nothing yet.
             Kind::EpochStart => {

@@ -5,10 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use millstream_model::{Durability, Offset};
+use millstream_model::{Durability, Offset, TimestampMs};
 use millstream_record::BatchHeader;
 
-use crate::{ReadError, epochs::Epochs, index::Index, mark::Mark, segment::Segment};
+use crate::{
+    ReadError,
+    epochs::Epochs,
+    index::Index,
+    mark::{Mark, Saved},
+    producers::Producers,
+    segment::Segment,
+};
 
 /// A segment and how much of it counts, bytes. What its file has beyond that is not ours.
 #[derive(Clone)]
@@ -51,6 +58,11 @@ pub(crate) struct State {
     pub(crate) end: Offset,
     pub(crate) epochs: Epochs,
     pub(crate) epochs_changed: bool,
+    pub(crate) producers: Producers,
+    /// Where they are written down, as far as they are.
+    pub(crate) saved: Saved,
+    /// Bytes of batches since then.
+    pub(crate) unsaved_bytes: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) pin: Pin,
     /// The last frame of this log, but for its deletion.
@@ -87,7 +99,7 @@ pub(crate) struct Checkpoint {
 }
 
 impl State {
-    pub(crate) fn new(parts: Vec<Part>, start: Offset, end: Offset, segment_bytes: u64) -> Self {
+    pub(crate) fn new(parts: Vec<Part>, start: Offset, end: Offset, segment_bytes: u64, producers: Producers) -> Self {
         assert!(!parts.is_empty(), "a log has a segment");
         Self {
             synced_parts: parts.len() - 1,
@@ -98,6 +110,9 @@ impl State {
             end,
             epochs: Epochs::default(),
             epochs_changed: false,
+            producers,
+            saved: Saved::default(),
+            unsaved_bytes: 0,
             segment_bytes,
             pin: Pin::Free,
             lsn: 0,
@@ -205,6 +220,12 @@ impl State {
         Ok(())
     }
 
+    /// Notes a batch that was appended for good, for its producer.
+    pub(crate) fn note(&mut self, header: &BatchHeader, now: TimestampMs) {
+        self.saved.behind |= self.producers.note(header, now);
+        self.unsaved_bytes += header.batch_bytes() as u64;
+    }
+
     /// Notes that frame `lsn` concerns this log. Whether it is the first since the last sync: then the caller pins it.
     pub(crate) fn pin_at(&mut self, lsn: u64) -> bool {
         match &mut self.pin {
@@ -231,6 +252,7 @@ impl State {
             lsn: self.lsn,
             segment_base: active.segment.base,
             segment_len: active.len,
+            producers: self.saved,
         }
     }
 

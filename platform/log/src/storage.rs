@@ -45,7 +45,7 @@ impl Storage {
         let dir = data_dir::open(&options.dir, &env)?;
         let lock: Arc<dyn DiskLock> = dir.lock.into();
         let interval = options.sync_interval;
-        let journal = Arc::new(Journal::new(options, env.disk.clone(), env.rng.clone(), dir.id));
+        let journal = Arc::new(Journal::new(options, &env, dir.id));
         let outcome = recover::recover(&journal)?;
         let recovered = Recovered {
             directory_id: dir.id,

@@ -3,18 +3,25 @@
 use std::{io, path::Path, sync::Arc};
 
 use millstream_env::Disk;
+use millstream_model::Offset;
 
 use crate::{
     PartitionLog, StorageFailed,
     bytes_io::failing,
     epochs::Epochs,
     index::Index,
-    mark::Mark,
-    state::{Part, Pin},
+    mark::{Mark, Saved},
+    producers::Producers,
+    snapshot,
+    state::{Part, Pin, State},
 };
 
 /// The active segment's index goes to its file when it has this many more entries than the file; 8 MiB of batches.
 const INDEX_ENTRIES_STEP: usize = 256;
+
+/// The producers are written down again when this part of the journal was appended to the log since they were (1 MiB by
+/// default): a start walks over no more.
+const SNAPSHOT_STEP_PART: u64 = 1024;
 
 /// What one sync takes on.
 struct Plan {
@@ -23,6 +30,8 @@ struct Plan {
     /// The active segment's index, if its file is to be written.
     index: Option<Index>,
     epochs: Option<Epochs>,
+    /// The producers at the mark's end, if they are to be written down, and the offset of the snapshot before.
+    producers: Option<(Producers, Offset)>,
     dir_changed: bool,
     parents_changed: bool,
     mark: Mark,
@@ -56,7 +65,12 @@ impl PartitionLog {
             let path = self.epochs_path();
             epochs.store(disk, &path).map_err(failing("write", &path))?;
         }
-        if plan.dir_changed || plan.epochs.is_some() {
+        if let Some((producers, _)) = &plan.producers {
+            let path = snapshot::path(self.dir(), plan.mark.end);
+            snapshot::store(disk, self.dir(), plan.mark.end, producers).map_err(failing("write", &path))?;
+        }
+        // The mark may only name what is there: an older snapshot of the same offset would be another history's.
+        if plan.dir_changed || plan.epochs.is_some() || plan.producers.is_some() {
             self.sync_dirs(plan.parents_changed)?;
         }
         let path = self.mark_path();
@@ -67,6 +81,10 @@ impl PartitionLog {
             plan.mark.store(disk, &path).map_err(failing("write", &path))?;
         }
         self.finish_sync(&plan);
+        if let Some((_, before)) = plan.producers.filter(|(_, before)| *before > Offset(0)) {
+            // One that stays behind is removed at the next start.
+            let _ = disk.remove_file(&snapshot::path(self.dir(), before));
+        }
         Ok(())
     }
 
@@ -100,15 +118,30 @@ impl PartitionLog {
         if let Some(index) = &index {
             state.index_stored = index.len();
         }
+        let producers = self.plan_snapshot(&mut state, closing);
         Some(Plan {
             parts: state.parts[state.synced_parts..].to_vec(),
             index,
             epochs: std::mem::take(&mut state.epochs_changed).then(|| state.epochs.clone()),
+            producers,
             dir_changed: std::mem::take(&mut state.dir_changed),
             parents_changed: std::mem::take(&mut state.parents_changed),
             mark: state.next_mark(self.durability()),
             first_mark: state.mark.is_none(),
         })
+    }
+
+    /// Takes the producers as they are now, if they have changed and it is time to write them down.
+    fn plan_snapshot(&self, state: &mut State, closing: bool) -> Option<(Producers, Offset)> {
+        let step = self.journal().options.journal_bytes_max / SNAPSHOT_STEP_PART;
+        if !state.saved.behind || !(closing || state.unsaved_bytes >= step) {
+            return None;
+        }
+        state.producers.expire(self.journal().now());
+        let saved = Saved { at: state.end, behind: false };
+        let before = std::mem::replace(&mut state.saved, saved).at;
+        state.unsaved_bytes = 0;
+        Some((state.producers.clone(), before))
     }
 
     /// Writes the indexes of the segments that were closed since the last sync, and the active one's if it has grown. They are

@@ -5,20 +5,22 @@ use std::{
     task::{Context, Poll},
 };
 
+use millstream_env::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::CommitError;
 
 /// Resolves once what it stands for is durable (after the journal's fdatasync; at once for logs in durability
 /// `replicated`). Dropping it changes nothing: the append stands.
-#[derive(Debug)]
 #[must_use = "an append is durable only once its ticket resolves"]
 pub struct Ticket(State);
 
-#[derive(Debug)]
 enum State {
     Done,
+    /// The frame is this ticket's own.
     Waiting(oneshot::Receiver<Result<(), CommitError>>),
+    /// Another ticket's frame is waited for, by watching how far the log is: rare, so it may cost more.
+    Watching(BoxFuture<'static, Result<(), CommitError>>),
 }
 
 /// The commit loop's end of a ticket.
@@ -34,6 +36,11 @@ impl Ticket {
         let (resolve, waiting) = oneshot::channel();
         (resolve, Self(State::Waiting(waiting)))
     }
+
+    /// A ticket that resolves when `durable` does.
+    pub(crate) fn watching(durable: impl Future<Output = Result<(), CommitError>> + Send + 'static) -> Self {
+        Self(State::Watching(Box::pin(durable)))
+    }
 }
 
 impl Future for Ticket {
@@ -45,6 +52,13 @@ impl Future for Ticket {
             State::Waiting(waiting) => {
                 Pin::new(waiting).poll(context).map(|outcome| outcome.unwrap_or(Err(CommitError::Stopped)))
             }
+            State::Watching(durable) => durable.as_mut().poll(context),
         }
+    }
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self.0, State::Done) { "Ticket(done)" } else { "Ticket(waiting)" })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One seed is one history: several lives of a storage on one simulated disk, each with random appends, epochs, reads and
 //! deletions, each ended by a power cut, a kill, an orderly close, or a disk that fails from some call on (in the middle of
-//! recovery, too). A model keeps what was appended and what was acknowledged.
+//! recovery, too). A model keeps what was appended and what was acknowledged, and from it says what an idempotent producer's
+//! batch must be: new, a duplicate, or out of order.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -15,15 +16,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{batch, log_id, options, read_all, stored};
+use common::{batch, log_id, options, read_all, sequenced, stored};
 use futures::FutureExt;
 use millstream_env::sim::{DiskOperation, Fault, SimRng, World};
-use millstream_log::{AppendError, LogId, LogOptions, OpenError, PartitionLog, Recovered, Storage, Ticket};
+use millstream_log::{AppendError, Appended, LogId, LogOptions, OpenError, PartitionLog, Recovered, Storage, Ticket};
 use millstream_model::{Durability, LeaderEpoch, Offset};
+use millstream_record::BatchHeader;
 
 const LOGS: i32 = 4;
 /// The last log is in durability `replicated`.
 const REPLICATED: i32 = LOGS - 1;
+/// Idempotent producers of each log.
+const PRODUCERS: u64 = 3;
 
 /// What a log must hold.
 #[derive(Default)]
@@ -51,6 +55,28 @@ enum Deleted {
 impl Model {
     fn end(&self) -> Offset {
         self.batches.last().map_or(Offset(0), |(_, end)| *end)
+    }
+
+    /// What a producer has appended, as headers.
+    fn appended_by(&self, id: i64) -> Vec<BatchHeader> {
+        let headers = self.batches.iter().map(|(batch, _)| BatchHeader::parse(batch).unwrap());
+        headers.filter(|header| header.producer_id.0 == id).collect()
+    }
+
+    /// What must become of a producer's batch: its offset if it is a duplicate, none if it is new, an error if it is refused.
+    fn verdict(&self, header: &BatchHeader) -> Result<Option<Offset>, ()> {
+        let own = self.appended_by(header.producer_id.0);
+        let Some(last) = own.last() else { return Ok(None) };
+        if header.producer_epoch != last.producer_epoch {
+            let begins = header.producer_epoch > last.producer_epoch && header.base_sequence.0 == 0;
+            return if begins { Ok(None) } else { Err(()) };
+        }
+        if header.base_sequence == last.base_sequence.plus(last.count) {
+            return Ok(None);
+        }
+        let of_epoch = own.iter().rev().take_while(|batch| batch.producer_epoch == header.producer_epoch).take(5);
+        let same = |batch: &&BatchHeader| (batch.base_sequence, batch.count) == (header.base_sequence, header.count);
+        of_epoch.into_iter().find(same).map(|batch| Some(batch.base_offset)).ok_or(())
     }
 
     fn push(&mut self, batches: &[Bytes], epoch: LeaderEpoch) {
@@ -88,6 +114,8 @@ struct History {
 
 enum Wait {
     Append(LogId, Offset),
+    /// A duplicate of what ends there.
+    Again(LogId, Offset),
     Epoch(LogId, i32),
     Delete(LogId),
 }
@@ -237,6 +265,7 @@ impl History {
                 Err(error) => assert!(self.faulty, "{error}"),
             },
             2..6 => self.check_reads(id, &log),
+            6..13 => self.append_sequenced(id, &log, waiting),
             _ => self.append(id, &log, waiting),
         }
     }
@@ -281,6 +310,55 @@ impl History {
         assert_eq!(log.end_offset(), model.end(), "a refused append changes nothing");
     }
 
+    /// A producer sends its next batch, one of its last again, or something that has no place.
+    fn append_sequenced(&mut self, id: LogId, log: &Arc<PartitionLog>, waiting: &mut Vec<(Wait, Ticket)>) {
+        self.time += 1;
+        let producer = self.rng.below(PRODUCERS) as i64;
+        let own = self.logs[&id].appended_by(producer);
+        let count = 1 + self.rng.below(3) as i32;
+        let (epoch, first, count) = match (self.rng.below(8), own.last()) {
+            // Near the end of the sequences, so that they wrap.
+            (_, None) => (0, i32::MAX - self.rng.below(20) as i32, count),
+            (0, Some(last)) => (last.producer_epoch.0 + 1, 0, count),
+            (1, Some(last)) => (last.producer_epoch.0, last.base_sequence.plus(self.rng.below(9) as i32).0, count),
+            (2..4, Some(_)) => {
+                let back = self.rng.below(7.min(own.len() as u64)) as usize;
+                let again = own[own.len() - 1 - back];
+                (again.producer_epoch.0, again.base_sequence.0, again.count)
+            }
+            (_, Some(last)) => (last.producer_epoch.0, last.base_sequence.plus(last.count).0, count),
+        };
+        let bytes = self.rng.below(900) as usize;
+        let batch = sequenced(producer, epoch, first, count as usize, bytes, self.time * 10);
+        let header = BatchHeader::parse(&batch).unwrap();
+        let model = self.logs.get_mut(&id).unwrap();
+        let verdict = model.verdict(&header);
+        let leader_epoch = LeaderEpoch(model.started);
+        let end_of = |appended: &Appended| appended.last_offset.plus(1);
+        match log.append(batch.clone(), leader_epoch) {
+            Ok(appended) if appended.duplicate => {
+                assert_eq!(verdict, Ok(Some(appended.base_offset)), "{id} {header:?}");
+                assert_eq!(end_of(&appended), appended.base_offset.plus(count.into()));
+                waiting.push((Wait::Again(id, end_of(&appended)), appended.ticket));
+            }
+            Ok(appended) => {
+                assert_eq!(verdict, Ok(None), "{id} {header:?}");
+                assert_eq!(appended.base_offset, model.end(), "offsets are dense");
+                model.push(&[batch], leader_epoch);
+                waiting.push((Wait::Append(id, model.end()), appended.ticket));
+            }
+            Err(AppendError::Overloaded { .. }) => {}
+            Err(AppendError::Sequence(error)) => assert_eq!(verdict, Err(()), "{id} {header:?}: {error}"),
+            Err(error) => {
+                assert!(self.faulty, "{error}");
+                if model.attempted.is_empty() && verdict == Ok(None) {
+                    model.attempted = vec![batch];
+                }
+            }
+        }
+        assert_eq!(log.end_offset(), model.end(), "what is refused or a duplicate changes nothing");
+    }
+
     /// Takes note of what was acknowledged. Tickets fail only where the disk does, or the storage has gone.
     fn settle(&mut self, waiting: &mut Vec<(Wait, Ticket)>, ended: bool) {
         let mut behind = BTreeSet::new();
@@ -299,6 +377,12 @@ impl History {
                         let model = self.logs.get_mut(&id).unwrap();
                         model.acknowledged = model.acknowledged.max(end);
                     }
+                    // Whoever hears of a duplicate believes in it as in the first one.
+                    Wait::Again(id, end) if id.partition.0 != REPLICATED => {
+                        let model = self.logs.get_mut(&id).unwrap();
+                        model.acknowledged = model.acknowledged.max(end);
+                    }
+                    Wait::Again(..) => {}
                     // Acknowledged in memory.
                     Wait::Append(..) => {}
                     Wait::Epoch(id, epoch) => self.logs.get_mut(&id).unwrap().epoch = epoch,
@@ -346,6 +430,15 @@ impl History {
             let recovered = read_all(&log, end, bytes_max);
             let expected: Vec<_> = model.batches.iter().map(|(batch, _)| batch.clone()).collect();
             assert!(recovered == expected, "{id}: what is recovered is a prefix of what was appended");
+            for producer in 0..PRODUCERS as i64 {
+                let own = model.appended_by(producer);
+                for batch in own.iter().rev().take(7) {
+                    let found = log.find_duplicate(batch).map(|found| (found.base_offset, found.last_offset));
+                    let expected = model.verdict(batch).ok().flatten();
+                    let expected = expected.map(|base| (base, base.plus(i64::from(batch.count) - 1)));
+                    assert_eq!(found, expected, "{id}: producers are recovered with what they appended");
+                }
+            }
             let epoch = log.latest_epoch().map_or(0, |epoch| epoch.0);
             assert!(epoch >= model.epoch && epoch <= model.started, "{id}: epoch {epoch} of {}", model.started);
             assert_eq!(log.flushed_end(), end, "{id}: what was recovered is durable");

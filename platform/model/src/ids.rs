@@ -109,6 +109,31 @@ impl Offset {
 impl ProducerId {
     /// "No producer id": the batch is not idempotent.
     pub const NONE: Self = Self(-1);
+    /// Ids from here on are the broker's own (transforms), never given to clients nor taken from them.
+    pub const RESERVED: Self = Self(1 << 62);
+
+    /// Whether a client may have it.
+    #[must_use]
+    pub fn is_clients(self) -> bool {
+        (0..Self::RESERVED.0).contains(&self.0)
+    }
+}
+
+impl ProducerEpoch {
+    /// "No epoch": there is no producer id either.
+    pub const NONE: Self = Self(-1);
+}
+
+impl Sequence {
+    /// "No sequence": there is no producer id either.
+    pub const NONE: Self = Self(-1);
+
+    /// The sequence `count` records further on; `i32::MAX` is followed by 0.
+    #[must_use]
+    pub fn plus(self, count: i32) -> Self {
+        // Sequences have 31 bits: what does not fit wraps into them.
+        Self(self.0.wrapping_add(count) & i32::MAX)
+    }
 }
 
 impl LeaderEpoch {
@@ -128,5 +153,27 @@ pub struct TopicPartition {
 impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_wrap_to_zero() {
+        assert_eq!(Sequence(7).plus(3), Sequence(10));
+        assert_eq!(Sequence(i32::MAX).plus(1), Sequence(0));
+        assert_eq!(Sequence(i32::MAX - 1).plus(4), Sequence(2));
+        assert_eq!(Sequence(i32::MAX).plus(i32::MAX), Sequence(i32::MAX - 1));
+    }
+
+    #[test]
+    fn clients_have_ids_below_the_reserved_ones() {
+        for (id, clients) in
+            [(-2, false), (-1, false), (0, true), ((1 << 62) - 1, true), (1 << 62, false), (i64::MAX, false)]
+        {
+            assert_eq!(ProducerId(id).is_clients(), clients, "{id}");
+        }
     }
 }

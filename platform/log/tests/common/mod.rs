@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_log::{LogId, PartitionLog, StorageOptions};
-use millstream_model::{LeaderEpoch, Offset, PartitionId, TimestampMs, TopicId};
+use millstream_model::{LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, TimestampMs, TopicId};
 use millstream_record::{BatchBuilder, BatchOptions, batches, patch};
 use uuid::Uuid;
 
@@ -27,7 +27,22 @@ pub(crate) fn log_id(partition: i32) -> LogId {
 
 /// A batch as a producer sends it: `count` records with timestamps from `time` on, `bytes` bytes of value each.
 pub(crate) fn batch(count: usize, bytes: usize, time: i64) -> Bytes {
-    let mut builder = BatchBuilder::new(BatchOptions::default());
+    batch_of(BatchOptions::default(), count, bytes, time)
+}
+
+/// An idempotent producer's.
+pub(crate) fn sequenced(id: i64, epoch: i16, first: i32, count: usize, bytes: usize, time: i64) -> Bytes {
+    let options = BatchOptions {
+        producer_id: ProducerId(id),
+        producer_epoch: ProducerEpoch(epoch),
+        base_sequence: Sequence(first),
+        ..BatchOptions::default()
+    };
+    batch_of(options, count, bytes, time)
+}
+
+fn batch_of(options: BatchOptions, count: usize, bytes: usize, time: i64) -> Bytes {
+    let mut builder = BatchBuilder::new(options);
     for at in 0..count {
         let value: Vec<u8> = (0..bytes).map(|i| (i as u8).wrapping_mul(31) ^ (time as u8)).collect();
         let key = format!("{time}-{at}");
