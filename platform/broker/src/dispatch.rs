@@ -39,6 +39,9 @@ pub(crate) fn dispatch(
         Request::DeleteTopics(request) => {
             answer!(DeleteTopics, handlers::delete_topics::handle(shared, header.version, request))
         }
+        Request::InitProducerId(request) => {
+            answer!(InitProducerId, handlers::init_producer_id::handle(shared, request))
+        }
         Request::DescribeConfigs(request) => {
             now!(DescribeConfigs, handlers::describe_configs::handle(&shared, request))
         }

@@ -12,6 +12,7 @@ mod options;
 mod partition;
 mod partitions;
 mod pools;
+mod producer_ids;
 mod readable;
 mod rows;
 mod serve;

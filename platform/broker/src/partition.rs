@@ -9,8 +9,9 @@ use std::{
 use bytes::Bytes;
 use futures::FutureExt;
 use millstream_env::Spawn;
-use millstream_log::{AppendError, CommitError, PartitionLog, Read, ReadError, Ticket};
+use millstream_log::{AppendError, Appended, CommitError, PartitionLog, Read, ReadError, Ticket};
 use millstream_model::{LeaderEpoch, Offset, TopicPartition};
+use millstream_record::BatchHeader;
 use millstream_replica::{Acks, AppendRefused, Replica};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -56,7 +57,8 @@ impl Partition {
         Arc::new(Self { id, epoch, batch_bytes_max, log, replica: Mutex::new(replica), high_watermark, spawn })
     }
 
-    /// Appends validated batches as one step, if the rules admit it.
+    /// Appends validated batches as one step, if the rules admit it. A batch that an idempotent producer has sent before is not
+    /// appended again: what is given is the first one's.
     pub(crate) fn append(
         self: &Arc<Self>,
         batches: Vec<Bytes>,
@@ -65,11 +67,20 @@ impl Partition {
         self.replica.lock().admits(acks, LeaderEpoch::UNKNOWN)?;
         let appended = self.log.append_many(batches, self.epoch)?;
         self.advance();
-        Ok(PendingAppend {
+        Ok(self.pending(appended))
+    }
+
+    /// The append of a batch that an idempotent producer has sent before, if it is remembered: as far as that one has come.
+    pub(crate) fn find_duplicate(self: &Arc<Self>, header: &BatchHeader) -> Option<PendingAppend> {
+        self.log.find_duplicate(header).map(|appended| self.pending(appended))
+    }
+
+    fn pending(self: &Arc<Self>, appended: Appended) -> PendingAppend {
+        PendingAppend {
             base_offset: appended.base_offset,
             end_offset: appended.last_offset.plus(1),
             commit: Commit { partition: self.clone(), ticket: Some(appended.ticket) },
-        })
+        }
     }
 
     /// Tells the rules how far the log is, and readers how far they may read.

@@ -7,7 +7,7 @@ use millstream_env::{Env, Monotonic};
 use millstream_log::Storage;
 use millstream_model::TimestampMs;
 
-use crate::{BrokerOptions, partitions::Partitions, pools::Modules, transform::Transforms};
+use crate::{BrokerOptions, partitions::Partitions, pools::Modules, producer_ids::ProducerIds, transform::Transforms};
 
 /// What every part may use.
 pub(crate) struct Shared {
@@ -17,6 +17,7 @@ pub(crate) struct Shared {
     pub(crate) catalog: Catalog,
     pub(crate) partitions: Partitions,
     pub(crate) modules: Modules,
+    pub(crate) producer_ids: ProducerIds,
     pub(crate) transforms: Transforms,
     /// Where clients are told to find this broker.
     pub(crate) address: Address,

@@ -10,7 +10,8 @@ use std::{
 };
 
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, ModuleRef, Name, RoutingEpoch, TopicId, TopicName, TransformId, ViewId, limits,
+    BrokerId, Digest, LeaderEpoch, ModuleRef, Name, ProducerId, RoutingEpoch, TopicId, TopicName, TransformId, ViewId,
+    limits,
 };
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub const TRANSFORM_TOPICS_MAX: usize = 64;
 /// Most partitions in the whole cluster, so that a snapshot of the metadata stays within bounds.
 pub const CLUSTER_PARTITIONS_MAX: usize = 200_000;
 
+/// How many producer ids a broker is given at once.
+pub const PRODUCER_IDS_BLOCK: i64 = 1000;
+
 /// What an applied command came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -40,6 +44,8 @@ pub enum Outcome {
     Unchanged,
     /// The broker is registered; its commands carry this epoch.
     Registered(BrokerEpoch),
+    /// The broker may hand out this producer id and the [`PRODUCER_IDS_BLOCK`] - 1 that follow it.
+    ProducerIds(ProducerId),
 }
 
 /// Why a command was refused. The state is as it was. The text is for the person who asked.
@@ -62,6 +68,9 @@ pub enum Refused {
         "broker {broker} speaks with registration {epoch}, but {current} is in force: it has been started again since"
     )]
     StaleBroker { broker: BrokerId, epoch: BrokerEpoch, current: BrokerEpoch },
+
+    #[error("all {0} producer ids have been given out")]
+    ProducerIdsUsedUp(i64),
 
     #[error("a topic named {0} exists already")]
     TopicExists(TopicName),
@@ -137,6 +146,7 @@ pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome,
                 Topic { id, name, config, partitions: Vec::new(), routing_epoch: RoutingEpoch(0), created_at: at };
             create_topic(state, index, topic, partitions, replication_factor)
         }
+        Command::AllocateProducerIds { reporter } => allocate_producer_ids(state, reporter),
         Command::DeleteTopic { id } => delete_topic(state, id),
         Command::PushModule { module, digest, size_bytes, kinds, needs, declarations, at } => {
             push_module(state, Module { module, digest, size_bytes, kinds, needs, declarations, pushed_at: at })
@@ -273,6 +283,16 @@ fn create_topic(
     Ok(Outcome::Done)
 }
 
+fn allocate_producer_ids(state: &mut State, reporter: Reporter) -> Result<Outcome, Refused> {
+    known_reporter(state, reporter)?;
+    let first = state.next_producer_id;
+    match ProducerId(first.0 + PRODUCER_IDS_BLOCK) {
+        next if next <= ProducerId::RESERVED => state.next_producer_id = next,
+        _ => return Err(Refused::ProducerIdsUsedUp(ProducerId::RESERVED.0)),
+    }
+    Ok(Outcome::ProducerIds(first))
+}
+
 fn delete_topic(state: &mut State, id: TopicId) -> Result<Outcome, Refused> {
     let topic = state.topics.get(&id).ok_or(Refused::UnknownTopicId(id))?;
     let view = state.views.values().find(|view| view.topic == id).map(|view| format!("view {}", view.name));
@@ -388,11 +408,8 @@ fn set_transform_state(
     reporter: Option<Reporter>,
     to: TransformState,
 ) -> Result<Outcome, Refused> {
-    if let Some(Reporter { broker, epoch }) = reporter {
-        let current = state.brokers.get(&broker).ok_or(Refused::UnknownBroker(broker))?.epoch;
-        if epoch != current {
-            return Err(Refused::StaleBroker { broker, epoch, current });
-        }
+    if let Some(reporter) = reporter {
+        known_reporter(state, reporter)?;
     }
     let name = state.transform_by_id(id).ok_or(Refused::UnknownTransformId(id))?.name.clone();
     let transform = state.transforms.get_mut(&name).ok_or(Refused::UnknownTransformId(id))?;
@@ -415,6 +432,14 @@ fn set_transform_state(
     transform.state = to;
     transform.revision = index;
     Ok(Outcome::Done)
+}
+
+fn known_reporter(state: &State, Reporter { broker, epoch }: Reporter) -> Result<(), Refused> {
+    let current = state.brokers.get(&broker).ok_or(Refused::UnknownBroker(broker))?.epoch;
+    match epoch == current {
+        true => Ok(()),
+        false => Err(Refused::StaleBroker { broker, epoch, current }),
+    }
 }
 
 fn name_is_free(state: &State, name: &TopicName) -> Result<(), Refused> {

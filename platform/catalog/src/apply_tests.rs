@@ -436,6 +436,34 @@ fn a_command_survives_its_bytes_and_others_are_refused() {
     assert!(matches!(huge.encode(), Err(CommandError::TooLarge { .. })));
 }
 
+fn allocate(broker: i32, epoch: u64) -> Command {
+    Command::AllocateProducerIds { reporter: Reporter { broker: BrokerId(broker), epoch: BrokerEpoch(epoch) } }
+}
+
+#[test]
+fn no_producer_id_is_given_out_twice_nor_a_reserved_one() {
+    let mut state = small();
+    let ids = |first| Ok(Outcome::ProducerIds(ProducerId(first)));
+    assert_eq!(apply(&mut state, 50, allocate(0, 2)), ids(0));
+    assert_eq!(apply(&mut state, 51, allocate(0, 2)), ids(PRODUCER_IDS_BLOCK));
+    assert!(matches!(refused(&state, allocate(0, 1)), Refused::StaleBroker { .. }));
+    assert_eq!(refused(&state, allocate(7, 2)), Refused::UnknownBroker(BrokerId(7)));
+    // A broker that has lost its block takes the next one.
+    let mut state = taken(&state, register(0, 11, 20, false));
+    assert_eq!(apply(&mut state, 52, allocate(0, 1000)), ids(2 * PRODUCER_IDS_BLOCK));
+    // The last whole block below what is reserved.
+    state.next_producer_id = ProducerId(ProducerId::RESERVED.0 - PRODUCER_IDS_BLOCK);
+    assert_eq!(apply(&mut state, 53, allocate(0, 1000)), ids(ProducerId::RESERVED.0 - PRODUCER_IDS_BLOCK));
+    assert!(matches!(refused(&state, allocate(0, 1000)), Refused::ProducerIdsUsedUp(_)));
+}
+
+#[test]
+fn metadata_from_before_there_were_producer_ids_is_read() {
+    let mut json = serde_json::to_value(small()).unwrap();
+    assert!(json.as_object_mut().unwrap().remove("next_producer_id").is_some());
+    assert_eq!(serde_json::from_value::<State>(json).unwrap(), small());
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let id = 1..6u128;
     let topics = proptest::collection::vec(proptest::sample::select(vec!["a", "b", "c", "d"]), 1..3);
@@ -446,6 +474,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     );
     prop_oneof![
         (0..3i32, 1..9u128, 1..5u128, any::<bool>()).prop_map(|(b, i, d, clean)| register(b, i, d, clean)),
+        (0..3i32, 1..20u64).prop_map(|(broker, epoch)| allocate(broker, epoch)),
         (id.clone(), 0..4usize, 1..4i32, 1..3i32, any::<bool>()).prop_map(|(id, n, partitions, factor, fsync)| {
             let durability = if fsync { "fsync" } else { "replicated" };
             topic_with(id, ["a", "b", "c", "d"][n], partitions, factor, &[("millstream.durability", durability)])
@@ -509,6 +538,10 @@ proptest! {
                 prop_assert_eq!(&one, &before);
             }
             check_whole(&one);
+            if let Ok(Outcome::ProducerIds(first)) = outcome {
+                prop_assert!(first >= before.next_producer_id && first < one.next_producer_id);
+            }
+            prop_assert!(one.next_producer_id >= before.next_producer_id);
             for (id, topic) in &before.topics {
                 for (old, new) in topic.partitions.iter().zip(one.topics.get(id).iter().flat_map(|topic| &topic.partitions)) {
                     prop_assert!(new.leader_epoch >= old.leader_epoch);

@@ -7,12 +7,16 @@ use millstream_env::{
     real::{self, RealDisk},
     sim::{DiskOperation, Fault, SimDisk, SimRng},
 };
-use millstream_model::ModuleKind;
+use millstream_model::{ModuleKind, ProducerId};
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::*;
 use crate::{
-    apply::tests::{module, register, topic, uuid},
+    apply::{
+        PRODUCER_IDS_BLOCK,
+        tests::{module, register, topic, uuid},
+    },
+    command::Reporter,
     digest,
     raft::Types,
 };
@@ -65,6 +69,12 @@ async fn what_was_answered_is_there_after_a_restart() {
     let refused = catalog.propose(topic(102, "a")).await.unwrap_err();
     assert!(matches!(refused, ProposeError::Refused(Refused::TopicExists(_))), "{refused}");
     watch.wait_for(|state| state.topic("a").is_some()).await.unwrap();
+    let broker = BrokerId(3);
+    let allocate = |catalog: &Catalog| Command::AllocateProducerIds {
+        reporter: Reporter { broker, epoch: catalog.state().brokers[&broker].epoch },
+    };
+    let ids = |first| Outcome::ProducerIds(ProducerId(first));
+    assert_eq!(catalog.propose(allocate(&catalog)).await.unwrap(), ids(0));
     let before = catalog.state();
     assert_ne!(before.cluster_id, ClusterId::default());
     catalog.shutdown().await;
@@ -72,6 +82,7 @@ async fn what_was_answered_is_there_after_a_restart() {
     let catalog = Catalog::open(options, real::env()).await.unwrap();
     assert_eq!(catalog.state(), before);
     catalog.propose(topic(103, "b")).await.unwrap();
+    assert_eq!(catalog.propose(allocate(&catalog)).await.unwrap(), ids(PRODUCER_IDS_BLOCK));
     catalog.shutdown().await;
 }
 

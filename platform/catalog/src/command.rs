@@ -67,6 +67,12 @@ pub enum Command {
         /// When.
         at: TimestampMs,
     },
+    /// Gives a broker the next [`PRODUCER_IDS_BLOCK`](crate::PRODUCER_IDS_BLOCK) producer ids, never given to anybody else,
+    /// not even when the broker uses none of them.
+    AllocateProducerIds {
+        /// The broker that will hand them out, and its registration.
+        reporter: Reporter,
+    },
     /// Removes a topic. Refused while a view or a transform uses it.
     DeleteTopic {
         /// Which.

@@ -13,8 +13,8 @@ use std::{
 };
 
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Name, Needs, Offset, PartitionId, RoutingEpoch, TimestampMs,
-    TopicConfig, TopicId, TopicName, TransformId, ViewId,
+    BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Name, Needs, Offset, PartitionId, ProducerId, RoutingEpoch,
+    TimestampMs, TopicConfig, TopicId, TopicName, TransformId, ViewId,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -326,6 +326,9 @@ pub struct State {
     pub modules: BTreeMap<ModuleRef, Arc<Module>>,
     /// Transforms.
     pub transforms: BTreeMap<Name, Arc<Transform>>,
+    /// The first producer id that no broker was given yet.
+    #[serde(default)]
+    pub next_producer_id: ProducerId,
 }
 
 impl State {

@@ -6,7 +6,8 @@ use crate::{
     codec::{DecodeError, EncodeError, Message, Reader, Writer, read_body, write_body},
     extension::{cluster::*, modules::*, routing::*, transforms::*, views::*},
     messages::{
-        api_versions::*, cluster::*, configs::*, fetch::*, groups::*, metadata::*, offsets::*, produce::*, topics::*,
+        api_versions::*, cluster::*, configs::*, fetch::*, groups::*, metadata::*, offsets::*, produce::*,
+        producers::*, topics::*,
     },
 };
 
@@ -188,6 +189,8 @@ apis! {
     CreateTopics = 19: CreateTopicsRequest => CreateTopicsResponse;
     /// Deletes topics.
     DeleteTopics = 20: DeleteTopicsRequest => DeleteTopicsResponse;
+    /// Gives an idempotent producer its id and epoch.
+    InitProducerId = 22: InitProducerIdRequest => InitProducerIdResponse;
     /// Settings of topics and brokers.
     DescribeConfigs = 32: DescribeConfigsRequest => DescribeConfigsResponse;
     /// The brokers, for admin clients.

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, Offset, PartitionId, ProducerId, RoutingEpoch, TimestampMs, TopicId, TransformId,
-    ViewId,
+    BrokerId, Digest, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, RoutingEpoch, TimestampMs, TopicId,
+    TransformId, ViewId,
 };
 use uuid::Uuid;
 
@@ -58,7 +58,7 @@ macro_rules! newtype {
     )*};
 }
 
-newtype!(BrokerId, LeaderEpoch, PartitionId, RoutingEpoch, Offset, ProducerId, TimestampMs);
+newtype!(BrokerId, LeaderEpoch, PartitionId, RoutingEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs);
 newtype!(TopicId, TransformId, ViewId);
 
 impl Sample for bool {

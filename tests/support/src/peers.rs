@@ -120,7 +120,7 @@ pub fn python(script: &str, words: &[&str], input: &[u8]) -> anyhow::Result<Fini
 
 const KAFKA_PYTHON: &str = "tests/compat/python/kafka_python.py";
 
-/// Sends messages with kafka-python, acknowledged by all replicas; returns (partition, offset) of each.
+/// Sends messages with kafka-python as it is by default, idempotent and acknowledged by all replicas; returns (partition, offset) of each.
 ///
 /// # Errors
 /// When any is not acknowledged.

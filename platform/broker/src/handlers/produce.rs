@@ -16,7 +16,7 @@ use millstream_protocol::{
         TopicProduceResponse,
     },
 };
-use millstream_record::{Batch, BatchError};
+use millstream_record::{Batch, BatchError, BatchHeader};
 use millstream_replica::Acks;
 
 use crate::{
@@ -132,42 +132,54 @@ fn begin_partition(
             format!("{name} has no partition {}: it has {count}, numbered from 0", data.index),
         ));
     };
+    let batch = check_batch(data.records.clone(), partition.batch_bytes_max)?;
     if data.routing_epoch.0 >= 0 && data.routing_epoch != topic.routing_epoch {
+        // What was appended before the change stays where it is: told that it is stale, its producer would send it elsewhere too.
+        if let Some(pending) = partition.find_duplicate(batch.header()) {
+            return Ok((partition, pending));
+        }
         return Err(WireError::new(
             ErrorCode::StaleRouting,
             format!("routed in epoch {}; {} is in epoch {}", data.routing_epoch, topic.name, topic.routing_epoch),
         ));
     }
-    let batch = check_batch(data.records.clone(), partition.batch_bytes_max)?;
-    let pending = partition.append(vec![batch], acks)?;
+    let pending = partition.append(vec![batch.into_bytes()], acks)?;
     Ok((partition, pending))
 }
 
 /// Exactly one batch, of this broker's making (version 2), whole, within the topic's limit, and what it says of itself.
-fn check_batch(records: Option<Bytes>, bytes_max: usize) -> Result<Bytes, WireError> {
+fn check_batch(records: Option<Bytes>, bytes_max: usize) -> Result<Batch, WireError> {
     let records = records.filter(|records| !records.is_empty());
     let records = records.ok_or_else(|| WireError::new(ErrorCode::InvalidRecord, "no records"))?;
     if records.len() > bytes_max {
         let message = format!("a batch of {} bytes; max.message.bytes is {bytes_max}", records.len());
         return Err(WireError::new(ErrorCode::MessageTooLarge, message));
     }
-    let (batch, rest) = Batch::parse(records.clone()).map_err(refuse_batch)?;
+    let (batch, rest) = Batch::parse(records).map_err(refuse_batch)?;
     if !rest.is_empty() {
         return Err(WireError::new(ErrorCode::InvalidRecord, "more than one batch for a partition in one request"));
     }
     batch.validate_for_append().map_err(refuse_batch)?;
     // A compressed batch is unpacked once to be checked, and stored as it came.
     batch.validate_packed(limits::BATCH_BYTES_MAX).map_err(refuse_batch)?;
-    if batch.header().producer_id != ProducerId::NONE {
-        return Err(WireError::new(
-            ErrorCode::InvalidRequest,
-            "idempotent producers are not built yet: produce with enable.idempotence=false",
-        ));
-    }
+    check_producer(batch.header())?;
     if batch.header().attributes.is_transactional() {
         return Err(WireError::new(ErrorCode::InvalidRequest, "transactions are not built yet"));
     }
-    Ok(records)
+    Ok(batch)
+}
+
+/// An idempotent producer's batch names an id that a client may have, an epoch and a sequence.
+fn check_producer(header: &BatchHeader) -> Result<(), WireError> {
+    let BatchHeader { producer_id: id, producer_epoch: epoch, base_sequence: sequence, .. } = header;
+    if *id == ProducerId::NONE || (id.is_clients() && epoch.0 >= 0 && sequence.0 >= 0) {
+        return Ok(());
+    }
+    let message = match *id >= ProducerId::RESERVED {
+        true => format!("producer id {id} is the broker's own"),
+        false => format!("producer id {id} with epoch {epoch} and sequence {sequence}: none of them may be negative"),
+    };
+    Err(WireError::new(ErrorCode::InvalidRecord, message))
 }
 
 fn refuse_batch(error: BatchError) -> WireError {

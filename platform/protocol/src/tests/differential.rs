@@ -13,15 +13,25 @@ use super::debug_tree::leaves;
 use crate::{
     codec::{Message, decode_body, encode_body},
     messages::{
-        api_versions::*, cluster::*, configs::*, fetch::*, groups::*, metadata::*, offsets::*, produce::*, topics::*,
+        api_versions::*, cluster::*, configs::*, fetch::*, groups::*, metadata::*, offsets::*, produce::*,
+        producers::*, topics::*,
     },
     sample::{Sample, SampleRng},
 };
 
 /// Fields of ours in tags that Kafka does not have.
 const OURS: &[&str] = &[".routing_epoch", ".next_offset", ".unknown_tagged_fields"];
-/// Tagged fields of Kafka's that we skip.
-const THEIRS: &[&str] = &[".zk_migration_ready", ".snapshot_id", ".replica_directory_id", ".unknown_tagged_fields"];
+/// Fields of Kafka's that we skip: tagged, or of versions that are not served.
+const THEIRS: &[&str] = &[
+    ".zk_migration_ready",
+    ".snapshot_id",
+    ".replica_directory_id",
+    ".unknown_tagged_fields",
+    // InitProducerId from version 6 on, for transactions of two phases.
+    ".enable_2_pc",
+    ".keep_prepared_txn",
+    ".ongoing_txn",
+];
 
 /// The leaves that both sides should agree on. Null and empty count as the same: where a version lacks a nullable field
 /// our default is null and Kafka's is often empty. (That each is *written* as what it is shows in the bytes.)
@@ -95,6 +105,7 @@ messages! {
     api_versions: ApiVersionsRequest, ApiVersionsResponse;
     metadata: MetadataRequest, MetadataResponse;
     produce: ProduceRequest, ProduceResponse;
+    init_producer_id: InitProducerIdRequest, InitProducerIdResponse;
     fetch: FetchRequest, FetchResponse;
     list_offsets: ListOffsetsRequest, ListOffsetsResponse;
     find_coordinator: FindCoordinatorRequest, FindCoordinatorResponse;

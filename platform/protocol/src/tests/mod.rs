@@ -34,6 +34,7 @@ samples! {
     ApiVersions;
     CreateTopics;
     DeleteTopics;
+    InitProducerId;
     DescribeConfigs;
     DescribeCluster;
     ModulePush;
