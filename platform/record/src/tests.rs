@@ -135,6 +135,26 @@ fn a_patch_changes_offset_and_epoch_only_and_keeps_the_crc() {
 }
 
 #[test]
+fn a_producer_set_later_is_as_one_set_at_first() {
+    let with = |options| {
+        let mut builder = BatchBuilder::new(options);
+        builder.push(TimestampMs(5), Some(b"k"), Some(b"v"), &[]).unwrap();
+        builder.build().unwrap()
+    };
+    let producer = (ProducerId(0x0102_0304_0506), ProducerEpoch(0x0708), Sequence(0x090a_0b0c));
+    let first = with(BatchOptions {
+        producer_id: producer.0,
+        producer_epoch: producer.1,
+        base_sequence: producer.2,
+        ..BatchOptions::default()
+    });
+    let mut later = with(BatchOptions::default()).to_vec();
+    set_producer(&mut later, producer.0, producer.1, producer.2).unwrap();
+    assert_eq!(later, first);
+    assert!(set_producer(&mut later[..60], producer.0, producer.1, producer.2).is_err());
+}
+
+#[test]
 fn batches_end_quietly_at_one_that_is_cut_off_and_loudly_at_one_that_lies() {
     let whole = [&small()[..], &small()[..], &small()[..]].concat();
     for cut in [1, 30, small().len() - 1] {

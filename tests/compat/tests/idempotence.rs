@@ -78,3 +78,29 @@ fn librdkafka_produces_idempotently_when_asked() {
     assert!(batches.len() >= 60, "{} batches", batches.len());
     check_numbered(&batches);
 }
+
+#[test]
+fn kafka_pythons_retries_through_kill_9_leave_each_record_once() {
+    const COUNT: i64 = 60_000;
+    let mut broker = broker();
+    let sent: Vec<_> = (0..COUNT).map(|n| Message::new(0, Some(b"k"), Some(n.to_string().as_bytes()))).collect();
+    let address = broker.address();
+    let producer = std::thread::spawn(move || peers::kafka_python_produce(address, "t", &sent));
+    // Killed twice in the middle of it.
+    for share in [1, 2] {
+        let end = |broker: &Broker| {
+            let told = broker.json(&["topic", "describe", "t", "--output", "json"]).unwrap();
+            told[0]["partitions"][0]["end_offset"].as_i64().unwrap()
+        };
+        let start = std::time::Instant::now();
+        while end(&broker) < COUNT / 4 * share {
+            assert!(start.elapsed().as_secs() < 60, "kafka-python does not get on");
+        }
+        broker.kill().unwrap();
+        broker.restart_in_place().unwrap();
+        assert!(end(&broker) < COUNT, "the kill came too late to be one");
+    }
+    let places = producer.join().unwrap().unwrap();
+    assert_eq!(places, (0..COUNT).map(|offset| (0, offset)).collect::<Vec<_>>());
+    assert_eq!(values(&sdk::consume(&broker, "t").unwrap()), (0..COUNT).map(|n| n.to_string()).collect::<Vec<_>>());
+}

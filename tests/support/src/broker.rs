@@ -27,6 +27,8 @@ pub struct Broker {
     home: TempDir,
     serve: Vec<String>,
     running: Option<Running>,
+    /// Where it listened last.
+    address: Option<SocketAddr>,
     starts: u32,
 }
 
@@ -52,7 +54,7 @@ impl Broker {
     pub fn start_with(serve: &[&str]) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("millstream-test-").tempdir()?;
         let serve = serve.iter().map(ToString::to_string).collect();
-        let mut broker = Self { home, serve, running: None, starts: 0 };
+        let mut broker = Self { home, serve, running: None, address: None, starts: 0 };
         broker.restart()?;
         Ok(broker)
     }
@@ -62,13 +64,25 @@ impl Broker {
     /// # Errors
     /// When it runs already, or as [`Broker::start`].
     pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// As [`Broker::restart`], at the address where it was: for clients that wait for it to come back.
+    ///
+    /// # Errors
+    /// As [`Broker::restart`], or when it never ran.
+    pub fn restart_in_place(&mut self) -> anyhow::Result<()> {
+        self.start_at(self.address.context("the broker never ran")?)
+    }
+
+    fn start_at(&mut self, listen: SocketAddr) -> anyhow::Result<()> {
         ensure!(self.running.is_none(), "the broker is running");
         self.starts += 1;
         let ready = self.home.path().join(format!("ready-{}.json", self.starts));
         let log = self.log_path();
         let mut child = self
             .command()?
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--listen", &listen.to_string(), "--data-dir"])
             .arg(self.data_dir())
             .arg("--ready-file")
             .arg(&ready)
@@ -91,6 +105,7 @@ impl Broker {
                 };
                 let listen = address("listen")?;
                 ensure!(said["pid"] == child.id(), "the ready file {said} is another process's, not {}", child.id());
+                self.address = Some(listen);
                 self.running = Some(Running { child, listen });
                 return Ok(());
             }

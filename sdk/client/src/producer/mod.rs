@@ -6,18 +6,21 @@
 //!                      -> open, none: murmur2 of the key, or anywhere --------^
 //! ```
 //!
-//! A partition has one Produce request under way at a time, and the next batch gathers meanwhile; a batch is repeated until
-//! it is answered for good, before the next one goes out. So what is sent to a partition stays in the order of the calls of
-//! `send`, and with it every key.
+//! A partition has up to five batches under way, numbered, and the next one gathers meanwhile; a batch is repeated until it is
+//! answered for good. The broker takes a producer's batches in the order of their numbers and each number once, so what is sent
+//! to a partition stays in the order of the calls of `send`, and with it every key, and nothing is there twice, whatever is lost
+//! on the way (`window`).
 //!
-//! Without idempotence (this version's brokers give out no producer ids) a repeated batch may be in the log twice: when a
-//! connection ends between append and answer. Nothing acknowledged is lost.
+//! Without idempotence one batch is under way at a time, and a repeated one may be in the log twice: when a connection ends
+//! between append and answer. Nothing acknowledged is lost in either case.
 
+mod filling;
 mod partition;
 mod queues;
 mod route;
 mod routing;
 mod topic;
+mod window;
 
 use std::{
     collections::HashMap,
@@ -31,13 +34,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_model::{Offset, PartitionId, RoutingEpoch, TimestampMs};
+use millstream_model::{Offset, PartitionId, ProducerId, RoutingEpoch, TimestampMs};
+use millstream_protocol::messages::producers::InitProducerIdRequest;
 use millstream_record::{Batch, Compression, Header};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::topic::Topic;
-use crate::{CallError, ProduceError, cluster::Cluster};
+use crate::{
+    CallError, ProduceError,
+    cluster::{Cluster, Target},
+};
 
 /// What a record costs besides its bytes, for the memory bound.
 const RECORD_OVERHEAD: usize = 128;
@@ -69,8 +76,11 @@ impl Acks {
 pub struct ProducerOptions {
     /// When a record counts as produced.
     pub acks: Acks,
+    /// Whether batches are numbered, so that each is in the log once although it is repeated. Only with [`Acks::All`]: what is
+    /// not waited for cannot be kept in order. Off, or with other acks, a repeated batch may be there twice.
+    pub idempotent: bool,
     /// How long a batch waits for more records when nothing is under way to its partition. Zero sends at once; while a
-    /// batch is under way, the next one gathers in any case.
+    /// batch is under way, the next one gathers in any case, until it is full.
     pub linger: Duration,
     /// A batch is sent when it has so many bytes, before compression. A larger record is a batch of its own.
     pub batch_bytes: usize,
@@ -86,6 +96,7 @@ impl Default for ProducerOptions {
     fn default() -> Self {
         Self {
             acks: Acks::All,
+            idempotent: true,
             linger: Duration::from_millis(1),
             batch_bytes: 256 << 10,
             compression: Compression::None,
@@ -199,6 +210,26 @@ struct Shared {
     options: ProducerOptions,
     /// Grows with every flush: whoever lingers stops.
     flush: watch::Sender<u64>,
+    /// This producer's id; asked for when first needed. Epochs and numbers are each partition's own.
+    id: OnceCell<ProducerId>,
+}
+
+impl Shared {
+    fn is_idempotent(&self) -> bool {
+        self.options.idempotent && self.options.acks == Acks::All
+    }
+
+    /// The id that the partitions share.
+    async fn common_id(&self) -> Result<ProducerId, CallError> {
+        self.id.get_or_try_init(|| self.new_id()).await.copied()
+    }
+
+    /// An id that nobody has.
+    async fn new_id(&self) -> Result<ProducerId, CallError> {
+        let response = self.cluster.ask(Target::Any, InitProducerIdRequest::default()).await?;
+        CallError::check("a producer id", response.error_code, None)?;
+        Ok(response.producer_id)
+    }
 }
 
 type TopicPlace = Arc<OnceCell<Arc<Topic>>>;
@@ -225,7 +256,7 @@ impl Producer {
     pub(crate) fn new(cluster: Arc<Cluster>, mut options: ProducerOptions) -> Self {
         options.buffer_bytes_max = options.buffer_bytes_max.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let memory = Arc::new(Semaphore::new(options.buffer_bytes_max));
-        let shared = Shared { cluster, options, flush: watch::Sender::new(0) };
+        let shared = Shared { cluster, options, flush: watch::Sender::new(0), id: OnceCell::new() };
         Self { shared: Arc::new(shared), topics: Arc::default(), memory, outstanding: Arc::default() }
     }
 
@@ -256,7 +287,7 @@ impl Producer {
     }
 
     /// Takes one record batch that the caller has encoded, to be sent as it is, behind what was sent to the partition
-    /// before.
+    /// before, and before what is sent after it. It is not numbered: repeated, it may be there twice.
     ///
     /// # Errors
     /// The bytes are not exactly one batch (its records are not looked at), or as [`Producer::send`].

@@ -1,21 +1,31 @@
-//! One partition's queue: gathers a batch, sends it until its fate is known, goes on with the next.
+//! One partition's queue: gathers batches, sends them, and sees each to its fate.
+//!
+//! What is under way, and in which order it may go again, is decided in `window`; this is the shell around it, that fills
+//! batches, talks to brokers, waits and tells.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use bytes::Bytes;
-use futures::future::Either;
-use millstream_model::{Offset, PartitionId, RoutingEpoch};
+use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
+use millstream_env::{BoxFuture, Monotonic};
+use millstream_model::{Offset, PartitionId, ProducerId, RoutingEpoch};
 use millstream_protocol::{
     ErrorCode,
     messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
 };
-use millstream_record::{BatchBuilder, BatchOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::{Acks, Delivered, Entry, Item, Pending, Shared};
+use super::{
+    Acks, Entry, Shared,
+    filling::{Batch, Filling},
+    window::{Failure, Window},
+};
 use crate::{
     CallError, ProduceError,
     cluster::{Role, Target, is_unknown},
@@ -29,201 +39,349 @@ pub(super) async fn run(
     cuts: Arc<AtomicU64>,
     entries: mpsc::UnboundedReceiver<Entry>,
 ) {
-    let mut queue = Queue { shared, topic, partition, entries, held: None };
-    while let Some(batch) = queue.gather().await {
-        cuts.fetch_add(1, Ordering::Relaxed);
-        queue.deliver(batch).await;
+    let flushed = shared.flush.subscribe();
+    let window = Window::new(shared.is_idempotent());
+    let mut queue = Queue {
+        pause: shared.cluster.options.backoff_min,
+        shared,
+        topic,
+        partition,
+        cuts,
+        entries,
+        open: true,
+        held: None,
+        filling: None,
+        linger: None,
+        flushed,
+        window,
+        attempts: FuturesUnordered::new(),
+        waiting: None,
+        first_id: true,
+    };
+    while !queue.is_done() {
+        queue.cut();
+        queue.send();
+        let event = queue.event().await;
+        queue.handle(event);
     }
+}
+
+type Answer = (u64, Result<Option<Offset>, CallError>);
+
+/// What is waited for before anything more is sent.
+enum Waited {
+    /// A pause, and what the cluster said of the topic after it.
+    Paused(Result<(), CallError>),
+    /// A producer id.
+    Id(Result<ProducerId, CallError>),
+}
+
+enum Event {
+    Answer(Answer),
+    Waited(Waited),
+    /// None: there will be no more.
+    Entry(Option<Entry>),
+    /// The batch has lingered enough, or is to be sent at once.
+    Enough,
+    /// Something has changed already.
+    Nothing,
 }
 
 struct Queue {
     shared: Arc<Shared>,
     topic: Arc<str>,
     partition: PartitionId,
+    cuts: Arc<AtomicU64>,
     entries: mpsc::UnboundedReceiver<Entry>,
-    /// Taken, but it did not fit into the batch.
+    /// More entries may come.
+    open: bool,
+    /// Taken, but it belongs to a later batch.
     held: Option<Entry>,
-}
-
-/// A batch and whoever waits for it.
-struct Gathered {
-    bytes: Bytes,
-    routing_epoch: RoutingEpoch,
-    /// By place in the batch. An encoded batch has one for all.
-    pending: Vec<Pending>,
+    filling: Option<Filling>,
+    /// The time that the batch being filled still waits for more records.
+    linger: Option<BoxFuture<'static, ()>>,
+    flushed: watch::Receiver<u64>,
+    window: Window<Batch>,
+    attempts: FuturesUnordered<BoxFuture<'static, Answer>>,
+    waiting: Option<BoxFuture<'static, Waited>>,
+    /// The next pause.
+    pause: Duration,
+    /// The producer's common id was not used yet.
+    first_id: bool,
 }
 
 impl Queue {
-    /// The next batch; none when there will be no more.
-    async fn gather(&mut self) -> Option<Gathered> {
-        loop {
-            let first = match self.held.take() {
-                Some(entry) => entry,
-                None => self.entries.recv().await?,
-            };
-            match first {
-                Entry::Encoded(bytes, pending) => {
-                    return Some(Gathered { bytes, routing_epoch: RoutingEpoch(-1), pending: vec![pending] });
+    fn is_done(&self) -> bool {
+        !self.open && self.held.is_none() && self.filling.is_none() && self.window.is_empty()
+    }
+
+    // ---- gathering
+
+    /// Moves what is due from the batch being filled into the window.
+    fn cut(&mut self) {
+        while self.window.has_room() {
+            let deadline = self.deadline();
+            if let Some(filling) = &self.filling {
+                // While something is under way, only full batches join it: the others gather more meanwhile.
+                let is_full = filling.is_full() || self.held.is_some() || !self.open;
+                if !is_full && (self.linger.is_some() || !self.window.is_empty()) {
+                    return;
                 }
-                Entry::Record(item, routing_epoch) => {
-                    if let Some(batch) = self.fill(item, routing_epoch).await {
-                        return Some(batch);
-                    }
+                self.linger = None;
+                if let Some(batch) = self.filling.take().and_then(|filling| filling.cut(deadline)) {
+                    let count = batch.count();
+                    self.push(batch, count, false);
                 }
+            }
+            match self.held.take() {
+                Some(Entry::Record(item, routing_epoch)) => self.take(Entry::Record(item, routing_epoch)),
+                // It goes as it is, without a number: nothing else is under way then.
+                Some(Entry::Encoded(bytes, pending)) if self.window.is_empty() => {
+                    self.push(Batch::new(bytes, RoutingEpoch(-1), vec![pending], deadline), 1, true);
+                }
+                Some(encoded) => {
+                    self.held = Some(encoded);
+                    return;
+                }
+                None => {}
+            }
+            if self.filling.is_none() {
+                return;
             }
         }
     }
 
-    /// A batch that begins with this record; none when no record of it could be encoded.
-    async fn fill(&mut self, first: Item, routing_epoch: RoutingEpoch) -> Option<Gathered> {
+    fn push(&mut self, batch: Batch, count: i32, alone: bool) {
+        self.cuts.fetch_add(1, Ordering::Relaxed);
+        self.window.push(batch, count, alone);
+    }
+
+    fn wants_entries(&self) -> bool {
+        self.open && self.held.is_none() && self.filling.as_ref().is_none_or(|filling| !filling.is_full())
+    }
+
+    /// Takes an entry into the batch being filled, or keeps it for later.
+    fn take(&mut self, entry: Entry) {
+        let Entry::Record(item, routing_epoch) = entry else {
+            self.held = Some(entry);
+            return;
+        };
+        if let Some(filling) = &mut self.filling {
+            match filling.has_room(&item, routing_epoch) {
+                true => filling.push(item),
+                false => self.held = Some(Entry::Record(item, routing_epoch)),
+            }
+            return;
+        }
         let options = &self.shared.options;
-        let batch_options = BatchOptions { compression: options.compression, ..BatchOptions::default() };
-        let mut flushed = self.shared.flush.subscribe();
-        let mut filling = Filling {
-            builder: BatchBuilder::new(batch_options),
-            pending: Vec::new(),
-            topic: &self.topic,
-            bytes_max: options.batch_bytes,
-        };
-        filling.push(first);
-        let mut linger = (!options.linger.is_zero()).then(|| self.shared.cluster.env.clock.sleep(options.linger));
-        while filling.builder.size_estimate() < options.batch_bytes {
-            let next = match (self.entries.try_recv(), &mut linger) {
-                (Ok(entry), _) => entry,
-                (Err(_), None) => break,
-                (Err(_), Some(time)) => {
-                    let flush = std::pin::pin!(flushed.changed());
-                    let enough = futures::future::select(time, flush);
-                    match futures::future::select(std::pin::pin!(self.entries.recv()), enough).await {
-                        Either::Left((Some(entry), _)) => entry,
-                        Either::Left((None, _)) => break,
-                        Either::Right(_) => {
-                            linger = None;
-                            continue;
-                        }
-                    }
-                }
-            };
-            match next {
-                Entry::Record(item, epoch) if epoch == routing_epoch && filling.has_room(&item) => filling.push(item),
-                other => {
-                    self.held = Some(other);
-                    break;
-                }
-            }
-        }
-        let Filling { builder, pending, .. } = filling;
-        if pending.is_empty() {
-            return None;
-        }
-        match builder.build() {
-            Ok(bytes) => Some(Gathered { bytes, routing_epoch, pending }),
-            Err(error) => {
-                let detail = error.to_string().into();
-                let error = ProduceError::Record { topic: Arc::clone(&self.topic), detail };
-                pending.into_iter().for_each(|pending| pending.done(Err(error.clone())));
-                None
-            }
+        let mut filling = Filling::new(&self.topic, options.compression, options.batch_bytes, routing_epoch);
+        filling.push(item);
+        if !filling.is_empty() {
+            self.filling = Some(filling);
+            self.flushed.mark_unchanged();
+            self.linger = (!options.linger.is_zero()).then(|| self.shared.cluster.env.clock.sleep(options.linger));
         }
     }
 
-    /// Sends a batch until its fate is known, and tells it.
-    async fn deliver(&self, batch: Gathered) {
-        let Gathered { bytes, routing_epoch, pending } = batch;
-        let after = self.shared.options.delivery_timeout;
-        let mut retry = self.shared.cluster.retry(after);
-        let mut again = false;
-        let fate = loop {
-            let error = match self.attempt(&bytes, routing_epoch, again).await {
-                Ok(offset) => break Ok(offset),
-                Err(error) => error,
-            };
-            // What exists no more is not waited for.
-            if !error.is_retriable() || (again && is_unknown(&error)) {
-                break Err(ProduceError::Call(error));
+    // ---- sending
+
+    fn deadline(&self) -> Monotonic {
+        let now = self.shared.cluster.env.clock.now();
+        Monotonic(now.0.saturating_add(self.shared.options.delivery_timeout))
+    }
+
+    /// Starts what may be sent now, or the wait that it needs.
+    fn send(&mut self) {
+        while let Some((serial, batch, stamp)) = self.window.next() {
+            batch.stamp(stamp);
+            let attempt = attempt(
+                Arc::clone(&self.shared),
+                Arc::clone(&self.topic),
+                self.partition,
+                batch.bytes.clone(),
+                batch.routing_epoch,
+            );
+            self.attempts.push(Box::pin(async move { (serial, attempt.await) }));
+        }
+        if self.waiting.is_some() {
+            return;
+        }
+        if self.window.is_stalled() {
+            if self.window.renumbers() {
+                return self.window.resume();
             }
-            tracing::debug!(topic = %self.topic, partition = %self.partition, %error, "a batch is sent again");
-            again = true;
-            if !retry.wait().await {
-                break Err(ProduceError::Expired { after, last: error });
+            self.expire();
+            let now = self.shared.cluster.env.clock.now();
+            match self.window.oldest().map(|batch| batch.deadline - now) {
+                Some(left) => self.waiting = Some(Box::pin(self.recover(left))),
+                None => self.window.resume(),
             }
-        };
-        for (place, pending) in (0..).zip(pending) {
-            pending.done(match &fate {
-                Ok(base) => {
-                    let offset = base.map(|base| Offset(base.0.saturating_add(place)));
-                    Ok(Delivered { partition: self.partition, offset })
-                }
-                Err(error) => Err(error.clone()),
-            });
+        } else if self.window.needs_id() {
+            let (shared, common) = (Arc::clone(&self.shared), std::mem::take(&mut self.first_id));
+            self.waiting = Some(Box::pin(async move {
+                Waited::Id(match common {
+                    true => shared.common_id().await,
+                    false => shared.new_id().await,
+                })
+            }));
         }
     }
 
-    /// Sends a batch once; the first record's offset, if the broker tells it.
-    async fn attempt(
-        &self,
-        bytes: &Bytes,
-        routing_epoch: RoutingEpoch,
-        refresh: bool,
-    ) -> Result<Option<Offset>, CallError> {
-        let Shared { cluster, options, .. } = &*self.shared;
-        let topic = match refresh {
-            true => cluster.refresh_topic(&self.topic).await?,
-            false => cluster.topic(&self.topic).await?,
-        };
-        let (leader, _) = topic.leader(self.partition)?;
-        // Partitions keep to their stream: what was sent first arrives first.
-        let stream = self.partition.0.unsigned_abs() as usize % cluster.options.produce_streams;
-        let channel = cluster.channel(Target::Broker(leader), Role::Produce(stream)).await?;
-        let timeout = cluster.options.request_timeout;
-        let data = PartitionProduceData { index: self.partition, records: Some(bytes.clone()), routing_epoch };
-        let request = ProduceRequest {
-            transactional_id: None,
-            acks: options.acks.wire(),
-            timeout_ms: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
-            topic_data: vec![TopicProduceData {
-                name: topic.name.as_ref().into(),
-                topic_id: topic.id,
-                partition_data: vec![data],
-            }],
-        };
-        if options.acks == Acks::None {
-            channel.tell(request.into(), timeout).await?;
-            return Ok(None);
+    /// Pauses, at most for the time left, and asks who leads the partition now.
+    fn recover(&mut self, left: Duration) -> impl Future<Output = Waited> + Send + use<> {
+        let env = &self.shared.cluster.env;
+        // Between half and all of the pause, so that clients that failed together do not come back together.
+        let part = 0.5 + (env.rng.next_u64() >> 11) as f64 / (1u64 << 54) as f64;
+        let sleep = env.clock.sleep(self.pause.mul_f64(part).min(left));
+        self.pause = (self.pause * 2).min(self.shared.cluster.options.backoff_max);
+        let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&self.topic));
+        async move {
+            sleep.await;
+            Waited::Paused(shared.cluster.refresh_topic(&topic).await.map(|_| ()))
         }
-        let response = channel.call(request, timeout).await?;
-        let what = || format!("topic {} partition {}", self.topic, self.partition);
-        let mut answers = response.responses.into_iter().flat_map(|topic| topic.partition_responses);
-        let answer = answers.find(|answer| answer.index == self.partition).ok_or_else(|| {
-            CallError::refused(what(), ErrorCode::UnknownServer, Some("the broker's answer leaves the partition out"))
-        })?;
-        CallError::check(&what(), answer.error_code, answer.error_message.as_deref())?;
-        Ok(Some(answer.base_offset))
+    }
+
+    /// Gives up what has waited long enough. The oldest have waited the longest.
+    fn expire(&mut self) {
+        let (now, after) = (self.shared.cluster.env.clock.now(), self.shared.options.delivery_timeout);
+        while let Some(batch) = self.window.oldest().filter(|batch| batch.deadline <= now) {
+            let Some(last) = batch.last.clone() else { return };
+            let Some(batch) = self.window.give_up_oldest() else { return };
+            batch.given_up(&ProduceError::Expired { after, last });
+        }
+    }
+
+    // ---- what happens
+
+    async fn event(&mut self) -> Event {
+        // What `send` has changed without waiting.
+        if self.waiting.is_none() && self.attempts.is_empty() && !self.window.is_empty() {
+            return Event::Nothing;
+        }
+        if self.is_done() {
+            return Event::Nothing;
+        }
+        let wants_entries = self.wants_entries();
+        let lingers = self.linger.is_some();
+        let answered =
+            pin!(OptionFuture::from(if self.attempts.is_empty() { None } else { Some(self.attempts.next()) }));
+        let waited = pin!(OptionFuture::from(self.waiting.as_mut()));
+        let entry = pin!(OptionFuture::from(if wants_entries { Some(self.entries.recv()) } else { None }));
+        let lingered = pin!(OptionFuture::from(self.linger.as_mut()));
+        let flushed = pin!(OptionFuture::from(if lingers { Some(self.flushed.changed()) } else { None }));
+        tokio::select! {
+            // The same order in every run of a simulation, and answers first: they make room.
+            biased;
+            Some(Some(answer)) = answered => Event::Answer(answer),
+            Some(waited) = waited => Event::Waited(waited),
+            Some(entry) = entry => Event::Entry(entry),
+            Some(()) = lingered => Event::Enough,
+            Some(_) = flushed => Event::Enough,
+            else => Event::Nothing,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Answer((serial, Ok(base))) => {
+                self.pause = self.shared.cluster.options.backoff_min;
+                if let Some(batch) = self.window.acknowledged(serial) {
+                    batch.delivered(self.partition, base);
+                }
+            }
+            Event::Answer((serial, Err(error))) => self.failed(serial, error),
+            Event::Waited(waited) => {
+                self.waiting = None;
+                self.waited(waited);
+            }
+            Event::Entry(None) => self.open = false,
+            Event::Entry(Some(entry)) => {
+                self.take(entry);
+                // What is there already needs no waiting.
+                while self.wants_entries() {
+                    let Ok(entry) = self.entries.try_recv() else { break };
+                    self.take(entry);
+                }
+            }
+            Event::Enough => self.linger = None,
+            Event::Nothing => {}
+        }
+    }
+
+    fn failed(&mut self, serial: u64, error: CallError) {
+        let Some(batch) = self.window.batch(serial) else { return };
+        let again = batch.last.is_some();
+        let failure = match error.code() {
+            Some(ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId) => Failure::OutOfOrder,
+            _ if is_final(&error, again) => Failure::Final,
+            _ => Failure::Retry,
+        };
+        tracing::debug!(topic = %self.topic, partition = %self.partition, %error, ?failure, "a batch was not taken");
+        batch.last = Some(error.clone());
+        if let Some(batch) = self.window.failed(serial, failure) {
+            batch.given_up(&ProduceError::Call(error));
+        }
+    }
+
+    fn waited(&mut self, waited: Waited) {
+        let error = match waited {
+            Waited::Paused(Ok(())) => return self.window.resume(),
+            Waited::Id(Ok(id)) => return self.window.set_id(id),
+            Waited::Paused(Err(error)) | Waited::Id(Err(error)) => error,
+        };
+        tracing::debug!(topic = %self.topic, partition = %self.partition, %error, "nothing can be sent");
+        self.window.stall();
+        let Some(batch) = self.window.oldest() else { return };
+        batch.last = Some(error.clone());
+        if is_final(&error, true)
+            && let Some(batch) = self.window.give_up_oldest()
+        {
+            batch.given_up(&ProduceError::Call(error));
+        }
     }
 }
 
-/// A batch being filled.
-struct Filling<'a> {
-    builder: BatchBuilder,
-    pending: Vec<Pending>,
-    topic: &'a Arc<str>,
-    bytes_max: usize,
+/// Whether trying again cannot help. What exists no more is not waited for, once it was looked for again.
+fn is_final(error: &CallError, again: bool) -> bool {
+    !error.is_retriable() || (again && is_unknown(error))
 }
 
-impl Filling<'_> {
-    /// Whether the record still fits. The first always does.
-    fn has_room(&self, item: &Item) -> bool {
-        let size = || self.builder.size_with(item.timestamp, item.key.as_deref(), item.value.as_deref(), &item.headers);
-        self.builder.is_empty() || size() <= self.bytes_max
+/// Sends a batch once; the first record's offset, if the broker tells it.
+async fn attempt(
+    shared: Arc<Shared>,
+    topic: Arc<str>,
+    partition: PartitionId,
+    records: bytes::Bytes,
+    routing_epoch: RoutingEpoch,
+) -> Result<Option<Offset>, CallError> {
+    let Shared { cluster, options, .. } = &*shared;
+    let topic = cluster.topic(&topic).await?;
+    let (leader, _) = topic.leader(partition)?;
+    // Partitions keep to their stream: what was sent first arrives first.
+    let stream = partition.0.unsigned_abs() as usize % cluster.options.produce_streams;
+    let channel = cluster.channel(Target::Broker(leader), Role::Produce(stream)).await?;
+    let timeout = cluster.options.request_timeout;
+    let data = PartitionProduceData { index: partition, records: Some(records), routing_epoch };
+    let request = ProduceRequest {
+        transactional_id: None,
+        acks: options.acks.wire(),
+        timeout_ms: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
+        topic_data: vec![TopicProduceData {
+            name: topic.name.as_ref().into(),
+            topic_id: topic.id,
+            partition_data: vec![data],
+        }],
+    };
+    if options.acks == Acks::None {
+        channel.tell(request.into(), timeout).await?;
+        return Ok(None);
     }
-
-    /// Adds a record; one that no batch can hold is refused here.
-    fn push(&mut self, item: Item) {
-        let Item { key, value, headers, timestamp, pending } = item;
-        match self.builder.push(timestamp, key.as_deref(), value.as_deref(), &headers) {
-            Ok(()) => self.pending.push(pending),
-            Err(error) => pending
-                .done(Err(ProduceError::Record { topic: Arc::clone(self.topic), detail: error.to_string().into() })),
-        }
-    }
+    let response = channel.call(request, timeout).await?;
+    let what = || format!("topic {} partition {partition}", topic.name);
+    let mut answers = response.responses.into_iter().flat_map(|topic| topic.partition_responses);
+    let answer = answers.find(|answer| answer.index == partition).ok_or_else(|| {
+        CallError::refused(what(), ErrorCode::UnknownServer, Some("the broker's answer leaves the partition out"))
+    })?;
+    CallError::check(&what(), answer.error_code, answer.error_message.as_deref())?;
+    Ok(Some(answer.base_offset))
 }

@@ -9,14 +9,16 @@ use std::{
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use millstream_env::{Connection, Env, FrameStream, sim::World};
-use millstream_model::{BrokerId, LeaderEpoch, Offset, PartitionId, RoutingEpoch, TimestampMs, TopicId};
+use millstream_model::{
+    BrokerId, LeaderEpoch, Offset, PartitionId, ProducerId, RoutingEpoch, Sequence, TimestampMs, TopicId,
+};
 use millstream_protocol::{
     ErrorCode, Request, Response, api_versions,
     extension::{modules::*, routing::*},
-    messages::{fetch::*, metadata::*, offsets::*, produce::*, topics::*},
+    messages::{fetch::*, metadata::*, offsets::*, produce::*, producers::*, topics::*},
     session::{Session, SessionLimits},
 };
-use millstream_record::{Batch, Record, raw};
+use millstream_record::{Batch, BatchHeader, Record, raw};
 use parking_lot::Mutex;
 
 pub(crate) const ADDRESS: &str = "broker:9092";
@@ -65,6 +67,10 @@ pub(crate) struct State {
     pub(crate) hold: bool,
     /// While set, every Produce is refused so.
     pub(crate) refuse: Option<ErrorCode>,
+    /// While set, no producer ids are given out.
+    pub(crate) refuse_ids: Option<ErrorCode>,
+    /// How often one was asked for.
+    pub(crate) producer_ids: i64,
     /// How long Produce takes.
     pub(crate) produce_time: Duration,
     /// (partition, routing epoch) of every Produce that arrived.
@@ -157,6 +163,14 @@ impl FakeBroker {
             Request::ApiVersions(_) => api_versions().into(),
             Request::Metadata(request) => self.metadata(&request).into(),
             Request::Produce(request) => self.produce(request).await?.into(),
+            Request::InitProducerId(request) => {
+                assert_eq!(request, InitProducerIdRequest::default());
+                let mut state = self.state.lock();
+                state.producer_ids += 1;
+                let error_code = state.refuse_ids.unwrap_or_default();
+                let producer_id = ProducerId(if error_code.is_ok() { 4000 + state.producer_ids } else { -1 });
+                InitProducerIdResponse { error_code, producer_id, ..Default::default() }.into()
+            }
             Request::Fetch(request) => self.fetch(request).await?.into(),
             Request::ListOffsets(request) => self.list_offsets(request).into(),
             Request::DescribeRouting(request) => self.describe_routing(request).into(),
@@ -232,19 +246,30 @@ impl FakeBroker {
                     return None;
                 }
                 let mut answer = PartitionProduceResponse { index: part.index, ..Default::default() };
+                let (batch, partition) = (Batch::parse_one(part.records.unwrap()).unwrap(), part.index.0 as usize);
+                let looked_up = look_up(&state.topics[&name], partition, &batch);
                 let refused = match fault {
-                    Some(Fault::Refuse(code)) => Some(code),
+                    // For good is only refused what was not taken before.
+                    Some(Fault::Refuse(code)) if code.retriable() || !matches!(looked_up, Ok(Some(_))) => Some(code),
                     _ => state.refuse,
                 };
-                if let Some(code) = refused {
-                    answer.error_code = code;
-                    answer.error_message = Some("scripted".into());
-                    answer.base_offset = Offset(-1);
-                } else {
-                    let topic = state.topics.get_mut(&name).unwrap();
-                    answer.base_offset = append(topic, part.index.0 as usize, part.records.unwrap());
-                    if fault == Some(Fault::BreakAfter) {
-                        return None;
+                let outcome = match (refused, looked_up) {
+                    (Some(code), _) | (None, Err(code)) => Err(code),
+                    (None, Ok(Some(duplicate))) => Ok(duplicate),
+                    (None, Ok(None)) => {
+                        let topic = state.topics.get_mut(&name).unwrap();
+                        Ok(append(topic, partition, batch.into_bytes()))
+                    }
+                };
+                if outcome.is_ok() && fault == Some(Fault::BreakAfter) {
+                    return None;
+                }
+                match outcome {
+                    Ok(base) => answer.base_offset = base,
+                    Err(code) => {
+                        answer.error_code = code;
+                        answer.error_message = Some("scripted".into());
+                        answer.base_offset = Offset(-1);
                     }
                 }
                 answers.push(answer);
@@ -435,6 +460,26 @@ impl FakeBroker {
         let found = state.topics.iter().find(|(_, topic)| topic.id == id);
         found.map_or_else(|| name.into(), |(name, _)| name.clone())
     }
+}
+
+/// Where a batch is already; an error where it has no place in its producer's sequence. As brokers do, by all that there is.
+fn look_up(topic: &Topic, partition: usize, batch: &Batch) -> Result<Option<Offset>, ErrorCode> {
+    let header = batch.header();
+    let own = || topic.logs[partition].iter().map(Batch::header).filter(|own| own.producer_id == header.producer_id);
+    let Some(last) = own().last().filter(|last| last.has_producer_id()) else { return Ok(None) };
+    if header.producer_epoch < last.producer_epoch {
+        return Err(ErrorCode::InvalidProducerEpoch);
+    }
+    let next = match header.producer_epoch == last.producer_epoch {
+        true => last.base_sequence.plus(last.count),
+        false => Sequence(0),
+    };
+    if header.base_sequence == next {
+        return Ok(None);
+    }
+    let place = |header: &BatchHeader| (header.producer_epoch, header.base_sequence, header.count);
+    let same = own().find(|own| place(own) == place(header));
+    same.map(|own| Some(own.base_offset)).ok_or(ErrorCode::OutOfOrderSequenceNumber)
 }
 
 /// What a leader does: checks, gives offsets.

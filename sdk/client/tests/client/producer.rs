@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use millstream_client::{Acks, Compression, ErrorCode, ProduceError, Producer, ProducerOptions, ProducerRecord};
+use millstream_client::{Acks, Client, Compression, ErrorCode, ProduceError, ProducerOptions, ProducerRecord};
 use millstream_env::sim::World;
 use millstream_model::{Offset, PartitionId, TimestampMs, key_partition};
 use millstream_record::{BatchBuilder, BatchOptions};
@@ -44,8 +44,10 @@ fn firsts(topic: &Topic, partition: usize) -> BTreeMap<String, Vec<u32>> {
 }
 
 /// Sends `count` records over ten keys with pauses here and there; all must be acknowledged, be where they were said to be, and
-/// first appear in the order sent.
-fn keys_keep_their_order(world: &World, broker: &FakeBroker, producer: &Producer, count: u32) {
+/// first appear in the order sent; of an idempotent producer once only.
+fn keys_keep_their_order(world: &World, broker: &FakeBroker, options: ProducerOptions, client: &Client, count: u32) {
+    let idempotent = options.idempotent;
+    let producer = client.producer(options);
     let run = async {
         let mut deliveries = Vec::new();
         for number in 0..count {
@@ -67,6 +69,10 @@ fn keys_keep_their_order(world: &World, broker: &FakeBroker, producer: &Producer
     assert!(!state.overlapped, "seed {}: a partition had two requests under way", world.seed());
     let topic = &state.topics["t"];
     let logs: Vec<_> = (0..topic.logs.len()).map(|at| topic.records(at)).collect();
+    if idempotent {
+        let there: usize = logs.iter().map(Vec::len).sum();
+        assert_eq!(there, count as usize, "seed {}: each is there once", world.seed());
+    }
     for (key, number, delivered) in told {
         let found = &logs[delivered.partition.0 as usize][delivered.offset.unwrap().0 as usize];
         assert_eq!((text(found.key.as_ref()), text(found.value.as_ref())), (key, number.to_string()));
@@ -102,12 +108,125 @@ fn keys_keep_their_order_over_failures_of_every_kind() {
             state.faults = faults(&world);
         }
         let options = ProducerOptions {
+            idempotent: seed % 4 > 0,
             linger: Duration::from_micros(world.rng().below(2000)),
             batch_bytes: 200 + world.rng().below(2000) as usize,
             ..ProducerOptions::default()
         };
-        keys_keep_their_order(&world, &broker, &client.producer(options), 300);
+        keys_keep_their_order(&world, &broker, options, &client, 300);
     }
+}
+
+#[test]
+fn what_is_refused_for_good_takes_nothing_along_and_is_not_there() {
+    for seed in 0..60 {
+        let (world, broker, client) = setting(seed);
+        broker.topic("t", 1);
+        {
+            let mut state = broker.state.lock();
+            state.produce_time = Duration::from_micros(world.rng().below(2000));
+            state.faults = faults(&world);
+            for _ in 0..world.rng().below(6) {
+                let at = world.rng().below(1 + state.faults.len() as u64) as usize;
+                state.faults.insert(at, Fault::Refuse(ErrorCode::MessageTooLarge));
+            }
+        }
+        let options = ProducerOptions { linger: Duration::ZERO, batch_bytes: 200, ..ProducerOptions::default() };
+        let producer = client.producer(options);
+        let fates = world.run_until(async {
+            let mut deliveries = Vec::new();
+            for number in 0..200 {
+                deliveries.push(producer.send(to_partition(0, number)).await.unwrap());
+            }
+            futures::future::join_all(deliveries).await
+        });
+        let records = broker.state.lock().topics["t"].records(0);
+        let there: Vec<usize> = records.iter().map(|record| text(record.value.as_ref()).parse().unwrap()).collect();
+        assert!(there.is_sorted_by(|one, other| one < other), "seed {seed}: once each and in order: {there:?}");
+        for (number, fate) in fates.iter().enumerate() {
+            match fate {
+                Ok(delivered) => assert_eq!(there[delivered.offset.unwrap().0 as usize], number, "seed {seed}"),
+                Err(error) => {
+                    assert_eq!(error.code(), Some(ErrorCode::MessageTooLarge), "seed {seed}: {number}: {error}");
+                    assert!(!there.contains(&number), "seed {seed}: {number} was refused for good");
+                }
+            }
+        }
+    }
+}
+
+/// How long a hundred full batches take over a slow network, one by one in a partition.
+fn slow_network(idempotent: bool) -> Duration {
+    let mut world = World::new(3);
+    let broker = FakeBroker::start(&mut world);
+    broker.topic("t", 1);
+    let client = world.run_until(crate::connect(&world)).unwrap();
+    world.set_latency(Duration::from_millis(50), Duration::ZERO);
+    let options = ProducerOptions { idempotent, batch_bytes: 300, ..ProducerOptions::default() };
+    let producer = client.producer(options);
+    let start = world.env().clock.now().0;
+    world.run_until(async {
+        let mut deliveries = Vec::new();
+        for number in 0..100 {
+            let value = format!("{number}-{}", "x".repeat(300));
+            deliveries.push(producer.send(to_partition(0, value)).await.unwrap());
+        }
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+    });
+    assert_eq!(broker.state.lock().produced.len(), 100);
+    world.env().clock.now().0 - start
+}
+
+#[test]
+fn five_numbered_batches_are_under_way_at_a_time() {
+    let (one, five) = (slow_network(false), slow_network(true));
+    assert!(one > Duration::from_secs(10), "{one:?}: a way there and back for each");
+    assert!(five < one / 4, "{five:?} against {one:?}");
+}
+
+#[test]
+fn a_producer_id_is_asked_for_once_and_only_when_needed() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 3);
+    let producer = client.producer(ProducerOptions::default());
+    assert_eq!(world.run_until(producer.partitions("t")).unwrap(), 3);
+    assert_eq!(broker.state.lock().producer_ids, 0);
+    for partition in 0..3 {
+        world.run_until(producer.produce(to_partition(partition, 1))).unwrap();
+    }
+    assert_eq!(broker.state.lock().producer_ids, 1, "its partitions share it");
+    for options in [
+        ProducerOptions { idempotent: false, ..ProducerOptions::default() },
+        ProducerOptions { acks: Acks::Leader, ..ProducerOptions::default() },
+    ] {
+        world.run_until(client.producer(options).produce(to_partition(0, 1))).unwrap();
+    }
+    let state = broker.state.lock();
+    assert_eq!(state.producer_ids, 1);
+    for batch in &state.topics["t"].logs[0][1..] {
+        assert!(!batch.header().has_producer_id());
+    }
+}
+
+#[test]
+fn without_a_producer_id_nothing_is_sent_and_the_reason_is_told() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    broker.state.lock().refuse_ids = Some(ErrorCode::ClusterAuthorizationFailed);
+    let producer = client.producer(ProducerOptions::default());
+    let error = world.run_until(producer.produce(to_partition(0, "1"))).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::ClusterAuthorizationFailed));
+    assert!(error.to_string().contains("producer id"), "{error}");
+    // What passes is waited for.
+    broker.state.lock().refuse_ids = Some(ErrorCode::CoordinatorLoadInProgress);
+    world.run_until(async {
+        let delivery = producer.send(to_partition(0, "2")).await.unwrap();
+        world.env().clock.sleep(Duration::from_secs(3)).await;
+        broker.state.lock().refuse_ids = None;
+        assert_eq!(delivery.await.unwrap().offset, Some(Offset(0)));
+    });
 }
 
 #[test]
@@ -199,7 +318,7 @@ fn partitioned_keys_keep_their_order_over_failures() {
             state.stale_answers = world.rng().below(3) as usize;
             state.faults = faults(&world);
         }
-        keys_keep_their_order(&world, &broker, &client.producer(ProducerOptions::default()), 200);
+        keys_keep_their_order(&world, &broker, ProducerOptions::default(), &client, 200);
     }
 }
 

@@ -1,0 +1,125 @@
+//! A batch being filled, and one that was cut.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use millstream_env::Monotonic;
+use millstream_model::{Offset, PartitionId, RoutingEpoch};
+use millstream_record::{BatchBuilder, BatchOptions, Compression, set_producer};
+
+use super::{Delivered, Item, Pending, window::Stamp};
+use crate::{CallError, ProduceError};
+
+/// A batch being filled.
+pub(super) struct Filling {
+    topic: Arc<str>,
+    builder: BatchBuilder,
+    routing_epoch: RoutingEpoch,
+    pending: Vec<Pending>,
+    bytes_max: usize,
+}
+
+impl Filling {
+    pub(super) fn new(
+        topic: &Arc<str>,
+        compression: Compression,
+        bytes_max: usize,
+        routing_epoch: RoutingEpoch,
+    ) -> Self {
+        let builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+        Self { topic: Arc::clone(topic), builder, routing_epoch, pending: Vec::new(), bytes_max }
+    }
+
+    /// Whether it is as large as it should become.
+    pub(super) fn is_full(&self) -> bool {
+        self.builder.size_estimate() >= self.bytes_max
+    }
+
+    /// Whether a record of that routing epoch still fits. The first always does.
+    pub(super) fn has_room(&self, item: &Item, routing_epoch: RoutingEpoch) -> bool {
+        let size = || self.builder.size_with(item.timestamp, item.key.as_deref(), item.value.as_deref(), &item.headers);
+        routing_epoch == self.routing_epoch && (self.builder.is_empty() || size() <= self.bytes_max)
+    }
+
+    /// Adds a record; one that no batch can hold is refused here.
+    pub(super) fn push(&mut self, item: Item) {
+        let Item { key, value, headers, timestamp, pending } = item;
+        match self.builder.push(timestamp, key.as_deref(), value.as_deref(), &headers) {
+            Ok(()) => self.pending.push(pending),
+            Err(error) => pending.done(Err(self.refusal(&error))),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// The batch, to be delivered by `deadline`; none when it cannot be encoded, which its senders are told.
+    pub(super) fn cut(self, deadline: Monotonic) -> Option<Batch> {
+        let topic = self.topic;
+        match self.builder.build() {
+            Ok(bytes) => Some(Batch::new(bytes, self.routing_epoch, self.pending, deadline)),
+            Err(error) => {
+                let error = ProduceError::Record { topic, detail: error.to_string().into() };
+                self.pending.into_iter().for_each(|pending| pending.done(Err(error.clone())));
+                None
+            }
+        }
+    }
+
+    fn refusal(&self, error: &impl ToString) -> ProduceError {
+        ProduceError::Record { topic: Arc::clone(&self.topic), detail: error.to_string().into() }
+    }
+}
+
+/// A batch and whoever waits for it.
+pub(super) struct Batch {
+    pub(super) bytes: Bytes,
+    pub(super) routing_epoch: RoutingEpoch,
+    /// When it is given up.
+    pub(super) deadline: Monotonic,
+    /// Why the last attempt failed, if there was one.
+    pub(super) last: Option<CallError>,
+    /// What its bytes say of its producer.
+    stamp: Option<Stamp>,
+    /// By place in the batch. An encoded batch has one for all.
+    pending: Vec<Pending>,
+}
+
+impl Batch {
+    pub(super) fn new(bytes: Bytes, routing_epoch: RoutingEpoch, pending: Vec<Pending>, deadline: Monotonic) -> Self {
+        Self { bytes, routing_epoch, deadline, last: None, stamp: None, pending }
+    }
+
+    /// How many records it has, each with somebody who waits.
+    pub(super) fn count(&self) -> i32 {
+        i32::try_from(self.pending.len()).unwrap_or(i32::MAX)
+    }
+
+    /// Writes its producer and its number into it, unless they are there.
+    pub(super) fn stamp(&mut self, stamp: Option<Stamp>) {
+        let Some(Stamp { id, epoch, sequence }) = stamp.filter(|_| self.stamp != stamp) else { return };
+        // A copy only where an earlier attempt still holds the bytes.
+        let mut bytes = match std::mem::take(&mut self.bytes).try_into_mut() {
+            Ok(bytes) => bytes,
+            Err(shared) => BytesMut::from(&shared[..]),
+        };
+        let stamped = set_producer(&mut bytes, id, epoch, sequence);
+        debug_assert!(stamped.is_ok(), "a batch that was built is one");
+        self.bytes = bytes.freeze();
+        self.stamp = stamp;
+    }
+
+    /// Tells its senders where the records are: from `base` on, where the broker says so.
+    pub(super) fn delivered(self, partition: PartitionId, base: Option<Offset>) {
+        for (place, pending) in (0..).zip(self.pending) {
+            let offset = base.map(|base| Offset(base.0.saturating_add(place)));
+            pending.done(Ok(Delivered { partition, offset }));
+        }
+    }
+
+    /// Tells its senders that it was given up.
+    pub(super) fn given_up(self, error: &ProduceError) {
+        self.pending.into_iter().for_each(|pending| pending.done(Err(error.clone())));
+    }
+}
