@@ -42,9 +42,11 @@ impl Epochs {
         true
     }
 
-    /// Forgets epochs that begin after `end`: what they held was cut off.
-    pub(crate) fn cut(&mut self, end: Offset) {
+    /// Forgets epochs that begin after `end`: what they held was cut off. Whether there were any.
+    pub(crate) fn cut(&mut self, end: Offset) -> bool {
+        let before = self.entries.len();
         self.entries.retain(|(_, start)| *start <= end);
+        self.entries.len() < before
     }
 
     /// The greatest epoch at or below `epoch`, and where the next one begins (`end`: the log's, if there is none).
@@ -123,7 +125,7 @@ mod tests {
         let mut known = epochs(&[(1, 0), (2, 10), (3, 10)]);
         assert_eq!(known, epochs(&[(1, 0), (3, 10)]));
         assert!(!known.begin(LeaderEpoch(2), Offset(20)));
-        known.cut(Offset(5));
+        assert!(known.cut(Offset(5)) && !known.cut(Offset(5)));
         assert_eq!(known, epochs(&[(1, 0)]));
     }
 

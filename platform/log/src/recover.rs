@@ -217,7 +217,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     state.synced_parts = closed;
     state.mark = mark;
     state.lsn = known.lsn;
-    state.epochs = load_epochs(journal, &dir, &state, known.end)?;
+    (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, &state, known.end)?;
     for header in &headers {
         state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
         state.note(header, journal.now());
@@ -350,10 +350,12 @@ fn keep_tail(
     }
 }
 
-/// The epochs below `end`: from their file, or where that is not sound from the batches.
-fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Result<Epochs, OpenError> {
+/// The epochs below `end`: from their file, or where that is not sound from the batches. Also whether the file says otherwise: then
+/// it is to be written before the mark moves on, or an epoch that was lost would come back once the log has grown past its start.
+fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Result<(Epochs, bool), OpenError> {
     let path = dir.join("epochs");
     let stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
+    let is_stored = stored.is_some();
     let mut epochs = match stored {
         Some(epochs) => epochs,
         None if end == Offset(0) => Epochs::default(),
@@ -370,8 +372,8 @@ fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Res
             epochs
         }
     };
-    epochs.cut(end);
-    Ok(epochs)
+    let changed = epochs.cut(end) || (!is_stored && end > Offset(0));
+    Ok((epochs, changed))
 }
 
 /// The producers at the mark: as its snapshot says and the batches after it, or where that is not sound as all batches say. Also

@@ -310,3 +310,29 @@ async fn many_appenders_share_a_small_journal_without_losing_or_stalling() {
         assert_eq!(read_all(&log, log.end_offset(), 1 << 20), *expected);
     }
 }
+
+#[tokio::test]
+async fn an_epoch_that_was_lost_does_not_come_back_when_the_log_has_grown_past_its_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = open(dir.path());
+    let log = storage.open_log(log_id(0), small_segments()).unwrap();
+    append(&log, &[batch(1, 10, 0)]).await;
+    storage.close().await.unwrap();
+    drop((log, storage));
+    // A sync that a power cut has stopped before the mark: the records and the epoch after them are gone, the file is not.
+    let entries =
+        [(1_i32, 0_i64), (2, 5)].map(|(epoch, start)| [&epoch.to_be_bytes()[..], &start.to_be_bytes()].concat());
+    let body = [&2_u32.to_be_bytes()[..], &entries.concat()].concat();
+    let crc = millstream_record::crc32c(&body);
+    let id = log_id(0);
+    let path = dir.path().join(format!("logs/{}/{}/records-0/epochs", id.topic, id.partition));
+    assert!(path.exists());
+    fs::write(&path, [&b"MSepoc\0\x01"[..], &crc.to_be_bytes(), &body].concat()).unwrap();
+    for records in [10, 20] {
+        let (storage, _) = open(dir.path());
+        let log = storage.log(id).unwrap();
+        assert_eq!(log.latest_epoch(), Some(EPOCH), "with {records} records to come");
+        append(&log, &[batch(records, 10, 0)]).await;
+        storage.close().await.unwrap();
+    }
+}
