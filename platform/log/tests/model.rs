@@ -322,7 +322,8 @@ impl History {
             (0, Some(last)) => (last.producer_epoch.0 + 1, 0, count),
             (1, Some(last)) => (last.producer_epoch.0, last.base_sequence.plus(self.rng.below(9) as i32).0, count),
             (2..4, Some(_)) => {
-                let back = self.rng.below(7.min(own.len() as u64)) as usize;
+                // The last one most of all: it may not be durable yet.
+                let back = if self.rng.one_in(2) { 0 } else { self.rng.below(7.min(own.len() as u64)) as usize };
                 let again = own[own.len() - 1 - back];
                 (again.producer_epoch.0, again.base_sequence.0, again.count)
             }
