@@ -22,6 +22,29 @@ pub enum OpenMode {
     CreateNew,
 }
 
+/// What a refused call lacked. Nothing is wrong then with what is on the disk, and the same call may succeed later: unless it
+/// was a sync, after whose failure nothing is believed, whatever the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Space on the disk, within a quota, or below a limit on a file's length.
+    Room,
+    /// Descriptors of the process or of the system.
+    Descriptors,
+}
+
+/// What a call lacked that failed with this error; none if it failed for another reason.
+#[must_use]
+pub fn lack(error: &io::Error) -> Option<Lack> {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    use rustix::io::Errno;
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => Some(Lack::Room),
+        // The standard library has no kinds for these.
+        _ if [Errno::MFILE, Errno::NFILE].contains(&Errno::from_io_error(error)?) => Some(Lack::Descriptors),
+        _ => None,
+    }
+}
+
 /// Files and directories below one machine's root.
 ///
 /// Nothing is durable until it is synced: a file's bytes by [`DiskFile::sync_data`], a name (created, renamed, removed)

@@ -9,6 +9,7 @@
 //! - [`Net`]: listeners and connections of ordered frame streams.
 //! - [`Spawn`]: tasks, and loops that own a thread in the real world.
 
+mod ballast;
 mod clock;
 mod disk;
 mod net;
@@ -17,8 +18,9 @@ mod rng;
 pub mod sim;
 mod spawn;
 
+pub use ballast::Ballast;
 pub use clock::{Clock, Monotonic};
-pub use disk::{Disk, DiskFile, DiskLock, OpenMode};
+pub use disk::{Disk, DiskFile, DiskLock, Lack, OpenMode, lack};
 pub use net::{Connection, Frame, FrameSink, FrameSource, FrameStream, Listener, Net, Peer};
 pub use rng::Rng;
 pub use spawn::{Spawn, Task};

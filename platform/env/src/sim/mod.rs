@@ -24,7 +24,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 pub use clock::SimClock;
-pub use disk::{DiskCounts, DiskOperation, Fault, PAGE_BYTES, SECTOR_BYTES, SimDisk};
+pub use disk::{DiskCounts, DiskOperation, Fault, FaultError, PAGE_BYTES, SECTOR_BYTES, SimDisk};
 pub use net::SimNet;
 pub use rng::SimRng;
 pub use spawn::SimSpawn;

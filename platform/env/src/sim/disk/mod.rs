@@ -10,7 +10,8 @@
 //! - A failed sync leaves a random part on the medium and forgets that the rest was ever dirty: reads go on to show it (until
 //!   [`DiskFile::forget`]), the next sync succeeds without it, and a crash loses it. So do Linux's file systems (fsyncgate).
 //!
-//! Faults come from [`SimDisk::inject`], a full disk from [`SimDisk::set_capacity`], bit rot from [`SimDisk::corrupt`].
+//! Faults come from [`SimDisk::inject`], a full disk from [`SimDisk::set_capacity`], a lack of descriptors from
+//! [`SimDisk::set_descriptors`], bit rot from [`SimDisk::corrupt`].
 
 mod content;
 #[cfg(test)]
@@ -65,20 +66,49 @@ pub struct Fault {
     /// How many fail then.
     pub times: u64,
     /// The error that they return.
-    pub error: io::ErrorKind,
+    pub error: FaultError,
+}
+
+/// What a failed call says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultError {
+    /// An I/O error.
+    Io,
+    /// The disk is full.
+    Full,
+    /// The process has no descriptor left.
+    Descriptors,
+}
+
+impl FaultError {
+    fn into_error(self, text: String) -> io::Error {
+        match self {
+            Self::Io => io::Error::other(text),
+            Self::Full => io::Error::new(io::ErrorKind::StorageFull, text),
+            Self::Descriptors => rustix::io::Errno::MFILE.into(),
+        }
+    }
 }
 
 impl Fault {
     /// The `nth` call from now on (the next is 1) fails once with an I/O error.
     #[must_use]
     pub fn nth(operation: DiskOperation, nth: u64) -> Self {
-        Self {
-            operation,
-            path_contains: String::new(),
-            skip: nth.saturating_sub(1),
-            times: 1,
-            error: io::ErrorKind::Other,
-        }
+        Self { operation, path_contains: String::new(), skip: nth.saturating_sub(1), times: 1, error: FaultError::Io }
+    }
+
+    /// The same with another error.
+    #[must_use]
+    pub fn with(mut self, error: FaultError) -> Self {
+        self.error = error;
+        self
+    }
+
+    /// The same that many times.
+    #[must_use]
+    pub fn times(mut self, times: u64) -> Self {
+        self.times = times;
+        self
     }
 
     /// The same on paths that contain `text` only.
@@ -123,6 +153,9 @@ struct State {
     /// Counts crashes and kills: handles and locks from before are dead.
     boot: u64,
     capacity: Option<u64>,
+    /// Files that may be open, and are.
+    descriptors: Option<u64>,
+    open: u64,
     faults: Vec<Fault>,
     counts: DiskCounts,
 }
@@ -142,6 +175,8 @@ impl SimDisk {
             rng: SimRng::new(seed),
             boot: 0,
             capacity: None,
+            descriptors: None,
+            open: 0,
             faults: Vec::new(),
             counts: DiskCounts::default(),
         };
@@ -152,6 +187,7 @@ impl SimDisk {
     pub fn crash(&self, rng: &dyn Rng) {
         let mut state = self.state.lock();
         state.boot += 1;
+        state.open = 0;
         state.tree.crash(Some(rng));
     }
 
@@ -159,6 +195,7 @@ impl SimDisk {
     pub fn crash_losing_all(&self) {
         let mut state = self.state.lock();
         state.boot += 1;
+        state.open = 0;
         state.tree.crash(None);
     }
 
@@ -166,6 +203,7 @@ impl SimDisk {
     pub fn kill(&self) {
         let mut state = self.state.lock();
         state.boot += 1;
+        state.open = 0;
         state.tree.close_all();
     }
 
@@ -182,6 +220,17 @@ impl SimDisk {
     /// How many bytes of files fit (in whole pages, names are free); none for no limit. Less than what is there refuses only growth.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity = bytes;
+    }
+
+    /// How many files may be open at a time; none for no limit. Fewer than there are refuses only more.
+    pub fn set_descriptors(&self, files: Option<u64>) {
+        self.state.lock().descriptors = files;
+    }
+
+    /// How many files are open.
+    #[must_use]
+    pub fn open_files(&self) -> u64 {
+        self.state.lock().open
     }
 
     /// Bytes of disk space in use, those of removed files that are still open included.
@@ -222,7 +271,7 @@ impl State {
             } else if fault.times > 0 {
                 fault.times -= 1;
                 let text = format!("injected: {operation:?} of {}", path.display());
-                failure = Err(io::Error::new(fault.error, text));
+                failure = Err(fault.error.into_error(text));
             }
         }
         self.faults.retain(|fault| fault.times > 0);
@@ -239,7 +288,11 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state.lock();
         state.fault(DiskOperation::Open, path)?;
+        if state.descriptors.is_some_and(|most| state.open >= most) {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
         let id = state.tree.open(path, mode)?;
+        state.open += 1;
         let writable = mode != OpenMode::Read;
         Ok(Arc::new(SimFile { disk: self.clone(), path: path.into(), id, boot: state.boot, writable }))
     }
@@ -448,6 +501,7 @@ impl Drop for SimFile {
     fn drop(&mut self) {
         let mut state = self.disk.state.lock();
         if state.boot == self.boot {
+            state.open -= 1;
             state.tree.close(self.id);
         }
     }
