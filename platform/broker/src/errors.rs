@@ -46,6 +46,7 @@ impl From<PartitionAppendError> for WireError {
                 AppendError::Overloaded { .. } => ErrorCode::RequestTimedOut,
                 AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
                 AppendError::StorageFull { .. }
+                | AppendError::Descriptors { .. }
                 | AppendError::Unreadable(_)
                 | AppendError::Closed
                 | AppendError::Failed(_) => ErrorCode::KafkaStorage,

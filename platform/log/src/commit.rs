@@ -165,16 +165,21 @@ impl Committer {
         self.journal.announce_room();
     }
 
-    /// Goes on to the next file. The sync loop has it ready, as a rule; else this waits until one was recycled.
+    /// Goes on to the next file. The sync loop has it ready, as a rule; else this waits until one was recycled: the one that
+    /// was just filled, if there is no other and no room for one.
     async fn next_file(&mut self) -> Result<(), Option<StorageFailed>> {
+        {
+            let mut ring = self.journal.ring();
+            let (path, sequence) = (self.active.path.clone(), self.active.header.sequence);
+            ring.full.push_back(FullFile { path, sequence, last_lsn: self.synced_lsn });
+            ring.active_bytes = 0;
+        }
         loop {
             {
                 let mut ring = self.journal.ring();
                 if let Some(next) = ring.ready.take() {
-                    let last = std::mem::replace(&mut self.active, next);
+                    self.active = next;
                     self.at = FILE_HEADER_BYTES;
-                    let sequence = last.header.sequence;
-                    ring.full.push_back(FullFile { path: last.path, sequence, last_lsn: self.synced_lsn });
                     ring.active_bytes = self.at;
                     ring.starved = false;
                     drop(ring);

@@ -184,6 +184,12 @@ pub enum AppendError {
         /// The file that could not grow.
         path: PathBuf,
     },
+    /// No descriptor is left for a file. Appends work again once there is one.
+    #[error("too many open files for {}: raise the limit (ulimit -n), or wait", path.display())]
+    Descriptors {
+        /// The file that could not be opened.
+        path: PathBuf,
+    },
     /// What is on disk already is not what was written, so nothing can follow it.
     #[error(transparent)]
     Unreadable(#[from] ReadError),

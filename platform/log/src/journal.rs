@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::{Clock, Disk, Env, Rng};
+use millstream_env::{Ballast, Clock, Disk, Env, Lack, Rng};
 use millstream_model::TimestampMs;
 use millstream_record::PATCH_BYTES;
 use parking_lot::{Mutex, MutexGuard};
@@ -17,10 +17,14 @@ use uuid::Uuid;
 use crate::{
     AppendError, CommitError, PartitionLog, StorageFailed, StorageOptions,
     frame::{FRAME_HEADER_BYTES, Frame, GROUP_ALIGN},
+    handles::Handles,
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
     producers::{Limits, PRODUCERS_MAX},
     ticket::Resolve,
 };
+
+/// The file that sets room aside for marks, epochs and names.
+const BALLAST: &str = "BALLAST";
 
 /// What waits to be written as one frame.
 pub(crate) struct Entry {
@@ -109,12 +113,18 @@ pub(crate) struct Ring {
     pub(crate) starved: bool,
     /// No room for another file, when last tried.
     pub(crate) no_space: bool,
+    /// Why the log that pins the oldest file could not be synced, when last tried.
+    pub(crate) postponed: Option<Lack>,
 }
 
 /// The journal as the logs and both loops share it.
 pub(crate) struct Journal {
     pub(crate) options: StorageOptions,
+    /// For all but batches: gives up the ballast rather than fail for want of room.
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) ballast: Arc<Ballast>,
+    /// The segments' files, on the disk as it is.
+    pub(crate) handles: Arc<Handles>,
     pub(crate) rng: Arc<dyn Rng>,
     clock: Arc<dyn Clock>,
     pub(crate) directory_id: Uuid,
@@ -123,7 +133,7 @@ pub(crate) struct Journal {
     /// For the commit loop: entries, a file, or the end.
     pub(crate) commit_work: Notify,
     /// For the sync loop.
-    pub(crate) sync_work: Notify,
+    pub(crate) sync_work: Arc<Notify>,
     /// For appenders: there may be room.
     room: Notify,
     failed: watch::Sender<Option<StorageFailed>>,
@@ -133,9 +143,13 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn new(options: StorageOptions, env: &Env, directory_id: Uuid) -> Self {
+        let sync_work = Arc::new(Notify::new());
+        let ballast = Ballast::new(env.disk.clone(), options.dir.join(BALLAST), options.ballast_bytes);
         Self {
+            disk: ballast.disk(),
+            ballast,
+            handles: Handles::new(env.disk.clone(), options.open_segments_max, sync_work.clone()),
             options,
-            disk: env.disk.clone(),
             rng: env.rng.clone(),
             clock: env.clock.clone(),
             directory_id,
@@ -152,7 +166,7 @@ impl Journal {
             }),
             ring: Mutex::default(),
             commit_work: Notify::new(),
-            sync_work: Notify::new(),
+            sync_work,
             room: Notify::new(),
             failed: watch::Sender::new(None),
             ended: watch::Sender::new(None),
@@ -191,11 +205,15 @@ impl Journal {
             return Err(AppendError::Overloaded { queued: queue.bytes });
         }
         drop(queue);
-        let ring = self.ring.lock();
-        if ring.no_space && ring.starved {
-            return Err(AppendError::StorageFull { path: self.dir() });
+        // What is set aside is not for more records.
+        if !self.ballast.is_held() {
+            return Err(AppendError::StorageFull { path: self.ballast.path().to_owned() });
         }
-        Ok(())
+        match self.ring.lock().lacks(&self.options) {
+            None => Ok(()),
+            Some(Lack::Room) => Err(AppendError::StorageFull { path: self.dir() }),
+            Some(Lack::Descriptors) => Err(AppendError::Descriptors { path: self.dir() }),
+        }
     }
 
     /// Whether appenders should go on.
@@ -208,8 +226,9 @@ impl Journal {
             return false;
         }
         drop(queue);
-        // Produce slows at 85 % (NOTES: journal pressure); the sync loop is at work since 50 %.
-        self.ring.lock().used_bytes(&self.options) < self.options.journal_bytes_max / 100 * 85
+        // Produce slows at 85 %; the sync loop is at work since 50 %. Where waiting would not help, the append is refused.
+        let ring = self.ring.lock();
+        !ring.is_tight(&self.options) || ring.lacks(&self.options).is_some()
     }
 
     pub(crate) async fn writable(&self) {
@@ -376,6 +395,19 @@ impl Ring {
     pub(crate) fn used_bytes(&self, options: &StorageOptions) -> u64 {
         self.full.len() as u64 * options.journal_file_bytes + self.active_bytes
     }
+
+    /// Whether there is so little left that appenders wait.
+    fn is_tight(&self, options: &StorageOptions) -> bool {
+        self.used_bytes(options) >= options.journal_bytes_max / 100 * 85
+    }
+
+    /// What the disk must have before the journal takes more: waiting for the sync loop alone would not help.
+    fn lacks(&self, options: &StorageOptions) -> Option<Lack> {
+        if self.no_space && self.starved {
+            return Some(Lack::Room);
+        }
+        self.postponed.filter(|_| self.starved || self.is_tight(options))
+    }
 }
 
 /// Checks that the options fit together.
@@ -386,6 +418,9 @@ pub(crate) fn check(options: &StorageOptions) -> Result<(), &'static str> {
     }
     if options.journal_bytes_max / file < 2 {
         return Err("journal_bytes_max must have room for two journal files");
+    }
+    if options.open_segments_max == 0 {
+        return Err("open_segments_max must not be zero");
     }
     if options.group_bytes_max == 0 || options.queue_bytes_max == 0 {
         return Err("group_bytes_max and queue_bytes_max must not be zero");

@@ -156,6 +156,11 @@ pub(crate) fn spare_path(dir: &Path, sequence: u64) -> PathBuf {
     dir.join(format!("{SPARE_PREFIX}{sequence:020}"))
 }
 
+/// The number in a spare's name.
+pub(crate) fn spare_number(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix(SPARE_PREFIX)?.parse().ok()
+}
+
 /// One frame found by a scan.
 pub(crate) struct Found {
     pub(crate) frame: Frame,

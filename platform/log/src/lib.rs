@@ -24,6 +24,7 @@
 //!
 //! ```text
 //! DIR/LOCK, FORMAT, CLEAN          one opener; version and id of the directory; there after an orderly close only (`data_dir`)
+//! DIR/BALLAST                      room for what must be written on a full disk, given up then
 //! DIR/journal/N.journal            journal files, N: 20 digits, counts uses
 //! DIR/journal/spare-N              recycled, waiting for their next use
 //! DIR/logs/TOPIC/PARTITION/STREAM-GENERATION/
@@ -123,7 +124,14 @@
 //! # Failing
 //!
 //! After a failed write or sync nothing that was not durable may be believed: the storage is *failed*, every ticket fails, nothing
-//! more is appended, and the process must stop ([`Storage::failed`]). A full disk at an append is no failure: the append is refused.
+//! more is appended, and the process must stop ([`Storage::failed`]).
+//!
+//! A full disk (or quota, or a limit on a file's length) is no failure, and neither is a lack of descriptors. An append is
+//! refused and leaves nothing behind. What must be written all the same (marks, epochs, names) takes the room that BALLAST
+//! sets aside; until that could be set aside again, appends are refused. A sync that cannot be done even so is postponed: the
+//! journal keeps what it has, and refuses more when it is full. Reads go on. Only a failed *sync* is final whatever the reason.
+//!
+//! At most `open_segments_max` segments are open (`handles`); those that were written and not synced stay open.
 
 mod bytes_io;
 mod commit;
@@ -131,6 +139,7 @@ mod data_dir;
 mod epochs;
 mod error;
 mod frame;
+mod handles;
 mod id;
 mod index;
 mod journal;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug)]
 pub struct StorageOptions {
     /// The data directory; made if it does not exist. The storage owns `LOCK`, `FORMAT`, `CLEAN`, `journal/` and `logs/`
-    /// in it and leaves the rest alone.
+    /// in it, `BALLAST` and `trash/`, and leaves the rest alone.
     pub dir: PathBuf,
     /// How large a journal file is, bytes; a multiple of 4096, 64 KiB to 2 GiB. A batch must fit into one with its frame.
     pub journal_file_bytes: u64,
@@ -24,6 +24,10 @@ pub struct StorageOptions {
     pub producer_expiration: Duration,
     /// How long data of logs in durability `replicated` stays in the page cache alone, at most.
     pub sync_interval: Duration,
+    /// How many segments' files may be open at a time; more only while they wait to be synced, which is then done at once.
+    pub open_segments_max: usize,
+    /// How much room is set aside for what must be written even on a full disk, bytes. Appends are refused while it is not.
+    pub ballast_bytes: u64,
 }
 
 impl StorageOptions {
@@ -38,6 +42,8 @@ impl StorageOptions {
             group_bytes_max: 1 << 20,
             producer_expiration: Duration::from_secs(24 * 60 * 60),
             sync_interval: Duration::from_secs(5),
+            open_segments_max: 512,
+            ballast_bytes: 16 << 20,
         }
     }
 }

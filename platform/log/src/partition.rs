@@ -7,14 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::Disk;
+use millstream_env::{Disk, Lack, lack};
 use millstream_model::{Durability, LeaderEpoch, Offset};
 use millstream_record::{BatchError, BatchHeader, PATCH_BYTES, patch};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::{
-    AppendError, CommitError, LogId, LogOptions, StorageFailed, Ticket,
+    AppendError, CommitError, LogId, LogOptions, ReadError, StorageFailed, Ticket,
     bytes_io::failing,
     frame::{FRAME_HEADER_BYTES, Frame, Kind},
     journal::{Entry, Journal},
@@ -185,7 +185,7 @@ impl PartitionLog {
     /// A log that holds nothing. Its directory must be made before the first append.
     pub(crate) fn empty(id: LogId, journal: Arc<Journal>, options: LogOptions) -> Self {
         let dir = journal.options.dir.join(id.path());
-        let segment = Arc::new(Segment::new(journal.disk.clone(), &dir, Offset(0)));
+        let segment = Arc::new(Segment::new(&journal.handles, &dir, Offset(0)));
         let producers = Producers::new(journal.producer_limits());
         let state = State::new(vec![Part { segment, len: 0 }], Offset(0), Offset(0), options.segment_bytes, producers);
         Self::new(id, journal, options.durability, state, Offset(0))
@@ -279,7 +279,10 @@ impl PartitionLog {
                 return Ok(duplicate);
             }
         }
-        state.active_index()?;
+        state.active_index().map_err(|error| match error {
+            ReadError::Io { path, source } if lack(&source).is_some() => AppendError::Descriptors { path },
+            error => error.into(),
+        })?;
         let before = state.checkpoint();
         let base = state.end;
         let mut entries = Vec::with_capacity(batches.len());
@@ -373,22 +376,20 @@ impl PartitionLog {
     }
 
     pub(crate) fn segment(&self, base: Offset) -> Segment {
-        Segment::new(self.journal.disk.clone(), &self.dir, base)
+        Segment::new(&self.journal.handles, &self.dir, base)
     }
 
     /// Undoes an append whose write failed, and says why.
     fn refuse(&self, state: &mut State, before: &Checkpoint, error: WriteError) -> AppendError {
-        let path = state.active().segment.path.clone();
+        let path = state.active().segment.path.to_path_buf();
         let undone = state.undo(before);
         match (error, undone) {
             (_, Err(error)) => self.fail("cut", error).into(),
             (WriteError::Batch(error), Ok(())) => error.into(),
-            (WriteError::Io(error), Ok(())) => match error.kind() {
-                // Refused cleanly: by the disk, a quota, or a limit on the file's size.
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                    AppendError::StorageFull { path }
-                }
-                _ => self.fail("write", error).into(),
+            (WriteError::Io(error), Ok(())) => match lack(&error) {
+                Some(Lack::Room) => AppendError::StorageFull { path },
+                Some(Lack::Descriptors) => AppendError::Descriptors { path },
+                None => self.fail("write", error).into(),
             },
         }
     }

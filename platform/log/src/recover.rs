@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use millstream_env::{Disk, OpenMode};
+use millstream_env::{Disk, Lack, OpenMode, lack};
 use millstream_model::{Durability, Offset};
 use millstream_record::{BatchHeader, PATCH_BYTES};
 
@@ -25,7 +25,7 @@ use crate::{
     snapshot,
     state::{Part, State},
     sync,
-    sync_log::discard,
+    sync_log::{Synced, discard},
 };
 
 /// What recovery hands over.
@@ -41,7 +41,8 @@ pub(crate) struct Outcome {
 pub(crate) fn recover(journal: &Arc<Journal>) -> Result<Outcome, OpenError> {
     let disk = &*journal.disk;
     let logs_dir = journal.options.dir.join("logs");
-    for dir in [&journal.dir(), &logs_dir] {
+    // The trash, too: a full disk must not stand in the way of deleting.
+    for dir in [&journal.dir(), &logs_dir, &journal.options.dir.join("trash")] {
         disk.create_dir_all(dir).map_err(io("make", dir))?;
     }
     disk.sync_dir(&journal.options.dir).map_err(io("sync", &journal.options.dir))?;
@@ -58,7 +59,10 @@ pub(crate) fn recover(journal: &Arc<Journal>) -> Result<Outcome, OpenError> {
     journal.queue().next_lsn = next;
     journal.ring().committed_lsn = next - 1;
     for log in replay.touched.values() {
-        log.sync(false).map_err(failed)?;
+        match log.sync(false).map_err(failed)? {
+            Synced::Done => {}
+            Synced::Postponed(_, failure) => return Err(failed(failure)),
+        }
     }
     let active = files.start_afresh(journal)?;
     Ok(Outcome { logs: replay.logs, active, replayed_frames: replay.frames, replayed_bytes: replay.bytes })
@@ -108,6 +112,7 @@ impl JournalFiles {
             uses.extend(header_of(disk, path)?.map(|header| header.nonce));
         }
         let mut spares = Vec::new();
+        let numbers: Vec<u64> = self.spares.iter().filter_map(|path| journal_file::spare_number(path)).collect();
         for path in self.spares.drain(..) {
             // One whose length is another (the option has changed) or that was never finished is of no use. Nor is one that
             // tells of a use that is known by another name: a rename cut in two leaves two names for one file.
@@ -121,27 +126,46 @@ impl JournalFiles {
                 disk.remove_file(&path).map_err(io("remove", &path))?;
             }
         }
-        let sequence = self.used.last().map_or(1, |(last, _)| last + 1);
-        let spare = spares.pop();
+        // Also past the spares' numbers, which a file that is retired later must not take.
+        let last = self.used.iter().map(|(sequence, _)| *sequence).chain(numbers).max();
+        let sequence = last.map_or(1, |last| last + 1);
         let header = journal.next_header(sequence);
-        let active = journal_file::prepare(disk, &journal.dir(), spare.as_deref(), header)
-            .map_err(io("prepare", &journal.dir()))?;
-        for (sequence, path) in &self.used {
+        let prepare = |spare: Option<PathBuf>| journal_file::prepare(disk, &journal.dir(), spare.as_deref(), header);
+        let spare = spares.pop();
+        let fresh = spare.is_none();
+        let active = match prepare(spare) {
+            Err(error) if fresh && lack(&error).is_some() && !self.used.is_empty() => {
+                // All that the old files tell is in synced segments: one of them serves again.
+                self.retire(journal, &mut spares)?;
+                prepare(spares.pop())
+            }
+            prepared => prepared,
+        };
+        let active = active.map_err(io("prepare", &journal.dir()))?;
+        self.retire(journal, &mut spares)?;
+        let mut ring = journal.ring();
+        ring.next_sequence = sequence + 1;
+        ring.files = 1 + spares.len() as u64;
+        ring.spares = spares;
+        ring.active_bytes = FILE_HEADER_BYTES;
+        drop(ring);
+        Ok(active)
+    }
+
+    /// Takes the names of the old files, which are spares then or go.
+    fn retire(&mut self, journal: &Arc<Journal>, spares: &mut Vec<PathBuf>) -> Result<(), OpenError> {
+        let disk = &*journal.disk;
+        for (sequence, path) in self.used.drain(..) {
             let same =
-                header_of(disk, path)?.is_some_and(|header| header.file_bytes == journal.options.journal_file_bytes);
-            let spare = sync::retire(journal, path, *sequence).map_err(failed)?;
+                header_of(disk, &path)?.is_some_and(|header| header.file_bytes == journal.options.journal_file_bytes);
+            let spare = sync::retire(journal, &path, sequence).map_err(failed)?;
             if same && spares.len() as u64 + 2 <= journal.files_max() {
                 spares.push(spare);
             } else {
                 disk.remove_file(&spare).map_err(io("remove", &spare))?;
             }
         }
-        let mut ring = journal.ring();
-        ring.next_sequence = sequence + 1;
-        ring.files = 1 + spares.len() as u64;
-        ring.spares = spares;
-        ring.active_bytes = FILE_HEADER_BYTES;
-        Ok(active)
+        Ok(())
     }
 }
 
@@ -203,7 +227,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     cut_active(&parts[parts.len() - 1], for_good)?;
     let removes = !rest.is_empty();
     for base in rest {
-        let segment = Segment::new(journal.disk.clone(), &dir, base);
+        let segment = Segment::new(&journal.handles, &dir, base);
         remove(journal, &segment.path)?;
         remove(journal, &segment.index_path())?;
     }
@@ -230,9 +254,9 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
 fn remove_empty(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>) -> Result<(), OpenError> {
     let mut kept = Vec::with_capacity(bases.len());
     for base in bases.drain(..) {
-        let segment = Segment::new(journal.disk.clone(), dir, base);
-        let len = segment.file().and_then(|file| file.len()).map_err(io("measure", &segment.path))?;
-        segment.release();
+        let segment = Segment::new(&journal.handles, dir, base);
+        let len = segment.len().map_err(io("measure", &segment.path))?;
+        segment.handle.release();
         match len {
             0 => remove(journal, &segment.path)?,
             _ => kept.push(base),
@@ -256,9 +280,9 @@ fn load_closed(journal: &Journal, dir: &Path, bases: &[Offset], mark: &Mark) -> 
     let mut parts: Vec<Part> = Vec::new();
     let mut next = mark.start;
     for base in bases.iter().copied().filter(|base| *base < mark.segment_base) {
-        let segment = Segment::new(journal.disk.clone(), dir, base);
-        let len = segment.file().and_then(|file| file.len()).map_err(io("measure", &segment.path))?;
-        segment.release();
+        let segment = Segment::new(&journal.handles, dir, base);
+        let len = segment.len().map_err(io("measure", &segment.path))?;
+        segment.handle.release();
         if len == 0 {
             tracing::warn!(path = %segment.path.display(), "an empty segment between others; removed");
             remove(journal, &segment.path)?;
@@ -273,7 +297,7 @@ fn load_closed(journal: &Journal, dir: &Path, bases: &[Offset], mark: &Mark) -> 
             break;
         }
         next = segment.end_offset(len).map_err(unreadable)?;
-        segment.release();
+        segment.handle.release();
         parts.push(Part { segment: Arc::new(segment), len });
     }
     if mark.segment_base > mark.start && (parts.is_empty() || next != mark.segment_base) {
@@ -286,15 +310,11 @@ fn load_closed(journal: &Journal, dir: &Path, bases: &[Offset], mark: &Mark) -> 
 /// The segment that the mark ends in. Its index, where it reaches further, tells of batches that are gone.
 fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenError> {
     let disk = &*journal.disk;
-    let segment = Segment::new(journal.disk.clone(), dir, mark.segment_base);
-    let there = disk.exists(&segment.path).map_err(io("look for", &segment.path))?;
-    let len = match there {
-        true => segment.file().and_then(|file| file.len()).map_err(io("measure", &segment.path))?,
-        false => 0,
-    };
+    let segment = Segment::new(&journal.handles, dir, mark.segment_base);
+    let len = segment.len().map_err(io("measure", &segment.path))?;
     if len < mark.segment_len {
         let reason = format!("{len} bytes are left of {} that were durable", mark.segment_len);
-        return Err(OpenError::Damaged { path: segment.path, reason });
+        return Err(OpenError::Damaged { path: segment.path.to_path_buf(), reason });
     }
     let index_path = segment.index_path();
     if Index::load(disk, &index_path, segment.base).is_some_and(|index| index.reach() > mark.segment_len) {
@@ -306,15 +326,14 @@ fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenE
 /// Cuts the file of the last segment to the length that counts; `for_good` durably.
 fn cut_active(part: &Part, for_good: bool) -> Result<(), OpenError> {
     let path = &part.segment.path;
-    let file = part.segment.file().map_err(io("open", path))?;
-    if file.len().map_err(io("measure", path))? != part.len {
+    if part.segment.len().map_err(io("measure", path))? != part.len {
+        let file = part.segment.handle.writer().map_err(io("open", path))?;
         file.set_len(part.len).map_err(io("cut", path))?;
         if for_good {
             file.sync_data().map_err(io("sync", path))?;
         }
     }
-    drop(file);
-    part.segment.release();
+    part.segment.handle.release();
     Ok(())
 }
 
@@ -332,21 +351,21 @@ fn keep_tail(
         let last = parts.len() - 1;
         let part = &mut parts[last];
         let path = part.segment.path.clone();
-        let len = part.segment.file().and_then(|file| file.len()).map_err(io("measure", &path))?;
+        let len = part.segment.len().map_err(io("measure", &path))?;
         let found = part.segment.keep_tail(part.len, len, end).map_err(unreadable)?;
         part.len += found.iter().map(|header| header.batch_bytes() as u64).sum::<u64>();
         end = found.last().map_or(end, BatchHeader::end_offset);
         headers.extend(found);
         // What an append left that ran out of room lies within this one.
         while rest.first().is_some_and(|base| *base < end) {
-            let left = Segment::new(journal.disk.clone(), dir, rest.remove(0));
+            let left = Segment::new(&journal.handles, dir, rest.remove(0));
             remove(journal, &left.path)?;
         }
         if part.len < len || part.len == 0 || rest.first() != Some(&end) {
             return Ok((end, headers));
         }
         let base = rest.remove(0);
-        parts.push(Part { segment: Arc::new(Segment::new(journal.disk.clone(), dir, base)), len: 0 });
+        parts.push(Part { segment: Arc::new(Segment::new(&journal.handles, dir, base)), len: 0 });
     }
 }
 
@@ -367,7 +386,7 @@ fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Res
                 while let Some((_, header)) = walk.next().map_err(unreadable)? {
                     epochs.begin(header.partition_leader_epoch, header.base_offset);
                 }
-                part.segment.release();
+                part.segment.handle.release();
             }
             epochs
         }
@@ -421,7 +440,7 @@ fn load_producers(journal: &Journal, dir: &Path, parts: &[Part], mark: &Mark) ->
                 producers.note(&header, now);
             }
         }
-        part.segment.release();
+        part.segment.handle.release();
     }
     Ok((producers, bytes))
 }
@@ -526,7 +545,13 @@ impl Replay<'_> {
                 let header = BatchHeader::parse(&found.payload).map_err(|error| lies(&error.to_string()))?;
                 state.active_index().map_err(unreadable)?;
                 let (prefix, body) = found.payload.split_at(PATCH_BYTES);
-                let written = state.write(&header, prefix, body, |base| log.segment(base));
+                let before = state.checkpoint();
+                let mut written = state.write(&header, prefix, body, |base| log.segment(base));
+                // It was there before the crash, and its room may have gone to somebody else.
+                if written.as_ref().err().and_then(lack) == Some(Lack::Room) && self.journal.ballast.release() {
+                    state.undo(&before).map_err(io("cut", log.dir()))?;
+                    written = state.write(&header, prefix, body, |base| log.segment(base));
+                }
                 written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
                 state.epochs_changed |= state.epochs.begin(frame.leader_epoch, frame.base_offset);
                 state.note(&header, self.journal.now());

@@ -7,24 +7,25 @@ use std::{
 };
 
 use bytes::BytesMut;
-use millstream_env::{Disk, DiskFile, OpenMode};
+use millstream_env::{Disk, DiskFile};
 use millstream_model::Offset;
 use millstream_record::{BatchError, BatchHeader, HEADER_BYTES, PATCH_BYTES, crc32c};
-use parking_lot::Mutex;
 
-use crate::{ReadError, index::Index};
+use crate::{
+    ReadError,
+    handles::{Handle, Handles},
+    index::Index,
+};
 
 /// How much a walk over headers reads at once.
 const WALK_BYTES: usize = 64 << 10;
 
-/// A segment's file, opened when it is needed.
+/// A segment: its file, and its index once it takes no more batches.
 pub(crate) struct Segment {
     pub(crate) base: Offset,
-    pub(crate) path: PathBuf,
+    pub(crate) path: Arc<Path>,
     disk: Arc<dyn Disk>,
-    handle: Mutex<Option<Arc<dyn DiskFile>>>,
-    /// The index of a segment that takes no more batches, once it was needed. (The active one's is with the log's state.)
-    index: Mutex<Option<Arc<Index>>>,
+    pub(crate) handle: Arc<Handle>,
 }
 
 /// The first digits of a segment's files: its base offset, 20 digits wide as in Kafka.
@@ -33,9 +34,9 @@ fn stem(base: Offset) -> String {
 }
 
 impl Segment {
-    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, base: Offset) -> Self {
-        let path = dir.join(format!("{}.log", stem(base)));
-        Self { base, path, disk, handle: Mutex::new(None), index: Mutex::new(None) }
+    pub(crate) fn new(handles: &Arc<Handles>, dir: &Path, base: Offset) -> Self {
+        let handle = handles.handle(&dir.join(format!("{}.log", stem(base))));
+        Self { base, path: handle.path.clone(), disk: handles.disk.clone(), handle }
     }
 
     /// The base offset in a segment's file name; none for another file.
@@ -45,39 +46,23 @@ impl Segment {
         (base.0 >= 0 && name == format!("{}.log", stem(base))).then_some(base)
     }
 
-    /// The file, opened (and made, where it is missing) at the first use.
-    pub(crate) fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
-        let mut handle = self.handle.lock();
-        if let Some(file) = &*handle {
-            return Ok(file.clone());
-        }
-        let file = self.disk.open(&self.path, OpenMode::Create)?;
-        *handle = Some(file.clone());
-        Ok(file)
-    }
-
-    /// Lets the descriptor go; the next use opens the file again. Not while there is something to sync.
-    pub(crate) fn release(&self) {
-        *self.handle.lock() = None;
-    }
-
-    /// Cuts the file to `len` bytes; one that was never made stays so.
-    pub(crate) fn cut(&self, len: u64) -> io::Result<()> {
-        let opened = self.handle.lock().clone();
-        let file = match opened {
-            Some(file) => Ok(file),
-            None => self.disk.open(&self.path, OpenMode::Write),
-        };
-        match file {
-            Ok(file) => file.set_len(len),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && len == 0 => Ok(()),
+    /// How long the file is; 0 where there is none.
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        match self.handle.reader() {
+            Ok(file) => file.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
         }
     }
 
+    /// Cuts the file back to `len` bytes after a refused write. What is not open was not written to, and is left alone.
+    pub(crate) fn cut(&self, len: u64) -> io::Result<()> {
+        self.handle.opened().map_or(Ok(()), |file| file.set_len(len))
+    }
+
     /// Removes the file, if there is one.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        self.release();
+        self.handle.release();
         match self.disk.remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -90,22 +75,22 @@ impl Segment {
 
     /// Keeps the index of a segment that was just closed.
     pub(crate) fn set_index(&self, index: Arc<Index>) {
-        *self.index.lock() = Some(index);
+        *self.handle.index().lock() = Some(index);
     }
 
     /// The index that was kept, for a segment that takes batches again.
     pub(crate) fn take_index(&self) -> Option<Index> {
-        self.index.lock().take().map(Arc::unwrap_or_clone)
+        self.handle.index().lock().take().map(Arc::unwrap_or_clone)
     }
 
     /// The index that is kept, if there is one.
     pub(crate) fn kept_index(&self) -> Option<Arc<Index>> {
-        self.index.lock().clone()
+        self.handle.index().lock().clone()
     }
 
-    /// The index of a closed segment of `len` bytes: kept, read, or rebuilt.
+    /// The index of a closed segment of `len` bytes: kept, read, or rebuilt. It is kept as long as the file is open.
     pub(crate) fn closed_index(&self, len: u64) -> Result<Arc<Index>, ReadError> {
-        let mut kept = self.index.lock();
+        let mut kept = self.handle.index().lock();
         if let Some(index) = &*kept {
             return Ok(index.clone());
         }
@@ -116,6 +101,10 @@ impl Segment {
 
     /// The index of the first `len` bytes: what the file says of them, and the rest from the batches themselves.
     pub(crate) fn build_index(&self, len: u64) -> Result<Index, ReadError> {
+        if len == 0 {
+            // There need not even be a file.
+            return Ok(Index::default());
+        }
         let mut index = Index::load(&*self.disk, &self.index_path(), self.base).unwrap_or_default();
         index.cut(len);
         let mut walk = self.walk(index.reach(), len)?;
@@ -145,17 +134,18 @@ impl Segment {
     }
 
     pub(crate) fn damaged(&self, at: u64, reason: &'static str) -> ReadError {
-        ReadError::Damaged { path: self.path.clone(), at, reason }
+        ReadError::Damaged { path: self.path.to_path_buf(), at, reason }
     }
 
     pub(crate) fn io(&self, source: io::Error) -> ReadError {
-        ReadError::Io { path: self.path.clone(), source }
+        ReadError::Io { path: self.path.to_path_buf(), source }
     }
 
     /// Reads exactly `bytes` bytes at `at`.
     pub(crate) fn read_exact(&self, at: u64, bytes: usize) -> Result<BytesMut, ReadError> {
         let mut buffer = BytesMut::zeroed(bytes);
-        let read = self.file().and_then(|file| file.read_at(&mut buffer, at)).map_err(|source| self.io(source))?;
+        let read =
+            self.handle.reader().and_then(|file| file.read_at(&mut buffer, at)).map_err(|source| self.io(source))?;
         if read < bytes {
             return Err(self.damaged(at + read as u64, "it ends in the middle of a batch"));
         }
@@ -164,7 +154,7 @@ impl Segment {
 
     /// Walks over the headers of the batches from position `at` (where one begins) to `end`.
     pub(crate) fn walk(&self, at: u64, end: u64) -> Result<Walk<'_>, ReadError> {
-        let file = self.file().map_err(|source| self.io(source))?;
+        let file = self.handle.reader().map_err(|source| self.io(source))?;
         Ok(Walk { segment: self, file, at, end, window: BytesMut::new(), window_at: at, last_end: None })
     }
 
@@ -185,7 +175,7 @@ impl Segment {
             if crc32c(&batch[PATCH_BYTES..]) != header.crc {
                 break;
             }
-            let written = self.file().and_then(|file| file.write_at(&[IoSlice::new(&batch)], at));
+            let written = self.handle.writer().and_then(|file| file.write_at(&[IoSlice::new(&batch)], at));
             written.map_err(|source| self.io(source))?;
             at += bytes as u64;
             next = header.end_offset();

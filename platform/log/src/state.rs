@@ -211,7 +211,7 @@ impl State {
         let active = &mut self.parts[last];
         // The first bytes make the file.
         self.dir_changed |= active.len == 0;
-        active.segment.file()?.write_at(&[IoSlice::new(prefix), IoSlice::new(body)], active.len)?;
+        active.segment.handle.writer()?.write_at(&[IoSlice::new(prefix), IoSlice::new(body)], active.len)?;
         let delta = active.segment.delta(header.base_offset);
         active.len += bytes;
         self.index.get_or_insert_default().add(delta, bytes);

@@ -5,14 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use millstream_env::{DiskLock, Env, Task};
+use millstream_env::{DiskLock, Env, Task, lack};
 use millstream_model::Durability;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::{
     AppendError, DeleteError, LogId, LogOptions, OpenError, OpenLogError, PartitionLog, Recovered, StorageFailed,
-    StorageOptions, Ticket, commit, data_dir,
+    StorageOptions, Ticket,
+    bytes_io::failing,
+    commit, data_dir,
     journal::{self, Journal},
     recover, sync,
 };
@@ -46,6 +48,8 @@ impl Storage {
         let lock: Arc<dyn DiskLock> = dir.lock.into();
         let interval = options.sync_interval;
         let journal = Arc::new(Journal::new(options, &env, dir.id));
+        // Before recovery, which may have need of it. A full disk is no reason not to start.
+        journal.ballast.hold().map_err(data_dir::io("reserve", journal.ballast.path()))?;
         let outcome = recover::recover(&journal)?;
         let recovered = Recovered {
             directory_id: dir.id,
@@ -140,7 +144,15 @@ impl Storage {
         // Durable with its first records: until then the journal would make it again.
         self.journal.disk.create_dir_all(log.dir()).map_err(io("make"))?;
         if options.durability == Durability::Replicated {
-            log.write_first_mark().inspect_err(|failure| self.journal.fail(failure.clone()))?;
+            log.write_first_mark().map_err(|source| match lack(&source) {
+                // What was made of it is made again, or taken for what it is by the next start.
+                Some(_) => io("mark")(source),
+                None => {
+                    let failure = failing("write", &log.mark_path())(source);
+                    self.journal.fail(failure.clone());
+                    failure.into()
+                }
+            })?;
         }
         logs.open.insert(id, log.clone());
         Ok(log)

@@ -3,16 +3,23 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
+use millstream_env::lack;
+
 use crate::{
-    StorageFailed,
+    PartitionLog, StorageFailed,
     bytes_io::{failing, replace_file},
     data_dir,
     journal::{FullFile, Journal},
     journal_file::{self, FileHeader},
+    state::Pin,
+    sync_log::Synced,
 };
 
 /// How much of a deleted file is given back to the file system at once, bytes: all of a large one takes most of a second.
 const REAP_STEP_BYTES: u64 = 64 << 20;
+
+/// Among how many logs one is looked for, to be synced so that its segments can be closed.
+const PRESSED_LOGS_MAX: usize = 64;
 
 /// Runs until the journal is closed, stopped or failed. After an orderly end everything is synced and the clean mark is set.
 pub(crate) async fn run(journal: Arc<Journal>) {
@@ -47,25 +54,54 @@ pub(crate) async fn run(journal: Arc<Journal>) {
 
 /// Does one piece of what is to be done, the most urgent first. Whether there was any.
 fn work(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
-    Ok(clear_dropped(journal)? || prepare_next(journal)? || recycle(journal)? || sync_unjournaled(journal)?)
+    set_aside(journal);
+    Ok(clear_dropped(journal)?
+        || prepare_next(journal)?
+        || recycle(journal)?
+        || relieve(journal)?
+        || sync_unjournaled(journal)?)
+}
+
+/// Sets room aside again, once there is some.
+fn set_aside(journal: &Journal) {
+    if journal.ballast.is_held() {
+        return;
+    }
+    match journal.ballast.hold() {
+        Ok(true) => {
+            tracing::info!("the disk has room again: records are taken");
+            journal.announce_room();
+        }
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, path = %journal.ballast.path().display(), "no room can be set aside"),
+    }
 }
 
 /// Moves the directories of deleted logs away; then their deletion needs the journal no more.
 fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
-    let dropped = std::mem::take(&mut journal.queue().dropped);
-    for log in &dropped {
-        log.state().discarded = true;
+    let mut dropped = std::mem::take(&mut journal.queue().dropped);
+    let mut cleared = false;
+    while let Some(log) = dropped.pop() {
         let name = format!("{:016x}", journal.rng.next_u64());
-        log.discard(&name).map_err(failing("remove", log.dir()))?;
+        log.state().discarded = true;
+        if let Err(error) = log.discard(&name) {
+            if lack(&error).is_some() {
+                // Later: until then the journal tells of it.
+                log.state().discarded = false;
+                dropped.push(log);
+                journal.queue().dropped.append(&mut dropped);
+                return Ok(cleared);
+            }
+            return Err(failing("remove", log.dir())(error));
+        }
+        cleared = true;
         // Whatever it pinned is of no more use.
-        let mut queue = journal.queue();
-        let (kept, gone) =
-            std::mem::take(&mut queue.pins).into_iter().partition(|(_, pinned)| !Arc::ptr_eq(pinned, log));
-        queue.pins = kept;
-        drop(queue);
-        let _: std::collections::BTreeMap<_, _> = gone;
+        let pin = std::mem::replace(&mut log.state().pin, Pin::Free);
+        if let Pin::At(first) = pin {
+            journal.queue().pins.remove(&first);
+        }
     }
-    Ok(!dropped.is_empty())
+    Ok(cleared)
 }
 
 /// Makes the next journal file ready when the present one is half full, so that the commit loop need not wait for it.
@@ -92,10 +128,15 @@ fn prepare_next(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
             Ok(true)
         }
         // No room for another file: what there is must do, until one is recycled or somebody makes room.
-        Err(error) if spare.is_none() && error.kind() == io::ErrorKind::StorageFull => {
-            let again = std::mem::replace(&mut journal.ring().no_space, true);
+        Err(error) if lack(&error).is_some() => {
+            let mut ring = journal.ring();
+            ring.spares.extend(spare);
+            let again = std::mem::replace(&mut ring.no_space, true);
+            drop(ring);
             if !again {
                 tracing::warn!(%error, dir = %journal.dir().display(), "no space for another journal file");
+                // Who waits is refused now.
+                journal.announce_room();
             }
             Ok(false)
         }
@@ -116,9 +157,9 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         }
     };
     let first = journal.queue().pins.first_key_value().map(|(lsn, log)| (*lsn, log.clone()));
-    if let Some((_, log)) = first.filter(|(lsn, _)| *lsn <= last_lsn) {
-        log.sync(false)?;
-        return Ok(true);
+    if let Some((lsn, log)) = first.filter(|(lsn, _)| *lsn <= last_lsn) {
+        // A deletion that waits for its directory to be moved pins what no sync sets free.
+        return Ok(sync_log(journal, &log)? && !journal.queue().pins.contains_key(&lsn));
     }
     let mut ring = journal.ring();
     let Some(FullFile { path, .. }) = ring.full.pop_front_if(|oldest| oldest.sequence == sequence) else {
@@ -140,6 +181,43 @@ pub(crate) fn retire(journal: &Journal, path: &std::path::Path, sequence: u64) -
     Ok(spare)
 }
 
+/// Syncs one log. Whether that went through: what was postponed waits for the next tick.
+fn sync_log(journal: &Arc<Journal>, log: &Arc<PartitionLog>) -> Result<bool, StorageFailed> {
+    match log.sync(false)? {
+        Synced::Done => {
+            journal.ring().postponed = None;
+            Ok(true)
+        }
+        Synced::Postponed(lack, error) => {
+            let again = journal.ring().postponed.replace(lack).is_some();
+            if !again {
+                let (reason, path) = (&error.source, error.path.display());
+                tracing::warn!(log = %log.id(), %reason, %path, "a log cannot be synced for now");
+                // Who waits is refused now, if the journal is full.
+                journal.announce_room();
+            }
+            Ok(false)
+        }
+    }
+}
+
+/// Where more segments are open than there may be, syncs a log, so that some can be closed.
+fn relieve(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+    if !journal.handles.is_pressed() {
+        return Ok(false);
+    }
+    let pinning: Vec<_> = {
+        let queue = journal.queue();
+        queue.pins.values().chain(&queue.unjournaled).take(PRESSED_LOGS_MAX).cloned().collect()
+    };
+    // What is deleted goes by itself.
+    let Some(log) = pinning.into_iter().find(|log| log.state().dropped.is_none()) else { return Ok(false) };
+    journal.queue().unjournaled.retain(|listed| !Arc::ptr_eq(listed, &log));
+    let synced = sync_log(journal, &log)?;
+    journal.handles.trim();
+    Ok(synced)
+}
+
 /// Syncs the logs without a journal, where that is due.
 fn sync_unjournaled(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     let logs = {
@@ -149,10 +227,11 @@ fn sync_unjournaled(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         }
         std::mem::take(&mut queue.unjournaled)
     };
+    let mut synced = false;
     for log in &logs {
-        log.sync(false)?;
+        synced |= sync_log(journal, log)?;
     }
-    Ok(true)
+    Ok(synced)
 }
 
 /// Syncs everything that is left, after the last append.
@@ -160,12 +239,12 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     clear_dropped(journal)?;
     let logs = std::mem::take(&mut journal.queue().unjournaled);
     for log in logs {
-        log.sync(true)?;
+        sync_last(&log)?;
     }
     loop {
         let first = journal.queue().pins.first_key_value().map(|(_, log)| log.clone());
         match first {
-            Some(log) => log.sync(true)?,
+            Some(log) => sync_last(&log)?,
             None => break,
         }
     }
@@ -173,6 +252,14 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     replace_file(&*journal.disk, &clean, &[b""], true).map_err(failing("write", &clean))?;
     journal.disk.sync_dir(&journal.options.dir).map_err(failing("sync", &journal.options.dir))?;
     Ok(true)
+}
+
+/// Syncs a log for the last time: nobody tries again but the next start.
+fn sync_last(log: &Arc<PartitionLog>) -> Result<(), StorageFailed> {
+    match log.sync(true)? {
+        Synced::Done => Ok(()),
+        Synced::Postponed(_, failure) => Err(failure),
+    }
 }
 
 /// Removes one piece of what is in the trash. Whether there is more.

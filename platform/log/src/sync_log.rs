@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use millstream_env::Disk;
+use millstream_env::{Disk, Lack, lack};
 use millstream_model::Offset;
 
 use crate::{
@@ -36,6 +36,39 @@ struct Plan {
     parents_changed: bool,
     mark: Mark,
     first_mark: bool,
+    unsynced_bytes: u64,
+    listed: bool,
+}
+
+/// What became of a sync.
+#[derive(Debug)]
+#[must_use = "a log whose sync was postponed still pins the journal"]
+pub(crate) enum Synced {
+    /// All that was appended before is durable in the log's own files.
+    Done,
+    /// Nothing was lost, and nothing changed: the disk lacked something.
+    Postponed(Lack, StorageFailed),
+}
+
+/// Why a sync did not go through.
+enum SyncError {
+    Lacking(Lack, StorageFailed),
+    Failed(StorageFailed),
+}
+
+impl From<StorageFailed> for SyncError {
+    fn from(failure: StorageFailed) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Turns an I/O error of anything but a segment's sync into what it means: the files beside the segments are replaced or
+/// written over as a whole when it is tried again.
+fn refused<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SyncError + 'a {
+    move |error| match lack(&error) {
+        Some(lack) => SyncError::Lacking(lack, failing(action, path)(error)),
+        None => SyncError::Failed(failing(action, path)(error)),
+    }
 }
 
 impl PartitionLog {
@@ -52,22 +85,40 @@ impl PartitionLog {
     ///
     /// # Errors
     /// The failure; the caller spreads it.
-    pub(crate) fn sync(self: &Arc<Self>, closing: bool) -> Result<(), StorageFailed> {
-        let Some(plan) = self.plan_sync(closing) else { return Ok(()) };
+    pub(crate) fn sync(self: &Arc<Self>, closing: bool) -> Result<Synced, StorageFailed> {
+        let Some(plan) = self.plan_sync(closing) else { return Ok(Synced::Done) };
+        match self.carry_out(&plan) {
+            Ok(()) => {
+                self.finish_sync(&plan);
+                if let Some((_, before)) = plan.producers.filter(|(_, before)| *before > Offset(0)) {
+                    // One that stays behind is removed at the next start.
+                    let _ = self.disk().remove_file(&snapshot::path(self.dir(), before));
+                }
+                Ok(Synced::Done)
+            }
+            Err(SyncError::Lacking(lack, failure)) => {
+                self.postpone_sync(&plan);
+                Ok(Synced::Postponed(lack, failure))
+            }
+            Err(SyncError::Failed(failure)) => Err(failure),
+        }
+    }
+
+    fn carry_out(&self, plan: &Plan) -> Result<(), SyncError> {
         let disk = self.disk();
         for part in plan.parts.iter().filter(|part| part.len > 0) {
             let path = &part.segment.path;
-            let file = part.segment.file().map_err(failing("open", path))?;
+            let file = part.segment.handle.reader().map_err(refused("open", path))?;
             file.sync_data().map_err(failing("sync", path))?;
         }
-        self.store_indexes(&plan);
+        self.store_indexes(plan);
         if let Some(epochs) = &plan.epochs {
             let path = self.epochs_path();
-            epochs.store(disk, &path).map_err(failing("write", &path))?;
+            epochs.store(disk, &path).map_err(refused("write", &path))?;
         }
         if let Some((producers, _)) = &plan.producers {
             let path = snapshot::path(self.dir(), plan.mark.end);
-            snapshot::store(disk, self.dir(), plan.mark.end, producers).map_err(failing("write", &path))?;
+            snapshot::store(disk, self.dir(), plan.mark.end, producers).map_err(refused("write", &path))?;
         }
         // The mark may only name what is there: an older snapshot of the same offset would be another history's.
         if plan.dir_changed || plan.epochs.is_some() || plan.producers.is_some() {
@@ -75,25 +126,19 @@ impl PartitionLog {
         }
         let path = self.mark_path();
         if plan.first_mark {
-            plan.mark.create(disk, &path).map_err(failing("write", &path))?;
+            plan.mark.create(disk, &path).map_err(refused("write", &path))?;
             disk.sync_dir(self.dir()).map_err(failing("sync", self.dir()))?;
         } else {
-            plan.mark.store(disk, &path).map_err(failing("write", &path))?;
-        }
-        self.finish_sync(&plan);
-        if let Some((_, before)) = plan.producers.filter(|(_, before)| *before > Offset(0)) {
-            // One that stays behind is removed at the next start.
-            let _ = disk.remove_file(&snapshot::path(self.dir(), before));
+            plan.mark.store(disk, &path).map_err(refused("write", &path))?;
         }
         Ok(())
     }
 
     /// Writes the mark of a new log that keeps no journal: after a killed process it alone says that the tail is to be kept.
-    pub(crate) fn write_first_mark(&self) -> Result<(), StorageFailed> {
+    pub(crate) fn write_first_mark(&self) -> io::Result<()> {
         let mut state = self.state();
         let mark = state.next_mark(self.durability());
-        let path = self.mark_path();
-        mark.create(self.disk(), &path).map_err(failing("write", &path))?;
+        mark.create(self.disk(), &self.mark_path())?;
         state.mark = Some(mark);
         Ok(())
     }
@@ -110,8 +155,8 @@ impl PartitionLog {
         };
         // Its own deletion is not in the mark, and stays pinned until the files are gone.
         state.pin = Pin::Syncing { at, after: state.dropped };
-        state.listed = false;
-        state.unsynced_bytes = 0;
+        let listed = std::mem::take(&mut state.listed);
+        let unsynced_bytes = std::mem::take(&mut state.unsynced_bytes);
         let stored = state.index_stored;
         let step = if closing { 1 } else { INDEX_ENTRIES_STEP };
         let index = state.index().filter(|index| index.len() >= stored + step).cloned();
@@ -128,6 +173,8 @@ impl PartitionLog {
             parents_changed: std::mem::take(&mut state.parents_changed),
             mark: state.next_mark(self.durability()),
             first_mark: state.mark.is_none(),
+            unsynced_bytes,
+            listed,
         })
     }
 
@@ -172,6 +219,31 @@ impl PartitionLog {
         Ok(())
     }
 
+    /// Goes back to before [`PartitionLog::plan_sync`]: all of it is still to be done.
+    fn postpone_sync(self: &Arc<Self>, plan: &Plan) {
+        let mut state = self.state();
+        state.epochs_changed |= plan.epochs.is_some();
+        state.dir_changed |= plan.dir_changed;
+        state.parents_changed |= plan.parents_changed;
+        state.unsynced_bytes += plan.unsynced_bytes;
+        if let Some((_, before)) = &plan.producers {
+            // How much follows the snapshot before is no longer known: the next is due at once.
+            state.saved = Saved { at: *before, behind: true };
+            state.unsaved_bytes = u64::MAX >> 1;
+        }
+        let mut queue = self.journal().queue();
+        if plan.listed && !std::mem::replace(&mut state.listed, true) {
+            queue.unjournaled.push(self.clone());
+        }
+        if let Pin::Syncing { at, after } = state.pin {
+            state.pin = at.or(after).map_or(Pin::Free, Pin::At);
+            // The first is there still.
+            if let (None, Some(after)) = (at, after) {
+                queue.pins.insert(after, self.clone());
+            }
+        }
+    }
+
     fn finish_sync(self: &Arc<Self>, plan: &Plan) {
         let mut state = self.state();
         let synced = plan.parts.len() - 1;
@@ -187,10 +259,15 @@ impl PartitionLog {
             drop(queue);
             drop(gone);
         }
+        // Unless it was written to meanwhile.
+        let active = state.active();
+        if plan.parts.last().is_some_and(|part| part.len == active.len && part.segment.base == active.segment.base) {
+            active.segment.handle.synced();
+        }
         drop(state);
         for part in &plan.parts[..synced] {
             // Closed and synced: whoever reads it opens it again.
-            part.segment.release();
+            part.segment.handle.release();
         }
         self.advance_flushed(plan.mark.end);
     }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{batch, log_id, options, read_all, stored};
@@ -12,7 +12,7 @@ use millstream_env::{
     Disk, OpenMode,
     sim::{SimDisk, World},
 };
-use millstream_log::{AppendError, LogOptions, OpenError, PartitionLog, Storage};
+use millstream_log::{AppendError, LogOptions, OpenError, OpenLogError, PartitionLog, Storage};
 use millstream_model::{Durability, LeaderEpoch};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
@@ -64,7 +64,7 @@ impl Bench {
 
     /// Lets nothing grow any more.
     fn fill(&self) {
-        self.disk().set_capacity(Some(0));
+        self.disk().set_capacity(Some(self.disk().used_bytes()));
     }
 
     fn free(&self) {
@@ -207,5 +207,175 @@ fn rot_in_the_first_group_of_the_journal_is_noticed_once_anything_follows_it() {
             Err(OpenError::Damaged { path, .. }) => assert!(noticed && path == journal[0], "{groups} groups: {path:?}"),
             Err(error) => panic!("{error}"),
         }
+    }
+}
+
+impl Bench {
+    /// Fails no ticket and no storage; whether an append is taken.
+    fn takes_appends(&mut self) -> bool {
+        match self.append(10) {
+            Ok(()) => true,
+            Err(AppendError::StorageFull { .. } | AppendError::Descriptors { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Lets the background have its ticks.
+    fn wait(&self) {
+        self.world.run_for(Duration::from_secs(12));
+    }
+
+    /// Journals more than the journal holds, without a record.
+    fn journal_a_lot(&self) {
+        let log = self.log();
+        for _ in 0..100 {
+            let ticket = log.start_epoch(EPOCH).unwrap();
+            self.world.run_until(ticket).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_records_and_nothing_else() {
+    for durability in [Durability::Fsync, Durability::Replicated] {
+        let mut bench = Bench::new(durability);
+        bench.append(3_000).unwrap();
+        bench.fill();
+        let mut refused = 0;
+        while bench.takes_appends() {
+            refused += 1;
+            assert!(refused < 1000, "the disk is full");
+        }
+        // Marks, epochs and deletions find the room that was set aside.
+        bench.journal_a_lot();
+        let other = LogOptions { segment_bytes: SEGMENT_BYTES, durability };
+        bench.storage().open_log(log_id(1), other).unwrap();
+        bench.world.run_until(bench.storage().delete_log(log_id(1)).unwrap()).unwrap();
+        bench.wait();
+        bench.check();
+        assert!(!bench.takes_appends());
+        // Killed or cut off: it starts and serves what it has.
+        bench.kill();
+        bench.check();
+        bench.crash();
+        if durability == Durability::Fsync {
+            bench.check();
+        }
+        assert!(!bench.takes_appends());
+        bench.free();
+        bench.wait();
+        if durability == Durability::Fsync {
+            assert!(bench.takes_appends());
+            bench.check();
+        }
+    }
+}
+
+#[test]
+fn a_start_without_room_for_a_journal_file_uses_an_old_one() {
+    let mut bench = Bench::new(Durability::Fsync);
+    bench.append(3_000).unwrap();
+    bench.world.first().kill();
+    bench.storage = None;
+    for path in bench.disk().read_dir(Path::new("/data/journal")).unwrap() {
+        if path.file_name().unwrap().to_str().unwrap().starts_with("spare") {
+            bench.disk().remove_file(&path).unwrap();
+        }
+    }
+    bench.fill();
+    bench.open();
+    bench.check();
+    bench.crash();
+    bench.check();
+    bench.free();
+    bench.wait();
+    assert!(bench.takes_appends());
+    bench.check();
+}
+
+#[test]
+fn a_sync_that_lacks_something_is_postponed() {
+    use millstream_env::sim::{DiskOperation, Fault, FaultError};
+    for error in [FaultError::Full, FaultError::Descriptors] {
+        let open = |path| Fault::nth(DiskOperation::Open, 1).on(path);
+        let write = |path| Fault::nth(DiskOperation::Write, 1).on(path);
+        for fault in [open("/mark"), write("/mark"), open("/epochs"), write("/epochs"), open("BALLAST"), open("trash")]
+        {
+            let mut bench = Bench::new(Durability::Fsync);
+            bench.append(3_000).unwrap();
+            bench.disk().inject(fault.clone().with(error).for_good());
+            // So much that the journal must be recycled: at some point it is refused, and nothing fails.
+            let mut taken = 0;
+            while taken < 200 && bench.takes_appends() {
+                taken += 1;
+            }
+            bench.check();
+            bench.wait();
+            bench.check();
+            bench.disk().clear_faults();
+            bench.wait();
+            for _ in 0..100 {
+                assert!(bench.takes_appends(), "{fault:?} {error:?} after {taken}");
+            }
+            bench.crash();
+            bench.check();
+        }
+    }
+}
+
+#[test]
+fn a_replicated_log_that_cannot_be_made_is_refused_and_made_later() {
+    use millstream_env::sim::{DiskOperation, Fault, FaultError};
+    for error in [FaultError::Full, FaultError::Descriptors] {
+        let bench = Bench::new(Durability::Replicated);
+        let options = LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Replicated };
+        bench.disk().inject(Fault::nth(DiskOperation::Open, 1).on("mark").with(error).for_good());
+        assert!(matches!(bench.storage().open_log(log_id(1), options), Err(OpenLogError::Io { .. })));
+        bench.disk().clear_faults();
+        bench.storage().open_log(log_id(1), options).unwrap();
+    }
+}
+
+#[test]
+fn many_logs_share_few_descriptors() {
+    let mut bench = Bench::new(Durability::Fsync);
+    let idle = bench.disk().open_files();
+    let options = |at: i32| LogOptions {
+        segment_bytes: SEGMENT_BYTES,
+        durability: if at % 3 == 0 { Durability::Replicated } else { Durability::Fsync },
+    };
+    let logs: Vec<_> = (1..40).map(|at| bench.storage().open_log(log_id(at), options(at)).unwrap()).collect();
+    let mut expected = vec![Vec::new(); logs.len()];
+    for round in 0..8 {
+        for (log, expected) in logs.iter().zip(&mut expected) {
+            bench.time += 10;
+            let batch = batch(1, 4_000, bench.time);
+            let appended = log.append(batch.clone(), EPOCH).unwrap();
+            expected.push(stored(&batch, appended.base_offset, EPOCH));
+            bench.world.run_until(appended.ticket).unwrap();
+            let open = bench.disk().open_files() - idle;
+            assert!(open < 16, "round {round}: {open} files are open");
+        }
+        for (log, expected) in logs.iter().zip(&expected) {
+            assert_eq!(read_all(log, log.end_offset(), 5_000), *expected);
+        }
+    }
+    // Where there is none left, an append is refused, and taken again later.
+    bench.wait();
+    bench.disk().set_descriptors(Some(0));
+    let mut refused = 0;
+    for log in &logs {
+        match log.append(batch(1, 10, 0), EPOCH) {
+            Ok(_) => {}
+            Err(AppendError::Descriptors { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 20, "{refused}");
+    bench.wait();
+    bench.disk().set_descriptors(None);
+    bench.wait();
+    for log in &logs {
+        bench.world.run_until(log.append(batch(1, 10, 0), EPOCH).unwrap().ticket).unwrap();
     }
 }

@@ -16,6 +16,8 @@ pub(crate) fn options(dir: &std::path::Path) -> StorageOptions {
         journal_bytes_max: 192 << 10,
         queue_bytes_max: 128 << 10,
         group_bytes_max: 16 << 10,
+        open_segments_max: 4,
+        ballast_bytes: 128 << 10,
         ..StorageOptions::new(dir)
     }
 }
