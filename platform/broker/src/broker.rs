@@ -1,6 +1,6 @@
 //! The broker as a whole: how its parts start, hang together, and stop.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use millstream_catalog::{
@@ -93,7 +93,9 @@ impl Broker {
         listeners: Vec<Arc<dyn Listener>>,
     ) -> Result<(Self, Recovered), StartError> {
         let address = advertised(&options, &listeners)?;
-        let (storage, recovered) = Storage::open(StorageOptions::new(&options.data_dir), env.clone())?;
+        let open_segments_max = options.open_segments_max;
+        let storage_options = StorageOptions { open_segments_max, ..StorageOptions::new(&options.data_dir) };
+        let (storage, recovered) = Storage::open(storage_options, env.clone())?;
         let storage = Arc::new(storage);
         let catalog_dir = options.data_dir.join("catalog");
         let catalog = Catalog::open(CatalogOptions::new(&catalog_dir, options.id), env.clone())
@@ -161,18 +163,26 @@ impl Broker {
     }
 }
 
+/// When to try again to lead what could not be opened.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
+
 /// Brings partitions and transforms in step with every change of the catalog, whoever made it.
 async fn follow_catalog(shared: Arc<Shared>) {
     let mut changes = shared.catalog.watch();
     loop {
         changes.borrow_and_update();
-        if let Err(error) = shared.partitions.follow(&shared.catalog).await {
+        let followed = shared.partitions.follow(&shared.catalog).await;
+        if let Err(error) = &followed {
             error!(%error, "this broker does not lead all that it should");
         }
         shared.transforms.follow(&shared).await;
-        if changes.changed().await.is_err() {
-            info!("the catalog has stopped");
-            return;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                info!("the catalog has stopped");
+                return;
+            },
+            // A full disk, for one, gets room again without the catalog's doing.
+            () = shared.env.clock.sleep(FOLLOW_AGAIN), if followed.is_err() => {}
         }
     }
 }

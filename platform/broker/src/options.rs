@@ -19,13 +19,22 @@ pub struct BrokerOptions {
     pub compiler: Compiler,
     /// Bounds on each stream.
     pub stream: StreamLimits,
+    /// How many segments' files may be open at a time.
+    pub open_segments_max: usize,
 }
 
 impl BrokerOptions {
     /// Defaults around a number and a directory.
     #[must_use]
     pub fn new(id: BrokerId, data_dir: PathBuf) -> Self {
-        Self { id, data_dir, advertise: None, compiler: Compiler::this_executable(), stream: StreamLimits::default() }
+        Self {
+            id,
+            data_dir,
+            advertise: None,
+            compiler: Compiler::this_executable(),
+            stream: StreamLimits::default(),
+            open_segments_max: 512,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! The order of a start: settings, the data directory's identity (its CA and certificate), both listeners, so that a taken
 //! port is known before anything is recovered, then the broker, the clients' profile, and the ready file last.
 
+mod limits;
 mod ready;
 mod settings;
 mod signals;
@@ -103,6 +104,7 @@ impl Running {
         let bound = millstream_env::Listener::local_address(&*listeners.tcp);
         let options = BrokerOptions {
             advertise: settings.advertise.as_ref().map(ToString::to_string),
+            open_segments_max: limits::raise_open_files(),
             ..BrokerOptions::new(settings.node_id, data_dir.clone())
         };
         let listeners: Vec<std::sync::Arc<dyn millstream_env::Listener>> = vec![listeners.quic, listeners.tcp];

@@ -1,4 +1,4 @@
-//! The signals that stop a broker.
+//! The signals that stop a broker, and the one that must not.
 
 use std::io;
 
@@ -15,6 +15,8 @@ impl Signals {
     /// # Errors
     /// The operating system's.
     pub(crate) fn new() -> io::Result<Self> {
+        // A write past a limit on a file's length must be refused, not end the process. The handler stays when nobody listens.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
