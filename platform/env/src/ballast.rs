@@ -129,6 +129,10 @@ impl Disk for Ballasted {
         self.0.insist(|| self.0.disk.remove_file(path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.insist(|| self.0.disk.remove_dir(path))
+    }
+
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         self.0.insist(|| self.0.disk.remove_dir_all(path))
     }

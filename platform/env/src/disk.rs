@@ -87,6 +87,12 @@ pub trait Disk: Send + Sync + 'static {
     /// The operating system's.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
+    /// Removes a directory that holds nothing.
+    ///
+    /// # Errors
+    /// The operating system's; `DirectoryNotEmpty` if it holds something.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
     /// Removes a directory and all below it.
     ///
     /// # Errors

@@ -150,6 +150,10 @@ impl Disk for RealDisk {
         fs::remove_file(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         fs::remove_dir_all(path)
     }
@@ -259,6 +263,20 @@ mod tests {
         let mut read = vec![0; 6000];
         assert_eq!(file.read_at(&mut read, 7).unwrap(), 5000);
         assert_eq!(read[..5000], bytes);
+    }
+
+    #[test]
+    fn a_directory_that_holds_something_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let disks: [(&dyn Disk, PathBuf); 2] =
+            [(&RealDisk, dir.path().into()), (&crate::sim::SimDisk::new(1), "/data".into())];
+        for (disk, root) in disks {
+            disk.create_dir_all(&root.join("a/b")).unwrap();
+            assert_eq!(disk.remove_dir(&root.join("a")).unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty);
+            disk.remove_dir(&root.join("a/b")).unwrap();
+            disk.remove_dir(&root.join("a")).unwrap();
+            assert_eq!(disk.remove_dir(&root.join("a")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
     }
 
     #[test]

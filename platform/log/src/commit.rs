@@ -6,7 +6,7 @@ use crate::{
     CommitError, StorageFailed,
     bytes_io::failing,
     frame::{FRAME_HEADER_BYTES, GROUP_ALIGN, Kind, Place, align},
-    journal::{Entry, FullFile, Journal, Work, reject},
+    journal::{Entry, FullFile, Journal, PanicGuard, Work, reject},
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
 };
 
@@ -29,6 +29,7 @@ struct Committer {
 /// A group is whatever was queued while the one before was being synced, up to `group_bytes_max`: nobody waits for a timer,
 /// and the slower the disk, the larger the groups.
 pub(crate) async fn run(journal: Arc<Journal>, active: ReadyFile, synced_lsn: u64) {
+    let _guard = PanicGuard::new(&journal, "log-commit");
     let mut pending = VecDeque::new();
     let mut committer =
         Committer { journal: journal.clone(), active, at: FILE_HEADER_BYTES, synced_lsn, heads: Vec::new() };
@@ -131,8 +132,11 @@ impl Committer {
         let bytes: usize = group.iter().map(Entry::bytes).sum();
         let mut dropped = false;
         for (at, entry) in group.iter().enumerate() {
-            // Once per log where its frames follow each other.
-            if group.get(at + 1).is_none_or(|next| !Arc::ptr_eq(&next.log, &entry.log)) {
+            // Once per log where its batches follow each other. Other frames say where the log ended, not that this is durable:
+            // a log without a journal is further than its segments.
+            let appends = |entry: &Entry| entry.frame.kind == Kind::Append;
+            let last = group.get(at + 1).is_none_or(|next| !Arc::ptr_eq(&next.log, &entry.log) || !appends(next));
+            if appends(entry) && last {
                 entry.log.advance_flushed(entry.frame.end_offset);
             }
             dropped |= entry.frame.kind == Kind::Drop;

@@ -81,6 +81,8 @@ pub(crate) struct Queue {
     pub(crate) dropped: Vec<Arc<PartitionLog>>,
     /// The sync loop is asked to sync `unjournaled` now.
     pub(crate) sync_unjournaled: bool,
+    /// Those of them whose turn it is.
+    pub(crate) due: VecDeque<Arc<PartitionLog>>,
     /// The commit loop has ended in order.
     pub(crate) drained: bool,
 }
@@ -128,6 +130,8 @@ pub(crate) struct Journal {
     pub(crate) rng: Arc<dyn Rng>,
     clock: Arc<dyn Clock>,
     pub(crate) directory_id: Uuid,
+    /// Held while directories of logs are made, and while those that are left empty go.
+    pub(crate) names: Mutex<()>,
     queue: Mutex<Queue>,
     ring: Mutex<Ring>,
     /// For the commit loop: entries, a file, or the end.
@@ -153,6 +157,7 @@ impl Journal {
             rng: env.rng.clone(),
             clock: env.clock.clone(),
             directory_id,
+            names: Mutex::default(),
             queue: Mutex::new(Queue {
                 phase: Phase::Open,
                 entries: VecDeque::new(),
@@ -162,6 +167,7 @@ impl Journal {
                 unjournaled: Vec::new(),
                 dropped: Vec::new(),
                 sync_unjournaled: false,
+                due: VecDeque::new(),
                 drained: false,
             }),
             ring: Mutex::default(),
@@ -318,6 +324,7 @@ impl Journal {
                 queue.phase = Phase::Stopped;
             }
             queue.unjournaled.clear();
+            queue.due.clear();
             queue.dropped.clear();
             (std::mem::take(&mut queue.entries), std::mem::take(&mut queue.pins))
         };
@@ -346,6 +353,27 @@ impl Journal {
         self.commit_work.notify_one();
         self.sync_work.notify_one();
         self.announce_room();
+    }
+}
+
+/// Fails the storage when a loop ends by a panic: nobody would write or sync any more, and whoever waits would wait for ever.
+pub(crate) struct PanicGuard {
+    journal: Arc<Journal>,
+    what: &'static str,
+}
+
+impl PanicGuard {
+    pub(crate) fn new(journal: &Arc<Journal>, what: &'static str) -> Self {
+        Self { journal: journal.clone(), what }
+    }
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let source = Arc::new(std::io::Error::other(format!("{} has panicked", self.what)));
+            self.journal.fail(StorageFailed { action: "go on with", path: self.journal.dir(), source });
+        }
     }
 }
 
@@ -426,4 +454,29 @@ pub(crate) fn check(options: &StorageOptions) -> Result<(), &'static str> {
         return Err("group_bytes_max and queue_bytes_max must not be zero");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_env::sim::World;
+
+    use super::*;
+
+    #[test]
+    fn a_loop_that_panics_fails_the_storage() {
+        let world = World::new(1);
+        let journal = Arc::new(Journal::new(StorageOptions::new("/data"), &world.env(), Uuid::nil()));
+        drop(PanicGuard::new(&journal, "a loop that ends in order"));
+        assert!(journal.failure().is_none());
+        let inner = journal.clone();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _guard = PanicGuard::new(&inner, "log-commit");
+            // Also where it holds the lock that failing takes.
+            let _queue = inner.queue();
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err());
+        let failure = journal.failure().unwrap().to_string();
+        assert!(failure.contains("log-commit has panicked"), "{failure}");
+    }
 }

@@ -294,18 +294,16 @@ impl PartitionLog {
         }
         let last = entries.last_mut().ok_or(AppendError::Empty)?;
         last.resolve = resolve;
-        match travel {
-            Travel::Journal => {
-                let queued = self.enqueue(&mut state, entries);
-                if let Err(error) = queued {
-                    // Closed or failed since it was asked.
-                    return Err(match state.undo(&before) {
-                        Ok(()) => error,
-                        Err(source) => self.fail("cut", source).into(),
-                    });
-                }
-            }
+        let queued = match travel {
+            Travel::Journal => self.enqueue(&mut state, entries),
             Travel::Background => self.list(&mut state),
+        };
+        if let Err(error) = queued {
+            // Closed or failed since it was asked.
+            return Err(match state.undo(&before) {
+                Ok(()) => error,
+                Err(source) => self.fail("cut", source).into(),
+            });
         }
         state.epochs_changed |= state.epochs.begin(epoch, base);
         // Only now: what was undone has left no trace in its producer's sequence.
@@ -446,19 +444,21 @@ impl PartitionLog {
         }
     }
 
-    /// Has the background sync a log that has no journal.
-    fn list(self: &Arc<Self>, state: &mut State) {
+    /// Has the background sync a log that has no journal. Refused once the storage is closing: the last sync may have been.
+    fn list(self: &Arc<Self>, state: &mut State) -> Result<(), AppendError> {
         let urgent = state.unsynced_bytes >= UNJOURNALED_BYTES_MAX;
         if state.listed && !urgent {
-            return;
+            return Ok(());
         }
         let mut queue = self.journal.queue();
+        queue.check_open()?;
         if !std::mem::replace(&mut state.listed, true) {
             queue.unjournaled.push(self.clone());
         }
         if urgent && !std::mem::replace(&mut queue.sync_unjournaled, true) {
             self.journal.sync_work.notify_one();
         }
+        Ok(())
     }
 }
 
@@ -491,5 +491,28 @@ fn check(batch: &Bytes, bytes_max: usize) -> Result<BatchHeader, AppendError> {
         (remaining, needed) if remaining < needed => Err(BatchError::Truncated { needed, remaining }.into()),
         (len, whole) if len > whole => Err(BatchError::Trailing { bytes: len - whole }.into()),
         _ => Ok(header),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_env::sim::World;
+
+    use super::*;
+    use crate::{Storage, StorageOptions};
+
+    #[test]
+    fn an_append_that_a_close_overtakes_is_refused_and_leaves_nothing() {
+        // The close comes between the look at the storage and the listing for its last sync.
+        let world = World::new(1);
+        let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
+        let storage = Storage::open(options, world.env()).unwrap().0;
+        let id = LogId::records(millstream_model::TopicId::NIL, millstream_model::PartitionId(0));
+        let replicated = LogOptions { durability: Durability::Replicated, ..LogOptions::default() };
+        let log = storage.open_log(id, replicated).unwrap();
+        log.journal.admit(0).unwrap();
+        assert!(log.journal.start_closing());
+        let mut state = log.state();
+        assert!(matches!(log.list(&mut state), Err(AppendError::Closed)) && !state.listed);
     }
 }

@@ -37,8 +37,8 @@ pub(crate) struct Outcome {
     pub(crate) replayed_bytes: u64,
 }
 
-/// Recovers a data directory. Every step can be repeated: a crash on the way only means to begin again.
-pub(crate) fn recover(journal: &Arc<Journal>) -> Result<Outcome, OpenError> {
+/// Recovers a data directory; `clean`: the last run closed it. Every step can be repeated: a crash on the way only means to begin again.
+pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, OpenError> {
     let disk = &*journal.disk;
     let logs_dir = journal.options.dir.join("logs");
     // The trash, too: a full disk must not stand in the way of deleting.
@@ -51,6 +51,7 @@ pub(crate) fn recover(journal: &Arc<Journal>) -> Result<Outcome, OpenError> {
         logs: load_logs(journal, &logs_dir)?,
         orphans: HashMap::new(),
         touched: HashMap::new(),
+        clean,
         frames: 0,
         bytes: 0,
     };
@@ -185,7 +186,12 @@ fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<HashMap<LogId, Arc<Pa
     let mut logs = HashMap::new();
     for topic in list(disk, dir)? {
         for partition in list(disk, &topic)? {
-            for path in list(disk, &partition)? {
+            let paths = list(disk, &partition)?;
+            if paths.is_empty() {
+                // Left of what was deleted.
+                sync::remove_empty(disk, &partition.join("log"));
+            }
+            for path in paths {
                 match LogId::from_path(&path) {
                     Some(id) => {
                         logs.insert(id, Arc::new(load(journal, id)?));
@@ -240,6 +246,8 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     state.unsaved_bytes = unsaved_bytes;
     state.synced_parts = closed;
     state.mark = mark;
+    // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
+    state.parents_changed = mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
     state.lsn = known.lsn;
     (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, &state, known.end)?;
     for header in &headers {
@@ -453,6 +461,8 @@ struct Replay<'a> {
     orphans: HashMap<LogId, u64>,
     /// What has to be synced afterwards.
     touched: HashMap<LogId, Arc<PartitionLog>>,
+    /// The last run ended in order: what can be read is durable.
+    clean: bool,
     frames: u64,
     bytes: u64,
 }
@@ -518,8 +528,10 @@ impl Replay<'_> {
         };
         let mut state = log.state();
         // Even where the mark says that the segments have it: a killed process may have left a mark that can be read and is
-        // not durable, and the frame goes when the journal begins afresh.
-        self.touched.insert(log.id(), log.clone());
+        // not durable, and the frame goes when the journal begins afresh. Not so after an orderly close, which synced all.
+        if !self.clean || frame.lsn > state.lsn {
+            self.touched.insert(log.id(), log.clone());
+        }
         if frame.lsn <= state.lsn {
             return Ok(());
         }

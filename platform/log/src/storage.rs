@@ -1,7 +1,7 @@
 //! The storage: one data directory with its lock, its journal and its logs.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -33,7 +33,30 @@ pub struct Storage {
 #[derive(Default)]
 struct Logs {
     open: HashMap<LogId, Arc<PartitionLog>>,
-    deleted: HashSet<LogId>,
+    deleted: Deleted,
+}
+
+/// The last logs that were deleted: who still holds an older picture of the catalog must not make them again.
+#[derive(Default)]
+struct Deleted {
+    ids: HashSet<LogId>,
+    order: VecDeque<LogId>,
+}
+
+/// How many deleted logs are remembered.
+const DELETED_MAX: usize = 100_000;
+
+impl Deleted {
+    fn insert(&mut self, id: LogId) {
+        if self.ids.insert(id) {
+            self.order.push_back(id);
+        }
+        if self.order.len() > DELETED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
 }
 
 impl Storage {
@@ -50,7 +73,7 @@ impl Storage {
         let journal = Arc::new(Journal::new(options, &env, dir.id));
         // Before recovery, which may have need of it. A full disk is no reason not to start.
         journal.ballast.hold().map_err(data_dir::io("reserve", journal.ballast.path()))?;
-        let outcome = recover::recover(&journal)?;
+        let outcome = recover::recover(&journal, dir.clean)?;
         let recovered = Recovered {
             directory_id: dir.id,
             created: dir.created,
@@ -103,7 +126,7 @@ impl Storage {
         };
         let storage = Self {
             journal,
-            logs: Mutex::new(Logs { open: outcome.logs, deleted: HashSet::new() }),
+            logs: Mutex::new(Logs { open: outcome.logs, deleted: Deleted::default() }),
             tasks: tokio::sync::Mutex::new(Some([commit, sync])),
             ticker: Mutex::new(Some(ticker)),
             _lock: lock,
@@ -127,7 +150,7 @@ impl Storage {
             return Err(failure.into());
         }
         let mut logs = self.logs.lock();
-        if logs.deleted.contains(&id) {
+        if logs.deleted.ids.contains(&id) {
             return Err(OpenLogError::Deleted { id });
         }
         // A directory without a mark may be left of a creation that failed half-way: then, if nobody has it, it is made again.
@@ -141,6 +164,7 @@ impl Storage {
             let path = log.dir().to_owned();
             move |source| OpenLogError::Io { action, path, source }
         };
+        let _names = self.journal.names.lock();
         // Durable with its first records: until then the journal would make it again.
         self.journal.disk.create_dir_all(log.dir()).map_err(io("make"))?;
         if options.durability == Durability::Replicated {
@@ -173,8 +197,7 @@ impl Storage {
     }
 
     /// Deletes a log: it takes no more appends or reads from now on, the deletion is durable when the ticket resolves, and
-    /// the files go in the background. The id is never used again (while this storage is open, [`Storage::open_log`]
-    /// refuses it).
+    /// the files go in the background. The id is never used again ([`Storage::open_log`] refuses the last 100,000).
     ///
     /// # Errors
     /// [`DeleteError`].

@@ -3,13 +3,13 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use millstream_env::lack;
+use millstream_env::{Disk, lack};
 
 use crate::{
     PartitionLog, StorageFailed,
     bytes_io::{failing, replace_file},
     data_dir,
-    journal::{FullFile, Journal},
+    journal::{FullFile, Journal, PanicGuard},
     journal_file::{self, FileHeader},
     state::Pin,
     sync_log::Synced,
@@ -23,6 +23,7 @@ const PRESSED_LOGS_MAX: usize = 64;
 
 /// Runs until the journal is closed, stopped or failed. After an orderly end everything is synced and the clean mark is set.
 pub(crate) async fn run(journal: Arc<Journal>) {
+    let _guard = PanicGuard::new(&journal, "log-sync");
     let mut reaping = true;
     loop {
         let finishing = {
@@ -55,11 +56,12 @@ pub(crate) async fn run(journal: Arc<Journal>) {
 /// Does one piece of what is to be done, the most urgent first. Whether there was any.
 fn work(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     set_aside(journal);
-    Ok(clear_dropped(journal)?
-        || prepare_next(journal)?
-        || recycle(journal)?
-        || relieve(journal)?
-        || sync_unjournaled(journal)?)
+    if clear_dropped(journal)? || prepare_next(journal)? {
+        return Ok(true);
+    }
+    // In turns: a journal under pressure must not keep the others waiting, nor they it.
+    let recycled = recycle(journal)? || relieve(journal)?;
+    Ok(sync_unjournaled(journal)? || recycled)
 }
 
 /// Sets room aside again, once there is some.
@@ -95,6 +97,10 @@ fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
             return Err(failing("remove", log.dir())(error));
         }
         cleared = true;
+        {
+            let _names = journal.names.lock();
+            remove_empty(&*journal.disk, log.dir());
+        }
         // Whatever it pinned is of no more use.
         let pin = std::mem::replace(&mut log.state().pin, Pin::Free);
         if let Pin::At(first) = pin {
@@ -218,26 +224,31 @@ fn relieve(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     Ok(synced)
 }
 
-/// Syncs the logs without a journal, where that is due.
+/// Syncs one of the logs without a journal, where that is due.
 fn sync_unjournaled(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
-    let logs = {
+    let next = {
         let mut queue = journal.queue();
-        if !std::mem::take(&mut queue.sync_unjournaled) {
-            return Ok(false);
+        if std::mem::take(&mut queue.sync_unjournaled) {
+            let listed = std::mem::take(&mut queue.unjournaled);
+            queue.due.extend(listed);
         }
-        std::mem::take(&mut queue.unjournaled)
+        queue.due.pop_front()
     };
-    let mut synced = false;
-    for log in &logs {
-        synced |= sync_log(journal, log)?;
+    match next {
+        // A postponed one is listed again, for the next tick; the others have their turn.
+        Some(log) => sync_log(journal, &log).map(|_| true),
+        None => Ok(false),
     }
-    Ok(synced)
 }
 
 /// Syncs everything that is left, after the last append.
 fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     clear_dropped(journal)?;
-    let logs = std::mem::take(&mut journal.queue().unjournaled);
+    let logs = {
+        let mut queue = journal.queue();
+        let due = std::mem::take(&mut queue.due);
+        due.into_iter().chain(std::mem::take(&mut queue.unjournaled)).collect::<Vec<_>>()
+    };
     for log in logs {
         sync_last(&log)?;
     }
@@ -259,6 +270,15 @@ fn sync_last(log: &Arc<PartitionLog>) -> Result<(), StorageFailed> {
     match log.sync(true)? {
         Synced::Done => Ok(()),
         Synced::Postponed(_, failure) => Err(failure),
+    }
+}
+
+/// Removes the directories above a log that is gone, PARTITION and TOPIC, where they hold nothing else. What stays is harmless.
+pub(crate) fn remove_empty(disk: &dyn Disk, log_dir: &std::path::Path) {
+    for dir in log_dir.ancestors().skip(1).take(2) {
+        if disk.remove_dir(dir).is_err() {
+            return;
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub enum DiskOperation {
     SyncDir,
     /// [`DiskFile::set_len`] and [`DiskFile::reserve`].
     Resize,
-    /// [`Disk::rename`], [`Disk::remove_file`], [`Disk::remove_dir_all`] and [`Disk::create_dir_all`].
+    /// [`Disk::rename`], [`Disk::remove_file`], [`Disk::remove_dir`], [`Disk::remove_dir_all`] and [`Disk::create_dir_all`].
     Names,
 }
 
@@ -327,6 +327,12 @@ impl Disk for SimDisk {
         let mut state = self.state.lock();
         state.fault(DiskOperation::Names, path)?;
         state.tree.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.fault(DiskOperation::Names, path)?;
+        state.tree.remove_dir(path)
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {

@@ -198,6 +198,16 @@ impl Tree {
         Ok(())
     }
 
+    pub(super) fn remove_dir(&mut self, path: &Path) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let id = self.find(path)?;
+        if !self.directory(id, path)?.is_empty() {
+            return Err(error(io::ErrorKind::DirectoryNotEmpty, path));
+        }
+        self.change(&[(parent, name, None)]);
+        Ok(())
+    }
+
     pub(super) fn remove_dir_all(&mut self, path: &Path) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
         let id = self.find(path)?;
