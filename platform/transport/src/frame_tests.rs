@@ -211,7 +211,9 @@ fn a_large_frame_has_the_time_that_the_slowest_allowed_rate_needs() {
 fn an_idle_connection_ends_unless_something_goes_out() {
     let mut limits = limits(1 << 20);
     limits.activity = Some(Activity::new(Duration::from_secs(600)));
-    let (error, took) = by_clock(limits, |clock, _ours, mut reader| async move {
+    let (error, took) = by_clock(limits, |clock, ours, mut reader| async move {
+        // Only what is named in here lives as long as the test: without it the pipe would be closed.
+        let _ours = ours;
         let activity = Arc::clone(reader.limits.activity.as_ref().unwrap());
         let started = clock.now();
         let answer = async {
