@@ -6,14 +6,14 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{SinkExt, StreamExt, future::Either};
-use millstream_env::{Clock, Env, FrameSink, FrameSource, FrameStream};
+use millstream_env::{Clock, Connection, Env, FrameSink, FrameSource, FrameStream};
 use millstream_protocol::{
     ApiKey, Call, Request, Response,
     messages::api_versions::ApiVersionsRequest,
     session::{CallId, ClientSession, SendError, Versions},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::CallError;
 
@@ -22,12 +22,25 @@ const IN_FLIGHT_MAX: usize = 128;
 
 type Reply = oneshot::Sender<Result<Option<Response>, CallError>>;
 
-struct Job {
-    request: Request,
-    reply: Reply,
+enum Job {
+    Ask {
+        request: Request,
+        reply: Reply,
+    },
+    /// Send nothing more, and drop this when the broker has finished too.
+    Finish(oneshot::Sender<()>),
 }
 
-/// One stream to a broker. The stream ends when the last handle is dropped.
+/// What a stream holds on to while it lives.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// A place among the streams of a connection that others share.
+    pub(crate) _place: Option<OwnedSemaphorePermit>,
+    /// The connection, if it was made for this stream.
+    pub(crate) _connection: Option<Arc<dyn Connection>>,
+}
+
+/// One stream to a broker. The stream ends in order when the last handle is dropped, or with [`Channel::finish`].
 pub(crate) struct Channel {
     broker: Arc<str>,
     clock: Arc<dyn Clock>,
@@ -35,6 +48,7 @@ pub(crate) struct Channel {
     /// Bounds what is queued and in flight.
     room: Semaphore,
     ended: Arc<Ended>,
+    _held: Held,
 }
 
 /// Why the stream ended, once it has.
@@ -55,6 +69,7 @@ impl Channel {
         broker: &Arc<str>,
         client_id: &Arc<str>,
         stream: FrameStream,
+        held: Held,
         versions: Option<Arc<Versions>>,
         timeout: Duration,
     ) -> Result<(Self, Arc<Versions>), CallError> {
@@ -65,7 +80,8 @@ impl Channel {
         }
         let (jobs, queue) = mpsc::unbounded_channel();
         let ended = Arc::new(Ended::default());
-        let task = drive(stream, queue, session, Arc::clone(broker), Arc::clone(&ended));
+        let (clock, told) = (Arc::clone(&env.clock), Arc::clone(&ended));
+        let task = drive(stream, queue, session, Arc::clone(broker), told, clock, timeout);
         drop(env.spawn.spawn("client stream", Box::pin(task)));
         let channel = Self {
             broker: Arc::clone(broker),
@@ -73,6 +89,7 @@ impl Channel {
             jobs,
             room: Semaphore::new(IN_FLIGHT_MAX),
             ended,
+            _held: held,
         };
         let versions = match known {
             Some(versions) => versions,
@@ -115,11 +132,22 @@ impl Channel {
         self.exchange(request, api, timeout).await.map(|_| ())
     }
 
+    /// Ends the stream in order: what was sent before is read and done by the broker when this returns, also requests that
+    /// are not answered, unless the stream breaks or `patience` ends first. Questions still open then get no answer.
+    pub(crate) async fn finish(&self, patience: Duration) {
+        let (done, over) = oneshot::channel();
+        if self.jobs.send(Job::Finish(done)).is_ok() {
+            // Dropped, never sent: an error either way.
+            futures::future::select(over, self.clock.sleep(patience)).await;
+        }
+        self.ended.set(disconnected(&self.broker, "it was closed here"));
+    }
+
     async fn exchange(&self, request: Request, api: ApiKey, after: Duration) -> Result<Option<Response>, CallError> {
         let exchange = async {
             let Ok(_room) = self.room.acquire().await else { return Err(self.cause()) };
             let (reply, answer) = oneshot::channel();
-            self.jobs.send(Job { request, reply }).map_err(|_| self.cause())?;
+            self.jobs.send(Job::Ask { request, reply }).map_err(|_| self.cause())?;
             answer.await.unwrap_or_else(|_| Err(self.cause()))
         };
         match futures::future::select(std::pin::pin!(exchange), self.clock.sleep(after)).await {
@@ -152,6 +180,14 @@ struct Shared {
     waiting: HashMap<CallId, Reply>,
 }
 
+/// How the sending side ended.
+enum Sent {
+    /// The stream broke.
+    Broken(CallError),
+    /// Nobody asks any more. Whoever wants to know when the broker has finished too waits for the sender's end.
+    Finished(Option<oneshot::Sender<()>>),
+}
+
 /// Runs the stream until it ends or nobody can ask any more.
 async fn drive(
     stream: FrameStream,
@@ -159,33 +195,52 @@ async fn drive(
     session: ClientSession,
     broker: Arc<str>,
     ended: Arc<Ended>,
+    clock: Arc<dyn Clock>,
+    patience: Duration,
 ) {
     let shared = Mutex::new(Shared { session, waiting: HashMap::new() });
-    let end = {
+    let error = {
         let writer = std::pin::pin!(write(stream.sink, jobs, &shared, &broker));
         let reader = std::pin::pin!(read(stream.source, &shared, &broker));
         match futures::future::select(writer, reader).await {
-            Either::Left((end, _)) | Either::Right((end, _)) => end,
+            Either::Left((Sent::Broken(error), _)) | Either::Right((error, _)) => error,
+            Either::Left((Sent::Finished(done), reader)) => {
+                // The broker finishes once it has done all that was asked, unanswered requests too. Left at once, it would
+                // lose what it has not read. Whoever just lets go does not wait for answers: a Fetch may take long.
+                if done.is_some() || shared.lock().waiting.is_empty() {
+                    futures::future::select(reader, clock.sleep(patience)).await;
+                }
+                drop(done);
+                disconnected(&broker, "it was closed here")
+            }
         }
     };
-    let error = end.unwrap_or_else(|| disconnected(&broker, "it was closed here"));
     ended.set(error.clone());
     for (_, reply) in shared.into_inner().waiting {
         let _ = reply.send(Err(error.clone()));
     }
 }
 
-/// Sends what is asked; ends without an error when nobody can ask any more.
+/// Sends what is asked, until the stream breaks or nobody asks any more.
 async fn write(
     mut sink: FrameSink,
     mut jobs: mpsc::UnboundedReceiver<Job>,
     shared: &Mutex<Shared>,
     broker: &Arc<str>,
-) -> Option<CallError> {
+) -> Sent {
+    let broken = |error: std::io::Error| Sent::Broken(disconnected(broker, &error.to_string()));
+    let mut finished = None;
     while let Some(job) = jobs.recv().await {
         let mut told = Vec::new();
         let mut next = Some(job);
-        while let Some(Job { request, reply }) = next {
+        while let Some(job) = next {
+            let (request, reply) = match job {
+                Job::Ask { request, reply } => (request, reply),
+                Job::Finish(done) => {
+                    finished = Some(done);
+                    break;
+                }
+            };
             let frame = {
                 let Shared { session, waiting } = &mut *shared.lock();
                 match session.send(&request) {
@@ -211,29 +266,31 @@ async fn write(
             if let Some(frame) = frame
                 && let Err(error) = sink.feed(frame).await
             {
-                return Some(disconnected(broker, &error.to_string()));
+                return broken(error);
             }
             next = jobs.try_recv().ok();
         }
         if let Err(error) = sink.flush().await {
-            return Some(disconnected(broker, &error.to_string()));
+            return broken(error);
         }
         for reply in told {
             let _ = reply.send(Ok(None));
         }
+        if finished.is_some() {
+            break;
+        }
     }
-    // Whoever sent without an answer was told that the transport has it: finish in order.
     let _ = sink.close().await;
-    None
+    Sent::Finished(finished)
 }
 
 /// Hands answers out until the stream ends.
-async fn read(mut source: FrameSource, shared: &Mutex<Shared>, broker: &Arc<str>) -> Option<CallError> {
+async fn read(mut source: FrameSource, shared: &Mutex<Shared>, broker: &Arc<str>) -> CallError {
     loop {
         let frame = match source.next().await {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Some(disconnected(broker, &error.to_string())),
-            None => return Some(disconnected(broker, "the broker finished")),
+            Some(Err(error)) => return disconnected(broker, &error.to_string()),
+            None => return disconnected(broker, "the broker finished"),
         };
         let Shared { session, waiting } = &mut *shared.lock();
         match session.handle_frame(frame) {
@@ -244,7 +301,7 @@ async fn read(mut source: FrameSource, shared: &Mutex<Shared>, broker: &Arc<str>
             }
             Err(error) => {
                 let detail = error.to_string().into();
-                return Some(CallError::Protocol { broker: Arc::clone(broker), detail });
+                return CallError::Protocol { broker: Arc::clone(broker), detail };
             }
         }
     }

@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    io,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use futures::future::Either;
 use millstream_env::{Connection, Env, FrameStream, Monotonic, Net};
 use millstream_model::{BrokerId, LeaderEpoch, PartitionId, TopicId};
 use millstream_protocol::{
@@ -14,12 +16,19 @@ use millstream_protocol::{
     session::Versions,
 };
 use parking_lot::Mutex;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 
-use crate::{CallError, ClientOptions, channel::Channel};
+use crate::{
+    CallError, ClientOptions,
+    channel::{Channel, Held},
+};
 
 /// Streams for produce requests, per broker. With the others they stay below the 64 that a connection may have.
 const PRODUCE_STREAMS_MAX: usize = 32;
+/// Streams of consumers on the connection that all share; each further one gets a connection of its own.
+const OWN_STREAMS_MAX: usize = 28;
+// Two more: one for admin, one for assign.
+const _: () = assert!(PRODUCE_STREAMS_MAX + OWN_STREAMS_MAX + 2 < 64);
 
 /// Which broker a request goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +89,8 @@ struct Link {
     connection: Arc<dyn Connection>,
     versions: Arc<Versions>,
     channels: Mutex<HashMap<Role, ChannelPlace>>,
+    /// Places for streams that one consumer uses alone.
+    own: Arc<Semaphore>,
 }
 
 /// A place for one stream; one task opens it, the others wait for it.
@@ -95,6 +106,8 @@ pub(crate) struct Cluster {
     client_id: Arc<str>,
     bootstrap: Vec<String>,
     places: Mutex<HashMap<String, Place>>,
+    /// Connections made for one stream each; they go with it.
+    lone: Mutex<Vec<Weak<dyn Connection>>>,
     brokers: Mutex<BTreeMap<BrokerId, String>>,
     topics: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
 }
@@ -110,6 +123,7 @@ impl Cluster {
             client_id,
             bootstrap,
             places: Mutex::default(),
+            lone: Mutex::default(),
             brokers: Mutex::default(),
             topics: Mutex::default(),
         }
@@ -125,16 +139,23 @@ impl Cluster {
             return Ok(Arc::clone(link));
         }
         let broker: Arc<str> = address.into();
-        let unreachable = |error| CallError::Unreachable { broker: Arc::clone(&broker), source: Arc::new(error) };
-        let connection = self.net.connect(address).await.map_err(unreachable)?;
-        let stream = connection.open().await.map_err(unreachable)?;
+        let connection = self.connect(&broker).await?;
+        let stream = self.open_stream(&broker, &*connection).await?;
+        let timeout = self.options.request_timeout;
+        let held = Held::default();
         let (channel, versions) =
-            Channel::open(&self.env, &broker, &self.client_id, stream, None, self.options.request_timeout).await?;
+            Channel::open(&self.env, &broker, &self.client_id, stream, held, None, timeout).await?;
         let first = Arc::new(AsyncMutex::new(Some(Arc::new(channel))));
         let channels = Mutex::new(HashMap::from([(Role::Admin, first)]));
-        let link = Arc::new(Link { broker, connection, versions, channels });
+        let own = Arc::new(Semaphore::new(OWN_STREAMS_MAX));
+        let link = Arc::new(Link { broker, connection, versions, channels, own });
         *place = Some(Arc::clone(&link));
         Ok(link)
+    }
+
+    async fn connect(&self, broker: &Arc<str>) -> Result<Arc<dyn Connection>, CallError> {
+        let unreachable = |error| CallError::Unreachable { broker: Arc::clone(broker), source: Arc::new(error) };
+        self.net.connect(broker).await.map_err(unreachable)
     }
 
     /// Forgets a connection that is of no more use, unless somebody has already replaced it.
@@ -148,28 +169,53 @@ impl Cluster {
         }
     }
 
-    /// A new stream to the link's broker.
-    async fn open_stream(&self, link: &Link) -> Result<FrameStream, CallError> {
-        let unreachable = |error| CallError::Unreachable { broker: Arc::clone(&link.broker), source: Arc::new(error) };
-        // A TCP connection is one stream: every further one is a connection of its own.
-        if link.connection.peer().transport == "tcp" {
-            let connection = self.net.connect(&link.broker).await.map_err(unreachable)?;
-            return connection.open().await.map_err(unreachable);
-        }
-        link.connection.open().await.map_err(unreachable)
+    /// A new stream on a connection. A broker that allows no more would never let it open.
+    async fn open_stream(&self, broker: &Arc<str>, connection: &dyn Connection) -> Result<FrameStream, CallError> {
+        let after = self.options.request_timeout;
+        let opened = match futures::future::select(connection.open(), self.env.clock.sleep(after)).await {
+            Either::Left((opened, _)) => opened,
+            Either::Right(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{broker} has let no further stream be opened on the connection within {after:?}"),
+            )),
+        };
+        opened.map_err(|error| CallError::Unreachable { broker: Arc::clone(broker), source: Arc::new(error) })
     }
 
-    async fn open_channel(&self, link: &Link) -> Result<Channel, CallError> {
-        let stream = self.open_stream(link).await?;
+    /// A stream on a connection of its own.
+    async fn open_lone(&self, link: &Link) -> Result<Channel, CallError> {
+        let connection = self.connect(&link.broker).await?;
+        let stream = self.open_stream(&link.broker, &*connection).await?;
+        {
+            let mut lone = self.lone.lock();
+            lone.retain(|connection| connection.strong_count() > 0);
+            lone.push(Arc::downgrade(&connection));
+        }
+        self.talk(link, stream, Held { _connection: Some(connection), _place: None }).await
+    }
+
+    async fn open_channel(&self, link: &Link, place: Option<OwnedSemaphorePermit>) -> Result<Channel, CallError> {
+        // A TCP connection is one stream: every further one is a connection of its own.
+        if link.connection.peer().transport == "tcp" {
+            return self.open_lone(link).await;
+        }
+        let stream = self.open_stream(&link.broker, &*link.connection).await?;
+        self.talk(link, stream, Held { _place: place, _connection: None }).await
+    }
+
+    async fn talk(&self, link: &Link, stream: FrameStream, held: Held) -> Result<Channel, CallError> {
         let versions = Some(Arc::clone(&link.versions));
         let timeout = self.options.request_timeout;
-        Ok(Channel::open(&self.env, &link.broker, &self.client_id, stream, versions, timeout).await?.0)
+        Ok(Channel::open(&self.env, &link.broker, &self.client_id, stream, held, versions, timeout).await?.0)
     }
 
     /// A stream that nobody else uses.
     pub(crate) async fn own_channel(&self, target: Target) -> Result<Channel, CallError> {
         let link = self.target_link(target).await?;
-        let opened = self.open_channel(&link).await;
+        let opened = match Arc::clone(&link.own).try_acquire_owned() {
+            Ok(place) => self.open_channel(&link, Some(place)).await,
+            Err(_) => return self.open_lone(&link).await,
+        };
         if opened.is_err() {
             self.drop_link(&link).await;
         }
@@ -184,7 +230,7 @@ impl Cluster {
         if let Some(channel) = place.as_ref().filter(|channel| !channel.is_over()) {
             return Ok(Arc::clone(channel));
         }
-        match self.open_channel(&link).await {
+        match self.open_channel(&link, None).await {
             Ok(channel) => {
                 let channel = Arc::new(channel);
                 *place = Some(Arc::clone(&channel));
@@ -238,13 +284,25 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends every connection; the reason reaches the brokers.
+    /// Ends every connection, once what was sent has been read by the brokers; the reason reaches them.
     pub(crate) async fn close(&self, reason: &str) {
         let places: Vec<_> = self.places.lock().drain().map(|(_, place)| place).collect();
-        for place in places {
-            if let Some(link) = place.lock().await.take() {
-                link.connection.close(reason);
-            }
+        let closing = places.into_iter().map(|place| async move {
+            let Some(link) = place.lock().await.take() else { return };
+            let channels: Vec<_> = link.channels.lock().drain().map(|(_, channel)| channel).collect();
+            let finishing = channels.into_iter().map(|place| async move {
+                let channel = place.lock().await.take();
+                if let Some(channel) = channel {
+                    channel.finish(self.options.request_timeout).await;
+                }
+            });
+            futures::future::join_all(finishing).await;
+            link.connection.close(reason);
+        });
+        futures::future::join_all(closing).await;
+        let lone = std::mem::take(&mut *self.lone.lock());
+        for connection in lone.iter().filter_map(Weak::upgrade) {
+            connection.close(reason);
         }
     }
 

@@ -75,6 +75,9 @@ pub use producer::{Acks, Delivered, Delivery, Producer, ProducerOptions, Produce
 
 use self::cluster::Cluster;
 
+/// How long brokers have to hear that a connection is closed; three round trips are enough.
+const IDLE_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// A client of one cluster. Cheap to clone; clones share the connections.
 #[derive(Clone)]
 pub struct Client {
@@ -144,11 +147,17 @@ impl Client {
         Consumer::new(Arc::clone(&self.cluster), name, options).await
     }
 
-    /// Ends every connection and tells the brokers so. What was sent and not acknowledged may be lost: flush producers first.
+    /// Ends every connection in order and tells the brokers so. Flush producers first: what they hold is not sent any more.
+    ///
+    /// What was sent without asking for acknowledgements ([`Acks::None`]) has been read and done by the brokers when this
+    /// returns, unless a connection breaks meanwhile or [`ClientOptions::request_timeout`] ends first.
     pub async fn close(&self) {
         self.cluster.close("the client is done").await;
         if let Some(quic) = &self.quic {
-            quic.wait_idle().await;
+            // A consumer that is still at work may have connected again: that one is not waited for.
+            let idle = std::pin::pin!(quic.wait_idle());
+            let enough = self.cluster.env.clock.sleep(IDLE_WAIT_MAX);
+            futures::future::select(idle, enough).await;
         }
     }
 }

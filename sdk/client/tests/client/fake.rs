@@ -44,6 +44,10 @@ pub(crate) struct Topic {
     pub(crate) logs: Vec<Vec<Batch>>,
     pub(crate) partitioner: Option<Partitioner>,
     pub(crate) needs_values: bool,
+    /// What is said of how many partitions there are, if it is not the truth.
+    pub(crate) claims: Option<i32>,
+    /// An answer's records end after so many bytes.
+    pub(crate) cut: Option<usize>,
     /// For a view: an answer covers this many offsets and keeps only records at multiples of the second number.
     pub(crate) filter: Option<(i64, i64)>,
 }
@@ -90,6 +94,8 @@ pub(crate) struct State {
     /// Breaks the connection after creating a topic.
     pub(crate) break_creates: bool,
     pub(crate) connections: usize,
+    /// Most streams that one connection has opened.
+    pub(crate) streams_max: usize,
 }
 
 #[derive(Clone)]
@@ -112,7 +118,12 @@ impl FakeBroker {
                     accepting.state.lock().connections += 1;
                     let broker = accepting.clone();
                     let serve = async move {
+                        let mut streams = 0;
                         while let Some(stream) = connection.accept().await {
+                            streams += 1;
+                            let mut state = broker.state.lock();
+                            state.streams_max = state.streams_max.max(streams);
+                            drop(state);
                             let task = broker.clone().serve(Arc::clone(&connection), stream);
                             drop(broker.env.spawn.spawn("fake stream", Box::pin(task)));
                         }
@@ -337,6 +348,7 @@ impl FakeBroker {
                             }
                             bytes.extend_from_slice(batch.bytes());
                         }
+                        bytes.truncate(topic.cut.unwrap_or(usize::MAX));
                         answer.records = Bytes::from(bytes).into();
                     }
                     Some((span, keep)) => {
@@ -392,7 +404,7 @@ impl FakeBroker {
             let topic = &state.topics[&name];
             TopicRouting {
                 topic_id: topic.id,
-                partitions: topic.logs.len() as i32,
+                partitions: topic.claims.unwrap_or(topic.logs.len() as i32),
                 routing_epoch: RoutingEpoch(7),
                 partitioner: topic.partitioner.map(|_| "by-test@1".into()),
                 needs_values: topic.needs_values,

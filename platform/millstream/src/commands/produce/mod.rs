@@ -144,9 +144,9 @@ impl Produce {
         producer.partitions(&template.topic).await.with_context(|| format!("cannot produce to {}", template.topic))?;
         let mut sending = Sending::new(producer, template, lines);
         let sent = sending.send_all(chunks).await;
-        sending.finish(sent, self.acks != Acks::None, self.form)?;
+        // Also after a failure: what nobody acknowledges must have arrived before the process ends.
         client.close().await;
-        Ok(())
+        sending.finish(sent, self.acks != Acks::None, self.form)
     }
 }
 
@@ -304,13 +304,11 @@ impl Sending {
         let elapsed = self.started.elapsed();
         if let Err(error) = sent {
             let unknown = tally.sent - tally.acknowledged;
+            let (told, verb) =
+                (counted(tally.acknowledged, "record"), if acknowledged { "acknowledged" } else { "sent" });
             let fate = match unknown {
-                0 => format!("{} before it acknowledged, nothing after it sent", counted(tally.acknowledged, "record")),
-                _ => format!(
-                    "{} acknowledged, {} sent without being acknowledged, nothing more sent",
-                    counted(tally.acknowledged, "record"),
-                    unknown
-                ),
+                0 => format!("{told} before it {verb}, nothing after it sent"),
+                _ => format!("{told} {verb}, of {unknown} nothing is known, nothing more sent"),
             };
             anyhow::bail!("cannot produce to {}: {}; {fate}", template.topic, explain(error.as_ref()));
         }
@@ -327,9 +325,9 @@ impl Sending {
             seconds: elapsed.as_secs_f64(),
             partitions: partitions.collect(),
         };
-        let verb = if acknowledged { "acknowledged" } else { "sent" };
         let records = counted(tally.acknowledged, "record");
-        let sentence = format!("{records} {verb} by {}{}", template.topic, rate(tally, elapsed));
+        let verb = if acknowledged { "acknowledged by" } else { "sent to" };
+        let sentence = format!("{records} {verb} {}{}", template.topic, rate(tally, elapsed));
         form.output.done(&summary, &sentence)
     }
 }

@@ -1,0 +1,147 @@
+//! Connections: brokers that grant fewer streams than asked for, and an end in order.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use millstream_client::{Acks, Client, ClientOptions, ConnectError, ConsumerOptions, ProducerOptions, ProducerRecord};
+use millstream_env::{BoxFuture, Connection, FrameStream, Listener, Net, Peer, sim::World};
+use parking_lot::Mutex;
+
+use crate::{
+    fake::{ADDRESS, FakeBroker},
+    setting,
+};
+
+/// How long the clients of these tests wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A network whose brokers let `streams` streams be opened on a connection, and leave whoever wants more waiting.
+struct Stingy {
+    inner: Arc<dyn Net>,
+    streams: usize,
+}
+
+struct StingyConnection {
+    inner: Arc<dyn Connection>,
+    left: Mutex<usize>,
+}
+
+impl Net for Stingy {
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn Listener>>> {
+        self.inner.listen(address)
+    }
+
+    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn Connection>>> {
+        async move {
+            let inner = self.inner.connect(address).await?;
+            Ok(Arc::new(StingyConnection { inner, left: Mutex::new(self.streams) }) as Arc<dyn Connection>)
+        }
+        .boxed()
+    }
+}
+
+impl Connection for StingyConnection {
+    fn peer(&self) -> &Peer {
+        self.inner.peer()
+    }
+
+    fn accept(&self) -> BoxFuture<'_, Option<FrameStream>> {
+        self.inner.accept()
+    }
+
+    fn open(&self) -> BoxFuture<'_, io::Result<FrameStream>> {
+        let mut left = self.left.lock();
+        if *left == 0 {
+            return std::future::pending().boxed();
+        }
+        *left -= 1;
+        self.inner.open()
+    }
+
+    fn close(&self, reason: &str) {
+        self.inner.close(reason);
+    }
+}
+
+/// A client of a broker that grants so many streams.
+fn stingy(streams: usize) -> (World, FakeBroker, Result<Client, ConnectError>) {
+    let (world, broker, _) = setting(1);
+    let net = Arc::new(Stingy { inner: world.net(), streams });
+    let options = ClientOptions { request_timeout: PATIENCE, ..ClientOptions::default() };
+    let connect = Client::connect_over(world.env(), net, vec![ADDRESS.into()], options);
+    let client = world.run_until(connect);
+    (world, broker, client)
+}
+
+#[test]
+fn a_broker_that_grants_no_stream_is_an_error_within_the_request_time_out() {
+    let (world, _broker, client) = stingy(0);
+    let error = client.unwrap_err().to_string();
+    assert!(error.contains(ADDRESS) && error.contains("stream"), "{error}");
+    assert!(world.env().clock.now().0 < PATIENCE * 2, "{:?}", world.env().clock.now());
+}
+
+#[test]
+fn a_broker_that_grants_too_few_streams_is_an_error_and_nothing_hangs() {
+    let (world, broker, client) = stingy(1);
+    let client = client.unwrap();
+    broker.topic("t", 1);
+    let start = world.env().clock.now().0;
+    let options = ConsumerOptions { patience: PATIENCE, ..ConsumerOptions::default() };
+    let read = async { client.consumer("t", options).await?.next().await };
+    let error = world.run_until(read).unwrap_err().to_string();
+    assert!(error.contains("stream"), "{error}");
+    let options = ProducerOptions { delivery_timeout: PATIENCE, ..ProducerOptions::default() };
+    let producer = client.producer(options);
+    let record = ProducerRecord { topic: "t".into(), ..ProducerRecord::default() };
+    let error = world.run_until(producer.produce(record)).unwrap_err().to_string();
+    assert!(error.contains("stream"), "{error}");
+    // Both had their patience and one more opening under way.
+    let took = world.env().clock.now().0 - start;
+    assert!(took < PATIENCE * 6, "{took:?}");
+    // What needs no further stream still works.
+    assert_eq!(world.run_until(client.admin().list_topics()).unwrap().len(), 1);
+}
+
+#[test]
+fn closing_waits_until_the_broker_has_done_what_nobody_acknowledges() {
+    for seed in 0..20 {
+        let (world, broker, client) = setting(seed);
+        broker.topic("t", 4);
+        broker.state.lock().produce_time = Duration::from_millis(40);
+        let options = ProducerOptions { acks: Acks::None, linger: Duration::ZERO, ..ProducerOptions::default() };
+        let producer = client.producer(options);
+        world.run_until(async {
+            for number in 0..40 {
+                let partition = Some(millstream_model::PartitionId(number % 4));
+                let record = ProducerRecord { topic: "t".into(), partition, ..ProducerRecord::default() };
+                drop(producer.send(record).await.unwrap());
+            }
+            producer.flush().await;
+            client.close().await;
+        });
+        let state = broker.state.lock();
+        let there: usize = (0..4).map(|partition| state.topics["t"].records(partition).len()).sum();
+        assert_eq!(there, 40, "seed {seed}");
+    }
+}
+
+#[test]
+fn closing_does_not_wait_for_a_broker_that_never_finishes() {
+    let (world, broker, _) = setting(1);
+    let options = ClientOptions { request_timeout: PATIENCE, ..ClientOptions::default() };
+    let client =
+        world.run_until(Client::connect_over(world.env(), world.net(), vec![ADDRESS.into()], options)).unwrap();
+    broker.topic("t", 1);
+    broker.state.lock().hold = true;
+    let producer = client.producer(ProducerOptions { acks: Acks::None, ..ProducerOptions::default() });
+    let start = world.env().clock.now().0;
+    world.run_until(async {
+        let record = ProducerRecord { topic: "t".into(), ..ProducerRecord::default() };
+        drop(producer.send(record).await.unwrap());
+        producer.flush().await;
+        client.close().await;
+    });
+    let took = world.env().clock.now().0 - start;
+    assert!((PATIENCE..PATIENCE * 2).contains(&took), "{took:?}");
+}
