@@ -25,7 +25,7 @@ use millstream_protocol::{
         offsets::{EARLIEST_TIMESTAMP, LATEST_TIMESTAMP},
     },
 };
-use millstream_record::{Batch, Batches, Header, Records, batches};
+use millstream_record::{Batch, BatchError, Batches, Header, Records, batches};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -189,9 +189,9 @@ pub struct Consumer {
 struct Current {
     partition: PartitionId,
     from: Offset,
-    /// The batches still to come, then the records of the one at hand.
+    /// The batches still to come, then the one at hand: where it begins, and its records.
     batches: std::vec::IntoIter<Batch>,
-    records: Option<Records>,
+    records: Option<(Offset, Records)>,
 }
 
 impl std::fmt::Debug for Consumer {
@@ -537,35 +537,47 @@ impl Consumer {
         }
         let mut batches_found = Vec::new();
         let mut next = from;
+        let damaged = |offset: Offset, detail: String| ConsumeError::Damaged {
+            topic: topic(),
+            partition,
+            offset,
+            detail: detail.into(),
+        };
         let mut rest: Batches = batches(answer.records.to_bytes());
+        let mut damage = None;
         for batch in &mut rest {
-            let damaged = |detail: String| ConsumeError::Damaged {
-                topic: topic(),
-                partition,
-                offset: next,
-                detail: detail.into(),
-            };
-            let batch = batch.map_err(|error| damaged(error.to_string()))?;
-            let (control, end) = {
-                let header = batch.header();
-                let end = header
-                    .base_offset
-                    .0
-                    .checked_add(i64::from(header.last_offset_delta))
-                    .and_then(|last| last.checked_add(1));
-                (header.attributes.is_control(), end.ok_or_else(|| damaged("its offsets overflow".into()))?)
-            };
-            // Wholly before the position: a broker may begin earlier, never twice.
-            if Offset(end) <= next {
-                continue;
-            }
-            batch.verify_crc().map_err(|error| damaged(error.to_string()))?;
-            next = Offset(end);
-            if !control {
-                batches_found.push(batch);
+            match check_batch(batch, next) {
+                // Wholly before the position: a broker may begin earlier, never twice.
+                Ok(None) => {}
+                Ok(Some((batch, end))) => {
+                    next = end;
+                    if !batch.header().attributes.is_control() {
+                        batches_found.push(batch);
+                    }
+                }
+                Err(found) => {
+                    damage = Some(found);
+                    break;
+                }
             }
         }
-        next = next.max(answer.next_offset);
+        // What came before the damage is handed out first; the next answer begins with it.
+        if next == from
+            && let Some((offset, detail)) = damage
+        {
+            return Err(damaged(offset, detail));
+        }
+        if damage.is_none() {
+            next = next.max(answer.next_offset);
+        }
+        // Brokers cut an answer anywhere but in its first batch: asked again, this one would say the same for ever.
+        if next == from && !answer.records.is_empty() {
+            let detail = match rest.rest().len() {
+                0 => "the answer has only batches before it".into(),
+                cut => format!("the answer ends within the batch, of which it has {cut} bytes"),
+            };
+            return Err(damaged(from, detail));
+        }
         state.next = next;
         if batches_found.is_empty() {
             return Ok(None);
@@ -604,21 +616,38 @@ impl Consumer {
     }
 }
 
+/// Checks a batch and says where it ends; none if that is before `next`. What is damaged is told with where it begins.
+fn check_batch(batch: Result<Batch, BatchError>, next: Offset) -> Result<Option<(Batch, Offset)>, (Offset, String)> {
+    let batch = batch.map_err(|error| (next, error.to_string()))?;
+    let (base, delta) = {
+        let header = batch.header();
+        (header.base_offset, header.last_offset_delta)
+    };
+    let end = base.0.checked_add(i64::from(delta)).and_then(|last| last.checked_add(1)).map(Offset);
+    let end = end.ok_or_else(|| (base, "its offsets overflow".to_owned()))?;
+    if end <= next {
+        return Ok(None);
+    }
+    batch.verify_crc().map_err(|error| (base, error.to_string()))?;
+    Ok(Some((batch, end)))
+}
+
 impl Current {
     /// The next record that was not read before and lies before `end`; none when the answer is used up.
     fn step(&mut self, end: Option<Offset>) -> Option<Result<ConsumedRecord, (Offset, Arc<str>)>> {
         loop {
-            let Some(records) = &mut self.records else {
+            let Some((base, records)) = &mut self.records else {
                 let batch = self.batches.next()?;
+                let base = batch.header().base_offset;
                 match batch.records(UNPACKED_BYTES_MAX) {
-                    Ok(records) => self.records = Some(records),
-                    Err(error) => return Some(Err((batch.header().base_offset, error.to_string().into()))),
+                    Ok(records) => self.records = Some((base, records)),
+                    Err(error) => return Some(Err((base, error.to_string().into()))),
                 }
                 continue;
             };
             match records.next() {
                 None => self.records = None,
-                Some(Err(error)) => return Some(Err((self.from, error.to_string().into()))),
+                Some(Err(error)) => return Some(Err((*base, error.to_string().into()))),
                 Some(Ok(record)) if record.offset < self.from => {}
                 Some(Ok(record)) if end.is_some_and(|end| record.offset >= end) => {}
                 Some(Ok(record)) => {

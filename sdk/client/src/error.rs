@@ -129,7 +129,7 @@ impl CallError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ProduceError {
     /// The partition that was asked for does not exist.
-    #[error("topic {topic} has no partition {partition}: it has {partitions} (0 to {})", .partitions - 1)]
+    #[error("topic {topic} has no partition {partition}: it has {partitions} (0 to {})", .partitions.saturating_sub(1))]
     NoSuchPartition {
         /// The topic.
         topic: Arc<str>,
@@ -145,6 +145,20 @@ pub enum ProduceError {
         topic: Arc<str>,
         /// What is wrong with it.
         detail: Arc<str>,
+    },
+    /// The topic got another partitioner after the record's partition was chosen: the record was not appended.
+    ///
+    /// The client does not choose anew: later records of the key may have gone elsewhere meanwhile. Whoever needs the order
+    /// waits for what was sent, and sends the refused records again in their order.
+    #[error(
+        "topic {topic} is routed anew since partition {partition} was chosen for the record, which was not appended: \
+         send it again"
+    )]
+    StaleRouting {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition that was chosen.
+        partition: PartitionId,
     },
     /// The broker refused it, or could not be asked.
     #[error(transparent)]
@@ -163,10 +177,19 @@ pub enum ProduceError {
 }
 
 impl ProduceError {
+    /// What a refused batch means for its records.
+    pub(crate) fn refused(topic: &Arc<str>, partition: PartitionId, error: CallError) -> Self {
+        match error.code() {
+            Some(ErrorCode::StaleRouting) => Self::StaleRouting { topic: Arc::clone(topic), partition },
+            _ => Self::Call(error),
+        }
+    }
+
     /// The broker's code, if it was the broker that refused.
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
+            Self::StaleRouting { .. } => Some(ErrorCode::StaleRouting),
             Self::Call(error) | Self::Expired { last: error, .. } => error.code(),
             _ => None,
         }
@@ -178,8 +201,8 @@ impl ProduceError {
     pub fn is_retriable(&self) -> bool {
         match self {
             Self::NoSuchPartition { .. } | Self::Record { .. } => false,
-            Self::Call(error) => error.is_retriable() || error.code() == Some(ErrorCode::StaleRouting),
-            Self::Expired { .. } | Self::Stopped => true,
+            Self::Call(error) => error.is_retriable(),
+            Self::StaleRouting { .. } | Self::Expired { .. } | Self::Stopped => true,
         }
     }
 }
@@ -188,7 +211,7 @@ impl ProduceError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConsumeError {
     /// The partition that was asked for does not exist.
-    #[error("{topic} has no partition {partition}: it has {partitions} (0 to {})", .partitions - 1)]
+    #[error("{topic} has no partition {partition}: it has {partitions} (0 to {})", .partitions.saturating_sub(1))]
     NoSuchPartition {
         /// The topic or view.
         topic: Arc<str>,
@@ -218,7 +241,7 @@ pub enum ConsumeError {
         topic: Arc<str>,
         /// The partition.
         partition: PartitionId,
-        /// Where the batch begins.
+        /// Where the batch begins; where not even that can be read, the offset that was asked for.
         offset: Offset,
         /// What is wrong.
         detail: Arc<str>,

@@ -319,7 +319,7 @@ impl Queue {
         tracing::debug!(topic = %self.topic, partition = %self.partition, %error, ?failure, "a batch was not taken");
         batch.last = Some(error.clone());
         if let Some(batch) = self.window.failed(serial, failure) {
-            batch.given_up(&ProduceError::Call(error));
+            batch.given_up(&ProduceError::refused(&self.topic, self.partition, error));
         }
     }
 

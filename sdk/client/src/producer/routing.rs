@@ -43,6 +43,10 @@ impl Routing {
         let found = response.topics.into_iter().find(|found| found.topic == topic);
         let found = found.ok_or_else(|| CallError::refused(what.as_str(), ErrorCode::UnknownTopicOrPartition, None))?;
         CallError::check(&what, found.error_code, found.error_message.as_deref())?;
+        if found.partitions < 1 {
+            let detail = format!("a broker says that it has {} partitions", found.partitions);
+            return Err(CallError::refused(what, ErrorCode::InvalidPartitions, Some(&detail)));
+        }
         Ok(Rules {
             partitions: found.partitions,
             epoch: found.routing_epoch,

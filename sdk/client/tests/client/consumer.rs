@@ -6,7 +6,7 @@ use bytes::Bytes;
 use millstream_client::{Client, ConsumeError, Consumer, ConsumerOptions, ErrorCode, StartFrom};
 use millstream_env::sim::World;
 use millstream_model::{Offset, PartitionId, TimestampMs};
-use millstream_record::{BatchBuilder, BatchOptions, Compression};
+use millstream_record::{BatchBuilder, BatchOptions, Compression, crc32c};
 
 use crate::{fake::FakeBroker, setting};
 
@@ -204,20 +204,78 @@ fn damaged_records_are_refused() {
     bytes[..8].copy_from_slice(&10i64.to_be_bytes());
     let damaged = millstream_record::Batch::parse_one(bytes.into()).unwrap();
     broker.state.lock().topics.get_mut("t").unwrap().logs[0].push(damaged);
-    let options = ConsumerOptions { partition_bytes_max: 1, ..until_end(StartFrom::Beginning) };
-    let mut consumer = consumer(&world, &client, options);
-    let mut read = 0;
-    let error = world.run_until(async {
-        loop {
-            match consumer.next().await {
-                Ok(Some(_)) => read += 1,
-                Ok(None) => panic!("the damage was not seen"),
-                Err(error) => break error,
+    // In an answer of its own, and behind a good one in the same answer.
+    for partition_bytes_max in [1, 1 << 20] {
+        let options = ConsumerOptions { partition_bytes_max, ..until_end(StartFrom::Beginning) };
+        let mut consumer = consumer(&world, &client, options);
+        let mut read = 0;
+        let error = world.run_until(async {
+            loop {
+                match consumer.next().await {
+                    Ok(Some(_)) => read += 1,
+                    Ok(None) => panic!("the damage was not seen"),
+                    Err(error) => break error,
+                }
             }
-        }
-    });
-    assert!(matches!(error, ConsumeError::Damaged { offset: Offset(10), .. }), "{error}");
-    assert_eq!(read, 10);
+        });
+        assert!(matches!(error, ConsumeError::Damaged { offset: Offset(10), .. }), "{error}");
+        assert_eq!(read, 10);
+    }
+}
+
+/// A batch with something wrong among its records and a checksum that fits all the same.
+fn spoilt(numbers: std::ops::Range<i64>) -> Bytes {
+    let mut bytes = batch(numbers.clone()).to_vec();
+    bytes[..8].copy_from_slice(&numbers.start.to_be_bytes());
+    let last = bytes.len() - 1;
+    // The last record now claims a header that is not there.
+    bytes[last] = 2;
+    let crc = crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+#[test]
+fn damage_among_records_is_said_with_the_batch_that_it_is_in() {
+    // Not with the place where reading stood when the answer was asked for: that is before two good batches.
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    broker.append("t", 0, batch(0..10));
+    broker.append("t", 0, batch(10..20));
+    let damaged = millstream_record::Batch::parse_one(spoilt(20..30)).unwrap();
+    broker.state.lock().topics.get_mut("t").unwrap().logs[0].push(damaged);
+    let mut consumer = consumer(&world, &client, until_end(StartFrom::Beginning));
+    let error = read_all(&world, &mut consumer).unwrap_err();
+    assert!(matches!(error, ConsumeError::Damaged { offset: Offset(20), .. }), "{error}");
+}
+
+#[test]
+fn an_answer_that_is_cut_within_its_first_batch_is_an_error_and_not_asked_for_for_ever() {
+    for cut in [1, 11, 60, 100] {
+        let (world, broker, client) = setting(1);
+        filled(&broker, 1);
+        broker.state.lock().topics.get_mut("t").unwrap().cut = Some(cut);
+        let mut consumer = consumer(&world, &client, until_end(StartFrom::Offset(Offset(20))));
+        let error = read_all(&world, &mut consumer).unwrap_err();
+        assert!(matches!(error, ConsumeError::Damaged { offset: Offset(20), .. }), "{error}");
+        assert!(error.to_string().contains("ends within"), "{error}");
+        assert_eq!(broker.state.lock().fetches, 1);
+    }
+}
+
+#[test]
+fn more_consumers_than_a_connection_has_streams_read_side_by_side() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 1);
+    let mut consumers: Vec<_> =
+        (0..80).map(|_| consumer(&world, &client, until_end(StartFrom::Offset(Offset(99))))).collect();
+    for consumer in &mut consumers {
+        assert_eq!(read_all(&world, consumer).unwrap()[&0], [99]);
+    }
+    let connections = broker.state.lock().connections;
+    // Most streams of the shared connection stay free for producing.
+    assert!((40..80).contains(&connections), "{connections}");
+    assert!(broker.state.lock().streams_max < 32, "{}", broker.state.lock().streams_max);
 }
 
 #[test]

@@ -395,6 +395,33 @@ fn a_refusal_for_good_is_told_in_the_brokers_words_and_the_next_record_goes_on()
 }
 
 #[test]
+fn a_record_whose_topic_was_routed_anew_meanwhile_is_named_so() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 3);
+    broker.state.lock().faults = [Fault::Refuse(ErrorCode::StaleRouting)].into();
+    let producer = client.producer(ProducerOptions::default());
+    let error = world.run_until(producer.produce(to_partition(2, 1))).unwrap_err();
+    assert!(matches!(error, ProduceError::StaleRouting { partition: PartitionId(2), .. }), "{error}");
+    assert!(error.is_retriable() && error.to_string().contains("send it again"), "{error}");
+    world.run_until(producer.produce(to_partition(2, 2))).unwrap();
+    assert_eq!(broker.state.lock().topics["t"].end(2), 1);
+}
+
+#[test]
+fn a_broker_that_counts_partitions_below_one_is_not_believed() {
+    for claims in [0, -1, i32::MIN] {
+        let (world, broker, client) = setting(1);
+        broker.topic("t", 1);
+        broker.state.lock().topics.get_mut("t").unwrap().claims = Some(claims);
+        let producer = client.producer(ProducerOptions::default());
+        let error = world.run_until(producer.produce(to_partition(0, 1))).unwrap_err();
+        assert!(error.to_string().contains(&claims.to_string()), "{error}");
+    }
+    let error = ProduceError::NoSuchPartition { topic: "t".into(), partition: PartitionId(0), partitions: i32::MIN };
+    assert!(error.to_string().contains("no partition 0"), "{error}");
+}
+
+#[test]
 fn patience_ends() {
     let (world, broker, client) = setting(1);
     broker.topic("t", 1);
