@@ -1,8 +1,12 @@
 //! The client profile: what a client must know of a cluster, as a JSON file that tools and SDK find by themselves.
 //!
 //! ```json
-//! { "brokers": ["127.0.0.1:9092"], "ca_pem": "-----BEGIN CERTIFICATE-----\n..." }
+//! { "brokers": ["127.0.0.1:9092"], "ca_pem": "-----BEGIN CERTIFICATE-----\n...",
+//!   "others": [{ "brokers": ["127.0.0.1:9192"], "ca_pem": "-----BEGIN CERTIFICATE-----\n..." }] }
 //! ```
+//!
+//! The first two lines are of the broker that was started last, which is the whole profile for a user with one broker. The
+//! user's other brokers stay below `others`, each found by its address.
 //!
 //! Looked for at `$MILLSTREAM_PROFILE`, else `$XDG_CONFIG_HOME/millstream/profile.json`, else
 //! `$HOME/.config/millstream/profile.json`. A broker also writes it to `client.json` in its data directory.
@@ -21,13 +25,33 @@ pub const PROFILE_VARIABLE: &str = "MILLSTREAM_PROFILE";
 /// Largest profile that is read, bytes.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What a client must know of a cluster.
+/// Other brokers that a profile remembers. Those that were started longest ago are forgotten first.
+const OTHERS_MAX: usize = 31;
+
+/// What a client must know of a cluster, and of the others of its user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
+    /// The cluster that is meant when no broker is named.
+    #[serde(flatten)]
+    pub cluster: KnownCluster,
+    /// The user's others, those started last first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<KnownCluster>,
+}
+
+/// Where a cluster is, and how it proves that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownCluster {
     /// Where brokers can be asked, `HOST:PORT` each.
     pub brokers: Vec<String>,
     /// The certificates of the CAs that the brokers' certificates must come from, PEM.
     pub ca_pem: String,
+}
+
+impl KnownCluster {
+    fn has_any_of(&self, brokers: &[String]) -> bool {
+        self.brokers.iter().any(|broker| brokers.contains(broker))
+    }
 }
 
 /// Why there is no profile.
@@ -69,6 +93,12 @@ pub enum ProfileError {
 }
 
 impl Profile {
+    /// A profile of one cluster.
+    #[must_use]
+    pub fn new(brokers: Vec<String>, ca_pem: String) -> Self {
+        Self { cluster: KnownCluster { brokers, ca_pem }, others: Vec::new() }
+    }
+
     /// Reads a profile.
     ///
     /// # Errors
@@ -104,12 +134,45 @@ impl Profile {
         replace_file(path, &bytes, 0o644).map_err(fail)
     }
 
-    /// The CAs, to check brokers with. `origin` is named when a broker does not match: usually the profile's path.
+    /// Writes the profile over the one at `path`, and keeps among the others what that one knew. A cluster that has this one's CA
+    /// or one of its addresses is this one, or gone. Brokers that start at the same time wait for each other.
+    ///
+    /// Something at `path` that is not a profile is replaced.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn write_beside_others(mut self, path: &Path) -> Result<(), ProfileError> {
+        let fail = |source| ProfileError::Io { action: "write", path: path.into(), source };
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(dir).map_err(fail)?;
+        // The directory is the lock, so that no file is left beside the profile. Let go with the handle.
+        let lock = fs::File::open(dir).map_err(fail)?;
+        lock.lock().map_err(fail)?;
+        if let Ok(before) = Self::load(path) {
+            let known = std::iter::once(before.cluster).chain(before.others);
+            let mine = &self.cluster;
+            self.others =
+                known.filter(|known| known.ca_pem != mine.ca_pem && !known.has_any_of(&mine.brokers)).collect();
+            self.others.truncate(OTHERS_MAX);
+        }
+        self.write(path)
+    }
+
+    /// The CAs to check `brokers` with: those of the clusters that have one of these addresses; of all clusters if none has, since
+    /// one may go by another name; of the first if none is given. `origin` is named when a broker does not match: usually the
+    /// profile's path.
     ///
     /// # Errors
     /// The profile's certificates are malformed.
-    pub fn trust(&self, origin: impl Into<String>) -> Result<Trust, TrustError> {
-        Trust::from_pem(&self.ca_pem, origin)
+    pub fn trust(&self, brokers: &[String], origin: impl Into<String>) -> Result<Trust, TrustError> {
+        let all = || std::iter::once(&self.cluster).chain(&self.others);
+        let meant: Vec<_> = match brokers {
+            [] => vec![&self.cluster],
+            _ => all().filter(|known| known.has_any_of(brokers)).collect(),
+        };
+        let meant = if meant.is_empty() { all().collect() } else { meant };
+        let pem: Vec<_> = meant.into_iter().map(|known| known.ca_pem.as_str()).collect();
+        Trust::from_pem(&pem.join("\n"), origin)
     }
 }
 
@@ -158,11 +221,77 @@ mod tests {
     fn a_profile_survives_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep").join("profile.json");
-        let profile = Profile { brokers: vec!["127.0.0.1:1".into()], ca_pem: "pem".into() };
+        let profile = Profile::new(vec!["127.0.0.1:1".into()], "pem".into());
         profile.write(&path).unwrap();
         profile.write(&path).unwrap();
         assert_eq!(Profile::load(&path).unwrap(), profile);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        let text = fs::read_to_string(&path).unwrap();
+        let expected = "{\n  \"brokers\": [\n    \"127.0.0.1:1\"\n  ],\n  \"ca_pem\": \"pem\"\n}\n";
+        assert_eq!(text, expected, "the profile of one broker is as simple as that");
+    }
+
+    /// Brokers by address and CA, started one after another; what the profile says in the end.
+    fn started(brokers: &[(&str, &str)]) -> Vec<(String, String)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("profile.json");
+        for (address, ca) in brokers {
+            Profile::new(vec![(*address).into()], (*ca).into()).write_beside_others(&path).unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        let Profile { cluster, others } = Profile::load(&path).unwrap();
+        std::iter::once(cluster).chain(others).map(|known| (known.brokers.concat(), known.ca_pem)).collect()
+    }
+
+    #[test]
+    fn a_second_broker_does_not_make_the_first_forgotten() {
+        let check = |brokers: &[(&str, &str)], expected: &[(&str, &str)]| {
+            let expected: Vec<_> = expected.iter().map(|(a, ca)| ((*a).to_owned(), (*ca).to_owned())).collect();
+            assert_eq!(started(brokers), expected, "{brokers:?}");
+        };
+        check(&[("a:1", "A"), ("b:2", "B")], &[("b:2", "B"), ("a:1", "A")]);
+        // Started again; started again on another port; another broker where the first one was.
+        check(&[("a:1", "A"), ("b:2", "B"), ("a:1", "A")], &[("a:1", "A"), ("b:2", "B")]);
+        check(&[("a:1", "A"), ("b:2", "B"), ("a:3", "A")], &[("a:3", "A"), ("b:2", "B")]);
+        check(&[("a:1", "A"), ("a:1", "B")], &[("a:1", "B")]);
+        let many: Vec<_> = (0..100).map(|n| (format!("a:{n}"), format!("{n}"))).collect();
+        let many: Vec<_> = many.iter().map(|(a, ca)| (a.as_str(), ca.as_str())).collect();
+        assert_eq!(started(&many).len(), OTHERS_MAX + 1);
+    }
+
+    #[test]
+    fn brokers_that_start_at_the_same_time_are_all_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("profile.json");
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    let profile = Profile::new(vec![format!("a:{number}")], format!("{number}"));
+                    profile.write_beside_others(path).unwrap();
+                });
+            }
+        });
+        assert_eq!(Profile::load(&path).unwrap().others.len(), 7);
+    }
+
+    #[test]
+    fn a_broker_is_checked_with_its_own_ca_and_an_unknown_one_with_all() {
+        let ca = |name: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            crate::identity::ensure(&dir.path().join(name), &[]).unwrap().ca_pem
+        };
+        let mut profile = Profile::new(vec!["a:1".into()], ca("a"));
+        profile.others.push(KnownCluster { brokers: vec!["b:2".into()], ca_pem: ca("b") });
+        let check = |brokers: &[&str], expected: usize| {
+            let brokers: Vec<_> = brokers.iter().map(ToString::to_string).collect();
+            assert_eq!(profile.trust(&brokers, "here").unwrap().roots.len(), expected, "{brokers:?}");
+        };
+        check(&[], 1);
+        check(&["a:1"], 1);
+        check(&["b:2"], 1);
+        check(&["a:1", "b:2"], 2);
+        check(&["localhost:2"], 2);
     }
 
     #[test]
@@ -174,7 +303,9 @@ mod tests {
         let error = Profile::load(&path).unwrap_err();
         assert!(error.to_string().contains("p.json"), "{error}");
         assert!(matches!(error, ProfileError::Malformed { .. }));
-        let profile = Profile { brokers: vec![], ca_pem: "rubbish".into() };
-        assert!(profile.trust("here").is_err());
+        let profile = Profile::new(vec![], "rubbish".into());
+        assert!(profile.trust(&[], "here").is_err());
+        profile.clone().write_beside_others(&path).unwrap();
+        assert_eq!(Profile::load(&path).unwrap(), profile);
     }
 }

@@ -164,17 +164,12 @@ impl Client {
 
 /// Whom to believe and whom to ask.
 fn resolve(options: &ClientOptions) -> Result<(Trust, Vec<String>), ConnectError> {
-    let (trust, known) = match &options.security {
-        Security::Profile => {
-            let (profile, path) = profile::load_default()?;
-            (profile.trust(path.display().to_string())?, profile.brokers)
-        }
-        Security::ProfileFile(path) => {
-            let profile = Profile::load(path)?;
-            (profile.trust(path.display().to_string())?, profile.brokers)
-        }
-        Security::Ca(pem) => (Trust::from_pem(pem, "the client's options")?, Vec::new()),
+    let (profile, path) = match &options.security {
+        Security::Profile => profile::load_default()?,
+        Security::ProfileFile(path) => (Profile::load(path)?, path.clone()),
+        Security::Ca(pem) => return Ok((Trust::from_pem(pem, "the client's options")?, options.brokers.clone())),
     };
-    let brokers = if options.brokers.is_empty() { known } else { options.brokers.clone() };
+    let trust = profile.trust(&options.brokers, path.display().to_string())?;
+    let brokers = if options.brokers.is_empty() { profile.cluster.brokers } else { options.brokers.clone() };
     Ok((trust, brokers))
 }

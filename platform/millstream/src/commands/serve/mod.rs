@@ -127,13 +127,13 @@ impl Running {
 
     /// What clients need to know: beside the data, and where this user's clients look for it. Returns the latter, if any.
     fn write_profile(&self, settings: &Settings, ca_pem: String) -> anyhow::Result<Option<PathBuf>> {
-        let profile = Profile { brokers: vec![settings.address(self.bound)], ca_pem };
+        let profile = Profile::new(vec![settings.address(self.bound)], ca_pem);
         profile.write(&settings.data_dir.join("client.json"))?;
         let Some(path) = profile::default_path() else {
             warn!("there is no place for this user's client profile: set {}", profile::PROFILE_VARIABLE);
             return Ok(None);
         };
-        match profile.write(&path) {
+        match profile.write_beside_others(&path) {
             Ok(()) => Ok(Some(path)),
             Err(error) => {
                 warn!(error = explain(&error), "clients must be given DATA_DIR/client.json");
