@@ -1,6 +1,6 @@
 //! The broker as a whole: how its parts start, hang together, and stop.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use millstream_catalog::{
@@ -38,6 +38,12 @@ pub enum StartError {
     Advertise {
         /// What was given.
         text: String,
+    },
+    /// Bound to every interface, and no address is given for clients.
+    #[error("listening on {bound}, every interface, there is no one address to tell clients: say which to advertise")]
+    NoAddress {
+        /// What was bound.
+        bound: SocketAddr,
     },
     /// The data directory.
     #[error(transparent)]
@@ -81,9 +87,46 @@ impl From<ModulesError> for StartError {
     }
 }
 
+/// A broker that has its data directory to itself and has recovered it, and serves nobody yet.
+///
+/// Between the two is the time for what must not be touched while another broker may have the directory: identity, profile.
+/// Dropping it without [`Prepared::serve`] or [`Prepared::close`] is as a crash: the next start recovers.
+pub struct Prepared {
+    shared: Arc<Shared>,
+    recovered: Recovered,
+}
+
+impl Prepared {
+    /// What the data directory held.
+    #[must_use]
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// Serves the listeners, which should have the address that [`Broker::prepare`] was told.
+    #[must_use]
+    pub fn serve(self, listeners: Vec<Arc<dyn Listener>>) -> Broker {
+        let shared = self.shared;
+        let mut tasks = vec![shared.env.spawn.spawn("follow catalog", follow_catalog(shared.clone()).boxed())];
+        for listener in &listeners {
+            let accept = serve::accept_connections(shared.clone(), listener.clone());
+            tasks.push(shared.env.spawn.spawn("accept", accept.boxed()));
+        }
+        Broker { shared, listeners, tasks: Mutex::new(tasks) }
+    }
+
+    /// Gives the data directory back, in order.
+    ///
+    /// # Errors
+    /// What could not be written; the next start recovers.
+    pub async fn close(self) -> Result<(), StorageFailed> {
+        self.serve(Vec::new()).shutdown().await
+    }
+}
+
 impl Broker {
-    /// Recovers what the data directory holds, registers with the cluster (of one), takes the lead of its partitions and
-    /// serves the listeners. `listeners` are bound already, so that a taken port is known before anything is touched.
+    /// [`Broker::prepare`] and [`Prepared::serve`] in one. `listeners` are bound already, so that a taken port is known before
+    /// anything is touched.
     ///
     /// # Errors
     /// [`StartError`]; the data directory is as recoverable as before.
@@ -92,7 +135,19 @@ impl Broker {
         env: Env,
         listeners: Vec<Arc<dyn Listener>>,
     ) -> Result<(Self, Recovered), StartError> {
-        let address = advertised(&options, &listeners)?;
+        let bound = listeners.first().map_or_else(|| ([127, 0, 0, 1], 0).into(), |listener| listener.local_address());
+        let prepared = Self::prepare(options, env, bound).await?;
+        let recovered = prepared.recovered.clone();
+        Ok((prepared.serve(listeners), recovered))
+    }
+
+    /// Locks and recovers what the data directory holds, registers with the cluster (of one) and takes the lead of its
+    /// partitions. `bound` is where the broker will listen.
+    ///
+    /// # Errors
+    /// [`StartError`]; the data directory is as recoverable as before, and unchanged if another broker has it.
+    pub async fn prepare(options: BrokerOptions, env: Env, bound: SocketAddr) -> Result<Prepared, StartError> {
+        let address = advertised(&options, bound)?;
         let open_segments_max = options.open_segments_max;
         let storage_options = StorageOptions { open_segments_max, ..StorageOptions::new(&options.data_dir) };
         let (storage, recovered) = Storage::open(storage_options, env.clone())?;
@@ -128,12 +183,7 @@ impl Broker {
             modules,
             address,
         });
-        let mut tasks = vec![shared.env.spawn.spawn("follow catalog", follow_catalog(shared.clone()).boxed())];
-        for listener in &listeners {
-            let accept = serve::accept_connections(shared.clone(), listener.clone());
-            tasks.push(shared.env.spawn.spawn("accept", accept.boxed()));
-        }
-        Ok((Self { shared, listeners, tasks: Mutex::new(tasks) }, recovered))
+        Ok(Prepared { shared, recovered })
     }
 
     /// Resolves when the broker can no longer keep its word and must be stopped: a write or a sync has failed.
@@ -187,16 +237,13 @@ async fn follow_catalog(shared: Arc<Shared>) {
     }
 }
 
-fn advertised(options: &BrokerOptions, listeners: &[Arc<dyn Listener>]) -> Result<Address, StartError> {
-    let bound = listeners.first().map(|listener| listener.local_address());
+fn advertised(options: &BrokerOptions, bound: SocketAddr) -> Result<Address, StartError> {
     let Some(text) = options.advertise.as_deref() else {
-        let bound = bound.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
-        // Bound to every interface there is no one address to name; the loopback one is right for a first try.
-        let host = match bound.ip() {
-            ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
-            ip => ip.to_string(),
-        };
-        return Ok(Address { host, port: bound.port() });
+        // Bound to every interface there is no one address to name, and a wrong one would lead clients elsewhere.
+        if bound.ip().is_unspecified() {
+            return Err(StartError::NoAddress { bound });
+        }
+        return Ok(Address { host: bound.ip().to_string(), port: bound.port() });
     };
     let refuse = || StartError::Advertise { text: text.into() };
     let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;

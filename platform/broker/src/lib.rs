@@ -20,5 +20,5 @@ mod shared;
 mod transform;
 mod view;
 
-pub use broker::{Broker, BrokerFailed, StartError};
+pub use broker::{Broker, BrokerFailed, Prepared, StartError};
 pub use options::{BrokerOptions, StreamLimits};

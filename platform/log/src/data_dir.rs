@@ -40,17 +40,20 @@ pub(crate) struct DataDir {
 /// Locks a data directory, makes it where it is missing, and reads what it says of itself.
 pub(crate) fn open(dir: &Path, env: &Env) -> Result<DataDir, OpenError> {
     let disk = &*env.disk;
+    // Looked at before the lock too: a directory of somebody else's, or of a later version, gets no LOCK file from us.
+    match identify(disk, dir) {
+        Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {}
+        found => drop(found?),
+    }
     let made = make(disk, dir)?;
     let lock_path = dir.join(LOCK_FILE);
     let lock = disk.lock(&lock_path).map_err(|source| match source.kind() {
         std::io::ErrorKind::WouldBlock => OpenError::Locked { path: dir.to_owned() },
         _ => OpenError::Io { action: "lock", path: lock_path.clone(), source },
     })?;
-    let path = dir.join(FORMAT_FILE);
-    let text = read_file(disk, &path, FORMAT_BYTES_MAX).map_err(io("read", &path))?;
-    let (id, created) = match text {
-        Some(text) => (parse(&path, &text)?, false),
-        None => (create(dir, &path, env)?, true),
+    let (id, created) = match identify(disk, dir)? {
+        Some(id) => (id, false),
+        None => (create(dir, env)?, true),
     };
     let clean_path = dir.join(CLEAN);
     let clean = disk.exists(&clean_path).map_err(io("look for", &clean_path))?;
@@ -70,8 +73,12 @@ pub(crate) fn open(dir: &Path, env: &Env) -> Result<DataDir, OpenError> {
     Ok(DataDir { lock, id, created, clean })
 }
 
-fn create(dir: &Path, path: &Path, env: &Env) -> Result<Uuid, OpenError> {
-    let disk = &*env.disk;
+/// What a directory says of itself; none if it says nothing, and may become ours.
+fn identify(disk: &dyn Disk, dir: &Path) -> Result<Option<Uuid>, OpenError> {
+    let path = dir.join(FORMAT_FILE);
+    if let Some(text) = read_file(disk, &path, FORMAT_BYTES_MAX).map_err(io("read", &path))? {
+        return parse(&path, &text).map(Some);
+    }
     for name in ["journal", "logs"] {
         if disk.exists(&dir.join(name)).map_err(io("look for", &dir.join(name)))? {
             return Err(OpenError::NotOurs {
@@ -80,9 +87,14 @@ fn create(dir: &Path, path: &Path, env: &Env) -> Result<Uuid, OpenError> {
             });
         }
     }
+    Ok(None)
+}
+
+fn create(dir: &Path, env: &Env) -> Result<Uuid, OpenError> {
+    let path = dir.join(FORMAT_FILE);
     let id = uuid::Builder::from_random_bytes(env.rng.next_u128().to_be_bytes()).into_uuid();
     let text = format!("{TITLE}\nformat {FORMAT}\nid {id}\n");
-    replace_file(disk, path, &[text.as_bytes()], true).map_err(io("write", path))?;
+    replace_file(&*env.disk, &path, &[text.as_bytes()], true).map_err(io("write", &path))?;
     Ok(id)
 }
 

@@ -20,7 +20,10 @@ mod socket;
 mod tcp;
 mod tls;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+};
 
 pub use error::{ConnectError, FrameError, ListenError};
 pub use identity::ServerIdentity;
@@ -45,27 +48,57 @@ pub struct Listeners {
     pub tcp: Arc<TcpListener>,
 }
 
-/// Binds QUIC (UDP) and TCP to the same address. With port 0 the operating system chooses one number for both.
-///
-/// Must be called on a tokio runtime, where the accepting tasks will run until the listeners are closed or dropped.
-///
-/// # Errors
-/// [`ListenError::InUse`] names the protocol whose port is taken; nothing stays bound then.
-pub fn listen_both(address: SocketAddr, identity: &ServerIdentity, limits: &Limits) -> Result<Listeners, ListenError> {
-    let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
-    loop {
-        tries -= 1;
-        let udp = socket::bind_udp(address)?;
-        let bound = udp.local_addr().map_err(|source| ListenError::Bind { protocol: "UDP", address, source })?;
-        match socket::bind_tcp(bound) {
-            Ok(tcp) => {
-                let quic = QuicListener::start(udp, identity, limits)?;
-                let tcp = TcpListener::start(tcp, limits)?;
-                return Ok(Listeners { quic: Arc::new(quic), tcp: Arc::new(tcp) });
+/// A port that is taken on UDP and TCP, where nobody listens yet: found free before anything is made for a listener.
+#[derive(Debug)]
+pub struct BoundPort {
+    udp: UdpSocket,
+    tcp: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl BoundPort {
+    /// Binds UDP and TCP to the same address. With port 0 the operating system chooses one number for both.
+    ///
+    /// # Errors
+    /// [`ListenError::InUse`] names the protocol whose port is taken; nothing stays bound then.
+    pub fn bind(address: SocketAddr) -> Result<Self, ListenError> {
+        let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            let udp = socket::bind_udp(address)?;
+            let bound = udp.local_addr().map_err(|source| ListenError::Bind { protocol: "UDP", address, source })?;
+            match socket::bind_tcp(bound) {
+                Ok(tcp) => return Ok(Self { udp, tcp, address: bound }),
+                // The number was free for UDP only: ask for another one.
+                Err(ListenError::InUse { .. }) if tries > 0 => {}
+                Err(error) => return Err(error),
             }
-            // The number was free for UDP only: ask for another one.
-            Err(ListenError::InUse { .. }) if tries > 0 => {}
-            Err(error) => return Err(error),
         }
     }
+
+    /// The address, with the real port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts to listen: QUIC on UDP, Kafka's protocol on TCP. Clients that came since the port was bound are served.
+    ///
+    /// Must be called on a tokio runtime, where the accepting tasks will run until the listeners are closed or dropped.
+    ///
+    /// # Errors
+    /// The identity cannot be used.
+    pub fn listen(self, identity: &ServerIdentity, limits: &Limits) -> Result<Listeners, ListenError> {
+        let quic = QuicListener::start(self.udp, identity, limits)?;
+        let tcp = TcpListener::start(self.tcp, limits)?;
+        Ok(Listeners { quic: Arc::new(quic), tcp: Arc::new(tcp) })
+    }
+}
+
+/// [`BoundPort::bind`] and [`BoundPort::listen`] in one.
+///
+/// # Errors
+/// As of both.
+pub fn listen_both(address: SocketAddr, identity: &ServerIdentity, limits: &Limits) -> Result<Listeners, ListenError> {
+    BoundPort::bind(address)?.listen(identity, limits)
 }

@@ -2,7 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
 
-use std::{net::TcpListener, process::Command};
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use millstream_test_support::{
     broker::Broker,
@@ -25,6 +31,32 @@ fn check(finished: &Finished, code: i32, words: &[&str]) {
     }
     assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
     assert_eq!(finished.text(), "", "words belong on stderr");
+}
+
+/// Every file and folder below a folder, with modes and contents; none if there is no such folder.
+fn tree(folder: &Path) -> BTreeMap<PathBuf, (u32, Option<Vec<u8>>)> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(path) = left.pop() {
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        let bytes = metadata.is_file().then(|| std::fs::read(&path).unwrap());
+        if metadata.is_dir() {
+            left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        found.insert(path, (metadata.permissions().mode(), bytes));
+    }
+    found
+}
+
+/// `serve` on this data directory with these words is refused so, and the directory is as before, to the byte.
+fn refused_without_a_trace(broker: &Broker, dir: &Path, words: &[&str], said: &[&str]) {
+    let before = tree(dir);
+    let all = [&["--data-dir", dir.to_str().unwrap()], words].concat();
+    check(&serve(broker, &all), 1, said);
+    let after = tree(dir);
+    let names = |tree: &BTreeMap<PathBuf, (u32, Option<Vec<u8>>)>| tree.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&after), names(&before), "serve {all:?} left something behind, or took it away");
+    assert!(after == before, "serve {all:?} changed a file");
 }
 
 /// The first broker has noticed nothing: it takes a record and gives it back.
@@ -63,6 +95,71 @@ fn a_locked_data_directory_is_named_and_its_owner_undisturbed() {
     let refused = serve(&broker, &["--listen", "127.0.0.1:0", "--data-dir", folder.to_str().unwrap()]);
     check(&refused, 1, &[folder.to_str().unwrap(), "another"]);
     still_serves(&broker, "after");
+}
+
+#[test]
+fn a_start_that_is_refused_leaves_no_trace() {
+    let mut broker = Broker::start().unwrap();
+    still_serves(&broker, "before");
+    let (address, folder) = (broker.address().to_string(), broker.data_dir());
+    let fresh = broker.scratch().join("fresh");
+    let free = ["--listen", "127.0.0.1:0"];
+    refused_without_a_trace(&broker, &fresh, &["--listen", &address], &[&address, "in use"]);
+    // The lock comes before the certificate: a second start must not make the running broker another one.
+    let renamed = [&free[..], &["--advertise", "other.example:1"]].concat();
+    refused_without_a_trace(&broker, &folder, &renamed, &[folder.to_str().unwrap(), "another"]);
+    refused_without_a_trace(&broker, &folder, &["--listen", &address], &["in use"]);
+    refused_without_a_trace(&broker, &fresh, &["--listen", "0.0.0.0:0"], &["0.0.0.0", "--advertise HOST:PORT"]);
+    still_serves(&broker, "after");
+    broker.kill().unwrap();
+    // Left by a kill, a folder of somebody else's, and one of a later version.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    refused_without_a_trace(&broker, &folder, &["--listen", &taken], &[&taken, "in use"]);
+    let newer = broker.scratch().join("newer");
+    std::fs::create_dir(&newer).unwrap();
+    std::fs::write(newer.join("FORMAT"), "millstream data directory\nformat 99\nid x\n").unwrap();
+    refused_without_a_trace(&broker, &newer, &free, &["FORMAT", "99"]);
+    let foreign = broker.scratch().join("foreign");
+    std::fs::create_dir_all(foreign.join("logs")).unwrap();
+    std::fs::write(foreign.join("logs/access.log"), "theirs").unwrap();
+    refused_without_a_trace(&broker, &foreign, &free, &[foreign.to_str().unwrap(), "FORMAT"]);
+    broker.restart().unwrap();
+    still_serves(&broker, "again");
+}
+
+#[test]
+fn two_brokers_of_one_user_both_have_their_clients() {
+    let first = Broker::start().unwrap();
+    let mut second = Broker::start_beside(&first).unwrap();
+    for broker in [&first, &second, &first] {
+        // Each is found by its address, with its own certificate.
+        broker.cli(&["topic", "list"]).unwrap().ok().unwrap();
+    }
+    still_serves(&first, "first");
+    still_serves(&second, "second");
+    let topics = first.json(&["topic", "list", "--output", "json"]).unwrap();
+    assert_eq!(topics.len(), 1);
+    // On another port, after a start of its own.
+    second.stop().unwrap();
+    second.restart().unwrap();
+    still_serves(&first, "first-again");
+    still_serves(&second, "second-again");
+}
+
+#[test]
+fn a_broker_on_every_interface_tells_clients_the_address_it_was_given() {
+    // A port that both protocols have free, and that is known before the start.
+    let port = {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        tcp.local_addr().unwrap().port()
+    };
+    let advertise = format!("localhost:{port}");
+    let broker = Broker::start_listening(([0, 0, 0, 0], port).into(), &["--advertise", &advertise]).unwrap();
+    let words = ["cluster", "describe", "--output", "json", "--broker", &advertise];
+    let told = broker.json(&words).unwrap();
+    assert_eq!((&told[0]["brokers"][0]["host"], &told[0]["brokers"][0]["port"]), (&"localhost".into(), &port.into()));
+    assert!(broker.log().contains("no access rights"), "{}", broker.log());
 }
 
 #[test]

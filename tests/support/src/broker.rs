@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -21,10 +21,16 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// How long a clean stop may take.
 const STOP_MAX: Duration = Duration::from_secs(30);
 
+/// A port that the operating system chooses.
+const FREE_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// A broker's process and the folder it lives in. Dropping it kills the process and removes the folder.
 #[derive(Debug)]
 pub struct Broker {
     home: TempDir,
+    profile: PathBuf,
+    /// Where it listens when nothing else is asked for: usually on a free port.
+    listen: SocketAddr,
     serve: Vec<String>,
     running: Option<Running>,
     /// Where it listened last.
@@ -52,9 +58,31 @@ impl Broker {
     /// # Errors
     /// As [`Broker::start`].
     pub fn start_with(serve: &[&str]) -> anyhow::Result<Self> {
+        Self::start_listening(FREE_PORT, serve)
+    }
+
+    /// As [`Broker::start_with`], listening on this address.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub fn start_listening(listen: SocketAddr, serve: &[&str]) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("millstream-test-").tempdir()?;
+        let profile = home.path().join("profile.json");
+        Self::start_in(home, profile, listen, serve)
+    }
+
+    /// Starts a second broker of the same user: with data of its own, and the client profile of the first.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub fn start_beside(other: &Self) -> anyhow::Result<Self> {
+        let home = tempfile::Builder::new().prefix("millstream-test-").tempdir()?;
+        Self::start_in(home, other.profile.clone(), FREE_PORT, &[])
+    }
+
+    fn start_in(home: TempDir, profile: PathBuf, listen: SocketAddr, serve: &[&str]) -> anyhow::Result<Self> {
         let serve = serve.iter().map(ToString::to_string).collect();
-        let mut broker = Self { home, serve, running: None, address: None, starts: 0 };
+        let mut broker = Self { home, profile, listen, serve, running: None, address: None, starts: 0 };
         broker.restart()?;
         Ok(broker)
     }
@@ -64,7 +92,7 @@ impl Broker {
     /// # Errors
     /// When it runs already, or as [`Broker::start`].
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+        self.start_at(self.listen)
     }
 
     /// As [`Broker::restart`], at the address where it was: for clients that wait for it to come back.
@@ -190,7 +218,7 @@ impl Broker {
     /// The client profile that the broker writes and clients read, apart from the user's own.
     #[must_use]
     pub fn profile(&self) -> PathBuf {
-        self.home.path().join("profile.json")
+        self.profile.clone()
     }
 
     /// A folder of the test's own, removed with the broker.

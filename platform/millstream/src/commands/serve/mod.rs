@@ -1,7 +1,8 @@
 //! `millstream serve`: runs a broker until it is told to stop or cannot keep its word any more.
 //!
-//! The order of a start: settings, the data directory's identity (its CA and certificate), both listeners, so that a taken
-//! port is known before anything is recovered, then the broker, the clients' profile, and the ready file last.
+//! The order of a start: settings; the port, so that a taken one is known before anything is made or recovered; the data
+//! directory, locked before anything in it is touched; its identity (CA and certificate); the listeners; the clients' profile;
+//! and the ready file last. A start that is refused leaves no trace.
 
 mod limits;
 mod ready;
@@ -13,7 +14,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use millstream_broker::{Broker, BrokerOptions};
-use millstream_transport::{Limits, ListenError, Listeners, Profile, ServerIdentity, identity, listen_both, profile};
+use millstream_transport::{BoundPort, Limits, ListenError, Listeners, Profile, identity, profile};
 use tracing::{info, warn};
 
 use self::{
@@ -53,7 +54,8 @@ pub(crate) struct Serve {
     /// 127.0.0.1:9092.
     #[arg(long, value_name = "ADDR", env = "MILLSTREAM_LISTEN", value_parser = settings::parse_listen)]
     listen: Option<SocketAddr>,
-    /// What clients are told to connect to, if it is not the address listened on.
+    /// What clients are told to connect to, if it is not the address listened on. Needed to listen on every interface (0.0.0.0
+    /// or [::]), where there is no one address to tell.
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISE")]
     advertise: Option<Address>,
     /// Where to serve health and metrics: not built yet, only `none` is taken.
@@ -98,19 +100,20 @@ struct Running {
 impl Running {
     async fn start(settings: &Settings) -> anyhow::Result<Self> {
         let data_dir = &settings.data_dir;
-        let identity = identity::ensure(&data_dir.join("tls"), &settings.hosts())
-            .with_context(|| format!("cannot use the data directory {}", data_dir.display()))?;
-        let listeners = listen(settings.listen, &identity)?;
-        let bound = millstream_env::Listener::local_address(&*listeners.tcp);
+        let port = bind(settings.listen)?;
+        let bound = port.address();
+        if !bound.ip().is_loopback() {
+            warn!(address = %bound, "whoever reaches this address may do everything: there are no access rights yet");
+        }
         let options = BrokerOptions {
             advertise: settings.advertise.as_ref().map(ToString::to_string),
             open_segments_max: limits::raise_open_files(),
             ..BrokerOptions::new(settings.node_id, data_dir.clone())
         };
-        let listeners: Vec<std::sync::Arc<dyn millstream_env::Listener>> = vec![listeners.quic, listeners.tcp];
-        let (broker, recovered) = Broker::start(options, millstream_env::real::env(), listeners)
+        let prepared = Broker::prepare(options, millstream_env::real::env(), bound)
             .await
             .with_context(|| format!("cannot start a broker on the data directory {}", data_dir.display()))?;
+        let recovered = prepared.recovered();
         info!(
             data_dir = %data_dir.display(),
             created = recovered.created,
@@ -120,8 +123,17 @@ impl Running {
             replayed_bytes = recovered.replayed_bytes,
             "recovered"
         );
+        let (listeners, ca_pem) = match listen(port, settings) {
+            Ok(listening) => listening,
+            Err(refused) => {
+                // The refusal is what counts; what could not be written is recovered by the next start.
+                let _ = prepared.close().await;
+                return Err(refused);
+            }
+        };
+        let broker = prepared.serve(vec![listeners.quic, listeners.tcp]);
         let mut running = Self { broker, bound, profile: None };
-        running.profile = running.write_profile(settings, identity.ca_pem)?;
+        running.profile = running.write_profile(settings, ca_pem)?;
         Ok(running)
     }
 
@@ -185,12 +197,21 @@ impl Running {
     }
 }
 
-fn listen(address: SocketAddr, identity: &ServerIdentity) -> anyhow::Result<Listeners> {
-    listen_both(address, identity, &Limits::default()).map_err(|error| match error {
+/// Takes the port before anything else is done.
+fn bind(address: SocketAddr) -> anyhow::Result<BoundPort> {
+    BoundPort::bind(address).map_err(|error| match error {
         ListenError::InUse { protocol, address } => anyhow::anyhow!(
             "cannot listen on {address}: its {protocol} port is in use by another process; stop that one, or choose another \
              port with --listen (port 0 takes a free one)"
         ),
         error => error.into(),
     })
+}
+
+/// Listens with the data directory's identity, which is made if it is not there. Returns its CA too, for clients.
+fn listen(port: BoundPort, settings: &Settings) -> anyhow::Result<(Listeners, String)> {
+    let dir = settings.data_dir.join("tls");
+    let identity = identity::ensure(&dir, &settings.hosts())
+        .with_context(|| format!("cannot use the data directory {}", settings.data_dir.display()))?;
+    Ok((port.listen(&identity, &Limits::default())?, identity.ca_pem))
 }

@@ -108,10 +108,18 @@ impl Settings {
         if data_dir.as_os_str().is_empty() {
             bail!("no place for the data: --data-dir is empty");
         }
+        let listen = given.listen.or(file.listen).unwrap_or(LISTEN_DEFAULT);
+        let advertise = given.advertise.or(file.advertise);
+        if listen.ip().is_unspecified() && advertise.is_none() {
+            bail!(
+                "--listen {listen} takes connections on every interface, so that there is no one address to tell clients: \
+                 give --advertise HOST:PORT, the name and port that they reach this machine by"
+            );
+        }
         Ok(Self {
             data_dir,
-            listen: given.listen.or(file.listen).unwrap_or(LISTEN_DEFAULT),
-            advertise: given.advertise.or(file.advertise),
+            listen,
+            advertise,
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
             ready_file: given.ready_file.or(file.ready_file),
         })
@@ -124,14 +132,9 @@ impl Settings {
         listen.map(|ip| ip.to_string()).into_iter().chain(advertise).collect()
     }
 
-    /// Where clients of this machine connect to.
+    /// Where clients connect to.
     pub(crate) fn address(&self, bound: SocketAddr) -> String {
-        match (&self.advertise, bound.ip()) {
-            (Some(advertise), _) => advertise.to_string(),
-            // Bound to every interface there is no one address to name; the loopback one is right for a first try.
-            (None, ip) if ip.is_unspecified() => format!("127.0.0.1:{}", bound.port()),
-            (None, _) => bound.to_string(),
-        }
+        self.advertise.as_ref().map_or_else(|| bound.to_string(), ToString::to_string)
     }
 }
 
@@ -207,11 +210,16 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_on_every_interface_is_tried_on_loopback() {
-        let settings = merge(Serve::default(), "listen = \"0.0.0.0:5\"").unwrap();
-        assert_eq!(settings.address(settings.listen), "127.0.0.1:5");
-        assert!(settings.hosts().is_empty());
+    fn a_broker_on_every_interface_must_be_told_its_address() {
+        for text in ["listen = \"0.0.0.0:5\"", "listen = \"[::]:5\""] {
+            let refused = merge(Serve::default(), text).unwrap_err().to_string();
+            assert!(refused.contains("--advertise HOST:PORT"), "{refused}");
+        }
+        let settings = merge(Serve::default(), "listen = \"0.0.0.0:5\"\nadvertise = \"b.example:6\"").unwrap();
+        assert_eq!(settings.address(settings.listen), "b.example:6");
+        assert_eq!(settings.hosts(), ["b.example"]);
         let settings = merge(Serve::default(), "listen = \"192.0.2.7:5\"").unwrap();
+        assert_eq!(settings.address(settings.listen), "192.0.2.7:5");
         assert_eq!(settings.hosts(), ["192.0.2.7"]);
     }
 }
