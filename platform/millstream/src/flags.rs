@@ -19,7 +19,7 @@ pub(crate) struct Common {
     pub(crate) broker: Vec<Address>,
 }
 
-/// The flag of every command that answers. (`transform deploy` has none: there, `--output` names topics.)
+/// The flag of every command that answers. (`transform deploy` has one of its own, which names topics too.)
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct Form {
     /// Tables for people, or JSON for programs: one object a line.

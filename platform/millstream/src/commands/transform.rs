@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::{connect::connect, not_built};
 use crate::{
-    failure::NotBuilt,
+    failure::{NotBuilt, Usage},
     flags::{Common, Form, Named},
-    output::{Details, Table, joined, say},
+    output::{Details, Output, Table, joined},
     values::Pair,
 };
 
@@ -51,8 +51,9 @@ pub(crate) struct Deploy {
     /// A topic that it reads; may be repeated.
     #[arg(long, required = true, value_name = "TOPIC")]
     input: Vec<String>,
-    /// A topic that it writes; repeated in the order of the module's outputs.
-    #[arg(long, required = true, value_name = "TOPIC")]
+    /// A topic that it writes; repeated in the order of the module's outputs. `table` and `json` are not topics here but the
+    /// form of the answer, as in every command: topics of these names are written topic:table and topic:json.
+    #[arg(long, required = true, value_name = "TOPIC|table|json")]
     output: Vec<String>,
     /// A parameter for the module; may be repeated.
     #[arg(long, value_name = "K=V")]
@@ -104,23 +105,43 @@ fn parse_from(text: &str) -> Result<String, String> {
     }
 }
 
+/// Takes topics and the form of the answer apart, which share a flag: no topic's name holds a colon.
+fn topics_and_form(words: Vec<String>) -> Result<(Vec<String>, Form), Usage> {
+    let mut form = Form::default();
+    let mut topics = Vec::new();
+    for word in words {
+        match (word.as_str(), word.strip_prefix("topic:")) {
+            ("table", _) => form.output = Output::Table,
+            ("json", _) => form.output = Output::Json,
+            (_, Some(topic)) => topics.push(topic.to_owned()),
+            (_, None) => topics.push(word),
+        }
+    }
+    if topics.is_empty() {
+        return Err(Usage("--output names no topic: give --output TOPIC for each output of the module".into()));
+    }
+    Ok((topics, form))
+}
+
 impl Deploy {
-    fn request(self) -> anyhow::Result<TransformDeployRequest> {
+    fn request(self) -> anyhow::Result<(TransformDeployRequest, Form)> {
         if self.lanes > 1 {
             let what = format!("--lanes {}: more than one of the lanes of a partition", self.lanes);
             return Err(NotBuilt::new(what, "leave it out, and give the topic more partitions").into());
         }
         let params = self.param.into_iter().map(|pair| WirePair { name: pair.name, value: pair.value });
-        Ok(TransformDeployRequest {
+        let (outputs, form) = topics_and_form(self.output)?;
+        let request = TransformDeployRequest {
             name: self.name,
             module: self.module,
             inputs: self.input,
-            outputs: self.output,
+            outputs,
             params: params.collect(),
             on_error: self.on_error.as_str().into(),
             from: self.from,
             lanes: self.lanes,
-        })
+        };
+        Ok((request, form))
     }
 }
 
@@ -207,7 +228,8 @@ impl Transform {
     pub(crate) async fn run(self, common: &Common) -> anyhow::Result<()> {
         match self {
             Self::Deploy(deploy) => {
-                let request = deploy.request()?;
+                let (request, form) = deploy.request()?;
+                let name = request.name.clone();
                 let sentence = format!(
                     "transform {} is deployed: it turns {} into {} with {}",
                     request.name,
@@ -215,9 +237,8 @@ impl Transform {
                     joined(&request.outputs),
                     request.module
                 );
-                connect(common).await?.admin().deploy_transform(request).await?;
-                say(sentence);
-                Ok(())
+                let id = connect(common).await?.admin().deploy_transform(request).await?;
+                form.output.done(&json!({"name": name, "transform_id": id.to_string()}), &sentence)
             }
             Self::List(form) => {
                 let found = connect(common).await?.admin().list_transforms().await?;
@@ -315,9 +336,24 @@ mod tests {
 
     #[test]
     fn a_deployment_keeps_the_order_of_its_outputs() {
-        let request = deploy(1).request().unwrap();
+        let (request, form) = deploy(1).request().unwrap();
+        assert_eq!(form.output, Output::Table);
         assert_eq!(request.outputs, ["b", "c"]);
         assert_eq!((request.on_error.as_str(), request.from.as_str(), request.lanes), ("park-key", "7", 1));
+    }
+
+    #[test]
+    fn the_form_of_the_answer_is_told_from_topics() {
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let check = |given: &[&str], topics: &[&str], output: Output| {
+            let (found, form) = topics_and_form(words(given)).unwrap();
+            assert_eq!((found, form.output), (words(topics), output), "{given:?}");
+        };
+        check(&["a", "b"], &["a", "b"], Output::Table);
+        check(&["a", "json", "b"], &["a", "b"], Output::Json);
+        check(&["json", "table", "a"], &["a"], Output::Table);
+        check(&["topic:json", "topic:table", "topic:a"], &["json", "table", "a"], Output::Table);
+        assert!(topics_and_form(words(&["json"])).unwrap_err().to_string().contains("--output TOPIC"));
     }
 
     #[test]
