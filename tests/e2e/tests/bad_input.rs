@@ -13,7 +13,8 @@ const USAGE: i32 = 2;
 /// A command: its words, what is on its stdin, the exit code, and what stderr must hold.
 type Case<'a> = (&'a [&'a str], &'a [u8], i32, &'a [&'a str]);
 
-/// A broker with a plain topic of three partitions and one placed by a module, a module of each kind, a view, a transform.
+/// A broker with a plain topic of three partitions and one placed by a module, a module of each kind, a view, and a transform
+/// whose input stays empty.
 struct Fixture {
     broker: Broker,
 }
@@ -28,11 +29,13 @@ impl Fixture {
         fixture.good(&["topic", "create", "plain", "--partitions", "3"], b"");
         let placed = ["--partitioner", "partition-by-field@1", "--param", "field=id", "--param", "strict=true"];
         fixture.good(&[&["topic", "create", "placed", "--partitions", "3"], &placed[..]].concat(), b"");
-        for topic in ["delayed", "unparsed"] {
+        for topic in ["delayed", "unparsed", "idle", "idle-late", "idle-rest"] {
             fixture.good(&["topic", "create", topic], b"");
         }
         let chain = ["--chain", "view-redact@1", "--param", "fields=id"];
         fixture.good(&[&["view", "create", "seen", "--topic", "plain"], &chain[..]].concat(), b"");
+        let words = ["transform", "deploy", "waiting", "--module", "transform-flights@1", "--input", "idle"];
+        fixture.good(&[&words[..], &["--output", "idle-late", "--output", "idle-rest"]].concat(), b"");
         fixture
     }
 
@@ -41,18 +44,29 @@ impl Fixture {
         self.broker.cli_with(words, input).unwrap().ok().unwrap().text()
     }
 
-    /// All that a user could see of the broker's state.
+    /// All that a user could see of the broker's state: what there is, with its settings and end offsets, every record of the
+    /// plain topics, and the files of the modules.
     fn state(&self) -> String {
         let mut state = String::new();
         for what in ["topic", "module", "view", "transform"] {
-            state += &self.good(&[what, "list", "--output", "json"], b"");
+            for line in self.broker.json(&[what, "list", "--output", "json"]).unwrap() {
+                let name = line["name"].as_str().unwrap();
+                let version = line["version"].as_str().map(|version| format!("@{version}")).unwrap_or_default();
+                state += &self.good(&[what, "describe", &format!("{name}{version}"), "--output", "json"], b"");
+            }
         }
-        for topic in ["plain", "placed", "delayed", "unparsed"] {
+        for topic in ["plain", "placed", "delayed", "unparsed", "idle", "idle-late", "idle-rest"] {
             let read = self.good(&["consume", topic, "--from", "beginning", "--until", "end", "--format", "json"], b"");
             // Order holds within a partition only; each line names its partition and offset.
             let mut lines: Vec<_> = read.lines().collect();
             lines.sort_unstable();
             state += &lines.join("\n");
+        }
+        for store in ["modules", "images"] {
+            let entries = std::fs::read_dir(self.broker.data_dir().join(store)).unwrap();
+            let mut files: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            files.sort_unstable();
+            state += &format!("{store}: {files:?}\n");
         }
         state
     }
@@ -114,6 +128,25 @@ fn words_that_make_no_sense_are_bad_usage() {
         (&["view", "create", "v", "--topic", "plain"], b"", USAGE, &["--chain"]),
         (&["transform", "deploy", "t", "--input", "plain"], b"", USAGE, &["--module"]),
         (&["transform", "deploy", "t", "--on-error", "panic"], b"", USAGE, &["panic"]),
+        (
+            &["transform", "deploy", "t", "--module", "transform-flights@1", "--input", "plain", "--output", "json"],
+            b"",
+            USAGE,
+            &["--output TOPIC"],
+        ),
+        (&["produce", "plain", "--header", "=value"], b"x\n", USAGE, &["--header", "=value"]),
+        (&["produce", "plain", "--key", "id"], b"x\n", USAGE, &["--format ndjson"]),
+        (&["produce", "plain", "--format", "ndjson", "--key-separator", ":"], b"{}\n", USAGE, &["--key FIELD"]),
+        (&["consume", "plain", "--from", "-1"], b"", USAGE, &["--from", "0 or more"]),
+        (&["consume", "plain", "--from", "2013-13-01T00:00:00Z"], b"", USAGE, &["--from", "2013-13-01"]),
+        (&["consume", "plain", "--from", "99999999999999999999"], b"", USAGE, &["--from"]),
+        (&["consume", "plain", "--format", "xml"], b"", USAGE, &["xml", "json"]),
+        (&["module", "new", "n"], b"", USAGE, &["--kind"]),
+        (&["module", "new", "n", "--kind", "view", "--lang", "cobol"], b"", USAGE, &["cobol", "rust"]),
+        (&["view", "describe"], b"", USAGE, &["NAME"]),
+        (&["view", "delete"], b"", USAGE, &["NAME"]),
+        (&["cluster", "describe", "extra"], b"", USAGE, &["extra"]),
+        (&["cluster", "describe", "--output", "xml"], b"", USAGE, &["xml"]),
     ]);
 }
 
@@ -141,6 +174,12 @@ fn topics_that_cannot_be_are_refused() {
         (&["topic", "create", "t", "--partitioner", "partition-by-field@1"], b"", REFUSED, &["field"]),
         (&["topic", "describe", "absent"], b"", REFUSED, &["absent"]),
         (&["topic", "delete", "absent"], b"", REFUSED, &["absent"]),
+        // Somebody's source, input or output.
+        (&["topic", "delete", "plain"], b"", REFUSED, &["plain", "seen"]),
+        (&["topic", "delete", "idle"], b"", REFUSED, &["idle", "waiting"]),
+        (&["topic", "delete", "idle-rest"], b"", REFUSED, &["idle-rest", "waiting"]),
+        (&["topic", "delete", "seen"], b"", REFUSED, &["seen", "view"]),
+        (&["topic", "alter", "plain", "--config", "max.message.bytes=1"], b"", REFUSED, &["not built"]),
     ]);
 }
 
@@ -176,6 +215,9 @@ fn reads_that_cannot_be_are_refused() {
         (&["consume", "plain", "--group", "g"], b"", REFUSED, &["not built"]),
         (&["module", "describe", "absent@1"], b"", REFUSED, &["absent@1"]),
         (&["transform", "describe", "absent"], b"", REFUSED, &["absent"]),
+        (&["view", "describe", "absent"], b"", REFUSED, &["absent"]),
+        (&["view", "describe", "plain"], b"", REFUSED, &["plain"]),
+        (&["consume", "plain", "--from", "7", "--partition", "1", "--until", "end"], b"", REFUSED, &["7", "plain"]),
     ]);
 }
 
@@ -190,6 +232,11 @@ fn modules_that_cannot_be_are_refused() {
     let cut = file(folder, "cut.wasm", &good[..good.len() / 2]);
     let whole = file(folder, "whole.wasm", &good);
     let absent = folder.join("absent.wasm").to_str().unwrap().to_owned();
+    // The same module with a remark in a section of its own.
+    let unseen = file(folder, "unseen.wasm", &[&good[..], &[0, 5, 4], b"seen"].concat());
+    let state = file(folder, "state.wasm", &importing("millstream:ext/state@0.1.0"));
+    let timers = file(folder, "timers.wasm", &importing("millstream:ext/timers@0.1.0"));
+    let clock = file(folder, "clock.wasm", &importing("wasi:clocks/wall-clock@0.2.0"));
     let push = |path: &str| -> Vec<String> {
         ["module", "push", path, "--name", "bad", "--version", "1"].map(str::to_owned).into()
     };
@@ -218,7 +265,47 @@ fn modules_that_cannot_be_are_refused() {
         ),
         (&["module", "push", &whole, "--name", "../bad", "--version", "1"], b"", REFUSED, &["../bad"]),
         (&["module", "push", &whole, "--name", "bad", "--version", "a b"], b"", REFUSED, &["a b"]),
+        // Bytes that the broker has never seen, under a name that is taken: not even kept.
+        (&["module", "push", &unseen, "--name", "view-filter", "--version", "1"], b"", REFUSED, &["view-filter@1"]),
+        (&["module", "push", &state, "--name", "bad", "--version", "1"], b"", REFUSED, &["keyed state", "not built"]),
+        (&["module", "push", &timers, "--name", "bad", "--version", "1"], b"", REFUSED, &["timers", "not built"]),
+        (&["module", "push", &clock, "--name", "bad", "--version", "1"], b"", REFUSED, &["wasi:clocks/wall-clock"]),
     ]);
+}
+
+/// A component that only imports an instance of this name: two sections, for the instance's type and for the import.
+fn importing(name: &str) -> Vec<u8> {
+    let mut import = vec![1, 0, u8::try_from(name.len()).unwrap()];
+    import.extend_from_slice(name.as_bytes());
+    import.extend_from_slice(&[5, 0]);
+    let types = [7, 3, 1, 0x42, 0];
+    let length = u8::try_from(import.len()).unwrap();
+    [b"\0asm\x0d\0\x01\0".as_slice(), &types, &[10, length], &import].concat()
+}
+
+#[test]
+fn projects_that_cannot_be_are_refused() {
+    let fixture = Fixture::new();
+    let folder = fixture.broker.scratch().join("project");
+    std::fs::create_dir_all(folder.join("src")).unwrap();
+    let project = folder.to_str().unwrap();
+    let absent = folder.join("absent");
+    let empty = folder.join("src");
+    fixture.check(&[
+        (&["module", "build", absent.to_str().unwrap()], b"", REFUSED, &["absent"]),
+        (&["module", "build", empty.to_str().unwrap()], b"", REFUSED, &["Cargo.toml"]),
+        (&["module", "new", "Not-A-Name", "--kind", "view"], b"", REFUSED, &["Not-A-Name", "lower-case"]),
+        (&["module", "new", "../out", "--kind", "view"], b"", REFUSED, &["../out"]),
+        (&["module", "new", "fn", "--kind", "view"], b"", REFUSED, &["fn"]),
+    ]);
+    // Code that the compiler refuses, and code that compiles and is no module.
+    let manifest = "[package]\nname = \"p\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n[workspace]\n";
+    std::fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+    for (source, said) in [("fn broken( {", "error"), ("pub fn nobodys_guest() {}", "exports nothing")] {
+        std::fs::write(folder.join("src/lib.rs"), source).unwrap();
+        fixture.check(&[(&["module", "build", project], b"", REFUSED, &[said])]);
+        assert!(!folder.join("target/millstream").join("p.wasm").exists());
+    }
 }
 
 #[test]
@@ -252,6 +339,24 @@ fn views_and_transforms_that_cannot_be_are_refused() {
         (&deploy(&[&module[..], &["--output", "delayed"]].concat()), b"", REFUSED, &["output"]),
         (&deploy(&[&module[..], &both[..], &["--param", "min_delay=soon"]].concat()), b"", REFUSED, &["min_delay"]),
         (&deploy(&[&module[..], &both[..], &["--lanes", "2"]].concat()), b"", REFUSED, &["lanes", "not built"]),
+        (&deploy(&[&module[..], &both[..], &["--on-error", "dlq"]].concat()), b"", REFUSED, &["dlq", "not built"]),
+        (&deploy(&[&module[..], &both[..], &["--on-error", "park-key"]].concat()), b"", REFUSED, &["park-key"]),
+        (&deploy(&[&module[..], &both[..], &["--on-error", "retry"]].concat()), b"", REFUSED, &["retry"]),
+        (
+            &deploy(&[&module[..], &["--output", "topic:json", "--output", "unparsed"]].concat()),
+            b"",
+            REFUSED,
+            &["json"],
+        ),
+        (
+            &[&["transform", "deploy", "waiting", "--input", "plain"], &module[..], &both[..]].concat(),
+            b"",
+            REFUSED,
+            &["waiting", "exists"],
+        ),
+        (&["view", "create", "seen", "--topic", "plain", "--chain", "view-filter@1"], b"", REFUSED, &["seen"]),
+        (&["view", "delete", "absent"], b"", REFUSED, &["absent"]),
+        (&["view", "delete", "plain"], b"", REFUSED, &["plain"]),
         (&["transform", "delete", "absent"], b"", REFUSED, &["absent"]),
     ]);
 }

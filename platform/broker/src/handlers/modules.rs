@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use millstream_catalog::{Command, Declaration, Module, State};
+use millstream_catalog::{Command, Declaration, Module, Refused, State};
 use millstream_model::{ModuleRef, ModuleVersion, Name, TimestampMs};
 use millstream_protocol::{
     ErrorCode,
@@ -14,7 +14,7 @@ use millstream_protocol::{
         },
     },
 };
-use millstream_wasm::Factory;
+use millstream_wasm::{Factory, digest_of};
 
 use crate::{errors::WireError, shared::Shared};
 
@@ -33,6 +33,11 @@ async fn push_checked(shared: &Shared, request: ModulePushRequest) -> Result<Arc
         name: Name::new(&request.name).map_err(invalid)?,
         version: ModuleVersion::new(&request.version).map_err(invalid)?,
     };
+    // Before anything is compiled or kept: what a name means never changes, and the bytes would stay in the store for nobody.
+    let taken = shared.catalog.state().modules.get(&module).map(|there| there.digest);
+    if let Some(there) = taken.filter(|there| *there != digest_of(&request.bytes)) {
+        return Err(Refused::ModuleExists { module, there }.into());
+    }
     let factory = shared.modules.push(request.bytes, request.digest).await?;
     let declared = factory.declarations();
     let command = Command::PushModule {
