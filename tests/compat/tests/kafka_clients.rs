@@ -141,3 +141,27 @@ fn a_view_is_read_by_kafkas_own_clients() {
     check("kcat", &expected, &peers::kcat_consume(broker.address(), "seen").unwrap());
     check("kafka-python", &expected, &peers::kafka_python_consume(broker.address(), "seen").unwrap());
 }
+
+/// A batch's bytes without what the broker writes into it: the base offset and the leader's epoch, which lie before the checksum.
+fn but_what_brokers_write(batch: &[u8]) -> [&[u8]; 2] {
+    [&batch[8..12], &batch[16..]]
+}
+
+#[test]
+fn a_stored_batch_is_the_producers_to_the_byte_but_for_what_brokers_write() {
+    let broker = broker_with("stored");
+    for (at, codec) in sdk::CODECS.into_iter().enumerate() {
+        let sent: Vec<Message> = message::awkward();
+        let batch = sdk::encode(&sent, codec).unwrap();
+        let partition = i32::try_from(at).unwrap() % PARTITIONS;
+        let (offset, read) = sdk::send_and_read_batch(&broker, "stored", partition, &batch).unwrap();
+        assert_eq!(read.len(), batch.len(), "{codec:?}");
+        assert_eq!(but_what_brokers_write(&read), but_what_brokers_write(&batch), "{codec:?}");
+        assert_eq!(read[..8], offset.to_be_bytes(), "{codec:?}: the base offset is where it was appended");
+        // The same bytes by the other protocol, through a client that brings all of the codecs and unpacks them itself.
+        let theirs = peers::kcat_consume(broker.address(), "stored").unwrap();
+        let values = theirs.iter().filter(|placed| placed.message.partition == partition && placed.offset >= offset);
+        let values: Vec<_> = values.map(|placed| placed.message.value.clone()).collect();
+        assert_eq!(values, sent.iter().map(|message| message.value.clone()).collect::<Vec<_>>(), "{codec:?}");
+    }
+}

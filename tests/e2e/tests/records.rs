@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
 
-use millstream_test_support::broker::Broker;
-use serde_json::Value;
+use millstream_test_support::{broker::Broker, message::Message, peers, sdk};
+use serde_json::{Value, json};
 
 /// A broker with a topic of three partitions.
 fn broker_with(topic: &str) -> Broker {
@@ -56,4 +56,129 @@ fn lines_before_one_that_is_refused_have_arrived_without_acknowledgements_too() 
         assert!(refused.stderr.contains(said), "no {said:?} in {}", refused.stderr);
     }
     assert_eq!(records(&broker, "metrics", &[]).len(), 2000);
+}
+
+/// The offsets of records, whatever their partitions.
+fn offsets(records: &[Value]) -> Vec<i64> {
+    let mut offsets: Vec<_> = records.iter().map(|record| record["offset"].as_i64().unwrap()).collect();
+    offsets.sort_unstable();
+    offsets
+}
+
+#[test]
+fn every_codec_packs_and_is_unpacked_again() {
+    let broker = broker_with("packed");
+    let line = |codec: &str| format!("{codec} {}\n", "again and ".repeat(200));
+    let codecs = ["none", "gzip", "snappy", "lz4", "zstd"];
+    for codec in codecs {
+        let input = line(codec).repeat(50);
+        good(&broker, &["produce", "packed", "--partition", "0", "--compression", codec], input.as_bytes());
+    }
+    let read = good(&broker, &["consume", "packed", "--until", "end"], b"");
+    assert_eq!(read, codecs.map(|codec| line(codec).repeat(50)).concat());
+    // And by somebody else's client, which brings codecs of its own.
+    let theirs = peers::kcat_consume(broker.address(), "packed").unwrap();
+    let values: Vec<_> = theirs.into_iter().map(|placed| placed.message.value.unwrap()).collect();
+    let lines: Vec<_> = read.lines().map(|line| line.as_bytes().to_vec()).collect();
+    assert!(values == lines, "{} and {} records", values.len(), lines.len());
+    // Packed indeed: fifty repeated lines of two kilobytes each, four times of five.
+    let size: u64 = walk(&broker.data_dir().join("logs"));
+    assert!(size < 200_000, "the log has {size} bytes");
+}
+
+/// The bytes of all files below a folder that hold something: segments are made larger than they are full.
+fn walk(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let size = |path: std::path::PathBuf| match path.is_dir() {
+        true => walk(&path),
+        false => std::fs::read(&path).unwrap().iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1),
+    };
+    entries.map(size).sum()
+}
+
+#[test]
+fn headers_go_with_every_record_in_their_order() {
+    let broker = broker_with("headed");
+    let headers = ["--header", "source=cli", "--header", "twice=1", "--header", "twice=", "--header", "equals=a=b"];
+    good(&broker, &[&["produce", "headed"], &headers[..]].concat(), b"one\ntwo\n");
+    let expected = json!([["source", "cli"], ["twice", "1"], ["twice", ""], ["equals", "a=b"]]);
+    let read = records(&broker, "headed", &[]);
+    assert_eq!(read.len(), 2);
+    assert!(read.iter().all(|record| record["headers"] == expected), "{read:?}");
+}
+
+#[test]
+fn a_line_is_split_into_key_and_value() {
+    let broker = broker_with("keyed");
+    good(&broker, &["produce", "keyed", "--key-separator", "::", "--partition", "1"], b"k::v::w\n::no key\nk::\n");
+    let read = records(&broker, "keyed", &["--partition", "1"]);
+    let told: Vec<_> = read.iter().map(|record| (&record["key"], &record["value"])).collect();
+    let text = |text: &str| Value::from(text);
+    let expected = [(text("k"), text("v::w")), (text(""), text("no key")), (text("k"), text(""))];
+    assert!(told.iter().zip(&expected).all(|(told, (key, value))| *told == (key, value)), "{told:?}");
+    assert_eq!(told.len(), 3);
+}
+
+#[test]
+fn a_json_field_becomes_the_key() {
+    let broker = broker_with("keyed");
+    let lines = b"{\"id\":\"a\",\"n\":1}\n\n{\"id\":7}\n{\"id\":null}\n";
+    let words = ["produce", "keyed", "--format", "ndjson", "--key", "id", "--partition", "0"];
+    good(&broker, &words, lines);
+    let read = records(&broker, "keyed", &[]);
+    let keys: Vec<_> = read.iter().map(|record| record["key"].clone()).collect();
+    assert_eq!(keys, [Value::from("a"), "7".into(), Value::Null]);
+    assert_eq!(read[0]["value"], "{\"id\":\"a\",\"n\":1}", "the value is the line as it was");
+}
+
+#[test]
+fn reading_starts_and_stops_where_it_is_told() {
+    let broker = broker_with("numbers");
+    for (partition, count) in [("0", 10), ("1", 5)] {
+        let lines: String = (0..count).map(|n| format!("{partition}-{n}\n")).collect();
+        good(&broker, &["produce", "numbers", "--partition", partition], lines.as_bytes());
+    }
+    let read = |more: &[&str]| -> Vec<Value> {
+        broker.json(&[&["consume", "numbers", "--format", "json"], more].concat()).unwrap()
+    };
+    assert_eq!(read(&["--until", "end"]).len(), 15);
+    assert_eq!(offsets(&read(&["--partition", "1", "--until", "end"])), [0, 1, 2, 3, 4]);
+    assert_eq!(offsets(&read(&["--partition", "0", "--from", "7", "--until", "end"])), [7, 8, 9]);
+    assert_eq!(read(&["--partition", "0", "--from", "end", "--until", "end"]), Vec::<Value>::new());
+    // A count stops reading that would go on for ever, in the middle of a batch.
+    assert_eq!(offsets(&read(&["--partition", "0", "--count", "3"])), [0, 1, 2]);
+    assert_eq!(offsets(&read(&["--partition", "0", "--from", "4", "--count", "2"])), [4, 5]);
+    assert_eq!(read(&["--count", "0"]), Vec::<Value>::new());
+    // Without --format, values.
+    assert_eq!(good(&broker, &["consume", "numbers", "--partition", "1", "--count", "2"], b""), "1-0\n1-1\n");
+}
+
+#[test]
+fn reading_starts_at_a_time() {
+    let broker = broker_with("timed");
+    // Times of the sender's choice come from a client; the command stamps with now.
+    let message = |n: i64| {
+        let value = format!("{n}");
+        Message { timestamp: 1_357_034_400_000 + n * 1000, ..Message::new(0, None, Some(value.as_bytes())) }
+    };
+    sdk::produce(&broker, "timed", &(0..20).map(message).collect::<Vec<_>>()).unwrap();
+    let check = |from: &str, expected: std::ops::Range<i64>| {
+        let read = broker.json(&["consume", "timed", "--from", from, "--until", "end", "--format", "json"]).unwrap();
+        assert_eq!(offsets(&read), expected.collect::<Vec<_>>(), "{from}");
+    };
+    check("2013-01-01T10:00:00Z", 0..20);
+    check("2013-01-01T10:00:05Z", 5..20);
+    check("2013-01-01T11:00:05+01:00", 5..20);
+    check("1357034405001", 6..20);
+    check("2013-01-01T10:00:19Z", 19..20);
+    check("2014-01-01T00:00:00Z", 20..20);
+}
+
+#[test]
+fn a_file_is_read_as_standard_input_is() {
+    let broker = broker_with("filed");
+    let file = broker.scratch().join("lines.txt");
+    std::fs::write(&file, "one\ntwo\nwithout a line end").unwrap();
+    good(&broker, &["produce", "filed", "--input", file.to_str().unwrap(), "--acks", "1", "--partition", "2"], b"no");
+    assert_eq!(good(&broker, &["consume", "filed", "--until", "end"], b""), "one\ntwo\nwithout a line end\n");
 }

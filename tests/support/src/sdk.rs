@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use bytes::Bytes;
 use millstream_client::{
-    Client, ClientOptions, ConsumedRecord, ConsumerOptions, Header, Producer, ProducerOptions, ProducerRecord, Security,
+    Client, ClientOptions, Compression, ConsumedRecord, ConsumerOptions, Header, Producer, ProducerOptions,
+    ProducerRecord, Security, StartFrom,
 };
 use millstream_model::{PartitionId, TimestampMs};
+use millstream_record::{BatchBuilder, BatchOptions};
 
 use crate::{
     broker::Broker,
@@ -96,6 +99,50 @@ pub fn produce(broker: &Broker, topic: &str, messages: &[Message]) -> anyhow::Re
 /// As [`Sdk::read_all`], or when it takes longer than three minutes.
 pub fn consume(broker: &Broker, name: &str) -> anyhow::Result<Vec<Placed>> {
     whole(async { Sdk::connect(broker).await?.read_all(name).await })
+}
+
+/// Every codec, and none.
+pub const CODECS: [Compression; 5] =
+    [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+
+/// One record batch of these messages, as a producer would send it.
+///
+/// # Errors
+/// When a message is too large for a batch.
+pub fn encode(messages: &[Message], compression: Compression) -> anyhow::Result<Bytes> {
+    let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+    for message in messages {
+        let ProducerRecord { key, value, headers, .. } = record("", message);
+        builder.push(TimestampMs(message.timestamp), key.as_deref(), value.as_deref(), &headers)?;
+    }
+    Ok(builder.build()?)
+}
+
+/// Sends a batch as it is, and reads it as it is: its offset, and the bytes that the broker handed out for it.
+///
+/// # Errors
+/// When it is refused, or something else is read there.
+pub fn send_and_read_batch(
+    broker: &Broker,
+    topic: &str,
+    partition: i32,
+    batch: &Bytes,
+) -> anyhow::Result<(i64, Bytes)> {
+    whole(async {
+        let Sdk { client, producer } = Sdk::connect(broker).await?;
+        let partition = PartitionId(partition);
+        let delivered = producer.send_batch(topic, partition, batch.clone()).await?.await?;
+        let offset = delivered.offset.context("acknowledged without an offset")?;
+        let options = ConsumerOptions {
+            partitions: vec![partition],
+            start: StartFrom::Offset(offset),
+            until_end: true,
+            ..ConsumerOptions::default()
+        };
+        let read = client.consumer(topic, options).await?.next_batches().await?.context("nothing was read")?;
+        let [read] = read.batches.as_slice() else { bail!("{} batches were read", read.batches.len()) };
+        Ok((offset.0, read.bytes().clone()))
+    })
 }
 
 fn whole<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
