@@ -37,6 +37,10 @@ fn the_quickstart_tells_what_it_did() {
     ] {
         assert!(told.contains(words), "no {words:?} in:\n{told}");
     }
+    // Two minutes are promised for what comes after the build; it says itself how long it took.
+    let (_, took) = told.split_once("\nDone in ").unwrap();
+    let seconds: f64 = took.split_once(" s.").unwrap().0.parse().unwrap();
+    assert!(seconds < 120.0, "the quickstart took {seconds} s:\n{told}");
 }
 
 #[test]

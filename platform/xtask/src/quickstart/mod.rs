@@ -218,7 +218,7 @@ fn next_things() -> String {
          \n    {program} topic create greetings                 # in a second terminal\
          \n    echo 'hello, stream' | {program} produce greetings\
          \n    {program} consume greetings --from beginning --until end\
-         \n    kcat -b 127.0.0.1:9092 -C -t greetings -e                        # any Kafka client, the same records\
+         \n    kcat -b 127.0.0.1:9092 -C -t greetings -e -q     # any Kafka client, the same records (apt-get install kcat)\
          \n    {program} module new shout --kind transform      # a module of your own: README.md shows the rest\n\
          \nThe README goes on from here; ARCHITECTURE.md follows a record through the code."
     )
