@@ -1,7 +1,8 @@
 //! The world as traits: clock, randomness, disk, network and tasks, each with a real and a simulated implementation.
 //!
-//! Everything above this floor reaches the world only through these traits, so that a whole broker can run inside one
-//! thread from one seed ([`sim`]). The traits are object-safe: an engine holds `Arc<dyn Disk>` and knows no more.
+//! Engines and the broker reach the world only through these traits, so that a whole broker can run inside one thread from
+//! one seed ([`sim`]); what does not is real by nature (sockets, the compiler's process) or rebuildable (sled). The traits
+//! are object-safe: an engine holds `Arc<dyn Disk>` and knows no more.
 //!
 //! - [`Clock`]: monotonic and wall time, and sleeping.
 //! - [`Rng`]: random bytes.
@@ -9,6 +10,7 @@
 //! - [`Net`]: listeners and connections of ordered frame streams.
 //! - [`Spawn`]: tasks, and loops that own a thread in the real world.
 
+pub mod ambient;
 mod ballast;
 mod clock;
 mod disk;

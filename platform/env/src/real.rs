@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rand::RngCore;
+use rand::Rng as _;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
 use crate::{BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Monotonic, OpenMode, Rng, Spawn, Task};

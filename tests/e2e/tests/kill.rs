@@ -16,7 +16,7 @@ use millstream_test_support::{
     message::{Message, Placed},
     sdk::{self, Sdk},
 };
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 const ROUNDS: u64 = 10;
 const PARTITIONS: i32 = 24;

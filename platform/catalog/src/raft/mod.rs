@@ -2,6 +2,7 @@
 
 pub(crate) mod machine;
 pub(crate) mod network;
+mod runtime;
 pub(crate) mod store;
 
 use bytes::Bytes;
@@ -39,6 +40,7 @@ openraft::declare_raft_types!(
         Node = BasicNode,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = runtime::Ambient,
 );
 
 pub(crate) type Entry = openraft::type_config::alias::EntryOf<Types>;

@@ -21,7 +21,7 @@ mod spawn;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 pub use clock::SimClock;
 pub use disk::{DiskCounts, DiskOperation, Fault, FaultError, PAGE_BYTES, SECTOR_BYTES, SimDisk};
@@ -39,9 +39,52 @@ pub struct World {
     clock: SimClock,
     executor: Arc<Executor>,
     hub: Hub,
-    machines: u32,
+    /// The machines' worlds, by their ids.
+    envs: Vec<Env>,
     time_limit: Duration,
     first: Machine,
+}
+
+thread_local! {
+    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+}
+
+/// The world that a thread is running, and whose code it is just polling.
+struct Running {
+    envs: Vec<Env>,
+    machine: u32,
+}
+
+impl Running {
+    fn enter(envs: &[Env]) -> Leave {
+        let running = Self { envs: envs.to_vec(), machine: 0 };
+        Leave(RUNNING.replace(Some(running)))
+    }
+
+    /// What is polled from here on is this machine's.
+    fn switch(machine: u32) {
+        RUNNING.with_borrow_mut(|running| {
+            if let Some(running) = running {
+                running.machine = machine;
+            }
+        });
+    }
+}
+
+/// Puts back what the thread ran before.
+struct Leave(Option<Running>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        RUNNING.set(self.0.take());
+    }
+}
+
+/// The env of the machine whose code this thread is polling; none outside of a world. A test's own future counts as code of
+/// the first machine.
+pub(crate) fn running() -> Option<Env> {
+    RUNNING
+        .with_borrow(|running| running.as_ref().and_then(|running| running.envs.get(running.machine as usize)).cloned())
 }
 
 /// One computer of a [`World`]. Clones are the same one.
@@ -68,7 +111,7 @@ impl World {
         let executor = Arc::new(Executor::new(rng.fork()));
         let hub = Hub::new(clock.clone());
         let first = Machine::new(0, "localhost", &rng, &clock, &executor, &hub);
-        Self { seed, rng, clock, executor, hub, machines: 1, time_limit: Self::TIME_LIMIT, first }
+        Self { seed, rng, clock, executor, hub, envs: vec![first.env()], time_limit: Self::TIME_LIMIT, first }
     }
 
     /// The seed.
@@ -79,9 +122,10 @@ impl World {
 
     /// Another machine, which the others reach by `name`.
     pub fn machine(&mut self, name: &str) -> Machine {
-        let id = self.machines;
-        self.machines += 1;
-        Machine::new(id, name, &self.rng, &self.clock, &self.executor, &self.hub)
+        let id = u32::try_from(self.envs.len()).unwrap_or(u32::MAX);
+        let machine = Machine::new(id, name, &self.rng, &self.clock, &self.executor, &self.hub);
+        self.envs.push(machine.env());
+        machine
     }
 
     /// The first machine.
@@ -139,6 +183,7 @@ impl World {
     pub fn run_until<F: Future>(&self, future: F) -> F::Output {
         let end = self.clock.now().0.saturating_add(self.time_limit);
         let mut future = std::pin::pin!(future);
+        let _running = Running::enter(&self.envs);
         self.executor.wake_main();
         loop {
             match self.executor.run_main_or_task(future.as_mut(), self.clock.now().0) {

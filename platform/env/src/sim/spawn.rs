@@ -161,14 +161,17 @@ impl Executor {
         };
         self.note(id, now);
         if id == MAIN {
+            super::Running::switch(0);
             let waker = self.waker(MAIN);
             return match main.poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(output) => Step::Done(output),
                 Poll::Pending => Step::Ran,
             };
         }
-        let taken =
-            self.tasks.lock().slots.get_mut(&id).and_then(|slot| Some((slot.future.take()?, slot.waker.clone())));
+        let taken = self.tasks.lock().slots.get_mut(&id).and_then(|slot| {
+            super::Running::switch(slot.machine);
+            Some((slot.future.take()?, slot.waker.clone()))
+        });
         if let Some((mut future, waker)) = taken {
             match future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(()) => self.drop_task(id),

@@ -7,7 +7,7 @@ use futures::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 
 use super::*;
-use crate::{Frame, OpenMode};
+use crate::{Frame, OpenMode, ambient};
 
 fn frame(text: &str) -> Frame {
     Bytes::copy_from_slice(text.as_bytes()).into()
@@ -269,4 +269,33 @@ fn a_finished_stream_ends_and_a_full_one_pushes_back() {
         drop(listener);
         assert!(net.connect("127.0.0.1:40000").await.is_err());
     });
+}
+
+/// Libraries that are handed no world find the one that polls them, each machine its own.
+#[test]
+fn code_that_is_handed_no_world_finds_the_one_that_runs_it() {
+    let run = |crashes: bool| {
+        let mut world = World::new(7);
+        let other = world.machine("other");
+        let (told_by, said) = tokio::sync::oneshot::channel();
+        let asks = async move {
+            ambient::clock().sleep(Duration::from_secs(3600)).await;
+            let asked = async move {
+                ambient::clock().sleep(Duration::from_secs(3600)).await;
+                let _ = told_by.send(ambient::rng().next_u64());
+            };
+            drop(ambient::spawn().spawn("asked", Box::pin(asked)));
+        };
+        drop(other.env().spawn.spawn("asks", Box::pin(asks)));
+        world.run_for(Duration::from_secs(3601));
+        if crashes {
+            other.crash();
+        }
+        (world.run_until(said).ok(), world.clock().now().0)
+    };
+    let mut again = World::new(7);
+    let number = again.machine("other").env().rng.next_u64();
+    assert_eq!(run(false), (Some(number), Duration::from_secs(7200)), "the machine's own clock and randomness");
+    assert_eq!(run(true), (None, Duration::from_secs(3601)), "its tasks end with it, whoever started them");
+    assert!(running().is_none(), "outside there is no world");
 }
