@@ -254,8 +254,9 @@ impl Queue {
     // ---- what happens
 
     async fn event(&mut self) -> Event {
-        // What `send` has changed without waiting.
-        if self.waiting.is_none() && self.attempts.is_empty() && !self.window.is_empty() {
+        // What `send` has changed without waiting: it may have made room for a batch that has gathered long enough.
+        let is_due = self.filling.is_some() && self.linger.is_none();
+        if self.waiting.is_none() && self.attempts.is_empty() && (!self.window.is_empty() || is_due) {
             return Event::Nothing;
         }
         if self.is_done() {

@@ -435,6 +435,28 @@ fn patience_ends() {
     assert!(broker.state.lock().produced.len() < 100, "pauses grow");
 }
 
+/// A simulated broker that lost its power found this: what had gathered behind the batch that was given up was neither sent nor
+/// given up, and whoever waited for it waited for ever.
+#[test]
+fn patience_ends_for_what_has_gathered_meanwhile_too() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    broker.state.lock().refuse = Some(ErrorCode::NotEnoughReplicas);
+    let options = ProducerOptions { delivery_timeout: Duration::from_secs(1), ..ProducerOptions::default() };
+    let producer = client.producer(options);
+    world.run_until(async {
+        let first = producer.send(to_partition(0, "1")).await.unwrap();
+        world.env().clock.sleep(Duration::from_millis(500)).await;
+        let second = producer.send(to_partition(0, "2")).await.unwrap();
+        for delivery in [first, second] {
+            let error = delivery.await.unwrap_err();
+            assert!(matches!(error, ProduceError::Expired { .. }), "{error}");
+        }
+    });
+    let took = world.env().clock.now().0;
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
 #[test]
 fn what_does_not_exist_is_said_at_once() {
     let (world, broker, client) = setting(1);
