@@ -3,7 +3,7 @@
 //! Writing and reading go on side by side in one task, so that a broker that stops reading until its answers are taken
 //! never stands against a client that stops reading until its requests are taken.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{SinkExt, StreamExt, future::Either};
 use millstream_env::{Clock, Connection, Env, FrameSink, FrameSource, FrameStream};
@@ -177,7 +177,7 @@ fn disconnected(broker: &Arc<str>, reason: &str) -> CallError {
 /// What the two halves share.
 struct Shared {
     session: ClientSession,
-    waiting: HashMap<CallId, Reply>,
+    waiting: BTreeMap<CallId, Reply>,
 }
 
 /// How the sending side ended.
@@ -198,7 +198,7 @@ async fn drive(
     clock: Arc<dyn Clock>,
     patience: Duration,
 ) {
-    let shared = Mutex::new(Shared { session, waiting: HashMap::new() });
+    let shared = Mutex::new(Shared { session, waiting: BTreeMap::new() });
     let error = {
         let writer = std::pin::pin!(write(stream.sink, jobs, &shared, &broker));
         let reader = std::pin::pin!(read(stream.source, &shared, &broker));

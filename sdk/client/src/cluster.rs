@@ -1,7 +1,7 @@
 //! What the parts of a client share: connections to brokers, who leads what, and how to try again.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io,
     sync::{Arc, Weak},
     time::Duration,
@@ -40,7 +40,7 @@ pub(crate) enum Target {
 }
 
 /// What a stream is used for: slow things must not stand in the way of quick ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     /// Metadata and admin requests.
     Admin,
@@ -88,7 +88,7 @@ struct Link {
     broker: Arc<str>,
     connection: Arc<dyn Connection>,
     versions: Arc<Versions>,
-    channels: Mutex<HashMap<Role, ChannelPlace>>,
+    channels: Mutex<BTreeMap<Role, ChannelPlace>>,
     /// Places for streams that one consumer uses alone.
     own: Arc<Semaphore>,
 }
@@ -105,11 +105,11 @@ pub(crate) struct Cluster {
     net: Arc<dyn Net>,
     client_id: Arc<str>,
     bootstrap: Vec<String>,
-    places: Mutex<HashMap<String, Place>>,
+    places: Mutex<BTreeMap<String, Place>>,
     /// Connections made for one stream each; they go with it.
     lone: Mutex<Vec<Weak<dyn Connection>>>,
     brokers: Mutex<BTreeMap<BrokerId, String>>,
-    topics: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
+    topics: Mutex<BTreeMap<Arc<str>, Arc<Topic>>>,
 }
 
 impl Cluster {
@@ -146,7 +146,7 @@ impl Cluster {
         let (channel, versions) =
             Channel::open(&self.env, &broker, &self.client_id, stream, held, None, timeout).await?;
         let first = Arc::new(AsyncMutex::new(Some(Arc::new(channel))));
-        let channels = Mutex::new(HashMap::from([(Role::Admin, first)]));
+        let channels = Mutex::new(BTreeMap::from([(Role::Admin, first)]));
         let own = Arc::new(Semaphore::new(OWN_STREAMS_MAX));
         let link = Arc::new(Link { broker, connection, versions, channels, own });
         *place = Some(Arc::clone(&link));
@@ -286,10 +286,10 @@ impl Cluster {
 
     /// Ends every connection, once what was sent has been read by the brokers; the reason reaches them.
     pub(crate) async fn close(&self, reason: &str) {
-        let places: Vec<_> = self.places.lock().drain().map(|(_, place)| place).collect();
+        let places: Vec<_> = std::mem::take(&mut *self.places.lock()).into_values().collect();
         let closing = places.into_iter().map(|place| async move {
             let Some(link) = place.lock().await.take() else { return };
-            let channels: Vec<_> = link.channels.lock().drain().map(|(_, channel)| channel).collect();
+            let channels: Vec<_> = std::mem::take(&mut *link.channels.lock()).into_values().collect();
             let finishing = channels.into_iter().map(|place| async move {
                 let channel = place.lock().await.take();
                 if let Some(channel) = channel {

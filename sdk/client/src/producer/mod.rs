@@ -23,7 +23,7 @@ mod topic;
 mod window;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     pin::Pin,
     sync::{
         Arc,
@@ -241,7 +241,7 @@ type TopicPlace = Arc<OnceCell<Arc<Topic>>>;
 #[derive(Clone)]
 pub struct Producer {
     shared: Arc<Shared>,
-    topics: Arc<Mutex<HashMap<String, TopicPlace>>>,
+    topics: Arc<Mutex<BTreeMap<String, TopicPlace>>>,
     memory: Arc<Semaphore>,
     outstanding: Arc<Outstanding>,
 }

@@ -1,7 +1,7 @@
 //! The queues of a topic's partitions, and the partition of a record that nobody places.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,7 +20,7 @@ pub(super) struct Queues {
     pub(super) name: Arc<str>,
     pub(super) routing: Routing,
     /// By partition; made when first used.
-    queues: Mutex<HashMap<PartitionId, mpsc::UnboundedSender<Entry>>>,
+    queues: Mutex<BTreeMap<PartitionId, mpsc::UnboundedSender<Entry>>>,
     /// Counts the batches cut, so that keyless records move on to another partition with every batch.
     cuts: Arc<AtomicU64>,
     sticky: Mutex<Sticky>,
