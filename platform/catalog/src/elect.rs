@@ -1,4 +1,4 @@
-//! Who leads a partition: what a broker's return does to its replicas (NOTES: registration and epochs, election; KIP-966).
+//! Who leads a partition: what a broker's return does to its replicas (as in KIP-966).
 
 use std::collections::BTreeSet;
 

@@ -4,7 +4,7 @@
 //! - [`Command`] is a change of it; [`apply`] makes the change, or refuses it ([`Refused`]). Pure and deterministic.
 //! - [`Catalog`] is the shell: it puts commands through the agreed log and publishes the state that results.
 //!
-//! The rules are NOTES of the design: "Registration and epochs", "Catalog", "Metadata" and "Election".
+//! The rules of registration, epochs and election are those of KIP-966.
 
 mod apply;
 mod catalog;

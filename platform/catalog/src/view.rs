@@ -2,7 +2,8 @@
 //!
 //! sled syncs by sync_file_range and leaks large values, so nothing rests on it: the view is believed only if the log id and
 //! the digest in it match the state that the log gave; else it is emptied and written again. One that does not open is moved
-//! aside to `view.damaged` and made anew. Nothing but reads of administrators comes from it.
+//! aside to `view.damaged` and made anew. The broker answers from the state in memory and never from here; what is here can be
+//! read through [`Catalog::view_entries`](crate::Catalog::view_entries), and outside of the process while no broker runs.
 //!
 //! Keys are `cluster`, `broker/ID`, `topic/NAME`, `view/NAME`, `module/NAME@VERSION` and `transform/NAME`, each followed by
 //! a NUL and a four-byte piece number, because values stay under 64 KiB; the value is JSON. The key `=` says what the view

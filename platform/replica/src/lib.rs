@@ -4,7 +4,7 @@
 //! configuration changed, records were appended or flushed, a follower acknowledged), getters answer what may be served,
 //! and [`Replica::poll_effect`] says what has to be told to others. No clock, no I/O, no randomness.
 //!
-//! # The rules it keeps (NOTES: Replication and metadata)
+//! # The rules it keeps
 //!
 //! 1. **High watermark**: the minimum over the *maximal* ISR (agreed and proposed), and only while |ISR| >=
 //!    `min.insync.replicas`. It never goes back.

@@ -129,7 +129,7 @@ proptest! {
     }
 }
 
-/// The layout of NOTES-WASM, byte for byte: a guest of any language relies on it.
+/// The layout at the top of `frame`, byte for byte: a guest of any language relies on it.
 #[test]
 fn the_bytes_of_a_frame_are_these() {
     let options = FrameOptions { input: 2, partition: PartitionId(5), elide_headers: true, ..FrameOptions::default() };
