@@ -153,7 +153,9 @@ impl Broker {
         let (storage, recovered) = Storage::open(storage_options, env.clone())?;
         let storage = Arc::new(storage);
         let catalog_dir = options.data_dir.join("catalog");
-        let catalog = Catalog::open(CatalogOptions::new(&catalog_dir, options.id), env.clone())
+        let catalog_options =
+            CatalogOptions { view_dir: options.view_dir.clone(), ..CatalogOptions::new(&catalog_dir, options.id) };
+        let catalog = Catalog::open(catalog_options, env.clone())
             .await
             .map_err(|source| StartError::Catalog { path: catalog_dir, source })?;
         let modules = Modules::open(&options, &env)?;

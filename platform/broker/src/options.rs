@@ -13,6 +13,8 @@ pub struct BrokerOptions {
     pub id: BrokerId,
     /// Everything the broker keeps is below this directory; one broker at a time may use it.
     pub data_dir: PathBuf,
+    /// Where the catalog's read view is kept, on the real disk always; none: it is done without, as in simulation.
+    pub view_dir: Option<PathBuf>,
     /// `host:port` that clients are told to connect to; none: the address that was bound.
     pub advertise: Option<String>,
     /// Who compiles modules: a child process of this executable, unless told otherwise.
@@ -29,6 +31,7 @@ impl BrokerOptions {
     pub fn new(id: BrokerId, data_dir: PathBuf) -> Self {
         Self {
             id,
+            view_dir: Some(data_dir.join("catalog/view")),
             data_dir,
             advertise: None,
             compiler: Compiler::this_executable(),

@@ -17,7 +17,13 @@ const FLOORS: &[&[&str]] = &[
     &["millstream-client", "millstream", "xtask"],
     &["millstream-guest-test"],
     &["millstream-test-support"],
-    &["millstream-tests-e2e", "millstream-tests-compat", "millstream-tests-hostile", "millstream-tests-bench"],
+    &[
+        "millstream-tests-e2e",
+        "millstream-tests-compat",
+        "millstream-tests-hostile",
+        "millstream-tests-sim",
+        "millstream-tests-bench",
+    ],
 ];
 
 /// Imports within a floor, each for a reason. Floor 1 has none, and may have none.
