@@ -1,36 +1,26 @@
 //! Compiles modules: in a child process with limits of its own, because the compiler can be made to take unbounded time and
-//! memory, and keeps the images.
+//! memory.
 //!
 //! The child is the broker's own executable with the argument [`COMPILE_ARGUMENT`], which calls [`compile_main`]. It takes
 //! the module on its standard input and gives the image on its standard output; words for a person go to standard error.
-//!
-//! Images live in `images/<engine hash>-<module digest>`, a cache that may be lost at any time:
-//!
-//! ```text
-//! 0 8 bytes "MSIMAGE1"   8 sha256 of all that follows   40 engine hash   72 module digest   104 the image
-//! ```
-//!
-//! An image is native code that the broker will run: one is taken only from a file that this broker's user wrote (the
-//! directory is private), whose checksum is right, and never from a client.
 
 use std::{
     ffi::OsString,
-    io::{self, IoSlice, Read, Write},
+    io::{self, Read, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
 };
 
 use bytes::Bytes;
-use millstream_env::{Env, OpenMode};
-use millstream_model::{Digest, limits::MODULE_BYTES_MAX};
+use millstream_env::Env;
+use millstream_model::limits::MODULE_BYTES_MAX;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    runtime::{EngineMode, engine_hash, new_engine},
-    store::read_bounded,
+    engine::{EngineMode, engine_hash, new_engine},
+    images::IMAGE_BYTES_MAX,
     text,
 };
 
@@ -40,11 +30,6 @@ pub const COMPILE_ARGUMENT: &str = "compile-module";
 pub const COMPILE_MEMORY_BYTES: u64 = 1 << 30;
 /// Processor time of the compiler, seconds.
 pub const COMPILE_CPU_SECONDS: u64 = 120;
-/// Largest image, bytes.
-const IMAGE_BYTES_MAX: u64 = 512 << 20;
-const IMAGE_MAGIC: &[u8; 8] = b"MSIMAGE1";
-const IMAGE_HEADER_BYTES: usize = 104;
-
 /// Who compiles.
 #[derive(Clone, Debug)]
 pub enum Compiler {
@@ -225,110 +210,4 @@ fn limit_this_process() -> io::Result<()> {
     // The soft limit's signal says why; the hard one makes sure.
     setrlimit(Resource::Cpu, Rlimit { current: Some(COMPILE_CPU_SECONDS), maximum: Some(COMPILE_CPU_SECONDS + 2) })?;
     Ok(())
-}
-
-/// The images on disk. Calls block.
-#[derive(Clone)]
-pub(crate) struct ImageCache {
-    dir: PathBuf,
-    engine: Digest,
-    env: Env,
-}
-
-impl ImageCache {
-    /// Opens the directory, made where missing and private; removes images of other engines.
-    pub(crate) fn open(dir: &Path, engine: Digest, env: &Env) -> io::Result<Self> {
-        env.disk.create_dir_all(dir)?;
-        make_private(dir);
-        let own = format!("{engine}-");
-        for path in env.disk.read_dir(dir)? {
-            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&own)) {
-                env.disk.remove_file(&path)?;
-            }
-        }
-        Ok(Self { dir: dir.to_owned(), engine, env: env.clone() })
-    }
-
-    fn path(&self, module: Digest) -> PathBuf {
-        self.dir.join(format!("{}-{module}", self.engine))
-    }
-
-    /// The image of a module, if a whole one is there.
-    pub(crate) fn read(&self, module: Digest) -> Option<Vec<u8>> {
-        let file = self.env.disk.open(&self.path(module), OpenMode::Read).ok()?;
-        let mut bytes = read_bounded(&*file, IMAGE_BYTES_MAX + IMAGE_HEADER_BYTES as u64).ok()?;
-        let whole = bytes.len() >= IMAGE_HEADER_BYTES
-            && bytes[..8] == *IMAGE_MAGIC
-            && bytes[8..40] == Sha256::digest(&bytes[40..])[..]
-            && bytes[40..72] == self.engine.0
-            && bytes[72..104] == module.0;
-        whole.then(|| bytes.split_off(IMAGE_HEADER_BYTES))
-    }
-
-    /// Keeps an image. Not durable: what is lost is compiled again.
-    pub(crate) fn write(&self, module: Digest, image: &[u8]) -> io::Result<()> {
-        let mut sum = Sha256::new();
-        for part in [&self.engine.0[..], &module.0, image] {
-            sum.update(part);
-        }
-        let sum = sum.finalize();
-        let temporary = self.dir.join(format!("tmp-{:016x}", self.env.rng.next_u64()));
-        let file = self.env.disk.open(&temporary, OpenMode::CreateNew)?;
-        let parts: [&[u8]; 5] = [IMAGE_MAGIC, &sum, &self.engine.0, &module.0, image];
-        let written = file
-            .write_at(&parts.map(IoSlice::new), 0)
-            .and_then(|()| self.env.disk.rename(&temporary, &self.path(module)));
-        if written.is_err() {
-            let _ = self.env.disk.remove_file(&temporary);
-        }
-        written
-    }
-
-    pub(crate) fn remove(&self, module: Digest) {
-        // A cache: what is not there is not missed.
-        let _ = self.env.disk.remove_file(&self.path(module));
-    }
-}
-
-/// Keeps other users of the machine away from the images. A disk that has no modes (simulation) has no other users.
-fn make_private(dir: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    if let Err(error) = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)) {
-        tracing::warn!(dir = %dir.display(), %error, "the directory of compiled modules could not be made private");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_damaged_or_foreign_image_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let env = millstream_env::real::env();
-        let (engine, module) = (Digest([1; 32]), Digest([2; 32]));
-        let cache = ImageCache::open(dir.path(), engine, &env).unwrap();
-        assert_eq!(cache.read(module), None);
-        cache.write(module, b"image").unwrap();
-        assert_eq!(cache.read(module).unwrap(), b"image");
-
-        let path = cache.path(module);
-        let good = std::fs::read(&path).unwrap();
-        for at in [0, 8, 40, 72, 104, good.len() - 1] {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            std::fs::write(&path, &bad).unwrap();
-            assert_eq!(cache.read(module), None, "byte {at}");
-        }
-        std::fs::write(&path, &good[..50]).unwrap();
-        assert_eq!(cache.read(module), None);
-        // A file under another module's name.
-        std::fs::write(cache.path(Digest([3; 32])), &good).unwrap();
-        assert_eq!(cache.read(Digest([3; 32])), None);
-
-        // An upgrade of the engine leaves the old images behind.
-        std::fs::write(&path, &good).unwrap();
-        ImageCache::open(dir.path(), Digest([9; 32]), &env).unwrap();
-        assert!(!path.exists());
-    }
 }

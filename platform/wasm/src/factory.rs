@@ -10,13 +10,12 @@ use wasmtime::{
 };
 
 use crate::{
-    CallError, Declarations, Limits, Phase, Pool, Refused,
+    CallError, Declarations, Limits, Phase, Refused,
     compile::words,
+    ground::Ground,
     host::{HostState, LogRing},
     instance::{Exports, Instance, blame, failure},
     limits::{FUEL_DESCRIBE, FUEL_INIT, FUEL_START, FUEL_YIELD, HOST_CALL_SLACK},
-    pool::PoolInner,
-    runtime::RuntimeInner,
     worlds::{
         base::BaseIndices,
         filter::{FilterIndices, FilterPre},
@@ -69,8 +68,7 @@ pub(crate) struct Parts {
 
 /// A module that is ready to be instantiated. Shared by its pools; dropped with the last of them.
 pub struct Factory {
-    /// The runtime knows its factories weakly: it lives as long as they or somebody else hold it.
-    pub(crate) runtime: Arc<RuntimeInner>,
+    pub(crate) ground: Arc<Ground>,
     parts: Parts,
     declarations: Declarations,
     pres: Vec<(ModuleKind, Pre)>,
@@ -90,9 +88,9 @@ impl std::fmt::Debug for Factory {
 
 impl Factory {
     /// Links a compiled module, starts it once and asks it to describe itself.
-    pub(crate) async fn new(runtime: &Arc<RuntimeInner>, parts: Parts, component: &Component) -> Result<Self, Refused> {
+    pub(crate) async fn new(ground: &Arc<Ground>, parts: Parts, component: &Component) -> Result<Self, Refused> {
         let wrong_type = |error: wasmtime::Error| Refused::WrongType { reason: words(&error) };
-        let linked = runtime.linker().instantiate_pre(component).map_err(wrong_type)?;
+        let linked = ground.linker.instantiate_pre(component).map_err(wrong_type)?;
         let mut pres = Vec::new();
         for &kind in &parts.kinds {
             let pre = match kind {
@@ -103,9 +101,9 @@ impl Factory {
             };
             pres.push((kind, pre.map_err(wrong_type)?));
         }
-        let described = describe(runtime, &linked, &parts).await?;
+        let described = describe(ground, &linked, &parts).await?;
         let declarations = Declarations::new(described)?;
-        Ok(Self { runtime: Arc::clone(runtime), parts, declarations, pres })
+        Ok(Self { ground: Arc::clone(ground), parts, declarations, pres })
     }
 
     /// The module's digest.
@@ -132,23 +130,16 @@ impl Factory {
         &self.declarations
     }
 
-    /// A pool of instances, none of them made yet: [`Pool::check`] makes the first.
-    ///
-    /// # Errors
-    /// [`WrongKind`] when the module is not of the kind.
-    pub fn pool(self: &Arc<Self>, options: PoolOptions) -> Result<Pool, WrongKind> {
-        if !self.parts.kinds.contains(&options.kind) {
-            return Err(WrongKind { kinds: self.parts.kinds.clone(), wanted: options.kind });
-        }
-        Ok(Pool::new(Arc::clone(self), options))
-    }
-
     /// Makes an instance and takes it through `init`.
-    pub(crate) async fn instance(&self, pool: &PoolInner, slot: OwnedSemaphorePermit) -> Result<Instance, CallError> {
-        let runtime = &self.runtime;
-        let PoolOptions { kind, params, limits, .. } = pool.options();
+    pub(crate) async fn instance(
+        &self,
+        options: &PoolOptions,
+        logs: &Arc<LogRing>,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Instance, CallError> {
+        let PoolOptions { kind, params, limits, .. } = options;
         let metrics = self.declarations.metrics.len() as u32;
-        let mut store = new_store(runtime, limits, metrics, Arc::clone(pool.logs()))?;
+        let mut store = new_store(&self.ground, limits, metrics, Arc::clone(logs))?;
         let Some((_, pre)) = self.pres.iter().find(|(known, _)| known == kind) else {
             return Err(CallError::Host { reason: format!("the module is not a {kind}") });
         };
@@ -173,14 +164,14 @@ impl Factory {
 
 /// Starts the module once, checks the types of its exports against its worlds, and has it describe itself.
 async fn describe(
-    runtime: &Arc<RuntimeInner>,
+    ground: &Arc<Ground>,
     linked: &InstancePre<HostState>,
     parts: &Parts,
 ) -> Result<Vec<types::Declaration>, Refused> {
     let wrong_type = |error: wasmtime::Error| Refused::WrongType { reason: words(&error) };
-    let _slot = runtime.slot().await.map_err(Refused::Describe)?;
-    let logs = Arc::new(LogRing::new(&parts.digest.to_string(), &runtime.env));
-    let mut store = new_store(runtime, &Limits::default(), 0, logs).map_err(Refused::Describe)?;
+    let _slot = ground.slots.take().await.map_err(Refused::Describe)?;
+    let logs = Arc::new(LogRing::new(&parts.digest.to_string(), &ground.env));
+    let mut store = new_store(ground, &Limits::default(), 0, logs).map_err(Refused::Describe)?;
     begin(&mut store, Phase::Start, FUEL_START).map_err(Refused::Describe)?;
     let started = linked.instantiate_async(&mut store).await;
     let instance = started.map_err(|error| Refused::Describe(blame(&error, Phase::Start, FUEL_START)))?;
@@ -206,13 +197,13 @@ async fn describe(
 }
 
 fn new_store(
-    runtime: &RuntimeInner,
+    ground: &Ground,
     limits: &Limits,
     metrics: u32,
     logs: Arc<LogRing>,
 ) -> Result<Store<HostState>, CallError> {
     let host = |error: &wasmtime::Error| CallError::Host { reason: words(error) };
-    let mut store = Store::new(&runtime.engine, HostState::new(limits.memory_bytes, metrics, logs));
+    let mut store = Store::new(&ground.engine, HostState::new(limits.memory_bytes, metrics, logs));
     store.limiter(|state| &mut state.limiter);
     store.set_hostcall_fuel(limits.output_bytes(0).max(limits.record_bytes + HOST_CALL_SLACK));
     store.fuel_async_yield_interval(Some(FUEL_YIELD)).map_err(|error| host(&error))?;

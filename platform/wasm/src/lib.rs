@@ -13,14 +13,19 @@
 mod call;
 mod compile;
 mod declare;
+mod engine;
 mod factory;
 pub mod frame;
+mod ground;
 mod host;
+mod images;
 pub mod inspect;
 mod instance;
 pub mod limits;
 mod pool;
+mod refused;
 mod runtime;
+mod slots;
 mod store;
 mod text;
 mod worlds;
@@ -28,12 +33,13 @@ mod worlds;
 pub use call::{Blame, CallError, Failure, FailureCode, Phase};
 pub use compile::{COMPILE_ARGUMENT, COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES, CompileError, Compiler, compile_main};
 pub use declare::{Declarations, Declared};
+pub use engine::EngineMode;
 pub use factory::{Factory, InitParams, PoolOptions, WrongKind};
 pub use host::{LogLevel, LogLine};
-pub use inspect::Refused;
 pub use limits::Limits;
 pub use pool::{Freshness, Pool, PoolStats};
-pub use runtime::{EngineMode, LoadError, Runtime, RuntimeError, RuntimeOptions};
+pub use refused::Refused;
+pub use runtime::{LoadError, Runtime, RuntimeError, RuntimeOptions};
 pub use store::{ModuleStore, StoreError, digest_of};
 
 /// Runs work that blocks (disk, compiler) on a thread of its own. None when it was abandoned because the process ends.

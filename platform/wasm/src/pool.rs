@@ -11,7 +11,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -21,11 +21,11 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
-    Blame, CallError, Factory, LogLine, PoolOptions,
+    Blame, CallError, Factory, LogLine, PoolOptions, WrongKind,
     frame::{Emitted, InputFrame, OutputRules},
     host::LogRing,
     instance::{Answer, Instance, Job},
-    runtime::Waiting,
+    slots::{Idle, Waiting},
 };
 
 /// Whether a call may be answered by an instance that has answered others.
@@ -58,7 +58,7 @@ pub struct Pool {
     inner: Arc<PoolInner>,
 }
 
-pub(crate) struct PoolInner {
+struct PoolInner {
     factory: Arc<Factory>,
     options: PoolOptions,
     logs: Arc<LogRing>,
@@ -75,6 +75,19 @@ pub(crate) struct PoolInner {
     started: AtomicU64,
 }
 
+impl Factory {
+    /// A pool of instances, none of them made yet: [`Pool::check`] makes the first.
+    ///
+    /// # Errors
+    /// [`WrongKind`] when the module is not of the kind.
+    pub fn pool(self: &Arc<Self>, options: PoolOptions) -> Result<Pool, WrongKind> {
+        if !self.kinds().contains(&options.kind) {
+            return Err(WrongKind { kinds: self.kinds().to_vec(), wanted: options.kind });
+        }
+        Ok(Pool::new(Arc::clone(self), options))
+    }
+}
+
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool").field("options", &self.inner.options).finish_non_exhaustive()
@@ -82,11 +95,11 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(factory: Arc<Factory>, options: PoolOptions) -> Self {
-        let runtime = Arc::clone(&factory.runtime);
+    fn new(factory: Arc<Factory>, options: PoolOptions) -> Self {
+        let ground = Arc::clone(&factory.ground);
         let metrics = vec![0.0; factory.declarations().metrics.len()];
         let inner = Arc::new(PoolInner {
-            logs: Arc::new(LogRing::new(&options.name, &runtime.env)),
+            logs: Arc::new(LogRing::new(&options.name, &ground.env)),
             idle: Mutex::default(),
             turns: Semaphore::new(options.limits.instances.max(1) as usize),
             waiting: AtomicU32::new(0),
@@ -99,7 +112,8 @@ impl Pool {
             factory,
             options,
         });
-        runtime.register(&inner);
+        let keeper: Weak<PoolInner> = Arc::downgrade(&inner);
+        ground.slots.register(keeper);
         Self { inner }
     }
 
@@ -196,26 +210,18 @@ fn mismatch() -> CallError {
     CallError::Host { reason: "the call was answered with another kind of result".into() }
 }
 
-impl PoolInner {
-    pub(crate) fn options(&self) -> &PoolOptions {
-        &self.options
-    }
-
-    pub(crate) fn logs(&self) -> &Arc<LogRing> {
-        &self.logs
-    }
-
-    pub(crate) fn oldest_idle(&self) -> Option<Monotonic> {
+impl Idle for PoolInner {
+    fn oldest_idle(&self) -> Option<Monotonic> {
         self.idle.lock().front().map(|instance| instance.idle_since)
     }
 
-    pub(crate) fn evict_oldest(&self) {
+    fn evict_oldest(&self) {
         // Taken out first: dropping an instance takes a while, and others want the lock.
         let oldest = self.idle.lock().pop_front();
         drop(oldest);
     }
 
-    pub(crate) fn evict_before(&self, deadline: Monotonic) {
+    fn evict_before(&self, deadline: Monotonic) {
         let evicted: Vec<_> = {
             let mut idle = self.idle.lock();
             let old = idle.iter().take_while(|instance| instance.idle_since < deadline).count();
@@ -223,7 +229,9 @@ impl PoolInner {
         };
         drop(evicted);
     }
+}
 
+impl PoolInner {
     async fn check(&self) -> Result<(), CallError> {
         let _turn = self.turn().await?;
         let idle = self.idle.lock().pop_back();
@@ -285,10 +293,10 @@ impl PoolInner {
     }
 
     fn put_back(&self, mut instance: Instance) {
-        let runtime = &self.factory.runtime;
-        instance.idle_since = runtime.env.clock.now();
+        let ground = &self.factory.ground;
+        instance.idle_since = ground.env.clock.now();
         self.idle.lock().push_back(instance);
-        runtime.returned();
+        ground.slots.returned();
     }
 
     /// Waits for one of the pool's turns.
@@ -305,9 +313,9 @@ impl PoolInner {
         if let Some(error) = &*self.broken.lock() {
             return Err(error.clone());
         }
-        let slot = self.factory.runtime.slot().await?;
+        let slot = self.factory.ground.slots.take().await?;
         self.started.fetch_add(1, Ordering::Relaxed);
-        let result = self.factory.instance(self, slot).await;
+        let result = self.factory.instance(&self.options, &self.logs, slot).await;
         if let Err(error) = &result
             && error.blame() != Blame::Host
         {

@@ -1,7 +1,7 @@
 //! From a core module to a component: wrapping it, and refusing here what a broker would refuse later.
 
 use millstream_model::ModuleKind;
-use millstream_wasm::inspect::{self, Refused};
+use millstream_wasm::{Refused, inspect};
 use wit_component::ComponentEncoder;
 
 /// A component that a broker can load.
