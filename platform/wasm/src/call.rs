@@ -108,10 +108,10 @@ pub enum CallError {
     /// What the guest emitted or answered cannot be believed.
     #[error("the module's output is refused: {0}")]
     Output(#[from] OutputError),
-    /// Too many calls wait for an instance. Nothing ran; trying again later may succeed.
-    #[error("{waiting} calls already wait for an instance of this module")]
+    /// Too many calls wait for an instance, or this one has waited too long. Nothing ran; trying again later may succeed.
+    #[error("no instance is free for this module: {waiting} calls wait for one")]
     Exhausted {
-        /// How many.
+        /// How many wait.
         waiting: u32,
     },
     /// The host failed, not the guest. Trying again may succeed.
@@ -135,6 +135,13 @@ pub enum Blame {
 }
 
 impl CallError {
+    /// A call that was ended because it took too long: that says something of the machine's load, and nothing of the guest.
+    pub(crate) fn slow(limit: std::time::Duration) -> Self {
+        Self::Host {
+            reason: format!("it was not done within {limit:.1?}, which it has the fuel for: the machine is too busy"),
+        }
+    }
+
     /// Whose fault it is.
     #[must_use]
     pub fn blame(&self) -> Blame {

@@ -28,6 +28,25 @@ const MAPPINGS_PER_INSTANCE: u64 = 8;
 const STACK_BYTES: usize = 512 << 10;
 /// Stack on which a guest and the host functions that it calls run, bytes.
 const FIBER_BYTES: usize = 1 << 20;
+/// Memory of a free slot that stays with the process, bytes: the next instance finds it there.
+const KEEP_RESIDENT_BYTES: usize = 2 << 20;
+
+/// How large the pool is.
+#[derive(Clone, Copy)]
+pub(crate) struct PoolSize {
+    instances: u32,
+    keep_resident: usize,
+}
+
+impl PoolSize {
+    /// For so many instances, whose memories together may hold so much: what free slots keep beside that is a quarter of it
+    /// at most.
+    pub(crate) fn new(instances: u32, memory_bytes: usize) -> Self {
+        let share = memory_bytes / 4 / instances.max(1) as usize;
+        Self { instances, keep_resident: KEEP_RESIDENT_BYTES.min(share) }
+    }
+}
+
 /// How memory is laid out. Part of what an image is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineMode {
@@ -74,7 +93,7 @@ impl EngineMode {
 
 /// An engine with the settings of the contract. `instances_max`: how many instances it can hold; none for a compiler, which
 /// holds none and reserves nothing. Engines of one mode take each other's images.
-pub(crate) fn new_engine(mode: EngineMode, instances_max: Option<u32>) -> wasmtime::Result<Engine> {
+pub(crate) fn new_engine(mode: EngineMode, pool_size: Option<PoolSize>) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         .concurrency_support(false)
@@ -96,7 +115,8 @@ pub(crate) fn new_engine(mode: EngineMode, instances_max: Option<u32>) -> wasmti
             .memory_reservation_for_growth(1 << 20)
             .memory_may_move(true),
     };
-    if let (EngineMode::Pooling, Some(instances)) = (mode, instances_max) {
+    if let (EngineMode::Pooling, Some(size)) = (mode, pool_size) {
+        let instances = size.instances;
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(instances)
             .total_core_instances(instances.saturating_mul(CORE_INSTANCES_MAX))
@@ -110,7 +130,7 @@ pub(crate) fn new_engine(mode: EngineMode, instances_max: Option<u32>) -> wasmti
             .max_tables_per_module(TABLES_MAX as u32)
             .table_elements(TABLE_ELEMENTS_MAX)
             .max_memory_size(MEMORY_BYTES_MAX)
-            .linear_memory_keep_resident(2 << 20)
+            .linear_memory_keep_resident(size.keep_resident)
             .table_keep_resident(64 << 10)
             .pagemap_scan(Enabled::Auto);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
@@ -152,7 +172,9 @@ mod tests {
     /// The compiler's process reserves no pool; its images must fit all the same.
     #[test]
     fn a_compiler_and_a_runtime_of_one_mode_have_the_same_hash() {
-        let hash = |mode, instances| engine_hash(&new_engine(mode, instances).unwrap());
+        let hash = |mode, instances: Option<u32>| {
+            engine_hash(&new_engine(mode, instances.map(|instances| PoolSize::new(instances, 1 << 30))).unwrap())
+        };
         assert_eq!(hash(EngineMode::Pooling, None), hash(EngineMode::Pooling, Some(4)));
         assert_eq!(hash(EngineMode::OnDemand, None), hash(EngineMode::OnDemand, Some(4)));
         assert_ne!(hash(EngineMode::Pooling, None), hash(EngineMode::OnDemand, None));

@@ -14,8 +14,10 @@ use crate::{
     compile::words,
     ground::Ground,
     host::{HostState, LogRing},
-    instance::{Exports, Instance, blame, failure},
-    limits::{FUEL_DESCRIBE, FUEL_INIT, FUEL_START, FUEL_YIELD, HOST_CALL_SLACK},
+    instance::{Budget, Exports, Instance, blame, failure},
+    limiter::Limiter,
+    limits::{CALL_TIME_DEFAULT, FUEL_DESCRIBE, FUEL_INIT, FUEL_START, FUEL_YIELD},
+    slots::Share,
     worlds::{
         base::BaseIndices,
         filter::{FilterIndices, FilterPre},
@@ -101,7 +103,9 @@ impl Factory {
             };
             pres.push((kind, pre.map_err(wrong_type)?));
         }
-        let described = describe(ground, &linked, &parts).await?;
+        let describing = describe(ground, &linked, &parts);
+        let described = crate::within(&*ground.env.clock, CALL_TIME_DEFAULT, describing).await;
+        let described = described.ok_or_else(|| Refused::Describe(CallError::slow(CALL_TIME_DEFAULT)))??;
         let declarations = Declarations::new(described)?;
         Ok(Self { ground: Arc::clone(ground), parts, declarations, pres })
     }
@@ -138,26 +142,26 @@ impl Factory {
         slot: OwnedSemaphorePermit,
     ) -> Result<Instance, CallError> {
         let PoolOptions { kind, params, limits, .. } = options;
-        let metrics = self.declarations.metrics.len() as u32;
+        let metrics = self.declarations.metrics.len();
         let mut store = new_store(&self.ground, limits, metrics, Arc::clone(logs))?;
         let Some((_, pre)) = self.pres.iter().find(|(known, _)| known == kind) else {
             return Err(CallError::Host { reason: format!("the module is not a {kind}") });
         };
-        begin(&mut store, Phase::Start, FUEL_START)?;
+        let budget = begin(&mut store, limits, Phase::Start, FUEL_START)?;
         let exports = match pre {
             Pre::Partitioner(pre) => pre.instantiate_async(&mut store).await.map(Exports::Partitioner),
             Pre::Filter(pre) => pre.instantiate_async(&mut store).await.map(Exports::Filter),
             Pre::Mapper(pre) => pre.instantiate_async(&mut store).await.map(Exports::Mapper),
         };
-        let exports = exports.map_err(|error| blame(&error, Phase::Start, FUEL_START))?;
+        let exports = exports.map_err(|error| blame(&error, Phase::Start, budget))?;
         let params = init_params(params);
-        begin(&mut store, Phase::Init, FUEL_INIT)?;
+        let budget = begin(&mut store, limits, Phase::Init, FUEL_INIT)?;
         let answer = match &exports {
             Exports::Partitioner(world) => world.millstream_ext_module().call_init(&mut store, &params).await,
             Exports::Filter(world) => world.millstream_ext_module().call_init(&mut store, &params).await,
             Exports::Mapper(world) => world.millstream_ext_module().call_init(&mut store, &params).await,
         };
-        answer.map_err(|error| blame(&error, Phase::Init, FUEL_INIT))?.map_err(|told| failure(&told, 0))?;
+        answer.map_err(|error| blame(&error, Phase::Init, budget))?.map_err(|told| failure(&told, 0))?;
         Ok(Instance::new(store, exports, slot))
     }
 }
@@ -171,10 +175,11 @@ async fn describe(
     let wrong_type = |error: wasmtime::Error| Refused::WrongType { reason: words(&error) };
     let _slot = ground.slots.take().await.map_err(Refused::Describe)?;
     let logs = Arc::new(LogRing::new(&parts.digest.to_string(), &ground.env));
-    let mut store = new_store(ground, &Limits::default(), 0, logs).map_err(Refused::Describe)?;
-    begin(&mut store, Phase::Start, FUEL_START).map_err(Refused::Describe)?;
+    let limits = Limits::default();
+    let mut store = new_store(ground, &limits, 0, logs).map_err(Refused::Describe)?;
+    let budget = begin(&mut store, &limits, Phase::Start, FUEL_START).map_err(Refused::Describe)?;
     let started = linked.instantiate_async(&mut store).await;
-    let instance = started.map_err(|error| Refused::Describe(blame(&error, Phase::Start, FUEL_START)))?;
+    let instance = started.map_err(|error| Refused::Describe(blame(&error, Phase::Start, budget)))?;
     for kind in &parts.kinds {
         match kind {
             ModuleKind::Partitioner => {
@@ -191,29 +196,32 @@ async fn describe(
         .map_err(wrong_type)?;
     }
     let base = BaseIndices::new(linked).and_then(|indices| indices.load(&mut store, &instance)).map_err(wrong_type)?;
-    begin(&mut store, Phase::Describe, FUEL_DESCRIBE).map_err(Refused::Describe)?;
+    let budget = begin(&mut store, &limits, Phase::Describe, FUEL_DESCRIBE).map_err(Refused::Describe)?;
     let answer = base.millstream_ext_module().call_describe(&mut store).await;
-    answer.map_err(|error| Refused::Describe(blame(&error, Phase::Describe, FUEL_DESCRIBE)))
+    answer.map_err(|error| Refused::Describe(blame(&error, Phase::Describe, budget)))
 }
 
 fn new_store(
     ground: &Ground,
     limits: &Limits,
-    metrics: u32,
+    metrics: usize,
     logs: Arc<LogRing>,
 ) -> Result<Store<HostState>, CallError> {
     let host = |error: &wasmtime::Error| CallError::Host { reason: words(error) };
-    let mut store = Store::new(&ground.engine, HostState::new(limits.memory_bytes, metrics, logs));
+    let limiter = Limiter::new(limits.memory_bytes, Share::new(Arc::clone(&ground.slots)));
+    let mut store = Store::new(&ground.engine, HostState::new(limiter, metrics, logs));
     store.limiter(|state| &mut state.limiter);
-    store.set_hostcall_fuel(limits.output_bytes(0).max(limits.record_bytes + HOST_CALL_SLACK));
     store.fuel_async_yield_interval(Some(FUEL_YIELD)).map_err(|error| host(&error))?;
     Ok(store)
 }
 
 /// Starts a phase of an instance's life that may not emit.
-fn begin(store: &mut Store<HostState>, phase: Phase, fuel: u64) -> Result<(), CallError> {
+fn begin(store: &mut Store<HostState>, limits: &Limits, phase: Phase, fuel: u64) -> Result<Budget, CallError> {
+    let budget = Budget { fuel, host_call_bytes: limits.output_bytes(0) };
     store.data_mut().begin(phase, fuel, 0);
-    store.set_fuel(fuel).map_err(|error| CallError::Host { reason: words(&error) })
+    store.set_hostcall_fuel(budget.host_call_bytes);
+    store.set_fuel(fuel).map_err(|error| CallError::Host { reason: words(&error) })?;
+    Ok(budget)
 }
 
 fn init_params(params: &InitParams) -> types::InitParams {

@@ -1,5 +1,7 @@
 //! What the runtime, its factories and their pools stand on: the engine, what it links, the world outside, the slots.
 
+use std::sync::Arc;
+
 use millstream_env::Env;
 use wasmtime::{Engine, component::Linker};
 
@@ -9,5 +11,5 @@ pub(crate) struct Ground {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<HostState>,
     pub(crate) env: Env,
-    pub(crate) slots: Slots,
+    pub(crate) slots: Arc<Slots>,
 }

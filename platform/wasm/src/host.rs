@@ -1,6 +1,6 @@
 //! What a guest can reach: the log, its metrics and its sink. Nothing else: no clock, randomness, network or files.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, task::Poll};
 
 use millstream_env::{Clock, Env};
 use parking_lot::Mutex;
@@ -8,8 +8,12 @@ use wasmtime::component::HasData;
 
 use crate::{
     Phase,
-    frame::OutputError,
-    limits::{FUEL_PER_HOST_CALL, LOG_LINE_BYTES_MAX, LOG_LINES_KEPT, LOG_LINES_PER_CALL, Limiter},
+    frame::{FrameError, HEADER_BYTES, OutputError},
+    limiter::{Grown, Limiter},
+    limits::{
+        FUEL_PER_HOST_CALL, FUEL_YIELD, LOG_LINE_BYTES_MAX, LOG_LINES_KEPT, LOG_LINES_PER_CALL, OUTPUT_FRAME_BYTES_MIN,
+        OUTPUT_FRAMES_MAX,
+    },
     text,
     worlds::{log, metrics, sink, types},
 };
@@ -91,27 +95,34 @@ pub(crate) struct HostState {
     phase: Phase,
     /// Fuel that host calls may still cost.
     work_left: u64,
+    /// What host calls have cost since the other tasks of the thread had their turn.
+    work_in_turn: u64,
     output_bytes_left: usize,
     output_bytes_max: usize,
     log_lines_left: u32,
-    metrics_declared: u32,
     emitted: Vec<(u32, Vec<u8>)>,
-    reported: Vec<(u32, f64)>,
+    /// What the frames in `emitted` count for.
+    emitted_bytes: usize,
+    /// One sum for each declared metric: however often a guest reports, it takes no more room.
+    sums: Vec<f64>,
+    has_reported: bool,
 }
 
 impl HostState {
-    pub(crate) fn new(memory_bytes: usize, metrics_declared: u32, logs: Arc<LogRing>) -> Self {
+    pub(crate) fn new(limiter: Limiter, metrics_declared: usize, logs: Arc<LogRing>) -> Self {
         Self {
-            limiter: Limiter::new(memory_bytes),
+            limiter,
             logs,
             phase: Phase::Start,
             work_left: 0,
+            work_in_turn: 0,
             output_bytes_left: 0,
             output_bytes_max: 0,
             log_lines_left: 0,
-            metrics_declared,
             emitted: Vec::new(),
-            reported: Vec::new(),
+            emitted_bytes: 0,
+            sums: vec![0.0; metrics_declared],
+            has_reported: false,
         }
     }
 
@@ -122,32 +133,51 @@ impl HostState {
         self.output_bytes_left = output_bytes;
         self.output_bytes_max = output_bytes;
         self.log_lines_left = LOG_LINES_PER_CALL;
-        self.emitted.clear();
-        self.reported.clear();
+        drop(self.take_emitted());
+        self.sums.fill(0.0);
+        self.has_reported = false;
     }
 
     /// What was emitted since the phase began.
     pub(crate) fn take_emitted(&mut self) -> Vec<(u32, Vec<u8>)> {
+        self.limiter.share.give_back(std::mem::take(&mut self.emitted_bytes));
         std::mem::take(&mut self.emitted)
     }
 
-    /// The metrics that were reported since the phase began; their ids are of declared metrics.
-    pub(crate) fn take_reported(&mut self) -> Vec<(u32, f64)> {
-        std::mem::take(&mut self.reported)
+    /// What was added to each declared metric since the phase began; empty if nothing was reported.
+    pub(crate) fn reported(&self) -> Vec<f64> {
+        if self.has_reported { self.sums.clone() } else { Vec::new() }
     }
 
     /// Charges a host call that was passed `bytes`. A guest pays little for a call that costs the host much, so these
-    /// are counted apart from the engine's fuel, against as large a budget.
-    fn charge(&mut self, bytes: usize) -> wasmtime::Result<()> {
+    /// are counted apart from the engine's fuel, against as large a budget; and as the engine does for its fuel, the
+    /// thread's other tasks get their turn in between.
+    async fn charge(&mut self, bytes: usize) -> wasmtime::Result<()> {
         let cost = FUEL_PER_HOST_CALL.saturating_add(bytes as u64);
-        match self.work_left.checked_sub(cost) {
-            Some(left) => {
-                self.work_left = left;
-                Ok(())
-            }
-            None => Err(wasmtime::Error::new(HostTrap::OutOfFuel)),
+        let Some(left) = self.work_left.checked_sub(cost) else {
+            return Err(wasmtime::Error::new(HostTrap::OutOfFuel));
+        };
+        self.work_left = left;
+        self.work_in_turn = self.work_in_turn.saturating_add(cost);
+        if self.work_in_turn >= FUEL_YIELD {
+            self.work_in_turn = 0;
+            yield_now().await;
         }
+        Ok(())
     }
+}
+
+/// Lets the other tasks of the thread have their turn. Works on any executor.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 fn refuse<T>(error: OutputError) -> wasmtime::Result<T> {
@@ -157,8 +187,8 @@ fn refuse<T>(error: OutputError) -> wasmtime::Result<T> {
 impl types::Host for HostState {}
 
 impl log::Host for HostState {
-    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
-        self.charge(message.len())?;
+    async fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        self.charge(message.len()).await?;
         let Some(left) = self.log_lines_left.checked_sub(1) else {
             self.logs.drop_line();
             return Ok(());
@@ -177,14 +207,16 @@ impl log::Host for HostState {
 }
 
 impl metrics::Host for HostState {
-    fn report(&mut self, values: Vec<(u32, f64)>) -> wasmtime::Result<()> {
-        self.charge(values.len() * size_of::<(u32, f64)>())?;
+    async fn report(&mut self, values: Vec<(u32, f64)>) -> wasmtime::Result<()> {
+        self.charge(values.len() * size_of::<(u32, f64)>()).await?;
         for (id, value) in values {
-            if id >= self.metrics_declared {
-                return refuse(OutputError::Metric { id, declared: self.metrics_declared });
-            }
+            let declared = self.sums.len() as u32;
+            let Some(sum) = self.sums.get_mut(id as usize) else {
+                return refuse(OutputError::Metric { id, declared });
+            };
             if value.is_finite() {
-                self.reported.push((id, value));
+                *sum = (*sum + value).clamp(f64::MIN, f64::MAX);
+                self.has_reported = true;
             }
         }
         Ok(())
@@ -192,15 +224,28 @@ impl metrics::Host for HostState {
 }
 
 impl sink::Host for HostState {
-    fn emit(&mut self, output: u32, frame: Vec<u8>) -> wasmtime::Result<()> {
-        self.charge(frame.len())?;
+    async fn emit(&mut self, output: u32, frame: Vec<u8>) -> wasmtime::Result<()> {
+        let bytes = frame.len().max(OUTPUT_FRAME_BYTES_MIN);
+        self.charge(bytes).await?;
         if self.phase != Phase::Call {
             return refuse(OutputError::Phase { phase: self.phase });
         }
-        let Some(left) = self.output_bytes_left.checked_sub(frame.len()) else {
+        if frame.len() < HEADER_BYTES {
+            let error = FrameError::Truncated { bytes: frame.len() };
+            return refuse(OutputError::Frame { output, error });
+        }
+        if self.emitted.len() == OUTPUT_FRAMES_MAX {
+            return refuse(OutputError::TooMuch { what: "frames", max: OUTPUT_FRAMES_MAX as u64 });
+        }
+        let Some(left) = self.output_bytes_left.checked_sub(bytes) else {
             return refuse(OutputError::TooMuch { what: "bytes", max: self.output_bytes_max as u64 });
         };
+        // The host keeps the frame until the call ends: it is the guest's memory as much as its own is.
+        if !self.limiter.share.grow(bytes) {
+            return Err(wasmtime::Error::new(Grown::Budget { max: self.limiter.share.max() }));
+        }
         self.output_bytes_left = left;
+        self.emitted_bytes += bytes;
         self.emitted.push((output, frame));
         Ok(())
     }

@@ -21,7 +21,9 @@ mod host;
 mod images;
 pub mod inspect;
 mod instance;
+mod limiter;
 pub mod limits;
+mod options;
 mod pool;
 mod refused;
 mod runtime;
@@ -37,10 +39,18 @@ pub use engine::EngineMode;
 pub use factory::{Factory, InitParams, PoolOptions, WrongKind};
 pub use host::{LogLevel, LogLine};
 pub use limits::Limits;
+pub use options::RuntimeOptions;
 pub use pool::{Freshness, Pool, PoolStats};
 pub use refused::Refused;
-pub use runtime::{LoadError, Runtime, RuntimeError, RuntimeOptions};
+pub use runtime::{LoadError, Runtime, RuntimeError};
 pub use store::{ModuleStore, StoreError, digest_of};
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 /// Runs work that blocks (disk, compiler) on a thread of its own. None when it was abandoned because the process ends.
 async fn blocking<T: Send + 'static>(
@@ -55,4 +65,19 @@ async fn blocking<T: Send + 'static>(
     };
     env.spawn.dedicated(name, Box::pin(run));
     done.await.ok()
+}
+
+/// Waits for work, but no longer than `limit`: none, and the work dropped, if it takes longer. Work that is done at once
+/// costs no timer.
+async fn within<T>(clock: &dyn millstream_env::Clock, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        return Some(done);
+    }
+    let mut end = clock.sleep(limit);
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => end.as_mut().poll(context).map(|()| None),
+    })
+    .await
 }

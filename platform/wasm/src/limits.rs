@@ -3,11 +3,13 @@
 //! Every verdict here is a function of the input and of constants, never of the machine's load: two brokers that run the
 //! same call stop it at the same instruction. Changing a constant changes verdicts, so it changes [`FUEL_VERSION`] too.
 
+use std::time::Duration;
+
 use millstream_model::limits::{BATCH_BYTES_MAX, PARAMS_BYTES_MAX};
-use wasmtime::{OperatorCost, ResourceLimiter, VariableOperatorCost};
+use wasmtime::{OperatorCost, VariableOperatorCost};
 
 /// Counts the changes of what fuel means: the costs of operators and the budgets of calls.
-pub const FUEL_VERSION: u32 = 1;
+pub const FUEL_VERSION: u32 = 2;
 
 /// Fuel of a call that carries no records: lazy set-up inside the guest, about 50 ms of work.
 pub const FUEL_PER_CALL: u64 = 50_000_000;
@@ -28,6 +30,13 @@ pub const FUEL_YIELD: u64 = 1_000_000;
 /// What a host call costs in addition to what the guest spent on it, and for each byte that it passes.
 pub const FUEL_PER_HOST_CALL: u64 = 500;
 
+/// How long a call may take where its deployment does not say otherwise. A call with more fuel than
+/// [`FUEL_PER_CALL_TIME`] has in proportion more time. Time never judges: a call that it ends is the host's failure.
+pub const CALL_TIME_DEFAULT: Duration = Duration::from_secs(60);
+/// The fuel of a call up to which the time is as it stands: fifty million a second, which any machine does that is not
+/// hopelessly busy.
+pub const FUEL_PER_CALL_TIME: u64 = 3_000_000_000;
+
 /// Memory of an instance where its deployment does not say otherwise, bytes.
 pub const MEMORY_BYTES_DEFAULT: usize = 64 << 20;
 /// Most memory that a deployment may be given, bytes: the size of a slot of the pool.
@@ -46,8 +55,12 @@ pub const RECYCLE_SIXTEENTHS: usize = 12;
 pub const OUTPUT_BYTES_BASE: usize = 4 << 20;
 /// Output that a call may emit for each byte of its frame, bytes.
 pub const OUTPUT_PER_INPUT_BYTE: usize = 8;
-/// Most that a call may emit, bytes.
-pub const OUTPUT_BYTES_MAX: usize = BATCH_BYTES_MAX;
+/// Most that a call may emit, bytes: the largest record of any topic fits with its frame.
+pub const OUTPUT_BYTES_MAX: usize = BATCH_BYTES_MAX + HOST_CALL_SLACK;
+/// Most frames that a call may emit.
+pub const OUTPUT_FRAMES_MAX: usize = 65_536;
+/// What an emitted frame counts for at least, bytes: the host keeps more of it than its bytes.
+pub const OUTPUT_FRAME_BYTES_MIN: usize = 64;
 /// Most records that a call may emit.
 pub const OUTPUT_RECORDS_MAX: u32 = 1_000_000;
 /// Largest output record where the deployment does not say otherwise, bytes as encoded.
@@ -74,6 +87,8 @@ pub const METRICS_MAX: usize = 64;
 const _: () = assert!(MEMORY_BYTES_DEFAULT <= MEMORY_BYTES_MAX);
 const _: () = assert!(OUTPUT_BYTES_BASE + OUTPUT_PER_INPUT_BYTE <= OUTPUT_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_DEFAULT + HOST_CALL_SLACK <= OUTPUT_BYTES_BASE);
+// The number of frames is never what stops a call that the number of bytes lets through with honest frames.
+const _: () = assert!(OUTPUT_FRAMES_MAX * OUTPUT_FRAME_BYTES_MIN <= OUTPUT_BYTES_BASE);
 const _: () = assert!(PARAMS_BYTES_MAX < MEMORY_BYTES_DEFAULT);
 
 /// What one deployment of a module is given.
@@ -87,6 +102,8 @@ pub struct Limits {
     pub waiting: u32,
     /// Largest record that may be emitted, bytes as encoded.
     pub record_bytes: usize,
+    /// How long a call may take, and starting an instance: see [`CALL_TIME_DEFAULT`].
+    pub time: Duration,
     /// Multiplies the fuel of every call: 1 unless a deployment is known to need more.
     pub fuel_factor: u32,
 }
@@ -98,12 +115,32 @@ impl Default for Limits {
             instances: 8,
             waiting: 1024,
             record_bytes: RECORD_BYTES_DEFAULT,
+            time: CALL_TIME_DEFAULT,
             fuel_factor: 1,
         }
     }
 }
 
 impl Limits {
+    /// The defaults for topics whose records may have `record_bytes`: such a record can be taken in, copied and emitted.
+    #[must_use]
+    pub fn for_records(record_bytes: usize) -> Self {
+        // The frame, the copy, and a buffer that doubled while it grew.
+        let memory = record_bytes.saturating_mul(4).saturating_add(16 << 20);
+        Self {
+            record_bytes: record_bytes.max(RECORD_BYTES_DEFAULT),
+            memory_bytes: memory.clamp(MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MAX),
+            ..Self::default()
+        }
+    }
+
+    /// How long a call with so much fuel may take.
+    #[must_use]
+    pub fn call_time(&self, fuel: u64) -> Duration {
+        let times = (fuel as f64 / FUEL_PER_CALL_TIME as f64).max(1.0);
+        Duration::try_from_secs_f64(self.time.as_secs_f64() * times).unwrap_or(Duration::MAX)
+    }
+
     /// The fuel of a call whose frame has `records` records in `bytes` bytes.
     #[must_use]
     pub fn fuel(&self, records: u32, bytes: usize) -> u64 {
@@ -154,72 +191,6 @@ pub(crate) fn operator_costs() -> OperatorCost {
     }
 }
 
-/// Which limit of a store a guest ran into. Travels through the engine as the cause of a trap.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum Grown {
-    #[error("memory grew past {limit} bytes")]
-    Memory { limit: usize },
-    #[error("a table grew past {limit} elements")]
-    Table { limit: usize },
-}
-
-/// Watches what one instance allocates. A refused growth traps: guests that meet an error there abort anyway, and so the
-/// cause is known.
-#[derive(Debug)]
-pub(crate) struct Limiter {
-    memory_max: usize,
-    /// What the instance holds, bytes.
-    pub(crate) memory: usize,
-}
-
-impl Limiter {
-    pub(crate) fn new(memory_max: usize) -> Self {
-        Self { memory_max: memory_max.min(MEMORY_BYTES_MAX), memory: 0 }
-    }
-
-    /// Whether the instance holds so much that it should be replaced.
-    pub(crate) fn is_swollen(&self, memory_at_start: usize) -> bool {
-        self.memory > memory_at_start && self.memory > self.memory_max / 16 * RECYCLE_SIXTEENTHS
-    }
-}
-
-impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > self.memory_max || maximum.is_some_and(|maximum| desired > maximum) {
-            return Err(wasmtime::Error::new(Grown::Memory { limit: self.memory_max }));
-        }
-        self.memory = desired;
-        Ok(true)
-    }
-
-    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        Err(error)
-    }
-
-    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > TABLE_ELEMENTS_MAX || maximum.is_some_and(|maximum| desired > maximum) {
-            return Err(wasmtime::Error::new(Grown::Table { limit: TABLE_ELEMENTS_MAX }));
-        }
-        Ok(true)
-    }
-
-    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        Err(error)
-    }
-
-    fn instances(&self) -> usize {
-        CORE_INSTANCES_MAX as usize
-    }
-
-    fn tables(&self) -> usize {
-        TABLES_MAX
-    }
-
-    fn memories(&self) -> usize {
-        1
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use sha2::{Digest as _, Sha256};
@@ -232,7 +203,7 @@ mod tests {
     fn the_table_of_costs_belongs_to_its_version() {
         let table = format!("{:?}", operator_costs());
         let digest = millstream_model::Digest(Sha256::digest(table.as_bytes()).into()).to_string();
-        assert_eq!((FUEL_VERSION, &digest[..16]), (1, "90c0f5e538de9b04"));
+        assert_eq!((FUEL_VERSION, &digest[..16]), (2, "90c0f5e538de9b04"));
     }
 
     #[test]
@@ -240,5 +211,9 @@ mod tests {
         let limits = Limits { fuel_factor: u32::MAX, ..Limits::default() };
         assert_eq!(limits.fuel(u32::MAX, usize::MAX), u64::MAX);
         assert_eq!(limits.output_bytes(usize::MAX), OUTPUT_BYTES_MAX);
+        assert!(limits.call_time(u64::MAX) > CALL_TIME_DEFAULT);
+        assert_eq!(limits.call_time(FUEL_PER_CALL), CALL_TIME_DEFAULT);
+        let forever = Limits { time: Duration::MAX, ..limits };
+        assert_eq!(forever.call_time(u64::MAX), Duration::MAX);
     }
 }

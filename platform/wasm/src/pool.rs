@@ -271,14 +271,17 @@ impl PoolInner {
     }
 
     async fn call(&self, instance: &mut Instance, job: Job<'_>) -> Result<Answer, CallError> {
-        let (result, spent) = instance.run(job, &self.options.limits).await;
+        let limits = &self.options.limits;
+        let time = limits.call_time(Instance::fuel(job, limits));
+        let clock = &*self.factory.ground.env.clock;
+        let Some((result, spent)) = crate::within(clock, time, instance.run(job, limits)).await else {
+            return Err(CallError::slow(time));
+        };
         self.fuel.fetch_add(spent.fuel, Ordering::Relaxed);
         if result.is_ok() && !spent.reported.is_empty() {
             let mut metrics = self.metrics.lock();
-            for (id, value) in spent.reported {
-                if let Some(metric) = metrics.get_mut(id as usize) {
-                    *metric += value;
-                }
+            for (metric, sum) in metrics.iter_mut().zip(spent.reported) {
+                *metric = (*metric + sum).clamp(f64::MIN, f64::MAX);
             }
         }
         result
@@ -306,7 +309,11 @@ impl PoolInner {
         }
         let _waiting = Waiting::enter(&self.waiting, self.options.limits.waiting)
             .map_err(|waiting| CallError::Exhausted { waiting })?;
-        self.turns.acquire().await.map_err(|_| CallError::Host { reason: "the pool was closed".into() })
+        let ground = &self.factory.ground;
+        match crate::within(&*ground.env.clock, ground.slots.wait_max(), self.turns.acquire()).await {
+            Some(turn) => turn.map_err(|_| CallError::Host { reason: "the pool was closed".into() }),
+            None => Err(CallError::Exhausted { waiting: self.waiting.load(Ordering::Relaxed) }),
+        }
     }
 
     async fn start(&self) -> Result<Instance, CallError> {
@@ -315,7 +322,10 @@ impl PoolInner {
         }
         let slot = self.factory.ground.slots.take().await?;
         self.started.fetch_add(1, Ordering::Relaxed);
-        let result = self.factory.instance(&self.options, &self.logs, slot).await;
+        let time = self.options.limits.time;
+        let starting = self.factory.instance(&self.options, &self.logs, slot);
+        let result = crate::within(&*self.factory.ground.env.clock, time, starting).await;
+        let result = result.unwrap_or_else(|| Err(CallError::slow(time)));
         if let Err(error) = &result
             && error.blame() != Blame::Host
         {

@@ -17,9 +17,9 @@ use tokio::sync::Semaphore;
 use wasmtime::component::{Component, Linker};
 
 use crate::{
-    Compiler, ModuleStore, Refused, StoreError,
+    Compiler, ModuleStore, Refused, RuntimeOptions, StoreError,
     compile::{CompileError, compile, words},
-    engine::{EngineMode, deserialize, engine_hash, new_engine},
+    engine::{EngineMode, PoolSize, deserialize, engine_hash, new_engine},
     factory::{Factory, Parts},
     ground::Ground,
     host::Host,
@@ -34,35 +34,6 @@ use crate::{
 const COMPILES_WAITING_MAX: u32 = 64;
 /// How often idle instances are looked for.
 const EVICT_EVERY: Duration = Duration::from_secs(5);
-
-/// How the runtime is set up.
-#[derive(Clone, Debug)]
-pub struct RuntimeOptions {
-    /// The data directory: modules go to `modules/`, images to `images/` below it.
-    pub dir: PathBuf,
-    /// Who compiles.
-    pub compiler: Compiler,
-    /// Most instances of all modules together.
-    pub instances_max: u32,
-    /// Modules that are compiled at one time.
-    pub compiles: u32,
-    /// An instance that was not used for so long is given up.
-    pub idle: Duration,
-}
-
-impl RuntimeOptions {
-    /// The broker's settings for a data directory: the compiler is a child process of this executable.
-    #[must_use]
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            compiler: Compiler::this_executable(),
-            instances_max: 256,
-            compiles: 1,
-            idle: Duration::from_secs(60),
-        }
-    }
-}
 
 /// Why there is no runtime.
 #[derive(Debug, thiserror::Error)]
@@ -129,11 +100,12 @@ impl Runtime {
     pub fn new(options: RuntimeOptions, env: Env) -> Result<Self, RuntimeError> {
         let instances = options.instances_max.max(1);
         let (mut mode, mut why_not) = EngineMode::for_process(instances);
-        let mut engine = new_engine(mode, Some(instances));
+        let size = PoolSize::new(instances, options.memory_bytes);
+        let mut engine = new_engine(mode, Some(size));
         if let (EngineMode::Pooling, Err(error)) = (mode, &engine) {
             why_not = Some(words(error));
             mode = EngineMode::OnDemand;
-            engine = new_engine(mode, Some(instances));
+            engine = new_engine(mode, Some(size));
         }
         if let Some(reason) = why_not {
             tracing::warn!(reason, "modules run without a pool of memories, which is slower");
@@ -146,8 +118,9 @@ impl Runtime {
             .map_err(|source| RuntimeError::Images { dir, source })?;
         let mut linker = Linker::new(&engine);
         worlds::mapper::Mapper::add_to_linker::<_, Host>(&mut linker, |state| state).map_err(|error| failed(&error))?;
+        let slots = Slots::new(instances, options.memory_bytes, options.instance_wait, Arc::clone(&env.clock));
         let inner = Arc::new(RuntimeInner {
-            ground: Arc::new(Ground { engine, linker, env: env.clone(), slots: Slots::new(instances) }),
+            ground: Arc::new(Ground { engine, linker, env: env.clone(), slots: Arc::new(slots) }),
             mode,
             store,
             images,

@@ -1,11 +1,15 @@
-//! Slots: how many instances there may be at one time, who waits for one, and who gives up an idle one for it.
+//! Slots: how many instances there may be at one time and how much memory they may hold together, who waits for that,
+//! and who gives up an idle instance for it.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicU32, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use millstream_env::Monotonic;
+use millstream_env::{Clock, Monotonic};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -27,15 +31,29 @@ pub(crate) struct Slots {
     /// Calls that wait for a slot because others hold them all.
     wanted: AtomicUsize,
     keepers: Mutex<Vec<Weak<dyn Idle>>>,
+    /// What all instances together may hold, bytes, and what they hold.
+    memory_max: usize,
+    memory: AtomicUsize,
+    wait_max: Duration,
+    clock: Arc<dyn Clock>,
 }
 
 impl Slots {
-    pub(crate) fn new(instances: u32) -> Self {
+    pub(crate) fn new(instances: u32, memory_max: usize, wait_max: Duration, clock: Arc<dyn Clock>) -> Self {
         Self {
             free: Arc::new(Semaphore::new(instances as usize)),
             wanted: AtomicUsize::new(0),
             keepers: Mutex::default(),
+            memory_max,
+            memory: AtomicUsize::new(0),
+            wait_max,
+            clock,
         }
+    }
+
+    /// How long a call may wait for an instance.
+    pub(crate) fn wait_max(&self) -> Duration {
+        self.wait_max
     }
 
     /// Makes a keeper of idle instances known, for as long as it lives.
@@ -53,16 +71,18 @@ impl Slots {
         // Counted before looking: whoever returns an instance either sees the count or has its instance seen.
         self.wanted.fetch_add(1, Ordering::SeqCst);
         let wanted = Wanted(&self.wanted);
-        self.evict_one();
-        let slot = Arc::clone(&self.free).acquire_owned().await;
+        let _ = self.evict_one();
+        let slot = crate::within(&*self.clock, self.wait_max, Arc::clone(&self.free).acquire_owned()).await;
+        let waiting = u32::try_from(self.wanted.load(Ordering::SeqCst)).unwrap_or(u32::MAX);
         drop(wanted);
+        let slot = slot.ok_or(CallError::Exhausted { waiting })?;
         slot.map_err(|_| CallError::Host { reason: "the runtime was stopped".into() })
     }
 
     /// Called when an instance was put aside: gives one up again if somebody waits for a slot.
     pub(crate) fn returned(&self) {
         if self.wanted.load(Ordering::SeqCst) > 0 {
-            self.evict_one();
+            let _ = self.evict_one();
         }
     }
 
@@ -77,11 +97,58 @@ impl Slots {
         self.keepers.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn evict_one(&self) {
+    /// Whether there was one to give up.
+    fn evict_one(&self) -> bool {
         let oldest = self.live().into_iter().filter_map(|keeper| Some((keeper.oldest_idle()?, keeper)));
-        if let Some((_, keeper)) = oldest.min_by_key(|(at, _)| *at) {
-            keeper.evict_oldest();
+        let Some((_, keeper)) = oldest.min_by_key(|(at, _)| *at) else { return false };
+        keeper.evict_oldest();
+        true
+    }
+
+    fn take_memory(&self, bytes: usize) -> bool {
+        let add = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.memory_max);
+        self.memory.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_ok()
+    }
+}
+
+/// What one instance holds of the memory of all; given back on drop.
+pub(crate) struct Share {
+    slots: Arc<Slots>,
+    held: usize,
+}
+
+impl Share {
+    pub(crate) fn new(slots: Arc<Slots>) -> Self {
+        Self { slots, held: 0 }
+    }
+
+    /// What all instances together may hold, bytes.
+    pub(crate) fn max(&self) -> usize {
+        self.slots.memory_max
+    }
+
+    /// Takes more, if there is more: idle instances are given up for it, the oldest first.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        while !self.slots.take_memory(bytes) {
+            if !self.slots.evict_one() {
+                return false;
+            }
         }
+        self.held += bytes;
+        true
+    }
+
+    /// Gives a part back.
+    pub(crate) fn give_back(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.held);
+        self.held -= bytes;
+        self.slots.memory.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back(self.held);
     }
 }
 

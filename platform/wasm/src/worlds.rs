@@ -7,7 +7,7 @@ pub(crate) mod base {
     wasmtime::component::bindgen!({
         path: "../../wit",
         world: "base",
-        imports: { default: trappable },
+        imports: { default: async | trappable },
         exports: { default: async },
     });
 }
@@ -16,7 +16,7 @@ pub(crate) mod mapper {
     wasmtime::component::bindgen!({
         path: "../../wit",
         world: "mapper",
-        imports: { default: trappable },
+        imports: { default: async | trappable },
         exports: { default: async },
         with: {
             "millstream:ext/types@0.1.0": super::base::millstream::ext::types,
@@ -30,7 +30,7 @@ pub(crate) mod filter {
     wasmtime::component::bindgen!({
         path: "../../wit",
         world: "filter",
-        imports: { default: trappable },
+        imports: { default: async | trappable },
         exports: { default: async },
         with: {
             "millstream:ext/types@0.1.0": super::base::millstream::ext::types,
@@ -44,7 +44,7 @@ pub(crate) mod partitioner {
     wasmtime::component::bindgen!({
         path: "../../wit",
         world: "partitioner",
-        imports: { default: trappable },
+        imports: { default: async | trappable },
         exports: { default: async },
         with: {
             "millstream:ext/types@0.1.0": super::base::millstream::ext::types,
