@@ -114,6 +114,7 @@ impl From<millstream_wasm::Refused> for WireError {
 
 impl From<CallError> for WireError {
     fn from(error: CallError) -> Self {
-        Self::new(ErrorCode::CallFailed, error)
+        let code = if error.is_retriable() { ErrorCode::Overloaded } else { ErrorCode::CallFailed };
+        Self::new(code, error)
     }
 }

@@ -9,6 +9,7 @@ use millstream_model::{Digest, ModuleKind, ModuleRef, TopicConfig, TopicName};
 use millstream_protocol::ErrorCode;
 use millstream_wasm::{
     Factory, InitParams, Limits, LoadError, Pool, PoolOptions, Refused, Runtime, RuntimeError, RuntimeOptions,
+    StoreError,
 };
 use parking_lot::Mutex;
 
@@ -130,5 +131,10 @@ pub(crate) fn find<'a>(state: &'a State, module: &ModuleRef) -> Result<&'a Arc<M
 }
 
 fn unloadable(module: &ModuleRef, error: &LoadError) -> WireError {
-    WireError::new(ErrorCode::CallFailed, format!("module {module} cannot be loaded: {error}"))
+    let code = match error {
+        LoadError::Refused(refused) if refused.is_retriable() => ErrorCode::Overloaded,
+        LoadError::Store(StoreError::Io { .. } | StoreError::Stopped) => ErrorCode::KafkaStorage,
+        LoadError::Refused(_) | LoadError::Store(_) => ErrorCode::CallFailed,
+    };
+    WireError::new(code, format!("module {module} cannot be loaded: {error}"))
 }
