@@ -14,3 +14,4 @@ pub(crate) mod produce;
 pub(crate) mod routing;
 pub(crate) mod transforms;
 pub(crate) mod views;
+mod wire;

@@ -14,7 +14,7 @@ use millstream_protocol::{
 use millstream_wasm::InitParams;
 use uuid::Uuid;
 
-use super::views::{module_ref, name, pairs, params};
+use super::wire::{does_not_start, module_ref, name, pairs, params};
 use crate::{errors::WireError, shared::Shared, transform::owner};
 
 pub(crate) async fn deploy(shared: Arc<Shared>, request: TransformDeployRequest) -> TransformDeployResponse {
@@ -94,7 +94,7 @@ async fn check_module(shared: &Shared, command: &Command) -> Result<(), WireErro
     let pool = shared.modules.pool(&state, module, ModuleKind::Mapper, owner(name), params).await?;
     pool.check().await.map_err(|error| {
         shared.modules.forget(&owner(name));
-        WireError::new(ErrorCode::InvalidParameter, format!("module {module} does not start: {error}"))
+        does_not_start(module, &error)
     })
 }
 

@@ -1,21 +1,19 @@
 //! ViewCreate, ViewList, ViewDelete.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use millstream_catalog::{Command, State, View};
-use millstream_model::{ModuleRef, TimestampMs, TopicName, ViewId};
+use millstream_model::{TimestampMs, ViewId};
 use millstream_protocol::{
     ErrorCode,
-    extension::{
-        Pair,
-        views::{
-            ViewCreateRequest, ViewCreateResponse, ViewDeleteRequest, ViewDeleteResponse, ViewInfo, ViewListRequest,
-            ViewListResponse,
-        },
+    extension::views::{
+        ViewCreateRequest, ViewCreateResponse, ViewDeleteRequest, ViewDeleteResponse, ViewInfo, ViewListRequest,
+        ViewListResponse,
     },
 };
 use uuid::Uuid;
 
+use super::wire::{does_not_start, module_ref, name, pairs, params};
 use crate::{errors::WireError, shared::Shared};
 
 pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> ViewCreateResponse {
@@ -57,11 +55,9 @@ async fn check_chain(shared: &Shared, command: &Command) -> Result<(), WireError
         params: params.clone(),
         created_at: *at,
     };
-    for pool in shared.modules.chain(&state, &view, topic).await? {
-        pool.check().await.map_err(|error| {
-            let digest = pool.factory().digest();
-            WireError::new(ErrorCode::InvalidParameter, format!("module {digest:.12} does not start: {error}"))
-        })?;
+    let pools = shared.modules.chain(&state, &view, topic).await?;
+    for (module, pool) in view.chain.iter().zip(pools) {
+        pool.check().await.map_err(|error| does_not_start(module, &error))?;
     }
     Ok(())
 }
@@ -109,31 +105,4 @@ fn info(state: &State, view: &View) -> ViewInfo {
         chain: view.chain.iter().map(ToString::to_string).collect(),
         params: pairs(&view.params),
     }
-}
-
-/// A topic's or view's name off the wire.
-pub(super) fn name(text: &str) -> Result<TopicName, WireError> {
-    TopicName::new(text).map_err(|error| WireError::new(ErrorCode::InvalidName, error))
-}
-
-/// A module off the wire.
-pub(super) fn module_ref(text: &str) -> Result<ModuleRef, WireError> {
-    text.parse().map_err(|error| WireError::new(ErrorCode::InvalidName, error))
-}
-
-/// Parameters off the wire: each name once.
-pub(super) fn params(pairs: Vec<Pair>) -> Result<BTreeMap<String, String>, WireError> {
-    let mut params = BTreeMap::new();
-    for Pair { name, value } in pairs {
-        if params.contains_key(&name) {
-            return Err(WireError::new(ErrorCode::InvalidParameter, format!("parameter {name:?} is given twice")));
-        }
-        params.insert(name, value);
-    }
-    Ok(params)
-}
-
-/// Parameters onto the wire.
-pub(super) fn pairs(params: &BTreeMap<String, String>) -> Vec<Pair> {
-    params.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
 }

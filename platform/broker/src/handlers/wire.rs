@@ -1,0 +1,42 @@
+//! What more than one handler reads off the wire or puts onto it: names, modules, parameters.
+
+use std::collections::BTreeMap;
+
+use millstream_model::{ModuleRef, TopicName};
+use millstream_protocol::{ErrorCode, extension::Pair};
+use millstream_wasm::CallError;
+
+use crate::errors::WireError;
+
+/// A topic's or view's name off the wire.
+pub(super) fn name(text: &str) -> Result<TopicName, WireError> {
+    TopicName::new(text).map_err(|error| WireError::new(ErrorCode::InvalidName, error))
+}
+
+/// A module off the wire.
+pub(super) fn module_ref(text: &str) -> Result<ModuleRef, WireError> {
+    text.parse().map_err(|error| WireError::new(ErrorCode::InvalidName, error))
+}
+
+/// Parameters off the wire: each name once.
+pub(super) fn params(pairs: Vec<Pair>) -> Result<BTreeMap<String, String>, WireError> {
+    let mut params = BTreeMap::new();
+    for Pair { name, value } in pairs {
+        if params.contains_key(&name) {
+            return Err(WireError::new(ErrorCode::InvalidParameter, format!("parameter {name:?} is given twice")));
+        }
+        params.insert(name, value);
+    }
+    Ok(params)
+}
+
+/// Parameters onto the wire.
+pub(super) fn pairs(params: &BTreeMap<String, String>) -> Vec<Pair> {
+    params.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
+}
+
+/// Why a module was not taken into use: its first instance could not be made.
+pub(super) fn does_not_start(module: &ModuleRef, error: &CallError) -> WireError {
+    let code = if error.is_retriable() { ErrorCode::Overloaded } else { ErrorCode::InvalidParameter };
+    WireError::new(code, format!("module {module} does not start: {error}"))
+}
