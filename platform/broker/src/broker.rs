@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     BrokerOptions,
+    memory::Memory,
     partitions::Partitions,
     pools::{Modules, ModulesError},
     producer_ids::ProducerIds,
@@ -177,6 +178,7 @@ impl Broker {
             started: env.clock.now(),
             transforms: Transforms::new(),
             producer_ids: ProducerIds::new(options.id),
+            memory: Memory::new(),
             options,
             env,
             storage,

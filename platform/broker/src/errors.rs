@@ -6,7 +6,7 @@ use millstream_protocol::ErrorCode;
 use millstream_replica::AppendRefused;
 use millstream_wasm::CallError;
 
-use crate::partition::PartitionAppendError;
+use crate::{partition::PartitionAppendError, rows::RowsError};
 
 /// An error code and the same for people.
 #[derive(Clone, Debug)]
@@ -64,6 +64,12 @@ impl From<ReadError> for WireError {
             ReadError::Damaged { .. } | ReadError::Io { .. } => ErrorCode::KafkaStorage,
         };
         Self::new(code, error)
+    }
+}
+
+impl From<RowsError> for WireError {
+    fn from(error: RowsError) -> Self {
+        Self::new(ErrorCode::CorruptMessage, error)
     }
 }
 

@@ -8,6 +8,7 @@ mod broker;
 mod dispatch;
 mod errors;
 mod handlers;
+mod memory;
 mod options;
 mod partition;
 mod partitions;

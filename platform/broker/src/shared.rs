@@ -7,7 +7,10 @@ use millstream_env::{Env, Monotonic};
 use millstream_log::Storage;
 use millstream_model::TimestampMs;
 
-use crate::{BrokerOptions, partitions::Partitions, pools::Modules, producer_ids::ProducerIds, transform::Transforms};
+use crate::{
+    BrokerOptions, memory::Memory, partitions::Partitions, pools::Modules, producer_ids::ProducerIds,
+    transform::Transforms,
+};
 
 /// What every part may use.
 pub(crate) struct Shared {
@@ -19,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) modules: Modules,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) transforms: Transforms,
+    /// For records at work in modules.
+    pub(crate) memory: Memory,
     /// Where clients are told to find this broker.
     pub(crate) address: Address,
     pub(crate) started_at: TimestampMs,

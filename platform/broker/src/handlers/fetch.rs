@@ -14,7 +14,13 @@ use millstream_protocol::{
 };
 use tokio::sync::watch;
 
-use crate::{errors::WireError, partition::Partition, readable::Readable, shared::Shared, view};
+use crate::{
+    errors::WireError,
+    partition::Partition,
+    readable::Readable,
+    shared::Shared,
+    view::{self, Scan},
+};
 
 /// The first version whose topics are named by id.
 const VERSION_BY_ID: i16 = 13;
@@ -45,7 +51,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: FetchRequ
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let mut deadline = (!wait.is_zero()).then(|| shared.env.clock.sleep(wait).fuse());
     loop {
-        let mut budget = Budget { left: bytes_max, given: 0, decided: false };
+        let mut budget = Budget { left: bytes_max, given: 0, decided: false, scan: Scan::new(&*shared.env.clock) };
         let mut responses = Vec::with_capacity(topics.len());
         for (name, topic_id, targets) in &mut topics {
             let mut partitions = Vec::with_capacity(targets.len());
@@ -82,6 +88,8 @@ struct Budget {
     given: usize,
     /// There is something to say at once: an error, or progress of a view.
     decided: bool,
+    /// What views may still look through.
+    scan: Scan,
 }
 
 type Targets = (String, TopicId, Vec<Target>);
@@ -177,7 +185,7 @@ async fn read_source(
             if read.batches.is_empty() { Vec::new() } else { vec![read.batches] }
         }
         Some(view) => {
-            let seen = view::read(shared, view, partition, from, bytes_max).await?;
+            let seen = view::read(shared, view, partition, from, bytes_max, &mut budget.scan).await?;
             answer.next_offset = seen.next;
             budget.decided |= seen.next > from;
             seen.batches

@@ -1,6 +1,11 @@
 //! TransformDeploy, TransformList, TransformDescribe, TransformDelete.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures::future::{Either, select};
 
 use millstream_catalog::{Command, OnError, StartAt, State, Transform, TransformState};
 use millstream_model::{ModuleKind, Name, Offset, PartitionId, TimestampMs, TopicId, TransformId};
@@ -14,8 +19,11 @@ use millstream_protocol::{
 use millstream_wasm::InitParams;
 use uuid::Uuid;
 
-use super::wire::{does_not_start, module_ref, name, pairs, params};
+use super::wire::{does_not_start, module_ref, name, pairs, params, to_its_end};
 use crate::{errors::WireError, shared::Shared, transform::owner};
+
+/// How long a deployment waits for its first entries of progress to be on disk.
+const START_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) async fn deploy(shared: Arc<Shared>, request: TransformDeployRequest) -> TransformDeployResponse {
     match deploy_checked(&shared, request).await {
@@ -26,7 +34,7 @@ pub(crate) async fn deploy(shared: Arc<Shared>, request: TransformDeployRequest)
     }
 }
 
-async fn deploy_checked(shared: &Shared, request: TransformDeployRequest) -> Result<TransformId, WireError> {
+async fn deploy_checked(shared: &Arc<Shared>, request: TransformDeployRequest) -> Result<TransformId, WireError> {
     if request.lanes != 1 {
         let message = format!("{} lanes: only 1 is built yet", request.lanes);
         return Err(WireError::new(
@@ -51,8 +59,21 @@ async fn deploy_checked(shared: &Shared, request: TransformDeployRequest) -> Res
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
     shared.dry_run(&command)?;
     check_module(shared, &command).await?;
-    shared.catalog.propose(command).await?;
-    Ok(id)
+    let owned = shared.clone();
+    to_its_end(shared, "deploy transform", async move {
+        owned.catalog.propose(command).await?;
+        owned.transforms.follow(&owned).await;
+        // Acknowledged once it is decided where it starts: what is produced after that is read, also from "end".
+        let placed = std::pin::pin!(owned.transforms.placed(id));
+        match select(placed, owned.env.clock.sleep(START_MAX)).await {
+            Either::Left(_) => Ok(id),
+            Either::Right(_) => {
+                let message = "the transform is deployed, but has not started yet: see `millstream transform describe`";
+                Err(WireError::new(ErrorCode::RequestTimedOut, message))
+            }
+        }
+    })
+    .await
 }
 
 fn on_error(text: &str) -> Result<OnError, WireError> {
@@ -121,15 +142,16 @@ pub(crate) fn describe(shared: &Shared, request: &TransformDescribeRequest) -> T
 }
 
 pub(crate) async fn delete(shared: Arc<Shared>, request: TransformDeleteRequest) -> TransformDeleteResponse {
-    let outcome = async {
-        let state = shared.catalog.state();
+    let owned = shared.clone();
+    let outcome = to_its_end(&shared, "delete transform", async move {
+        let state = owned.catalog.state();
         let transform = find(&state, &request.name)?;
-        shared.catalog.propose(Command::DeleteTransform { id: transform.id }).await?;
+        owned.catalog.propose(Command::DeleteTransform { id: transform.id }).await?;
         // Stopped before it is answered: what is deleted appends nothing more.
-        shared.transforms.follow(&shared).await;
-        shared.modules.forget(&owner(&transform.name));
-        Ok::<(), WireError>(())
-    };
+        owned.transforms.follow(&owned).await;
+        owned.modules.forget(&owner(&transform.name));
+        Ok(())
+    });
     match outcome.await {
         Ok(()) => TransformDeleteResponse::default(),
         Err(error) => TransformDeleteResponse { error_code: error.code, error_message: Some(error.message) },
@@ -203,7 +225,7 @@ fn partitions(shared: &Shared, state: &State, transform: &Transform) -> Vec<Tran
                 records_in: stats.records_in.load(Ordering::Relaxed),
                 records_out: stats.records_out.load(Ordering::Relaxed),
                 errors: stats.errors.load(Ordering::Relaxed),
-                error: stats.error.lock().clone(),
+                error: stats.error(),
             });
         }
     }

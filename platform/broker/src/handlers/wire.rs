@@ -6,7 +6,7 @@ use millstream_model::{ModuleRef, TopicName};
 use millstream_protocol::{ErrorCode, extension::Pair};
 use millstream_wasm::CallError;
 
-use crate::errors::WireError;
+use crate::{errors::WireError, shared::Shared};
 
 /// A topic's or view's name off the wire.
 pub(super) fn name(text: &str) -> Result<TopicName, WireError> {
@@ -39,4 +39,20 @@ pub(super) fn pairs(params: &BTreeMap<String, String>) -> Vec<Pair> {
 pub(super) fn does_not_start(module: &ModuleRef, error: &CallError) -> WireError {
     let code = if error.is_retriable() { ErrorCode::Overloaded } else { ErrorCode::InvalidParameter };
     WireError::new(code, format!("module {module} does not start: {error}"))
+}
+
+/// Runs a change to its end in a task of its own: a client that goes away half-way leaves no half of it.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    shared: &Shared,
+    what: &'static str,
+    change: impl Future<Output = Result<T, WireError>> + Send + 'static,
+) -> Result<T, WireError> {
+    let (done, outcome) = tokio::sync::oneshot::channel();
+    let run = async move {
+        // Whoever asked may have gone away.
+        let _ = done.send(change.await);
+    };
+    shared.env.spawn.spawn(what, Box::pin(run));
+    let stopped = |_| Err(WireError::new(ErrorCode::BrokerNotAvailable, "the broker is stopping"));
+    outcome.await.unwrap_or_else(stopped)
 }

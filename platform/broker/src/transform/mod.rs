@@ -4,12 +4,16 @@
 //! outputs are committed, so a crash between the two repeats the records in between. Each output record names its
 //! input in the header `millstream.src`, by which a reader can tell.
 
+mod backoff;
+mod error;
 mod output;
+mod pace;
 mod progress;
 mod task;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -19,8 +23,9 @@ use std::{
 use futures::FutureExt;
 use millstream_catalog::{Command, Reporter, Transform, TransformState};
 use millstream_env::Task;
-use millstream_model::{PartitionId, TopicId, TransformId};
+use millstream_model::{LeaderEpoch, PartitionId, TopicId, TransformId};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::shared::Shared;
@@ -34,24 +39,59 @@ pub(crate) struct Transforms {
 struct Running {
     name: String,
     revision: u64,
-    partitions: HashMap<(TopicId, PartitionId), Arc<Stats>>,
-    tasks: Vec<Task>,
+    inputs: HashMap<(TopicId, PartitionId), Input>,
+}
+
+/// An input partition's task.
+struct Input {
+    /// The leadership that the task appends its progress under.
+    epoch: LeaderEpoch,
+    stats: Arc<Stats>,
+    task: Task,
 }
 
 /// What one input partition's task has done since it started.
 #[derive(Default)]
 pub(crate) struct Stats {
+    /// Whether it is decided, durably, where the task begins.
+    placed: watch::Sender<bool>,
     pub(crate) next_offset: AtomicI64,
     pub(crate) records_in: AtomicI64,
     pub(crate) records_out: AtomicI64,
     pub(crate) errors: AtomicI64,
-    /// Why it stands still or left a record out, last.
-    pub(crate) error: Mutex<Option<String>>,
+    trouble: Mutex<Trouble>,
+}
+
+#[derive(Default)]
+struct Trouble {
+    stands_still: Option<String>,
+    left_out: Option<String>,
 }
 
 impl Stats {
-    pub(crate) fn add(counter: &AtomicI64, count: usize) {
+    fn add(counter: &AtomicI64, count: usize) {
         counter.fetch_add(i64::try_from(count).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// It waits for something to pass.
+    fn stands_still(&self, why: String) {
+        self.trouble.lock().stands_still = Some(why);
+    }
+
+    fn goes_on(&self) {
+        self.trouble.lock().stands_still = None;
+    }
+
+    /// A record failed.
+    fn left_out(&self, why: String) {
+        Self::add(&self.errors, 1);
+        self.trouble.lock().left_out = Some(why);
+    }
+
+    /// Why it stands still, else which record failed last.
+    pub(crate) fn error(&self) -> Option<String> {
+        let trouble = self.trouble.lock();
+        trouble.stands_still.clone().or_else(|| trouble.left_out.clone())
     }
 }
 
@@ -60,7 +100,11 @@ impl Transforms {
         Self { running: Mutex::default(), step: tokio::sync::Mutex::default() }
     }
 
-    /// Starts what the catalog says should run and does not, and stops what should not.
+    /// Starts what the catalog says should run and does not, and stops what should not. When this returns, what is stopped
+    /// appends nothing more.
+    ///
+    /// Dropping it half-way leaves tasks that were told to stop, and lets a later call start their successors before they
+    /// have: run it in a task that nobody ends.
     pub(crate) async fn follow(&self, shared: &Arc<Shared>) {
         let _step = self.step.lock().await;
         let state = shared.catalog.state();
@@ -70,19 +114,21 @@ impl Transforms {
             .filter(|transform| transform.state == TransformState::Running)
             .map(|transform| (transform.id, transform.clone()))
             .collect();
-        let stopped: Vec<_> = {
-            let mut running = self.running.lock();
-            let gone: Vec<_> = running
-                .iter()
-                .filter(|(id, running)| wanted.get(id).is_none_or(|wanted| wanted.revision != running.revision))
-                .map(|(id, _)| *id)
-                .collect();
-            gone.into_iter().filter_map(|id| running.remove(&id)).collect()
-        };
-        for running in stopped {
-            info!(transform = running.name, "stopped");
-            end(running).await;
-        }
+        let mut stopped = Vec::new();
+        self.running.lock().retain(|id, running| {
+            let stays = wanted.get(id).is_some_and(|wanted| wanted.revision == running.revision);
+            if !stays {
+                info!(transform = running.name, "stopped");
+                stopped.extend(running.inputs.drain().map(|(_, input)| input.task));
+                return false;
+            }
+            // A task of a former leadership could store no more progress: another one takes over.
+            let epoch_of = |(topic, partition)| shared.partitions.find(topic, partition).map(|led| led.epoch);
+            let over = running.inputs.extract_if(|place, input| epoch_of(*place) != Some(input.epoch));
+            stopped.extend(over.map(|(_, input)| input.task));
+            true
+        });
+        end(stopped).await;
         for transform in wanted.values() {
             self.start_missing(shared, transform);
         }
@@ -95,52 +141,67 @@ impl Transforms {
         let running = running.entry(transform.id).or_insert_with(|| Running {
             name: transform.name.to_string(),
             revision: transform.revision,
-            partitions: HashMap::new(),
-            tasks: Vec::new(),
+            inputs: HashMap::new(),
         });
         for (number, input) in (0..).zip(&transform.inputs) {
             let Some(topic) = state.topic_by_id(*input) else { continue };
-            for index in 0..topic.partition_count() {
-                let id = PartitionId(index);
-                let Some(partition) = shared.partitions.find(*input, id) else { continue };
-                if running.partitions.contains_key(&(*input, id)) {
-                    continue;
-                }
-                let stats = Arc::new(Stats::default());
-                running.partitions.insert((*input, id), stats.clone());
-                let work = task::Work { transform: transform.clone(), number, input: topic.clone(), partition, stats };
-                let shared_for_task = shared.clone();
-                let task = async move {
-                    let transform = work.transform.clone();
-                    if let Err(reason) = task::run(&shared_for_task, work).await {
-                        fail(&shared_for_task, &transform, reason).await;
-                    }
-                };
-                running.tasks.push(shared.env.spawn.spawn("transform", task.boxed()));
+            for index in (0..topic.partition_count()).map(PartitionId) {
+                let Some(partition) = shared.partitions.find(*input, index) else { continue };
+                let Entry::Vacant(place) = running.inputs.entry((*input, index)) else { continue };
+                let (epoch, stats) = (partition.epoch, Arc::new(Stats::default()));
+                let (transform, input, stats_of_task) = (transform.clone(), topic.clone(), stats.clone());
+                let work = task::Work { transform, number, input, partition, stats: stats_of_task };
+                let task = shared.env.spawn.spawn("transform", watched(shared.clone(), work).boxed());
+                place.insert(Input { epoch, stats, task });
             }
+        }
+    }
+
+    /// Resolves once it is decided for every input partition, durably, where the transform begins there; or the transform
+    /// runs no more.
+    pub(crate) async fn placed(&self, transform: TransformId) {
+        let placed: Vec<_> = {
+            let running = self.running.lock();
+            let inputs = running.get(&transform).into_iter().flat_map(|running| running.inputs.values());
+            inputs.map(|input| input.stats.placed.subscribe()).collect()
+        };
+        for mut placed in placed {
+            // The sender goes with the task's statistics when the transform is stopped.
+            let _ = placed.wait_for(|placed| *placed).await;
         }
     }
 
     /// What the task of an input partition has done; none where none runs here.
     pub(crate) fn stats(&self, transform: TransformId, topic: TopicId, partition: PartitionId) -> Option<Arc<Stats>> {
-        self.running.lock().get(&transform)?.partitions.get(&(topic, partition)).cloned()
+        self.running.lock().get(&transform)?.inputs.get(&(topic, partition)).map(|input| input.stats.clone())
     }
 
     /// Stops all, and waits for them.
     pub(crate) async fn stop(&self) {
         let _step = self.step.lock().await;
         let all: Vec<_> = self.running.lock().drain().collect();
-        for (_, running) in all {
-            end(running).await;
-        }
+        end(all.into_iter().flat_map(|(_, running)| running.inputs).map(|(_, input)| input.task).collect()).await;
     }
 }
 
-async fn end(running: Running) {
-    for mut task in running.tasks {
-        task.abort();
+/// Ends tasks: all at once, then waits for each.
+async fn end(mut tasks: Vec<Task>) {
+    tasks.iter_mut().for_each(Task::abort);
+    for task in tasks {
         task.join().await;
     }
+}
+
+/// Runs a task; what ends it, its own fault included, ends the transform and is shown.
+async fn watched(shared: Arc<Shared>, work: task::Work) {
+    let transform = work.transform.clone();
+    let place = format!("{}/{}", work.input.name, work.partition.id.partition);
+    let reason = match AssertUnwindSafe(task::run(&shared, work)).catch_unwind().await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the broker itself is at fault: its log holds a panic: report it".to_owned(),
+    };
+    fail(&shared, &transform, format!("{place}: {reason}")).await;
 }
 
 /// Stops a transform for everybody, and lets everybody see why.

@@ -1,22 +1,34 @@
-//! What a transform emits, on its way into the output topics: placed, batched, appended, committed.
+//! What a transform emits, on its way into the output topics: owned, placed, batched, appended, committed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use millstream_catalog::{Topic, Transform};
-use millstream_model::{PartitionId, TimestampMs, key_partition};
-use millstream_protocol::ErrorCode;
-use millstream_record::{BatchBuilder, BatchOptions};
+use millstream_model::{Offset, PartitionId, TimestampMs, key_partition};
+use millstream_record::{BatchBuilder, BatchOptions, BuildError, HEADER_BYTES, raw};
 use millstream_replica::Acks;
-use millstream_wasm::frame::{Emitted, FrameBuilder, FrameOptions, OutputRecord};
-use tracing::warn;
+use millstream_wasm::{
+    Pool,
+    frame::{Emitted, FrameBuilder, FrameOptions, OutputRecord},
+};
 
-use crate::{errors::WireError, partition::PendingAppend, rows::Row, shared::Shared};
+use super::{
+    Stats,
+    backoff::Backoff,
+    error::{TransformError, is_about_the_module},
+};
+use crate::{
+    memory::Held,
+    partition::{Partition, PartitionAppendError, PendingAppend},
+    rows::{Row, plausible},
+    shared::Shared,
+};
 
 /// The header that names an output record's input: `TRANSFORM/TOPIC/PARTITION/OFFSET/INDEX`, the index counting that
 /// input record's outputs to the same topic. A guest cannot forge it.
 const SOURCE_HEADER: &str = "millstream.src";
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LAST: Duration = Duration::from_secs(5);
+/// Outputs are written at the latest when they take this many bytes.
+const COMMIT_BYTES: usize = 8 << 20;
 
 /// The outputs of one input partition's task, between two commits.
 pub(super) struct Outputs {
@@ -24,19 +36,38 @@ pub(super) struct Outputs {
     source: String,
     input_partition: PartitionId,
     topics: Vec<Arc<Topic>>,
-    /// Not placed yet, by output: those go to the output topic's partitioner together.
-    records: Vec<Vec<Record>>,
-    /// By output: the input record that was emitted for last, and how many records it has there so far.
-    last: Vec<Option<(i64, u32)>>,
+    /// By output, each with its place, in the order emitted.
+    records: Vec<Vec<(PartitionId, Record)>>,
+    bytes: usize,
+    held: Vec<Held>,
+    /// There is no more memory for outputs.
+    crowded: bool,
 }
 
 /// An output record on its own.
 struct Record {
     partition: Option<PartitionId>,
     timestamp: TimestampMs,
-    key: Option<bytes::Bytes>,
-    value: Option<bytes::Bytes>,
-    headers: Vec<(bytes::Bytes, Option<bytes::Bytes>)>,
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+    headers: Vec<(Bytes, Option<Bytes>)>,
+    /// What it takes in a batch, at most.
+    bytes: usize,
+}
+
+/// Why a call's output was not taken: none of it was.
+#[derive(Debug)]
+pub(super) enum NotTaken {
+    /// One of the records cannot be written: the records that the call was about are judged as when the call fails.
+    Refused(String),
+    /// It has nothing to do with the records.
+    Failed(TransformError),
+}
+
+impl From<TransformError> for NotTaken {
+    fn from(error: TransformError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Outputs {
@@ -45,18 +76,20 @@ impl Outputs {
         transform: &Transform,
         place: &str,
         input_partition: PartitionId,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, TransformError> {
         let state = shared.catalog.state();
         let topics: Vec<_> = transform.outputs.iter().filter_map(|id| state.topic_by_id(*id)).cloned().collect();
         if topics.len() != transform.outputs.len() {
-            return Err("an output topic has been deleted".into());
+            return Err(TransformError::OutputDeleted);
         }
         Ok(Self {
             source: format!("{}/{place}", transform.name),
             input_partition,
             records: topics.iter().map(|_| Vec::new()).collect(),
-            last: vec![None; topics.len()],
             topics,
+            bytes: 0,
+            held: Vec::new(),
+            crowded: false,
         })
     }
 
@@ -65,167 +98,254 @@ impl Outputs {
         self.topics.iter().map(|topic| topic.partition_count().cast_unsigned()).collect()
     }
 
-    /// Takes what a call emitted; `rows` begins with the call's records.
-    pub(super) fn take(&mut self, emitted: &[Emitted], rows: &[Row]) -> Result<(), WireError> {
+    /// Whether it is time to commit.
+    pub(super) fn is_full(&self) -> bool {
+        self.crowded || self.bytes >= COMMIT_BYTES
+    }
+
+    /// Forgets what was not committed.
+    pub(super) fn clear(&mut self) {
+        self.records.iter_mut().for_each(Vec::clear);
+        self.bytes = 0;
+        self.held.clear();
+        self.crowded = false;
+    }
+
+    /// Takes what a call about `rows` emitted, all of it or nothing.
+    pub(super) async fn take(&mut self, shared: &Shared, emitted: &[Emitted], rows: &[Row]) -> Result<(), NotTaken> {
+        let mut taken: Vec<Vec<Record>> = self.topics.iter().map(|_| Vec::new()).collect();
+        // By output: the row that was emitted for last, and how many records it has there so far.
+        let mut last = vec![(0, 0); self.topics.len()];
         for frame in emitted {
+            let output = frame.output as usize;
+            let topic = &self.topics[output];
             for record in frame.records() {
                 // The output and the source exist: the frame was checked against the rules.
                 let Some(row) = rows.get(record.source() as usize) else { continue };
-                let record = self.own(frame, record, row);
-                self.records[frame.output as usize].push(record);
+                let (source, index) = &mut last[output];
+                if *source != record.source() {
+                    (*source, *index) = (record.source(), 0);
+                }
+                let source = format!("{}/{}/{index}", self.source, row.offset);
+                *index += 1;
+                let record = Record::new(frame, record, row, source);
+                let (bytes, max) = (HEADER_BYTES + record.bytes_with(0, 0), topic.config.message_bytes_max);
+                if bytes > max {
+                    let name = &topic.name;
+                    let what = format!("output {name}: a record of {bytes} bytes; max.message.bytes is {max}");
+                    return Err(NotTaken::Refused(what));
+                }
+                taken[output].push(record);
             }
+        }
+        let mut placed = Vec::with_capacity(taken.len());
+        for (topic, records) in self.topics.iter().zip(&taken) {
+            placed.push(self.place(shared, topic, records).await?);
+        }
+        for (records, (taken, placed)) in self.records.iter_mut().zip(taken.into_iter().zip(placed)) {
+            self.bytes += taken.iter().map(|record| record.bytes).sum::<usize>();
+            records.extend(placed.into_iter().zip(taken));
+        }
+        match shared.memory.emit(emitted.iter().map(|frame| frame.bytes().len()).sum()) {
+            Some(held) => self.held.push(held),
+            None => self.crowded = true,
         }
         Ok(())
     }
 
-    fn own(&mut self, frame: &Emitted, record: OutputRecord<'_>, row: &Row) -> Record {
-        let last = &mut self.last[frame.output as usize];
-        let index = match *last {
-            Some((offset, count)) if offset == row.offset.0 => count,
-            _ => 0,
-        };
-        *last = Some((row.offset.0, index + 1));
+    /// Each record's partition: the module's choice, else that of the output topic's partitioner, else the key's hash; records
+    /// without a key stay beside those of their input partition.
+    async fn place(&self, shared: &Shared, topic: &Topic, records: &[Record]) -> Result<Vec<PartitionId>, NotTaken> {
+        let count = topic.partition_count();
+        let mut placed: Vec<_> = records
+            .iter()
+            .map(|record| match (record.partition, &record.key) {
+                (Some(chosen), _) => chosen,
+                (None, Some(key)) => key_partition(key, count),
+                (None, None) => PartitionId(self.input_partition.0 % count),
+            })
+            .collect();
+        let open: Vec<usize> = (0..records.len()).filter(|index| records[*index].partition.is_none()).collect();
+        if open.is_empty() {
+            return Ok(placed);
+        }
+        let pool = shared.modules.partitioner(&shared.catalog.state(), topic).await;
+        let pool = pool.map_err(|error| TransformError::NoPartitioner { topic: topic.name.clone(), error })?;
+        let Some(pool) = pool else { return Ok(placed) };
+        let needs = pool.factory().declarations().needs;
+        let options =
+            FrameOptions { elide_values: !needs.values, elide_headers: !needs.headers, ..FrameOptions::default() };
+        let mut builder = FrameBuilder::new(options);
+        let mut asked = 0;
+        for (at, index) in open.iter().enumerate() {
+            let record = &records[*index];
+            let headers: Vec<_> = record.headers.iter().map(|(name, value)| (&name[..], value.as_deref())).collect();
+            let (key, value) = (record.key.as_deref(), record.value.as_deref());
+            // Offsets are not given yet; the position stands for them.
+            let offset = Offset(at as i64);
+            let pushed = builder.push(offset, record.timestamp, key, value, &headers);
+            pushed.map_err(|source| TransformError::Frame { topic: topic.name.clone(), source })?;
+            let next = open.get(at + 1).map(|next| records[*next].shown_bytes(needs.values, needs.headers));
+            if next.is_none_or(|next| builder.is_full(next)) {
+                let chosen = assign(&pool, topic, &mut builder).await?;
+                for (index, chosen) in open[asked..=at].iter().zip(chosen) {
+                    if chosen >= 0 {
+                        placed[*index] = PartitionId(chosen);
+                    }
+                }
+                asked = at + 1;
+            }
+        }
+        Ok(placed)
+    }
+
+    /// Appends all that was taken and waits until it is committed; says how many records that were. What may pass is waited
+    /// for; after an error nothing is known of what was taken, and it is forgotten.
+    pub(super) async fn commit(&mut self, shared: &Arc<Shared>, stats: &Stats) -> Result<usize, TransformError> {
+        let mut written = 0;
+        let mut pending = Vec::new();
+        for (topic, records) in self.topics.iter().zip(&mut self.records) {
+            let records = std::mem::take(records);
+            written += records.len();
+            let batches = batches(records, topic.config.message_bytes_max)
+                .map_err(|source| TransformError::Build { topic: topic.name.clone(), source })?;
+            for (partition, batches) in batches {
+                let appended = append(shared, topic, partition, batches, stats).await;
+                pending.push(appended.map_err(|source| TransformError::Append { topic: topic.name.clone(), source })?);
+            }
+        }
+        for (partition, pending) in pending {
+            pending.commit.await?;
+            partition.committed(pending.end_offset).await;
+        }
+        self.clear();
+        Ok(written)
+    }
+}
+
+impl Record {
+    fn new(frame: &Emitted, record: OutputRecord<'_>, row: &Row, source: String) -> Self {
         let share = |bytes: &[u8]| frame.bytes().slice_ref(bytes);
         let mut headers: Vec<_> = record
             .headers()
             .filter(|(name, _)| *name != SOURCE_HEADER)
             .map(|(name, value)| (share(name.as_bytes()), value.map(share)))
             .collect();
-        let source = format!("{}/{}/{index}", self.source, row.offset);
         headers.push((SOURCE_HEADER.into(), Some(source.into())));
-        // Output times derive from input: a record without one has its source's.
-        let timestamp = if record.timestamp().0 < 0 { row.timestamp } else { record.timestamp() };
-        Record {
-            partition: record.partition(),
-            timestamp,
-            key: record.key().map(share),
-            value: record.value().map(share),
-            headers,
-        }
+        let (key, value) = (record.key().map(share), record.value().map(share));
+        // Output times derive from input: a record without one has its source's, if that is one.
+        let timestamp = if record.timestamp().0 < 0 { plausible(row.timestamp) } else { record.timestamp() };
+        let mut owned = Self { partition: record.partition(), timestamp, key, value, headers, bytes: 0 };
+        owned.bytes = owned.bytes_with(i64::MAX, i32::MAX);
+        owned
     }
 
-    /// Appends all that was taken and waits until it is committed; says how many records that were.
-    pub(super) async fn commit(&mut self, shared: &Arc<Shared>) -> Result<usize, String> {
-        let mut written = 0;
-        let mut pending = Vec::new();
-        for output in 0..self.topics.len() {
-            let records = std::mem::take(&mut self.records[output]);
-            if records.is_empty() {
-                continue;
-            }
-            let topic = self.topics[output].clone();
-            let name = topic.name.clone();
-            written += records.len();
-            let placed = self.place(shared, &topic, &records).await.map_err(|error| format!("{name}: {error}"))?;
-            for (partition, batches) in batch(&records, &placed, topic.config.message_bytes_max)? {
-                let appended = append(shared, &topic, partition, batches).await;
-                pending.push(appended.map_err(|error| format!("output {name}/{partition}: {error}"))?);
-            }
-        }
-        for (partition, pending) in pending {
-            pending.commit.await.map_err(|error| error.to_string())?;
-            partition.committed(pending.end_offset).await;
-        }
-        Ok(written)
+    fn bytes_with(&self, timestamp_delta: i64, offset_delta: i32) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| (&name[..], value.as_deref()));
+        raw::record_bytes(timestamp_delta, offset_delta, self.key.as_deref(), self.value.as_deref(), headers)
     }
 
-    /// Each record's partition: the module's choice, else that of the output topic's partitioner, else the key's hash; records
-    /// without a key stay beside those of their input partition.
-    async fn place(&self, shared: &Shared, topic: &Topic, records: &[Record]) -> Result<Vec<PartitionId>, String> {
-        let count = topic.partition_count();
-        let default = |record: &Record| match &record.key {
-            Some(key) => key_partition(key, count),
-            None => PartitionId(self.input_partition.0 % count),
-        };
-        let state = shared.catalog.state();
-        let pool = shared.modules.partitioner(&state, topic).await.map_err(|error| error.message)?;
-        let Some(pool) = pool else {
-            return Ok(records.iter().map(|record| record.partition.unwrap_or_else(|| default(record))).collect());
-        };
-        let mut placed: Vec<_> = records.iter().map(|record| record.partition).collect();
-        let mut open = Vec::new();
-        let mut builder = FrameBuilder::new(FrameOptions::default());
-        for (index, record) in (0..).zip(records) {
-            if record.partition.is_some() {
-                continue;
-            }
-            let headers: Vec<_> = record.headers.iter().map(|(name, value)| (&name[..], value.as_deref())).collect();
-            builder
-                .push(
-                    millstream_model::Offset(index),
-                    record.timestamp,
-                    record.key.as_deref(),
-                    record.value.as_deref(),
-                    &headers,
-                )
-                .map_err(|error| error.to_string())?;
-            open.push(index as usize);
-        }
-        if let Some(frame) = builder.take() {
-            let assigned = pool.assign(&frame, count.cast_unsigned()).await.map_err(|error| error.to_string())?;
-            for (index, partition) in open.into_iter().zip(assigned) {
-                placed[index] = Some(if partition < 0 { default(&records[index]) } else { PartitionId(partition) });
-            }
-        }
-        Ok(placed.into_iter().zip(records).map(|(placed, record)| placed.unwrap_or_else(|| default(record))).collect())
+    /// About what it takes in a partitioner's frame.
+    fn shown_bytes(&self, values: bool, headers: bool) -> usize {
+        let value = self.value.as_ref().filter(|_| values).map_or(0, Bytes::len);
+        let of = |(name, value): &(Bytes, Option<Bytes>)| name.len() + value.as_ref().map_or(0, Bytes::len) + 10;
+        let headers = if headers { self.headers.iter().map(of).sum() } else { 0 };
+        self.key.as_ref().map_or(0, Bytes::len) + value + headers
     }
 }
 
-type Batches = BTreeMap<PartitionId, Vec<bytes::Bytes>>;
+async fn assign(pool: &Pool, topic: &Topic, builder: &mut FrameBuilder) -> Result<Vec<i32>, NotTaken> {
+    let Some(frame) = builder.take() else { return Ok(Vec::new()) };
+    pool.assign(&frame, topic.partition_count().cast_unsigned()).await.map_err(|source| {
+        if source.is_retriable() || is_about_the_module(&source) {
+            return NotTaken::Failed(TransformError::Partitioner { topic: topic.name.clone(), source });
+        }
+        NotTaken::Refused(format!("the partitioner of output {}: {source}", topic.name))
+    })
+}
+
+type Batches = BTreeMap<PartitionId, Vec<Bytes>>;
 
 /// The records in batches for their partitions, each in the order of the records and within the topic's limit.
-fn batch(records: &[Record], placed: &[PartitionId], bytes_max: usize) -> Result<Batches, String> {
+fn batches(records: Vec<(PartitionId, Record)>, bytes_max: usize) -> Result<Batches, BuildError> {
     let mut open: BTreeMap<PartitionId, BatchBuilder> = BTreeMap::new();
     let mut full = Batches::new();
-    for (record, partition) in records.iter().zip(placed) {
-        let headers = record.headers.iter().map(|(name, value)| (&name[..], value.as_deref()));
-        let size: usize = record.key.as_ref().map_or(0, bytes::Bytes::len)
-            + record.value.as_ref().map_or(0, bytes::Bytes::len)
-            + record.headers.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, bytes::Bytes::len) + 10).sum::<usize>()
-            + 40;
-        let builder = open.entry(*partition).or_insert_with(|| BatchBuilder::new(BatchOptions::default()));
-        if !builder.is_empty() && builder.size_estimate() + size > bytes_max {
+    for (partition, record) in records {
+        let builder = open.entry(partition).or_insert_with(|| BatchBuilder::new(BatchOptions::default()));
+        if !builder.is_empty() && builder.size_estimate() + record.bytes > bytes_max {
             let done = std::mem::replace(builder, BatchBuilder::new(BatchOptions::default()));
-            full.entry(*partition).or_default().push(done.build().map_err(|error| error.to_string())?);
+            full.entry(partition).or_default().push(done.build()?);
         }
+        let headers = record.headers.iter().map(|(name, value)| (&name[..], value.as_deref()));
         let delta = i32::try_from(builder.len()).unwrap_or(i32::MAX);
-        builder
-            .push_at(delta, record.timestamp, record.key.as_deref(), record.value.as_deref(), headers)
-            .map_err(|error| error.to_string())?;
+        builder.push_at(delta, record.timestamp, record.key.as_deref(), record.value.as_deref(), headers)?;
     }
     for (partition, builder) in open {
-        full.entry(partition).or_default().push(builder.build().map_err(|error| error.to_string())?);
+        full.entry(partition).or_default().push(builder.build()?);
     }
     Ok(full)
 }
 
-type Appended = (Arc<crate::partition::Partition>, PendingAppend);
-
-/// Appends, again and again while what is wrong may pass (a full disk, too few replicas).
+/// Appends, again and again while what is wrong may pass (a full disk, too few replicas, no leader at the moment).
 async fn append(
     shared: &Shared,
     topic: &Topic,
     partition: PartitionId,
-    batches: Vec<bytes::Bytes>,
-) -> Result<Appended, String> {
-    let mut wait = RETRY_FIRST;
+    batches: Vec<Bytes>,
+    stats: &Stats,
+) -> Result<(Arc<Partition>, PendingAppend), PartitionAppendError> {
+    let mut backoff = Backoff::for_faults();
     loop {
-        let led = shared.partitions.find(topic.id, partition).ok_or("this broker does not lead it")?;
-        if let Some(large) = batches.iter().find(|batch| batch.len() > led.batch_bytes_max) {
-            return Err(format!("a record of {} bytes; max.message.bytes is {}", large.len(), led.batch_bytes_max));
-        }
         shared.storage.writable().await;
-        match led.append(batches.clone(), Acks::All) {
-            Ok(pending) => return Ok((led, pending)),
-            Err(error) => {
-                let error = WireError::from(error);
-                if !error.code.retriable() || error.code == ErrorCode::UnknownTopicOrPartition {
-                    return Err(error.message);
-                }
-                warn!(topic = %topic.name, partition = partition.0, error = error.message, "trying again");
-                shared.env.clock.sleep(wait).await;
-                wait = (wait * 2).min(RETRY_LAST);
-            }
+        let wrong = match shared.partitions.find(topic.id, partition) {
+            None => "this broker does not lead it".to_owned(),
+            Some(led) => match led.append(batches.clone(), Acks::All) {
+                Ok(pending) => return Ok((led, pending)),
+                Err(error) if super::error::append_again(&error) => error.to_string(),
+                Err(error) => return Err(error),
+            },
+        };
+        stats.stands_still(format!("output {}/{partition}: {wrong}", topic.name));
+        backoff.wait(&*shared.env.clock).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_record::Batch;
+
+    use super::*;
+
+    fn record(key: u8, bytes: usize) -> Record {
+        let value = Some(Bytes::from(vec![key; bytes]));
+        let mut record =
+            Record { partition: None, timestamp: TimestampMs(5), key: None, value, headers: Vec::new(), bytes: 0 };
+        record.bytes = record.bytes_with(i64::MAX, i32::MAX);
+        record
+    }
+
+    #[test]
+    fn batches_keep_the_order_and_the_topics_limit() {
+        let max = 1000;
+        let records: Vec<_> = (0..50_u8).map(|at| (PartitionId(i32::from(at % 2)), record(at, 150))).collect();
+        let batches = batches(records, max).unwrap();
+        for (partition, batches) in batches {
+            assert!(batches.len() > 3 && batches.iter().all(|batch| batch.len() <= max));
+            let read: Vec<u8> = batches
+                .into_iter()
+                .flat_map(|batch| Batch::parse_one(batch).unwrap().records(1 << 20).unwrap())
+                .map(|record| record.unwrap().value.unwrap()[0])
+                .collect();
+            let expected: Vec<u8> = (0..50).filter(|at| i32::from(at % 2) == partition.0).collect();
+            assert_eq!(read, expected);
         }
+    }
+
+    #[test]
+    fn the_largest_record_that_is_taken_fits_its_batch() {
+        let record = record(0, 900);
+        let max = HEADER_BYTES + record.bytes_with(0, 0);
+        let batches = batches(vec![(PartitionId(0), record)], max).unwrap();
+        assert_eq!(batches[&PartitionId(0)][0].len(), max);
     }
 }

@@ -1,18 +1,20 @@
 //! How far a transform has read an input partition, kept in a stream beside the partition's records.
 //!
-//! Each entry is a batch of one record, key `next`, value JSON `{"version":1,"next":OFFSET}`; the last one counts.
+//! Each entry is a batch of one record, key `next`, value JSON `{"version":1,"next":OFFSET}`; the last one counts. Older ones
+//! stay until the log can drop segments (retention is not built yet): about 110 bytes for each commit of outputs.
 
 use std::sync::Arc;
 
-use millstream_log::{LogId, LogOptions, PartitionLog, Stream};
+use millstream_log::{LogId, LogOptions, PartitionLog, Stream, Ticket};
 use millstream_model::{Durability, Offset, TimestampMs, TransformId};
 use millstream_record::{Batch, BatchBuilder, BatchOptions};
 use serde::{Deserialize, Serialize};
 
+use super::error::ProgressError;
 use crate::{partition::Partition, shared::Shared};
 
 const VERSION: u32 = 1;
-/// Progress is a few bytes an entry: small segments, so that old ones can go.
+/// Progress is a few bytes an entry: the stream of an idle transform should not take a topic's segment.
 const SEGMENT_BYTES: u64 = 1 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -28,40 +30,41 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn open(shared: &Shared, transform: TransformId, partition: Arc<Partition>) -> Result<Self, String> {
+    pub(super) fn open(
+        shared: &Shared,
+        transform: TransformId,
+        partition: Arc<Partition>,
+    ) -> Result<Self, ProgressError> {
         let (topic, index) = (partition.id.topic, partition.id.partition);
         let id = LogId { stream: Stream::Progress(transform), ..LogId::records(topic, index) };
         let options = LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Fsync };
-        let log = shared.storage.open_log(id, options).map_err(|error| error.to_string())?;
-        drop(log.start_epoch(partition.epoch).map_err(|error| error.to_string())?);
+        let log = shared.storage.open_log(id, options)?;
+        drop(log.start_epoch(partition.epoch)?);
         Ok(Self { log, partition })
     }
 
     /// The first offset that is not done; none if nothing was ever stored.
-    pub(super) fn load(&self) -> Result<Option<Offset>, String> {
+    pub(super) fn load(&self) -> Result<Option<Offset>, ProgressError> {
         let end = self.log.end_offset();
         if end == self.log.start_offset() {
             return Ok(None);
         }
-        let read = self.log.read(Offset(end.0 - 1), end, 1).map_err(|error| error.to_string())?;
-        let batch = Batch::parse_one(read.batches).map_err(|error| error.to_string())?;
-        let mut records = batch.records(1 << 10).map_err(|error| error.to_string())?;
-        let record = records.next().ok_or("an entry without a record")?.map_err(|error| error.to_string())?;
-        let entry: Entry =
-            serde_json::from_slice(record.value.as_deref().unwrap_or_default()).map_err(|error| error.to_string())?;
+        let read = self.log.read(Offset(end.0 - 1), end, 1)?;
+        let batch = Batch::parse_one(read.batches)?;
+        let record = batch.records(1 << 10)?.next().ok_or(ProgressError::Empty)??;
+        let entry: Entry = serde_json::from_slice(record.value.as_deref().unwrap_or_default())?;
         if entry.version != VERSION {
-            return Err(format!("version {} was written by a newer millstream: run that", entry.version));
+            return Err(ProgressError::Newer(entry.version));
         }
         Ok(Some(Offset(entry.next)))
     }
 
-    /// Stores that everything below `next` is done. Not waited for: losing the last entries repeats a few records.
-    pub(super) fn store(&self, next: Offset, now: TimestampMs) -> Result<(), String> {
-        let value = serde_json::to_vec(&Entry { version: VERSION, next: next.0 }).map_err(|error| error.to_string())?;
+    /// Stores that everything below `next` is done. The ticket resolves once that is on disk; it need not be waited for:
+    /// losing the last entries repeats a few records.
+    pub(super) fn store(&self, next: Offset, now: TimestampMs) -> Result<Ticket, ProgressError> {
+        let value = serde_json::to_vec(&Entry { version: VERSION, next: next.0 })?;
         let mut builder = BatchBuilder::new(BatchOptions::default());
-        builder.push(now, Some(b"next"), Some(&value), &[]).map_err(|error| error.to_string())?;
-        let batch = builder.build().map_err(|error| error.to_string())?;
-        drop(self.log.append(batch, self.partition.epoch).map_err(|error| error.to_string())?.ticket);
-        Ok(())
+        builder.push(now, Some(b"next"), Some(&value), &[])?;
+        Ok(self.log.append(builder.build()?, self.partition.epoch)?.ticket)
     }
 }

@@ -1,28 +1,41 @@
 //! One input partition's task: read, call, append, remember.
+//!
+//! A step reads a stretch of the input and unpacks it batch by batch, calls the module with a frame's worth at a time, and
+//! ends when the stretch is done, when enough output has gathered, or after a while: then the outputs are committed and the
+//! first record that is not done is remembered, be it in the middle of a batch. So the memory of a step is bounded whatever
+//! the input holds, and no transform keeps the others waiting for theirs.
 
-use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use millstream_catalog::{OnError, StartAt, Topic, Transform};
-use millstream_model::{ModuleKind, Offset, TimestampMs};
+use millstream_model::{ModuleKind, Offset, TimestampMs, TopicId, limits::BATCH_BYTES_MAX};
 use millstream_record::batches;
 use millstream_wasm::{
-    CallError, FailureCode, Freshness, InitParams, Phase, Pool,
+    Freshness, InitParams, Pool,
     frame::{FrameOptions, InputFrame, OutputRules},
 };
 use tracing::{info, warn};
 
-use super::{Stats, output::Outputs, progress::Progress};
+use super::{
+    Stats,
+    backoff::Backoff,
+    error::{TransformError, is_about_the_module},
+    output::{NotTaken, Outputs},
+    pace::Pace,
+    progress::Progress,
+};
 use crate::{
     partition::Partition,
-    rows::{self, Row},
+    rows::{self, Row, RowsError, Unpacked},
     shared::Shared,
 };
 
-/// How much input is read and committed as one step.
+/// How much input is read for one step, bytes.
 const READ_BYTES: usize = 512 << 10;
-/// How long to wait before trying again what may go better later.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LAST: Duration = Duration::from_secs(5);
+/// How long a step may hold memory that others wait for; the call under way is finished first.
+const STEP_MAX: Duration = Duration::from_secs(1);
+/// Room to unpack a batch, bytes, until one turns out to need more.
+const ROOM_FIRST: usize = 1 << 20;
 
 /// What a task works on.
 pub(super) struct Work {
@@ -34,49 +47,257 @@ pub(super) struct Work {
     pub(super) stats: Arc<Stats>,
 }
 
-/// Runs until it is aborted, or returns why the transform must stop.
-pub(super) async fn run(shared: &Arc<Shared>, work: Work) -> Result<(), String> {
-    let Work { transform, number, input, partition, stats } = work;
-    let place = format!("{}/{}", input.name, partition.id.partition);
-    let stop = |reason: String| format!("{place}: {reason}");
-    let progress = Progress::open(shared, transform.id, partition.clone()).map_err(stop)?;
-    let now = || TimestampMs(shared.env.clock.wall_ms());
-    let mut next = match progress.load().map_err(|error| stop(format!("its progress cannot be read: {error}")))? {
-        Some(next) => next,
-        None => {
-            let next = first_offset(&transform, &partition);
-            // Written down before anything is done: "end" must mean the same end after a restart.
-            progress.store(next, now()).map_err(stop)?;
-            next
+/// Runs until it is aborted, or returns why the transform must stop. What may pass by itself is waited for.
+pub(super) async fn run(shared: &Arc<Shared>, work: Work) -> Result<(), TransformError> {
+    let mut backoff = Backoff::for_faults();
+    let mut task = loop {
+        match Task::open(shared, &work).await {
+            Ok(task) => break task,
+            Err(error) => again_later(shared, &work, error, &mut backoff).await?,
         }
     };
-    stats.next_offset.store(next.0, Ordering::Relaxed);
-    info!(transform = %transform.name, %place, %next, "running");
-
-    let pool = open_pool(shared, &transform, &input).await.map_err(stop)?;
-    let mut outputs = Outputs::open(shared, &transform, &place, partition.id.partition).map_err(stop)?;
-    let rules = OutputRules::transform(outputs.partition_counts());
-    let options = FrameOptions { input: number, partition: partition.id.partition, ..FrameOptions::default() };
-    let mut high_watermark = partition.subscribe();
+    info!(transform = %work.transform.name, place = task.place, next = %task.stored, "running");
+    let mut high_watermark = work.partition.subscribe();
     loop {
+        let next = task.stored;
         // The sender lives as long as the partition.
         let _ = high_watermark.wait_for(|end| *end > next).await;
-        let read = partition.read(next, READ_BYTES).map_err(|error| stop(error.to_string()))?;
-        let mut rows: Vec<Row> = Vec::new();
-        for batch in batches(read.batches) {
-            let batch = batch.map_err(|error| stop(error.to_string()))?;
-            rows.extend(rows::from_batch(&batch, next).map_err(|error| stop(error.message))?);
+        match task.step(shared).await {
+            Ok(()) => work.stats.goes_on(),
+            Err(error) => again_later(shared, &work, error, &mut backoff).await?,
         }
-        for (first, frame) in rows::frames(&rows, options).map_err(|error| stop(error.message))? {
-            let rows = &rows[first..first + frame.count() as usize];
-            call(shared, &pool, &transform, &rules, frame, rows, &mut outputs, &stats).await.map_err(stop)?;
+        if task.stored > next {
+            backoff.reset();
         }
-        let written = outputs.commit(shared).await.map_err(stop)?;
-        Stats::add(&stats.records_in, rows.len());
-        Stats::add(&stats.records_out, written);
-        next = read.next;
-        progress.store(next, now()).map_err(stop)?;
+        if let Some(wait) = task.pace.take_wait() {
+            shared.env.clock.sleep(wait).await;
+        }
+    }
+}
+
+/// Waits and shows why, unless waiting is of no use.
+async fn again_later(
+    shared: &Shared,
+    work: &Work,
+    error: TransformError,
+    backoff: &mut Backoff,
+) -> Result<(), TransformError> {
+    if !error.is_retriable() {
+        return Err(error);
+    }
+    warn!(transform = %work.transform.name, partition = %work.partition.id.partition, %error, "trying again");
+    work.stats.stands_still(error.to_string());
+    backoff.wait(&*shared.env.clock).await;
+    Ok(())
+}
+
+struct Task<'a> {
+    work: &'a Work,
+    /// `TOPIC/PARTITION` of the input.
+    place: String,
+    progress: Progress,
+    pool: Pool,
+    outputs: Outputs,
+    rules: OutputRules,
+    options: FrameOptions,
+    pace: Pace,
+    /// Everything below is done, but not stored.
+    done: Offset,
+    /// Records that were read since progress was stored.
+    records: usize,
+    /// Everything below is done, committed and stored.
+    stored: Offset,
+    /// How many bytes a batch may unpack to in the next step.
+    room: usize,
+}
+
+impl<'a> Task<'a> {
+    async fn open(shared: &Arc<Shared>, work: &'a Work) -> Result<Self, TransformError> {
+        let Work { transform, number, input, partition, stats } = work;
+        let index = partition.id.partition;
+        let place = format!("{}/{index}", input.name);
+        let progress = Progress::open(shared, transform.id, partition.clone())?;
+        let next = match progress.load()? {
+            Some(next) => still_there(transform, partition, next),
+            None => {
+                let next = first_offset(transform, partition);
+                // Written down before the deployment is acknowledged or anything done: "end" means the same end after a restart.
+                let ticket = progress.store(next, TimestampMs(shared.env.clock.wall_ms()))?;
+                ticket.await.map_err(super::error::ProgressError::from)?;
+                next
+            }
+        };
         stats.next_offset.store(next.0, Ordering::Relaxed);
+        stats.placed.send_replace(true);
+        let pool = open_pool(shared, transform).await?;
+        let outputs = Outputs::open(shared, transform, &place, index)?;
+        Ok(Self {
+            work,
+            place,
+            progress,
+            pool,
+            rules: OutputRules::transform(outputs.partition_counts()),
+            outputs,
+            options: FrameOptions { input: *number, partition: index, ..FrameOptions::default() },
+            pace: Pace::new(),
+            done: next,
+            records: 0,
+            stored: next,
+            room: ROOM_FIRST,
+        })
+    }
+
+    /// One step; see the file's head. After an error all that was done before the record at fault is committed, unless
+    /// committing is what failed: then the step begins again.
+    async fn step(&mut self, shared: &Arc<Shared>) -> Result<(), TransformError> {
+        let processed = self.process(shared).await;
+        if let Err(error) = self.commit(shared).await {
+            self.outputs.clear();
+            (self.done, self.records) = (self.stored, 0);
+            return Err(error);
+        }
+        processed
+    }
+
+    async fn process(&mut self, shared: &Arc<Shared>) -> Result<(), TransformError> {
+        let partition = &self.work.partition;
+        let clock = &shared.env.clock;
+        // A batch that is larger than all limits is read all the same; unpacking takes twice the room while it grows.
+        let held = shared.memory.unpack(READ_BYTES.max(partition.batch_bytes_max) + 2 * self.room).await;
+        let started = clock.now();
+        let read = partition.read(self.done, READ_BYTES)?;
+        let mut largest = 0;
+        for batch in batches(read.batches) {
+            let batch = batch.map_err(RowsError::from)?;
+            let mut unpacked = match Unpacked::open(&batch, self.done, self.room) {
+                Err(error) if error.is_about_room() && self.room < BATCH_BYTES_MAX => {
+                    self.room = (8 * self.room).min(BATCH_BYTES_MAX);
+                    return Ok(());
+                }
+                unpacked => unpacked?,
+            };
+            largest = largest.max(unpacked.bytes());
+            loop {
+                let rows = unpacked.next_rows()?;
+                if rows.is_empty() {
+                    break;
+                }
+                self.call_all(shared, &rows).await?;
+                if self.outputs.is_full() || self.pace.must_wait() || clock.now() - started > STEP_MAX {
+                    return Ok(());
+                }
+            }
+            self.done = batch.header().end_offset();
+        }
+        self.room = largest.next_power_of_two().clamp(ROOM_FIRST, BATCH_BYTES_MAX);
+        drop(held);
+        Ok(())
+    }
+
+    /// Has the module process these rows. Where a call fails, fewer go into the next, until the record at fault is alone: the
+    /// others pass, and the policy decides about that one. Order is kept throughout. May end early, when it is time to
+    /// commit or to wait: `done` says how far it came.
+    async fn call_all(&mut self, shared: &Arc<Shared>, rows: &[Row]) -> Result<(), TransformError> {
+        let mut rest = rows;
+        while let Some(first) = rest.first() {
+            let count = self.pace.records(rest.len());
+            let (count, frame) = rows::frame(&rest[..count], self.options).map_err(RowsError::from)?;
+            match self.call(shared, &frame, &rest[..count]).await? {
+                None => self.pace.succeeded(count),
+                Some(_) if count > 1 => {
+                    self.pace.failed(count);
+                    continue;
+                }
+                Some(reason) => self.left_out(first, reason)?,
+            }
+            self.done = rest[count - 1].offset.plus(1);
+            self.records += count;
+            rest = &rest[count..];
+            if self.outputs.is_full() || self.pace.must_wait() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One call; why it failed, if it did and the records are to blame.
+    async fn call(
+        &mut self,
+        shared: &Arc<Shared>,
+        frame: &InputFrame,
+        rows: &[Row],
+    ) -> Result<Option<String>, TransformError> {
+        let mut freshness = Freshness::Any;
+        loop {
+            let error = match self.pool.process(frame, &self.rules, freshness).await {
+                Ok(emitted) => {
+                    return match self.outputs.take(shared, &emitted, rows).await {
+                        Ok(()) => Ok(None),
+                        Err(NotTaken::Refused(reason)) => Ok(Some(reason)),
+                        Err(NotTaken::Failed(error)) => Err(error),
+                    };
+                }
+                Err(error) => error,
+            };
+            if error.is_retriable() || is_about_the_module(&error) {
+                return Err(TransformError::Call(error));
+            }
+            // Only a new instance's failure is a verdict on a record: what earlier calls left behind has no part in it.
+            if rows.len() > 1 || freshness == Freshness::Fresh {
+                return Ok(Some(error.to_string()));
+            }
+            freshness = Freshness::Fresh;
+        }
+    }
+
+    /// What the policy says about a record that cannot be processed.
+    fn left_out(&mut self, row: &Row, reason: String) -> Result<(), TransformError> {
+        let transform = &self.work.transform;
+        let offset = row.offset;
+        self.work.stats.left_out(format!("the record at offset {offset}: {reason}"));
+        match transform.on_error {
+            OnError::Skip => {
+                warn!(transform = %transform.name, place = self.place, %offset, reason, "left out");
+                match self.pace.left_out() {
+                    true => Ok(()),
+                    false => Err(TransformError::AllRecords { offset, reason }),
+                }
+            }
+            // The others are refused when a transform is deployed.
+            OnError::Fail | OnError::Retry | OnError::Dlq | OnError::ParkKey => {
+                Err(TransformError::Record { offset, reason })
+            }
+        }
+    }
+
+    /// Commits the outputs of all that is done, then remembers that it is.
+    async fn commit(&mut self, shared: &Arc<Shared>) -> Result<(), TransformError> {
+        if self.done == self.stored {
+            return Ok(());
+        }
+        let stats = &self.work.stats;
+        let written = self.outputs.commit(shared, stats).await?;
+        // The outputs are there: they are not written again because their progress cannot be stored at once.
+        let mut backoff = Backoff::for_faults();
+        loop {
+            shared.storage.writable().await;
+            match self.progress.store(self.done, TimestampMs(shared.env.clock.wall_ms())) {
+                Ok(ticket) => {
+                    drop(ticket);
+                    break;
+                }
+                Err(error) if error.is_retriable() => {
+                    stats.stands_still(format!("its progress: {error}"));
+                    backoff.wait(&*shared.env.clock).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Stats::add(&stats.records_in, std::mem::take(&mut self.records));
+        Stats::add(&stats.records_out, written);
+        self.stored = self.done;
+        stats.next_offset.store(self.stored.0, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -90,9 +311,21 @@ fn first_offset(transform: &Transform, partition: &Partition) -> Offset {
     }
 }
 
-async fn open_pool(shared: &Shared, transform: &Transform, input: &Topic) -> Result<Pool, String> {
+/// Progress is on disk at once; the records of a topic in durability `replicated` are not. Where a power cut took some that
+/// were transformed, others get their offsets, and those must not be passed over.
+fn still_there(transform: &Transform, partition: &Partition, next: Offset) -> Offset {
+    let end = partition.high_watermark();
+    let is_waited_for = transform.from == StartAt::Offset(next);
+    if next <= end || is_waited_for {
+        return next;
+    }
+    warn!(transform = %transform.name, partition = %partition.id.partition, %next, %end, "the input has lost records");
+    end
+}
+
+async fn open_pool(shared: &Shared, transform: &Transform) -> Result<Pool, TransformError> {
     let state = shared.catalog.state();
-    let names = |ids: &[millstream_model::TopicId]| {
+    let names = |ids: &[TopicId]| {
         ids.iter().filter_map(|id| state.topic_by_id(*id)).map(|topic| topic.name.to_string()).collect()
     };
     let params = InitParams {
@@ -102,77 +335,5 @@ async fn open_pool(shared: &Shared, transform: &Transform, input: &Topic) -> Res
     };
     let owner = super::owner(&transform.name);
     let pool = shared.modules.pool(&state, &transform.module, ModuleKind::Mapper, owner, params).await;
-    pool.map_err(|error| format!("{} for input {}: {}", transform.module, input.name, error.message))
-}
-
-/// Has the module process a frame. A frame that fails is halved until the record at fault is alone: the others pass, and
-/// the policy decides about that one. Order is kept throughout.
-#[expect(clippy::too_many_arguments, reason = "one step of one loop, taken out to be read on its own")]
-async fn call(
-    shared: &Shared,
-    pool: &Pool,
-    transform: &Transform,
-    rules: &OutputRules,
-    frame: InputFrame,
-    rows: &[Row],
-    outputs: &mut Outputs,
-    stats: &Stats,
-) -> Result<(), String> {
-    // Frames with the index of their first row, in order.
-    let mut queue = VecDeque::from([(0, frame)]);
-    let mut wait = RETRY_FIRST;
-    while let Some((first, frame)) = queue.pop_front() {
-        // Only a call of one record on a new instance is a verdict on that record.
-        let freshness = if frame.count() == 1 { Freshness::Fresh } else { Freshness::Any };
-        let error = match pool.process(&frame, rules, freshness).await {
-            Ok(emitted) => {
-                wait = RETRY_FIRST;
-                outputs.take(&emitted, &rows[first..]).map_err(|error| error.message)?;
-                continue;
-            }
-            Err(error) => error,
-        };
-        if error.is_retriable() {
-            *stats.error.lock() = Some(error.to_string());
-            warn!(transform = %transform.name, %error, "trying again");
-            shared.env.clock.sleep(wait).await;
-            wait = (wait * 2).min(RETRY_LAST);
-            queue.push_front((first, frame));
-        } else if ends_all(&error) {
-            return Err(error.to_string());
-        } else if frame.count() > 1 {
-            let half = frame.count() / 2;
-            queue.push_front((first + half as usize, frame.slice(half..frame.count())));
-            queue.push_front((first, frame.slice(0..half)));
-        } else {
-            verdict(transform, &rows[first], &error, stats)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether the failure is not about records: wrong parameters, or an instance that does not start.
-fn ends_all(error: &CallError) -> bool {
-    match error {
-        CallError::Guest(failure) => failure.code != FailureCode::Record,
-        CallError::Trap { phase, .. } | CallError::OutOfFuel { phase, .. } | CallError::OutOfMemory { phase, .. } => {
-            *phase != Phase::Call
-        }
-        CallError::Output(_) | CallError::Exhausted { .. } | CallError::Host { .. } => false,
-    }
-}
-
-/// What the policy says about a record that cannot be processed.
-fn verdict(transform: &Transform, row: &Row, error: &CallError, stats: &Stats) -> Result<(), String> {
-    let message = format!("the record at offset {}: {error}", row.offset);
-    Stats::add(&stats.errors, 1);
-    *stats.error.lock() = Some(message.clone());
-    match transform.on_error {
-        OnError::Skip => {
-            warn!(transform = %transform.name, offset = %row.offset, %error, "left out");
-            Ok(())
-        }
-        // The others are refused when a transform is deployed.
-        OnError::Fail | OnError::Retry | OnError::Dlq | OnError::ParkKey => Err(message),
-    }
+    pool.map_err(|error| TransformError::Module { module: transform.module.clone(), error })
 }

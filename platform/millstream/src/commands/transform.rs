@@ -74,7 +74,7 @@ pub(crate) struct Deploy {
 pub(crate) enum OnError {
     /// The transform stops there and shows the error.
     Fail,
-    /// The record is left out.
+    /// The record is left out; after 1000 in a row the transform stops all the same.
     Skip,
     /// It is tried again.
     Retry,
@@ -285,7 +285,7 @@ fn table(lines: &[Line]) -> Table {
 fn details(shown: &Shown) -> Details {
     let line = &shown.line;
     let mut partitions =
-        Table::new(["input", "partition", "next", "end", "lag", "records in", "records out", "errors", "stopped by"]);
+        Table::new(["input", "partition", "next", "end", "lag", "records in", "records out", "errors", "last error"]);
     for at in &shown.partitions {
         partitions.row([
             at.input.clone(),

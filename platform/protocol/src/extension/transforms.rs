@@ -125,7 +125,7 @@ message! {
         pub records_out: i64,
         /// How many records have failed.
         pub errors: i64,
-        /// Why this partition stands still, for people; null when it does not.
+        /// Why this partition stands still, else which record failed last, for people; null when neither is so.
         pub error: Option<String>,
     }
 }

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use millstream_model::{PartitionId, TimestampMs};
+use millstream_model::{PartitionId, TimestampMs, limits::TIMESTAMP_MS_MAX};
 use millstream_record::raw::{self, RawRecord};
 
 use super::{
@@ -11,10 +11,6 @@ use super::{
     span::{RecordSpan, walk},
 };
 use crate::limits::OUTPUT_RECORDS_MAX;
-
-/// The latest timestamp that an output record may have: the end of the year 9999, milliseconds. Beyond it lie only
-/// mistakes, and one such record would keep a segment from ever expiring.
-const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_999;
 
 /// Why an answer is not believed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
