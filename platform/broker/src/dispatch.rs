@@ -61,6 +61,8 @@ pub(crate) fn dispatch(
         Request::TransformDescribe(request) => {
             now!(TransformDescribe, handlers::transforms::describe(&shared, &request))
         }
+        Request::TransformPause(request) => answer!(TransformPause, handlers::transforms::pause(shared, request)),
+        Request::TransformResume(request) => answer!(TransformResume, handlers::transforms::resume(shared, request)),
         Request::TransformDelete(request) => answer!(TransformDelete, handlers::transforms::delete(shared, request)),
         Request::Assign(request) => answer!(Assign, handlers::routing::assign(shared, request)),
         Request::DescribeRouting(request) => now!(DescribeRouting, handlers::routing::describe(&shared, &request)),

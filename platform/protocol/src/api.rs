@@ -215,6 +215,10 @@ apis! {
     TransformDescribe = 20022: TransformDescribeRequest => TransformDescribeResponse;
     /// Deletes a transform.
     TransformDelete = 20023: TransformDeleteRequest => TransformDeleteResponse;
+    /// Stops a transform until it is resumed.
+    TransformPause = 20024: TransformPauseRequest => TransformPauseResponse;
+    /// Has a transform go on.
+    TransformResume = 20025: TransformResumeRequest => TransformResumeResponse;
     /// Chooses partitions by a topic's partitioner.
     Assign = 20030: AssignRequest => AssignResponse;
     /// How topics are routed.

@@ -15,7 +15,7 @@ use millstream_protocol::{
         routing::{DescribeRoutingRequest, TopicRouting},
         transforms::{
             TransformDeleteRequest, TransformDeployRequest, TransformDescribeRequest, TransformDescribeResponse,
-            TransformInfo, TransformListRequest,
+            TransformInfo, TransformListRequest, TransformPauseRequest, TransformResumeRequest,
         },
         views::{ViewCreateRequest, ViewDeleteRequest, ViewInfo, ViewListRequest},
     },
@@ -427,6 +427,24 @@ impl Admin {
         let response = self.cluster.ask(Target::Any, TransformDescribeRequest { name: name.into() }).await?;
         CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())?;
         Ok(response)
+    }
+
+    /// Stops a transform until it is resumed: once this returns, it appends nothing more.
+    ///
+    /// # Errors
+    /// There is none of this name, or it has failed and stands still anyway.
+    pub async fn pause_transform(&self, name: &str) -> Result<(), CallError> {
+        let response = self.cluster.ask_once(Target::Any, TransformPauseRequest { name: name.into() }).await?;
+        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())
+    }
+
+    /// Has a transform that was paused or has failed go on where it stood: what it has committed is not done again.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub async fn resume_transform(&self, name: &str) -> Result<(), CallError> {
+        let response = self.cluster.ask_once(Target::Any, TransformResumeRequest { name: name.into() }).await?;
+        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())
     }
 
     /// Deletes a transform; its topics stay.

@@ -1,4 +1,4 @@
-//! TransformDeploy, TransformList, TransformDescribe, TransformDelete.
+//! TransformDeploy, TransformList, TransformDescribe, TransformPause, TransformResume, TransformDelete.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -14,6 +14,7 @@ use millstream_protocol::{
     extension::transforms::{
         TransformDeleteRequest, TransformDeleteResponse, TransformDeployRequest, TransformDeployResponse,
         TransformDescribeRequest, TransformDescribeResponse, TransformInfo, TransformListResponse, TransformPartition,
+        TransformPauseRequest, TransformPauseResponse, TransformResumeRequest, TransformResumeResponse,
     },
 };
 use millstream_wasm::InitParams;
@@ -156,6 +157,40 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: TransformDeleteRequest)
         Ok(()) => TransformDeleteResponse::default(),
         Err(error) => TransformDeleteResponse { error_code: error.code, error_message: Some(error.message) },
     }
+}
+
+pub(crate) async fn pause(shared: Arc<Shared>, request: TransformPauseRequest) -> TransformPauseResponse {
+    match set_state(&shared, request.name, TransformState::Paused).await {
+        Ok(()) => TransformPauseResponse::default(),
+        Err(error) => TransformPauseResponse { error_code: error.code, error_message: Some(error.message) },
+    }
+}
+
+pub(crate) async fn resume(shared: Arc<Shared>, request: TransformResumeRequest) -> TransformResumeResponse {
+    match set_state(&shared, request.name, TransformState::Running).await {
+        Ok(()) => TransformResumeResponse::default(),
+        Err(error) => TransformResumeResponse { error_code: error.code, error_message: Some(error.message) },
+    }
+}
+
+/// Has a transform run or stand still. It goes on where its progress says, in the middle of a batch if need be; once a pause
+/// is answered, it appends nothing more.
+async fn set_state(shared: &Arc<Shared>, name: String, to: TransformState) -> Result<(), WireError> {
+    let owned = shared.clone();
+    to_its_end(shared, "set transform state", async move {
+        let state = owned.catalog.state();
+        let transform = find(&state, &name)?;
+        if let (TransformState::Failed { message }, TransformState::Paused) = (&transform.state, &to) {
+            // Its error would be forgotten, and it stands still anyway.
+            let message = format!("transform {name} has failed and stands still: resume or delete it ({message})");
+            return Err(WireError::new(ErrorCode::InvalidRequest, message));
+        }
+        let (id, revision) = (transform.id, transform.revision);
+        owned.catalog.propose(Command::SetTransformState { id, revision, reporter: None, state: to }).await?;
+        owned.transforms.follow(&owned).await;
+        Ok(())
+    })
+    .await
 }
 
 fn find<'a>(state: &'a State, name: &str) -> Result<&'a Arc<Transform>, WireError> {

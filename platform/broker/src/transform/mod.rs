@@ -199,7 +199,8 @@ async fn watched(shared: Arc<Shared>, work: task::Work) {
     let reason = match AssertUnwindSafe(task::run(&shared, work)).catch_unwind().await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "the broker itself is at fault: its log holds a panic: report it".to_owned(),
+        Err(_) => "the broker itself is at fault: its log holds a panic; report it, then `millstream transform resume`"
+            .to_owned(),
     };
     fail(&shared, &transform, format!("{place}: {reason}")).await;
 }

@@ -26,10 +26,10 @@ pub(crate) enum Transform {
     Describe(Named),
     /// Delete a transform; its topics stay.
     Delete(Named),
-    #[command(hide = true, disable_help_flag = true)]
-    Pause(not_built::Words),
-    #[command(hide = true, disable_help_flag = true)]
-    Resume(not_built::Words),
+    /// Stop a transform until it is resumed.
+    Pause(Named),
+    /// Have a transform that was paused or has failed go on where it stood.
+    Resume(Named),
     #[command(hide = true, disable_help_flag = true)]
     Logs(not_built::Words),
     #[command(hide = true, disable_help_flag = true)]
@@ -253,8 +253,14 @@ impl Transform {
                 connect(common).await?.admin().delete_transform(&name).await?;
                 form.output.done(&json!({"name": name}), &format!("transform {name} is deleted"))
             }
-            Self::Pause(_) => not_built::refuse("transform pause", "`transform delete` ends it for good"),
-            Self::Resume(_) => not_built::refuse("transform resume", "a transform runs from its deployment on"),
+            Self::Pause(Named { name, form }) => {
+                connect(common).await?.admin().pause_transform(&name).await?;
+                form.output.done(&json!({"name": name}), &format!("transform {name} is paused"))
+            }
+            Self::Resume(Named { name, form }) => {
+                connect(common).await?.admin().resume_transform(&name).await?;
+                form.output.done(&json!({"name": name}), &format!("transform {name} goes on"))
+            }
             Self::Logs(_) => not_built::refuse("transform logs", "what modules log is in the broker's log"),
             Self::Upgrade(_) => not_built::refuse("transform upgrade", "deploy the new version under another name"),
             Self::Rollback(_) => not_built::refuse("transform rollback", "deploy the old version under another name"),

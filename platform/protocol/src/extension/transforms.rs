@@ -1,4 +1,4 @@
-//! Transforms: deploy, list, describe, delete.
+//! Transforms: deploy, list, describe, pause, resume, delete.
 
 use millstream_model::{Offset, PartitionId, TransformId};
 
@@ -77,7 +77,7 @@ message! { @structs
         pub from: String,
         /// How many lanes a partition has.
         pub lanes: i32 = 1,
-        /// `running`, `failed` or `stopped`.
+        /// `running`, `paused` or `failed`.
         pub state: String,
         /// Why it failed, for people.
         pub error: Option<String>,
@@ -127,6 +127,42 @@ message! {
         pub errors: i64,
         /// Why this partition stands still, else which record failed last, for people; null when neither is so.
         pub error: Option<String>,
+    }
+}
+
+message! {
+    /// Stops a transform until it is resumed: once answered, it appends nothing more.
+    pub struct TransformPauseRequest: 0..=0, flexible 0 {
+        /// Its name.
+        pub name: String,
+    }
+}
+
+message! {
+    /// What became of it.
+    pub struct TransformPauseResponse: 0..=0, flexible 0 {
+        /// What went wrong: [`ErrorCode::TransformNotFound`].
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+    }
+}
+
+message! {
+    /// Has a transform that was paused or has failed go on where it stood.
+    pub struct TransformResumeRequest: 0..=0, flexible 0 {
+        /// Its name.
+        pub name: String,
+    }
+}
+
+message! {
+    /// What became of it.
+    pub struct TransformResumeResponse: 0..=0, flexible 0 {
+        /// What went wrong: [`ErrorCode::TransformNotFound`].
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
     }
 }
 

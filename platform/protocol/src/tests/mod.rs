@@ -47,6 +47,8 @@ samples! {
     TransformList;
     TransformDescribe;
     TransformDelete;
+    TransformPause;
+    TransformResume;
     Assign;
     DescribeRouting;
     ClusterInfo;
