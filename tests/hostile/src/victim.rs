@@ -54,8 +54,20 @@ impl Victim {
 /// # Errors
 /// When the process is gone.
 pub fn memory(process: u32) -> anyhow::Result<u64> {
+    status(process, "VmRSS:")
+}
+
+/// The most memory that a process has had resident so far, bytes.
+///
+/// # Errors
+/// When the process is gone.
+pub fn memory_peak(process: u32) -> anyhow::Result<u64> {
+    status(process, "VmHWM:")
+}
+
+fn status(process: u32, field: &str) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib << 10)
 }

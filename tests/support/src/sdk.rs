@@ -70,6 +70,17 @@ impl Sdk {
         Ok(places)
     }
 
+    /// Sends batches as they are encoded, one after another, each acknowledged.
+    ///
+    /// # Errors
+    /// As [`Sdk::send`].
+    pub async fn send_batches(&self, topic: &str, partition: i32, batches: Vec<Vec<u8>>) -> anyhow::Result<()> {
+        for batch in batches {
+            self.producer.send_batch(topic, PartitionId(partition), batch.into()).await?.await?;
+        }
+        Ok(())
+    }
+
     /// Reads a topic or a view from its beginning to where its end is now.
     ///
     /// # Errors
@@ -91,6 +102,14 @@ impl Sdk {
 /// As [`Sdk::send_all`], or when it takes longer than three minutes.
 pub fn produce(broker: &Broker, topic: &str, messages: &[Message]) -> anyhow::Result<Vec<(i32, i64)>> {
     whole(async { Sdk::connect(broker).await?.send_all(topic, messages).await })
+}
+
+/// [`Sdk::send_batches`] for a test without a runtime of its own.
+///
+/// # Errors
+/// As [`Sdk::send_batches`], or when it takes longer than three minutes.
+pub fn produce_batches(broker: &Broker, topic: &str, partition: i32, batches: Vec<Vec<u8>>) -> anyhow::Result<()> {
+    whole(async { Sdk::connect(broker).await?.send_batches(topic, partition, batches).await })
 }
 
 /// [`Sdk::read_all`] for a test without a runtime of its own.
