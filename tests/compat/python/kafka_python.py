@@ -5,6 +5,7 @@ usage: kafka_python.py produce|consume HOST:PORT TOPIC
 
 import json
 import sys
+import time
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -44,31 +45,30 @@ def produce(address, topic):
 
 def consume(address, topic):
     """Prints every record of the topic, from the beginning to where the end was at the start."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=address, group_id=None, enable_auto_commit=False, consumer_timeout_ms=60000
-    )
+    consumer = KafkaConsumer(bootstrap_servers=address, group_id=None, enable_auto_commit=False)
     partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)
     ends = consumer.end_offsets(partitions)
-    left = {partition for partition in partitions if ends[partition] > 0}
-    while left:
-        record = next(consumer)
-        place = TopicPartition(record.topic, record.partition)
-        print(
-            json.dumps(
-                {
-                    "partition": record.partition,
-                    "offset": record.offset,
-                    "timestamp": record.timestamp,
-                    "key": shown(record.key),
-                    "value": shown(record.value),
-                    "headers": [[name, shown(value)] for name, value in record.headers],
-                }
-            )
-        )
-        if record.offset + 1 >= ends[place]:
-            left.discard(place)
+    # The position decides, not the last record: a view may leave out everything up to the end.
+    deadline = time.monotonic() + 60
+    while any(consumer.position(partition) < ends[partition] for partition in partitions):
+        if time.monotonic() > deadline:
+            sys.exit(f"stuck at {[(p.partition, consumer.position(p)) for p in partitions]}, the ends are {ends}")
+        for records in consumer.poll(timeout_ms=200).values():
+            for record in records:
+                print(
+                    json.dumps(
+                        {
+                            "partition": record.partition,
+                            "offset": record.offset,
+                            "timestamp": record.timestamp,
+                            "key": shown(record.key),
+                            "value": shown(record.value),
+                            "headers": [[name, shown(value)] for name, value in record.headers],
+                        }
+                    )
+                )
     consumer.close()
 
 
