@@ -14,7 +14,7 @@ use millstream_test_support::{
     message::{Message, Placed},
     sdk,
 };
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 const PARTITIONS: i32 = 4;
 const KEYS: i64 = 500;
