@@ -6,7 +6,7 @@ pub const BATCH_BYTES_MAX: usize = 64 << 20;
 pub const BATCH_BYTES_DEFAULT: usize = (1 << 20) + 12;
 /// Largest request or response frame on any transport, bytes after the length prefix (Kafka's `socket.request.max.bytes`).
 pub const FRAME_BYTES_MAX: usize = 100 << 20;
-/// Latest timestamp that modules are told and may give a record, milliseconds since 1970-01-01 UTC: the end of the year
+/// Latest timestamp that clients and modules may give a record, milliseconds since 1970-01-01 UTC: the end of the year
 /// 9999. Beyond it lie only mistakes, and one such record would keep a segment from ever expiring. The earliest is -1,
 /// which stands for none.
 pub const TIMESTAMP_MS_MAX: i64 = 253_402_300_799_999;

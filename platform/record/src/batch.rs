@@ -1,10 +1,11 @@
 //! One encoded batch: taken off a buffer, checked, iterated.
 
-use bytes::Bytes;
-use millstream_model::{LeaderEpoch, Offset, ProducerId};
+use bytes::{Bytes, BytesMut};
+use millstream_model::{LeaderEpoch, Offset, ProducerId, TimestampMs, limits};
 
 use crate::{
-    BatchError, BatchHeader, Compression, HEADER_BYTES, Records, compression, header, raw,
+    BatchError, BatchHeader, Compression, HEADER_BYTES, RecordError, Records, compression, header,
+    raw::{self, RawHeaders},
     record::{check_delta, timestamp},
 };
 
@@ -82,14 +83,18 @@ impl Batch {
     ///
     /// the CRC; a base offset of 0; one record at least, and as many as the offset deltas say; no bit that only a broker may set
     /// (control, log append time) and none without a meaning; a known codec; a producer id with a legal epoch and sequence, or
-    /// none. Where the records are not compressed they are walked: lengths, dense offset deltas from 0, times that do not
-    /// overflow, and an exact end. Where they are, nothing is unpacked: see [`Batch::validate_packed`].
+    /// none; times from -1 to [`limits::TIMESTAMP_MS_MAX`]. Where the records are not compressed they are walked: lengths,
+    /// dense offset deltas from 0, their times, header names that are text, and an exact end. Where they are, nothing is
+    /// unpacked: see [`Batch::validate_packed`].
+    ///
+    /// The greatest time in the header is the broker's to tell, as in Kafka: some clients leave it out. Where it is not that of
+    /// the records, it is set in a copy of the batch.
     ///
     /// Not checked, because they are matters of policy: the batch's size, transactions, bit 62 of producer ids.
     ///
     /// # Errors
     /// The first rule that is broken.
-    pub fn validate_for_append(&self) -> Result<(), BatchError> {
+    pub fn validate_for_append(&mut self) -> Result<(), BatchError> {
         self.verify_crc()?;
         let header = &self.header;
         if header.base_offset != Offset(0) {
@@ -114,40 +119,67 @@ impl Batch {
         if header.count < 1 || header.count - 1 != header.last_offset_delta {
             return Err(header.bad_count());
         }
-        match header.attributes.compression()? {
-            Compression::None => self.walk(&self.bytes[HEADER_BYTES..]),
-            _ => Ok(()),
+        if !is_clients_time(header.base_timestamp) {
+            return Err(BatchError::BaseTimestamp { timestamp: header.base_timestamp.0 });
         }
+        if header.attributes.compression()? == Compression::None {
+            let latest = self.walk(&self.bytes[HEADER_BYTES..])?;
+            self.set_max_timestamp(latest);
+        }
+        Ok(())
     }
 
-    /// Unpacks a compressed batch and walks its records as [`Batch::validate_for_append`] does with others. Costs up to
-    /// `unpacked_bytes_max` bytes of memory until it returns; does nothing for a batch that is not compressed.
+    /// Unpacks a compressed batch, walks its records as [`Batch::validate_for_append`] does with others, and tells how many
+    /// bytes they unpack to. Costs up to `unpacked_bytes_max` bytes of memory until it returns; does nothing for a batch that
+    /// is not compressed.
     ///
     /// # Errors
     /// As [`Batch::section`], or the first record that is malformed.
-    pub fn validate_packed(&self, unpacked_bytes_max: usize) -> Result<(), BatchError> {
+    pub fn validate_packed(&mut self, unpacked_bytes_max: usize) -> Result<usize, BatchError> {
         match self.header.attributes.compression()? {
-            Compression::None => Ok(()),
-            _ => self.walk(&self.section(unpacked_bytes_max)?),
+            Compression::None => Ok(0),
+            _ => {
+                let section = self.section(unpacked_bytes_max)?;
+                let latest = self.walk(&section)?;
+                self.set_max_timestamp(latest);
+                Ok(section.len())
+            }
         }
     }
 
-    /// Checks that `section` holds exactly the records that the header promises, with dense offset deltas.
-    fn walk(&self, section: &[u8]) -> Result<(), BatchError> {
+    /// Checks that `section` holds exactly the records that the header promises, as a client may send them. Gives the
+    /// greatest of their times.
+    fn walk(&self, section: &[u8]) -> Result<TimestampMs, BatchError> {
         let count = self.header.check_count(section.len())?;
         let mut rest = section;
+        let mut latest = TimestampMs(i64::MIN);
         for index in 0..count {
             raw::take_record(&mut rest)
                 .and_then(|record| {
                     check_delta(record.offset_delta, i64::from(index), index.cast_signed())?;
-                    timestamp(self.header.base_timestamp, record.timestamp_delta)
+                    let time = timestamp(self.header.base_timestamp, record.timestamp_delta)?;
+                    if !is_clients_time(time) {
+                        return Err(RecordError::TimestampRange { timestamp: time.0 });
+                    }
+                    latest = latest.max(time);
+                    check_header_names(record.headers)
                 })
                 .map_err(|source| BatchError::Record { index, source })?;
         }
-        match rest.len() {
-            0 => Ok(()),
-            bytes => Err(BatchError::RecordsTrailing { bytes }),
+        if !rest.is_empty() {
+            return Err(BatchError::RecordsTrailing { bytes: rest.len() });
         }
+        Ok(latest)
+    }
+
+    fn set_max_timestamp(&mut self, latest: TimestampMs) {
+        if self.header.max_timestamp == latest {
+            return;
+        }
+        let mut bytes = BytesMut::from(&self.bytes[..]);
+        self.header.max_timestamp = latest;
+        self.header.crc = header::set_max_timestamp(&mut bytes, latest);
+        self.bytes = bytes.freeze();
     }
 
     /// The record section unpacked: a slice of the batch where it is not compressed, else at most `unpacked_bytes_max` new bytes.
@@ -179,6 +211,20 @@ impl Batch {
         bytes[12..16].copy_from_slice(&leader_epoch.0.to_be_bytes());
         bytes.into()
     }
+}
+
+/// Whether a client may give a record this time.
+fn is_clients_time(time: TimestampMs) -> bool {
+    (-1..=limits::TIMESTAMP_MS_MAX).contains(&time.0)
+}
+
+fn check_header_names(headers: RawHeaders<'_>) -> Result<(), RecordError> {
+    for (index, (name, _)) in (0..).zip(headers) {
+        if std::str::from_utf8(name).is_err() {
+            return Err(RecordError::HeaderName { index });
+        }
+    }
+    Ok(())
 }
 
 /// Walks over batches that follow each other, as in a fetch response or a segment.

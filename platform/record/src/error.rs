@@ -103,6 +103,12 @@ pub enum BatchError {
         /// What the codec says.
         reason: String,
     },
+    /// The header's base time is none that a record may have.
+    #[error("the batch's base timestamp {timestamp} is out of range: -1 to the year 9999")]
+    BaseTimestamp {
+        /// What the header says.
+        timestamp: i64,
+    },
     /// A record is malformed.
     #[error("record {index} of the batch: {source}")]
     Record {
@@ -163,5 +169,17 @@ pub enum RecordError {
         base: i64,
         /// The record's distance from it.
         delta: i64,
+    },
+    /// The timestamp is none that a client may give.
+    #[error("the timestamp {timestamp} is out of range: -1 to the year 9999")]
+    TimestampRange {
+        /// The record's.
+        timestamp: i64,
+    },
+    /// A header's name is not UTF-8, so that most clients could not read the record.
+    #[error("the name of header {index} is not UTF-8")]
+    HeaderName {
+        /// Its place among the record's headers, from 0.
+        index: u32,
     },
 }

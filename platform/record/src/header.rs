@@ -223,9 +223,20 @@ pub fn set_producer(
     batch[43..51].copy_from_slice(&id.0.to_be_bytes());
     batch[51..53].copy_from_slice(&epoch.0.to_be_bytes());
     batch[53..57].copy_from_slice(&base_sequence.0.to_be_bytes());
+    set_crc(batch);
+    Ok(())
+}
+
+/// Sets the greatest time of a whole batch, and the CRC that covers it, which is returned.
+pub(crate) fn set_max_timestamp(batch: &mut [u8], latest: TimestampMs) -> u32 {
+    batch[35..43].copy_from_slice(&latest.0.to_be_bytes());
+    set_crc(batch)
+}
+
+fn set_crc(batch: &mut [u8]) -> u32 {
     let crc = crc32c(&batch[PATCH_BYTES..]);
     batch[PATCH_BYTES - 4..PATCH_BYTES].copy_from_slice(&crc.to_be_bytes());
-    Ok(())
+    crc
 }
 
 /// Sets the base offset and the leader epoch of an encoded batch in place. Both lie before what the CRC covers.

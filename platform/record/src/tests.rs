@@ -1,7 +1,9 @@
 //! What a batch is, byte by byte; that what is built is read back; and that no lie is believed.
 
 use bytes::{Bytes, BytesMut};
-use millstream_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
+use millstream_model::{
+    LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs, limits::TIMESTAMP_MS_MAX,
+};
 use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
@@ -77,6 +79,9 @@ fn with_section(section: &[u8], count: i32, attributes: u16) -> Bytes {
         put(bytes, 8, &length.to_be_bytes());
         put(bytes, 21, &attributes.to_be_bytes());
         put(bytes, 23, &(count - 1).max(0).to_be_bytes());
+        // The latest record's time is the base's, as in all sections that are sound.
+        let base: [u8; 8] = bytes[27..35].try_into().unwrap();
+        put(bytes, 35, &base);
         put(bytes, 57, &count.to_be_bytes());
     })
 }
@@ -256,6 +261,59 @@ fn a_lying_record_section_is_refused_at_append_and_when_read() {
 }
 
 #[test]
+fn times_that_no_calendar_has_are_refused_at_append() {
+    let at = |times: &[i64]| {
+        let records: Vec<Content> = times.iter().map(|time| (*time, None, Some(b"v".to_vec()), vec![])).collect();
+        append(&build(BatchOptions::default(), &records))
+    };
+    for legal in [&[-1][..], &[0], &[TIMESTAMP_MS_MAX], &[TIMESTAMP_MS_MAX, -1, 5]] {
+        at(legal).unwrap();
+    }
+    for alone in [i64::MIN, -2, TIMESTAMP_MS_MAX + 1, i64::MAX] {
+        let error = at(&[alone]).unwrap_err();
+        assert!(matches!(error, BatchError::BaseTimestamp { .. }), "{alone}: {error}");
+    }
+    // Between others the header does not show it.
+    let error = at(&[0, -2, 5]).unwrap_err();
+    let expected = RecordError::TimestampRange { timestamp: -2 };
+    assert_eq!(error, BatchError::Record { index: 1, source: expected });
+}
+
+/// Looking for a time skips batches whose greatest is before it: one that is too low hides its records. Sarama left it out for
+/// years, and Kafka's brokers set it.
+fn the_latest_time_is_set(options: BatchOptions) {
+    let records: Vec<Content> = [5, 9, 7].map(|time| (time, None, Some(b"v".to_vec()), vec![])).into();
+    let good = build(options, &records);
+    for stated in [-1, 0, 8, 10, i64::MIN, i64::MAX] {
+        let lying = lie(&good, |bytes| put(bytes, 35, &i64::to_be_bytes(stated)));
+        let mut batch = Batch::parse_one(lying).unwrap();
+        batch.validate_for_append().unwrap();
+        batch.validate_packed(LIMIT).unwrap();
+        assert_eq!(batch, Batch::parse_one(good.clone()).unwrap(), "{stated}");
+    }
+    let mut batch = Batch::parse_one(good.clone()).unwrap();
+    batch.validate_for_append().unwrap();
+    batch.validate_packed(LIMIT).unwrap();
+    assert_eq!(batch.bytes().as_ptr(), good.as_ptr(), "what is right is not copied");
+}
+
+#[test]
+fn the_time_of_the_latest_record_is_set_where_a_client_did_not() {
+    for compression in codecs() {
+        the_latest_time_is_set(BatchOptions { compression: *compression, ..BatchOptions::default() });
+    }
+}
+
+#[test]
+fn a_header_name_that_is_no_text_is_read_but_not_appended() {
+    let headers = vec![header("fine", None), Header::new(Bytes::from_static(b"\xff\xfe"), None)];
+    let bytes = build(BatchOptions::default(), &[(0, None, None, vec![]), (0, None, None, headers)]);
+    let expected = RecordError::HeaderName { index: 1 };
+    assert_eq!(append(&bytes), Err(BatchError::Record { index: 1, source: expected }));
+    assert_eq!(read(&bytes).unwrap()[1].headers.iter().last().unwrap().key, &b"\xff\xfe"[..]);
+}
+
+#[test]
 fn a_batch_with_gaps_is_read_but_not_appended() {
     let mut builder = BatchBuilder::new(BatchOptions { base_offset: Offset(100), ..BatchOptions::default() });
     for delta in [3, 7] {
@@ -267,7 +325,7 @@ fn a_batch_with_gaps_is_read_but_not_appended() {
     let bytes = builder.build().unwrap();
     let offsets: Vec<_> = read(&bytes).unwrap().iter().map(|record| record.offset).collect();
     assert_eq!(offsets, [Offset(103), Offset(107)]);
-    let batch = Batch::parse_one(bytes).unwrap();
+    let mut batch = Batch::parse_one(bytes).unwrap();
     assert_eq!((batch.header().count, batch.header().end_offset()), (2, Offset(121)));
     assert!(batch.validate_for_append().is_err());
 }
@@ -368,8 +426,8 @@ fn codecs() -> &'static [Compression] {
 
 fn content() -> impl Strategy<Value = Content> {
     let part = || vec(any::<u8>(), 0..40);
-    let header = (part(), option::of(part())).prop_map(|(key, value)| Header::new(key, value.map(Bytes::from)));
-    (-1i64..1 << 50, option::of(part()), option::of(part()), vec(header, 0..4))
+    let header = (".{0,12}", option::of(part())).prop_map(|(key, value)| Header::new(key, value.map(Bytes::from)));
+    (-1..=TIMESTAMP_MS_MAX, option::of(part()), option::of(part()), vec(header, 0..4))
 }
 
 proptest! {
@@ -405,9 +463,9 @@ proptest! {
         prop_assert_eq!((header.base_sequence, header.attributes.is_transactional()), (Sequence(sequence), transactional));
         let mut client = bytes.to_vec();
         patch(&mut client, Offset(0), LeaderEpoch::UNKNOWN).unwrap();
-        let client = Batch::parse_one(client.into()).unwrap();
+        let mut client = Batch::parse_one(client.into()).unwrap();
         prop_assert_eq!(client.validate_for_append(), Ok(()));
-        prop_assert_eq!(client.validate_packed(LIMIT), Ok(()));
+        prop_assert!(client.validate_packed(LIMIT).is_ok());
     }
 
     /// Any bytes changed, CRC set right or not, cut or extended: an error or records, never a panic; and what append accepts
@@ -439,7 +497,7 @@ proptest! {
         let bytes = if fix_crc && bytes.len() >= PATCH_BYTES { lie(&bytes.into(), |_| {}) } else { bytes.into() };
         let accepted = append(&bytes);
         for batch in batches(bytes.clone()).filter_map(Result::ok) {
-            let _ = batch.validate_packed(LIMIT);
+            let _ = batch.clone().validate_packed(LIMIT);
             if let Ok(records) = batch.records(LIMIT) {
                 prop_assert!(records.size_hint().1.unwrap() <= LIMIT);
                 records.for_each(drop);

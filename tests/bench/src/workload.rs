@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn a_broker_takes_the_batch() {
-        let batch = Batch::parse_one(encode(&values(3)).unwrap()).unwrap();
+        let mut batch = Batch::parse_one(encode(&values(3)).unwrap()).unwrap();
         batch.validate_for_append().unwrap();
         assert_eq!(batch.header().count as usize, RECORDS);
     }

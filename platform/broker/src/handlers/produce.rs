@@ -155,7 +155,7 @@ fn check_batch(records: Option<Bytes>, bytes_max: usize) -> Result<Batch, WireEr
         let message = format!("a batch of {} bytes; max.message.bytes is {bytes_max}", records.len());
         return Err(WireError::new(ErrorCode::MessageTooLarge, message));
     }
-    let (batch, rest) = Batch::parse(records).map_err(refuse_batch)?;
+    let (mut batch, rest) = Batch::parse(records).map_err(refuse_batch)?;
     if !rest.is_empty() {
         return Err(WireError::new(ErrorCode::InvalidRecord, "more than one batch for a partition in one request"));
     }

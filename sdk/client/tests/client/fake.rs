@@ -496,7 +496,7 @@ fn look_up(topic: &Topic, partition: usize, batch: &Batch) -> Result<Option<Offs
 
 /// What a leader does: checks, gives offsets.
 fn append(topic: &mut Topic, partition: usize, batch: Bytes) -> Offset {
-    let batch = Batch::parse_one(batch).unwrap();
+    let mut batch = Batch::parse_one(batch).unwrap();
     if batch.header().attributes.compression().unwrap() == millstream_record::Compression::None {
         batch.validate_for_append().unwrap();
     }
