@@ -83,7 +83,7 @@ impl PartitionLog {
     /// The first record with a timestamp at or after `target`: its offset and its timestamp. None if there is none. Where a
     /// batch is compressed in a way that cannot be looked into, its base offset and greatest timestamp stand for it.
     ///
-    /// Scans batch headers; blocks on the disk.
+    /// Scans batch headers; a segment that has not grown since, and holds nothing so late, is passed by. Blocks on the disk.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -96,11 +96,13 @@ impl PartitionLog {
             (state.parts.clone(), state.start)
         };
         for part in parts {
-            if part.len == 0 {
+            if part.len == 0 || part.segment.newest(part.len).is_some_and(|newest| newest < target) {
                 continue;
             }
+            let mut newest = TimestampMs(i64::MIN);
             let mut walk = part.segment.walk(0, part.len)?;
             while let Some((at, header)) = walk.next()? {
+                newest = newest.max(header.max_timestamp);
                 if header.max_timestamp < target || header.end_offset() <= start {
                     continue;
                 }
@@ -118,6 +120,7 @@ impl PartitionLog {
                     }
                 }
             }
+            part.segment.set_newest(part.len, newest);
         }
         Ok(None)
     }
@@ -142,7 +145,7 @@ fn cut(
             return Err(segment.damaged(at, "it lacks an offset that it must hold"));
         }
         let rest = usize::try_from(part.len - at).unwrap_or(usize::MAX);
-        let mut bytes = segment.read_exact(at, want.min(rest))?;
+        let bytes = segment.read_exact(at, want.min(rest))?;
         let mut cursor = 0;
         // Past the batches that end before `from`.
         let first = loop {
@@ -193,7 +196,12 @@ fn cut(
             stop = more;
             next = header.end_offset();
         }
-        bytes.truncate(stop);
-        return Ok(Some(Cut { batches: bytes.freeze().slice(start..), next, position: at + stop as u64 }));
+        // A slice keeps all that was read in memory for as long as it is held: where most of that is not asked for, the
+        // rest is copied.
+        let batches = match stop - start < bytes.len() / 2 {
+            true => Bytes::copy_from_slice(&bytes[start..stop]),
+            false => bytes.freeze().slice(start..stop),
+        };
+        return Ok(Some(Cut { batches, next, position: at + stop as u64 }));
     }
 }

@@ -8,8 +8,9 @@ use std::{
 
 use bytes::BytesMut;
 use millstream_env::{Disk, DiskFile};
-use millstream_model::Offset;
+use millstream_model::{Offset, TimestampMs};
 use millstream_record::{BatchError, BatchHeader, HEADER_BYTES, PATCH_BYTES, crc32c};
+use parking_lot::Mutex;
 
 use crate::{
     ReadError,
@@ -26,6 +27,8 @@ pub(crate) struct Segment {
     pub(crate) path: Arc<Path>,
     disk: Arc<dyn Disk>,
     pub(crate) handle: Arc<Handle>,
+    /// The greatest timestamp in so many of its first bytes, once somebody has looked for one.
+    newest: Mutex<Option<(u64, TimestampMs)>>,
 }
 
 /// The first digits of a segment's files: its base offset, 20 digits wide as in Kafka.
@@ -36,7 +39,7 @@ fn stem(base: Offset) -> String {
 impl Segment {
     pub(crate) fn new(handles: &Arc<Handles>, dir: &Path, base: Offset) -> Self {
         let handle = handles.handle(&dir.join(format!("{}.log", stem(base))));
-        Self { base, path: handle.path.clone(), disk: handles.disk.clone(), handle }
+        Self { base, path: handle.path.clone(), disk: handles.disk.clone(), handle, newest: Mutex::new(None) }
     }
 
     /// The base offset in a segment's file name; none for another file.
@@ -81,6 +84,16 @@ impl Segment {
     /// The index that was kept, for a segment that takes batches again.
     pub(crate) fn take_index(&self) -> Option<Index> {
         self.handle.index().lock().take().map(Arc::unwrap_or_clone)
+    }
+
+    /// The greatest timestamp in the first `len` bytes, where it is known.
+    pub(crate) fn newest(&self, len: u64) -> Option<TimestampMs> {
+        self.newest.lock().filter(|(of, _)| *of == len).map(|(_, newest)| newest)
+    }
+
+    /// Keeps the greatest timestamp in the first `len` bytes.
+    pub(crate) fn set_newest(&self, len: u64, newest: TimestampMs) {
+        *self.newest.lock() = Some((len, newest));
     }
 
     /// The index that is kept, if there is one.

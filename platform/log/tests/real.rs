@@ -197,6 +197,38 @@ async fn a_timestamp_finds_the_first_record_at_or_after_it() {
 }
 
 #[tokio::test]
+async fn a_time_is_found_in_closed_segments_however_often_it_is_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = open(dir.path());
+    let log = storage.open_log(log_id(0), small_segments()).unwrap();
+    append(&log, &some_batches(100)).await;
+    assert!(log.size_bytes() > 3 * (64 << 10), "several segments");
+    let find = |time| log.offset_for_timestamp(TimestampMs(time)).unwrap().map(|(_, time)| time.0);
+    // What one search learns of a segment must not hide anything from the next.
+    for _ in 0..2 {
+        for at in (0..100).rev() {
+            assert_eq!(find(at * 1000), Some(at * 1000));
+            assert_eq!(find(at * 1000 + 500), (at < 99).then_some((at + 1) * 1000));
+        }
+    }
+    append(&log, &[batch(1, 10, 200_000)]).await;
+    assert_eq!(find(99_500), Some(200_000));
+}
+
+#[tokio::test]
+async fn a_small_piece_of_a_large_read_does_not_keep_the_rest_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = open(dir.path());
+    let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+    // The second batch does not fit beside the first.
+    let expected = append(&log, &[batch(1, 1_000, 0), batch(1, 60_000, 0)]).await;
+    let read = log.read(Offset(0), log.end_offset(), 50_000).unwrap();
+    assert_eq!(read.batches, expected[0]);
+    let kept = read.batches.try_into_mut().unwrap().capacity();
+    assert!(kept < 3_000, "{kept} bytes");
+}
+
+#[tokio::test]
 async fn what_is_no_batch_or_too_large_or_late_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, _) = open(dir.path());
