@@ -227,6 +227,14 @@ apis! {
     ClusterInfo = 20040: ClusterInfoRequest => ClusterInfoResponse;
 }
 
+impl ApiKey {
+    /// Whether it is Millstream's own, not Kafka's.
+    #[must_use]
+    pub const fn is_extension(self) -> bool {
+        self.code() >= 20_000
+    }
+}
+
 impl fmt::Display for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_env::Frame;
+use millstream_model::limits::PARAMS_BYTES_MAX;
 
 use crate::{
     ApiKey, ErrorCode, Request, Response,
-    codec::{DecodeError, EncodeError, Field, Reader, Writer},
+    codec::{DecodeError, EncodeError, Field, Reader, STRING_BYTES_MAX, Writer},
 };
 
 /// What precedes a request's body.
@@ -67,6 +68,8 @@ pub(crate) fn read_request(
     if !api.versions().contains(&version) {
         return Err(DecodeError::Version { message: api.name(), version });
     }
+    // Parameters of modules may be longer than what Kafka has strings for.
+    reader.limit_request(if api.is_extension() { PARAMS_BYTES_MAX } else { STRING_BYTES_MAX });
     let client_id = match reader.string_length()? {
         None => None,
         Some(length) => {

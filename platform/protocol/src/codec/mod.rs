@@ -14,7 +14,8 @@
 //! | `Option<T>` of the three above | the same, nullable |
 //!
 //! Reading takes slices of the frame and trusts nothing: a length or count is compared with the bytes that remain before
-//! anything is allocated for it, and what a message may decode to is bounded by [`DECODED_BYTES_MAX`].
+//! anything is allocated for it, and what a message may decode to is bounded by [`DECODED_BYTES_MAX`]. A request's elements and
+//! strings are bounded too ([`REQUEST_ELEMENTS_MAX`], [`STRING_BYTES_MAX`]): its answer says something about each.
 
 mod field;
 mod macros;
@@ -23,7 +24,7 @@ mod writer;
 
 pub use field::{Field, Message, Nullable};
 pub(crate) use macros::message;
-pub use reader::{DECODED_BYTES_MAX, DecodeError, Reader};
+pub use reader::{DECODED_BYTES_MAX, DecodeError, REQUEST_ELEMENTS_MAX, Reader, STRING_BYTES_MAX};
 pub use writer::{EncodeError, PART_BYTES_MIN, Writer};
 
 use bytes::Bytes;

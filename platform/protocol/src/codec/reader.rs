@@ -6,6 +6,12 @@ use bytes::Bytes;
 /// hundred times when decoded, so the frame's own bound is not enough.
 pub const DECODED_BYTES_MAX: usize = 64 << 20;
 
+/// Most elements that all arrays of one request may have together. What is answered about an element takes many times
+/// what it takes to ask, so the bounds on bytes are not enough.
+pub const REQUEST_ELEMENTS_MAX: usize = 200_000;
+/// Longest string in a request of Kafka's, bytes: what older versions' lengths could say, and Kafka's brokers allow.
+pub const STRING_BYTES_MAX: usize = i16::MAX as usize;
+
 /// Why bytes are not the message they claim to be. `at` is the position in the frame, bytes.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
@@ -61,6 +67,22 @@ pub enum DecodeError {
         /// Where.
         at: usize,
     },
+    /// The arrays of a request have more than [`REQUEST_ELEMENTS_MAX`] elements.
+    #[error("at byte {at}: the request has more than {REQUEST_ELEMENTS_MAX} elements: ask for less at a time")]
+    TooMany {
+        /// Where.
+        at: usize,
+    },
+    /// A string in a request is too long.
+    #[error("at byte {at}: a string of {length} bytes; {max} are allowed")]
+    LongString {
+        /// Where.
+        at: usize,
+        /// What was said.
+        length: usize,
+        /// What is allowed.
+        max: usize,
+    },
     /// Bytes after the end of the message or of a tagged field.
     #[error("at byte {at}: {bytes} bytes too many")]
     Trailing {
@@ -96,6 +118,9 @@ pub struct Reader {
     flexible: bool,
     /// What arrays may still take.
     memory: usize,
+    /// How many elements arrays may still have.
+    elements: usize,
+    string_bytes_max: usize,
 }
 
 impl Reader {
@@ -103,7 +128,15 @@ impl Reader {
     #[must_use]
     pub fn new(frame: Bytes) -> Self {
         let end = frame.len();
-        Self { frame, at: 0, end, version: 0, flexible: false, memory: DECODED_BYTES_MAX }
+        let (elements, string_bytes_max) = (usize::MAX, usize::MAX);
+        Self { frame, at: 0, end, version: 0, flexible: false, memory: DECODED_BYTES_MAX, elements, string_bytes_max }
+    }
+
+    /// From here on it is a request that is read, with strings of at most `string_bytes_max` bytes and no more elements than
+    /// [`REQUEST_ELEMENTS_MAX`]. (An answer may be as large as its frame: it was asked for.)
+    pub(crate) fn limit_request(&mut self, string_bytes_max: usize) {
+        self.elements = REQUEST_ELEMENTS_MAX;
+        self.string_bytes_max = string_bytes_max;
     }
 
     /// Sets what the following fields are read as.
@@ -228,9 +261,14 @@ impl Reader {
     /// The length of a string, bytes; none for null.
     ///
     /// # Errors
-    /// [`DecodeError::Length`], [`DecodeError::Truncated`] when fewer bytes follow.
+    /// [`DecodeError::Length`], [`DecodeError::Truncated`] when fewer bytes follow, [`DecodeError::LongString`].
     pub fn string_length(&mut self) -> Result<Option<usize>, DecodeError> {
+        let at = self.at;
         let length = self.nullable_length(|reader| Ok(i64::from(i16::from_be_bytes(reader.array()?))))?;
+        let max = self.string_bytes_max;
+        if let Some(length) = length.filter(|length| *length > max) {
+            return Err(DecodeError::LongString { at, length, max });
+        }
         self.need(length.unwrap_or(0))?;
         Ok(length)
     }
@@ -250,11 +288,12 @@ impl Reader {
     ///
     /// # Errors
     /// [`DecodeError::Length`], [`DecodeError::Truncated`] when the bytes that follow cannot hold so many,
-    /// [`DecodeError::TooLarge`].
+    /// [`DecodeError::TooLarge`], [`DecodeError::TooMany`].
     pub fn count(&mut self, bytes_min: usize, memory: usize) -> Result<Option<usize>, DecodeError> {
         let count = self.nullable_length(|reader| Ok(i64::from(i32::from_be_bytes(reader.array()?))))?;
         let Some(count) = count else { return Ok(None) };
         self.need(count.saturating_mul(bytes_min))?;
+        self.elements = self.elements.checked_sub(count).ok_or(DecodeError::TooMany { at: self.at })?;
         self.memory =
             self.memory.checked_sub(count.saturating_mul(memory)).ok_or(DecodeError::TooLarge { at: self.at })?;
         Ok(Some(count))

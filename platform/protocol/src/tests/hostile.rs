@@ -5,9 +5,13 @@ use bytes::{Bytes, BytesMut};
 use super::{apis_and_versions, header, sample_request, sample_response};
 use crate::{
     ApiKey, DecodeError,
-    codec::{Field, Nullable, Reader, decode_body},
+    codec::{Field, Nullable, REQUEST_ELEMENTS_MAX, Reader, STRING_BYTES_MAX, decode_body},
     decode_request, decode_response, encode_request, encode_response,
-    messages::{fetch::FetchRequest, metadata::MetadataRequest, topics::DeleteTopicsRequest},
+    messages::{
+        fetch::FetchRequest,
+        metadata::{MetadataRequest, MetadataRequestTopic},
+        topics::DeleteTopicsRequest,
+    },
     sample::SampleRng,
 };
 
@@ -128,6 +132,36 @@ fn a_hundred_thousand_partitions_in_one_request_are_read() {
     request.topics[0].partitions.resize(100_000, Default::default());
     let frame = encode_request(18, 1, None, &request.clone().into()).unwrap().to_bytes();
     assert_eq!(decode_request(frame).unwrap().1, request.into());
+}
+
+#[test]
+fn more_elements_than_a_request_may_have_are_refused_wherever_they_are() {
+    let request = |topics: usize, partitions: usize| {
+        let mut request = FetchRequest::default();
+        request.topics.resize(topics, Default::default());
+        for topic in &mut request.topics {
+            topic.partitions.resize(partitions, Default::default());
+        }
+        decode_request(encode_request(12, 1, None, &request.into()).unwrap().to_bytes()).map(|_| ())
+    };
+    request(1, REQUEST_ELEMENTS_MAX - 1).unwrap();
+    request(1000, 199).unwrap();
+    for (topics, partitions) in [(1, REQUEST_ELEMENTS_MAX), (1000, 200), (REQUEST_ELEMENTS_MAX + 1, 0)] {
+        let refused = request(topics, partitions);
+        assert!(matches!(refused, Err(DecodeError::TooMany { .. })), "{topics} x {partitions}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_string_longer_than_kafkas_is_refused_in_requests() {
+    let named = |length: usize| {
+        let topics = Some(vec![MetadataRequestTopic { name: Some("x".repeat(length)), ..Default::default() }]);
+        let request = MetadataRequest { topics, ..Default::default() };
+        decode_request(encode_request(12, 1, None, &request.into()).unwrap().to_bytes()).map(|_| ())
+    };
+    named(STRING_BYTES_MAX).unwrap();
+    let length = STRING_BYTES_MAX + 1;
+    assert_eq!(named(length), Err(DecodeError::LongString { at: 28, length, max: STRING_BYTES_MAX }));
 }
 
 #[test]
