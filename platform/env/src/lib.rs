@@ -9,9 +9,12 @@
 //! - [`Disk`]: files by position, with an explicit line between written and durable.
 //! - [`Net`]: listeners and connections of ordered frame streams.
 //! - [`Spawn`]: tasks, and loops that own a thread in the real world.
+//!
+//! Beside them, a [`Budget`]: bytes that those who read frames and those who write them share.
 
 pub mod ambient;
 mod ballast;
+mod budget;
 mod clock;
 mod disk;
 mod net;
@@ -21,6 +24,7 @@ pub mod sim;
 mod spawn;
 
 pub use ballast::Ballast;
+pub use budget::{Budget, Share};
 pub use clock::{Clock, Monotonic};
 pub use disk::{Disk, DiskFile, DiskLock, Lack, OpenMode, lack};
 pub use net::{Connection, Frame, FrameSink, FrameSource, FrameStream, Listener, Net, Peer};

@@ -103,6 +103,15 @@ impl Spawn for RealSpawn {
             .expect("the operating system starts a thread");
         Task { done, abort: None }
     }
+
+    fn blocking(&self, _name: &'static str, work: Box<dyn FnOnce() + Send>) -> Task {
+        let (done_tx, done) = tokio::sync::oneshot::channel();
+        self.runtime.spawn_blocking(move || {
+            let _done_tx = done_tx;
+            work();
+        });
+        Task { done, abort: None }
+    }
 }
 
 /// The operating system's files.

@@ -13,6 +13,12 @@ pub trait Spawn: Send + Sync + 'static {
     /// # Panics
     /// When the operating system refuses a thread.
     fn dedicated(&self, name: &'static str, future: BoxFuture<'static, ()>) -> Task;
+
+    /// Does work that keeps a thread busy for long, by computing or in [`crate::Disk`] calls, away from the runtime's own
+    /// threads; in simulation, in a task.
+    fn blocking(&self, name: &'static str, work: Box<dyn FnOnce() + Send>) -> Task {
+        self.spawn(name, Box::pin(async move { work() }))
+    }
 }
 
 /// A handle on started work: resolves when it ended. Dropping it lets the work go on.

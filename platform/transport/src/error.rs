@@ -185,6 +185,14 @@ pub enum FrameError {
     /// Nothing went either way for too long.
     #[error("the connection was idle for {0:?}")]
     Idle(Duration),
+    /// The peer reads too slowly, or not at all.
+    #[error("the peer left {queued} bytes unread for {after:?}")]
+    Unread {
+        /// Bytes that it has not taken, without what the transport holds.
+        queued: usize,
+        /// [`crate::Limits::write_timeout`].
+        after: Duration,
+    },
     /// We were asked to send a frame that has no bytes or too many.
     #[error("a frame of {bytes} bytes cannot be sent; 1 to {max} are allowed")]
     Send {
@@ -200,7 +208,7 @@ impl From<FrameError> for io::Error {
         let kind = match &error {
             FrameError::Length { .. } => io::ErrorKind::InvalidData,
             FrameError::Cut { .. } => io::ErrorKind::UnexpectedEof,
-            FrameError::Stalled { .. } | FrameError::Idle(_) => io::ErrorKind::TimedOut,
+            FrameError::Stalled { .. } | FrameError::Idle(_) | FrameError::Unread { .. } => io::ErrorKind::TimedOut,
             FrameError::Send { .. } => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, error)

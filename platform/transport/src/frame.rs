@@ -6,8 +6,9 @@
 //!
 //! **Reading.** Frames that fit into the inbox (32 KiB) are cut out of it without a copy. A larger one gets a buffer of its own,
 //! which starts small and doubles as bytes arrive: what a peer announces costs nothing, only what it sends does. Large
-//! frames being put together on all streams of a connection share a budget of announced bytes ([`Assembly`]); a stream whose frame
-//! does not fit waits for its turn. A frame that has begun has a deadline.
+//! frames being put together on all streams of a connection share a budget of announced bytes ([`Assembly`]), and those of
+//! all connections another ([`Limits::budget`]); a stream whose frame does not fit waits for its turn. A frame that has begun
+//! must go on arriving.
 //!
 //! **Writing.** Small parts, lengths and whole small frames are copied together; parts from [`COPY_BYTES_MAX`] are passed on
 //! as they are. Nothing leaves before the sink is flushed or [`QUEUE_BYTES_MAX`] are queued, so a caller that feeds several frames and flushes once
@@ -27,7 +28,7 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::{Sink, Stream};
-use millstream_env::{BoxFuture, Clock, Frame, Monotonic, real::RealClock};
+use millstream_env::{BoxFuture, Budget, Clock, Frame, Monotonic, Share, real::RealClock};
 use tokio::{
     io::AsyncRead,
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -100,6 +101,7 @@ pub(crate) struct ReadLimits {
     pub(crate) frame_timeout: Duration,
     pub(crate) frame_rate_min: u64,
     pub(crate) assembly: Assembly,
+    pub(crate) budget: Budget,
     pub(crate) activity: Option<Arc<Activity>>,
 }
 
@@ -113,6 +115,7 @@ impl ReadLimits {
             frame_timeout: limits.frame_timeout,
             frame_rate_min: limits.frame_rate_min.max(1),
             assembly,
+            budget: limits.budget.clone(),
             activity,
         }
     }
@@ -123,8 +126,10 @@ enum State {
     Inbox,
     /// A large frame waits until the connection may put it together. Its length is still in the inbox.
     Admission { len: usize },
+    /// It waits for its share of what all connections have.
+    Sharing { len: usize, permit: Option<OwnedSemaphorePermit>, share: BoxFuture<'static, Share> },
     /// A large frame is arriving.
-    Body { len: usize, body: BytesMut, _permit: Option<OwnedSemaphorePermit> },
+    Body { len: usize, body: BytesMut, _permit: Option<OwnedSemaphorePermit>, share: Option<Share> },
 }
 
 /// Fires at or before the deadline that counts; put off lazily, so that most frames never touch it.
@@ -133,14 +138,28 @@ struct Timer {
     sleep: BoxFuture<'static, ()>,
 }
 
+/// Ready at or before the deadline, which must then be looked at again.
+fn poll_until(
+    timer: &mut Option<Timer>,
+    clock: &Arc<dyn Clock>,
+    deadline: Monotonic,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let kept = timer.take().filter(|timer| timer.fires <= deadline);
+    let kept = kept.unwrap_or_else(|| Timer { fires: deadline, sleep: clock.sleep(deadline - clock.now()) });
+    ready!(timer.insert(kept).sleep.as_mut().poll(cx));
+    *timer = None;
+    Poll::Ready(())
+}
+
 /// Frames out of a stream of bytes.
 pub(crate) struct FrameReader<R> {
     inner: R,
     inbox: BytesMut,
     state: State,
     limits: ReadLimits,
-    budget: PollSemaphore,
-    /// When the frame that has begun must be complete; set when its bytes first ran out.
+    turn: PollSemaphore,
+    /// When more of the frame that has begun must have come; set when its bytes first ran out.
     frame_deadline: Option<Monotonic>,
     timer: Option<Timer>,
     ended: bool,
@@ -152,7 +171,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             inner,
             inbox: BytesMut::new(),
             state: State::Inbox,
-            budget: PollSemaphore::new(Arc::clone(&limits.assembly.0)),
+            turn: PollSemaphore::new(Arc::clone(&limits.assembly.0)),
             limits,
             frame_deadline: None,
             timer: None,
@@ -196,23 +215,35 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                         let cut = FrameError::Cut { received: self.inbox.len(), expected: wanted };
                         return Poll::Ready((!self.inbox.is_empty()).then(|| Err(cut.into())));
                     }
-                    self.touch();
+                    self.received(read);
                 }
                 State::Admission { len } => {
                     let len = *len;
                     let units = u32::try_from(len.div_ceil(ASSEMBLY_UNIT)).unwrap_or(u32::MAX);
-                    let permit = ready!(self.budget.poll_acquire_many(cx, units));
-                    self.inbox.advance(LENGTH_BYTES);
-                    let mut body = BytesMut::with_capacity(len.min(FIRST_BYTES));
-                    // The frame is larger than the inbox, so all that the inbox holds belongs to it.
-                    body.extend_from_slice(&self.inbox);
-                    self.inbox.clear();
-                    self.state = State::Body { len, body, _permit: permit };
+                    let permit = ready!(self.turn.poll_acquire_many(cx, units));
+                    match self.limits.budget.try_take(len) {
+                        Some(share) => self.begin_body(len, permit, share),
+                        None => {
+                            let budget = self.limits.budget.clone();
+                            let share = Box::pin(async move { budget.take(len).await });
+                            self.state = State::Sharing { len, permit, share };
+                        }
+                    }
                 }
-                State::Body { len, body, .. } => {
+                State::Sharing { len, permit, share } => {
+                    let share = ready!(share.as_mut().poll(cx));
+                    let (len, permit) = (*len, permit.take());
+                    self.begin_body(len, permit, share);
+                }
+                State::Body { len, body, share, .. } => {
                     let len = *len;
                     if body.len() == len {
                         let body = std::mem::take(body).freeze();
+                        // Its share is held until nothing of the frame is used any more.
+                        let body = match share.take() {
+                            Some(share) => share.hold(body),
+                            None => body,
+                        };
                         self.state = State::Inbox;
                         self.frame_deadline = None;
                         return Poll::Ready(Some(Ok(body)));
@@ -234,15 +265,32 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                             FrameError::Cut { received: LENGTH_BYTES + len - missing, expected: LENGTH_BYTES + len };
                         return Poll::Ready(Some(Err(cut.into())));
                     }
-                    self.touch();
+                    self.received(read);
                 }
             }
         }
     }
 
-    fn touch(&self) {
+    fn begin_body(&mut self, len: usize, permit: Option<OwnedSemaphorePermit>, share: Share) {
+        // The wait was ours, not the peer's.
+        self.frame_deadline = None;
+        self.inbox.advance(LENGTH_BYTES);
+        let mut body = BytesMut::with_capacity(len.min(FIRST_BYTES));
+        // The frame is larger than the inbox, so all that the inbox holds belongs to it.
+        body.extend_from_slice(&self.inbox);
+        self.inbox.clear();
+        self.state = State::Body { len, body, _permit: permit, share: Some(share) };
+    }
+
+    /// Bytes have come, which buys the frame time: one that arrives slowly comes to its end, one that is only begun, to
+    /// hold what was set aside for it, does not.
+    fn received(&mut self, bytes: usize) {
         if let Some(activity) = &self.limits.activity {
             activity.touch();
+        }
+        if let Some(deadline) = &mut self.frame_deadline {
+            let now = self.limits.clock.now();
+            *deadline = later(*deadline, bytes, self.limits.frame_rate_min, now, self.limits.frame_timeout);
         }
     }
 
@@ -255,26 +303,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     ) -> Poll<Option<io::Result<Bytes>>> {
         loop {
             let (deadline, error) = if received > 0 {
-                let deadline = *self.frame_deadline.get_or_insert_with(|| {
-                    let paced = expected as u64 / self.limits.frame_rate_min;
-                    Monotonic(self.limits.clock.now().0 + self.limits.frame_timeout + Duration::from_secs(paced))
-                });
+                let (now, timeout) = (self.limits.clock.now(), self.limits.frame_timeout);
+                let deadline = *self.frame_deadline.get_or_insert(Monotonic(now.0 + timeout));
                 (deadline, FrameError::Stalled { received, expected })
             } else if let Some(activity) = &self.limits.activity {
                 (activity.deadline(), FrameError::Idle(activity.idle_timeout))
             } else {
                 return Poll::Pending;
             };
-            let now = self.limits.clock.now();
-            if deadline <= now {
+            if deadline <= self.limits.clock.now() {
                 return Poll::Ready(Some(Err(error.into())));
             }
-            let timer = match self.timer.take().filter(|timer| timer.fires <= deadline) {
-                Some(timer) => timer,
-                None => Timer { fires: deadline, sleep: self.limits.clock.sleep(deadline - now) },
-            };
-            ready!(self.timer.insert(timer).sleep.as_mut().poll(cx));
-            self.timer = None;
+            ready!(poll_until(&mut self.timer, &self.limits.clock, deadline, cx));
         }
     }
 }
@@ -295,6 +335,12 @@ impl<R: AsyncRead + Unpin> Stream for FrameReader<R> {
         }
         Poll::Ready(polled)
     }
+}
+
+/// A deadline after `bytes` more have passed, at `rate_min` bytes a second or faster: never further away than `timeout`.
+fn later(deadline: Monotonic, bytes: usize, rate_min: u64, now: Monotonic, timeout: Duration) -> Monotonic {
+    let bought = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / rate_min);
+    Monotonic((deadline.0 + bought).min(now.0 + timeout))
 }
 
 /// The frame's length, if a frame may have it.
@@ -338,20 +384,48 @@ pub(crate) struct FrameWriter<W> {
     /// Small things copied together; follows `chunks`.
     tail: BytesMut,
     queued: usize,
-    frame_bytes_max: usize,
-    activity: Option<Arc<Activity>>,
+    limits: WriteLimits,
+    /// When the peer, which takes nothing at the moment, must have taken something.
+    deadline: Option<Monotonic>,
+    timer: Option<Timer>,
+}
+
+/// The bounds that a writer keeps.
+#[derive(Clone)]
+pub(crate) struct WriteLimits {
+    clock: Arc<dyn Clock>,
+    pub(crate) frame_bytes_max: usize,
+    /// See [`Limits::write_timeout`]; none where a peer may take as long as it likes.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) rate_min: u64,
+    pub(crate) activity: Option<Arc<Activity>>,
+}
+
+impl WriteLimits {
+    /// For what a listener accepted.
+    pub(crate) fn accepted(limits: &Limits, activity: Option<Arc<Activity>>) -> Self {
+        Self { timeout: Some(limits.write_timeout), activity, ..Self::connected(limits) }
+    }
+
+    /// For what a connector made: a broker that takes nothing has a reason, such as a slow disk.
+    pub(crate) fn connected(limits: &Limits) -> Self {
+        let (frame_bytes_max, rate_min) = (limits.frame_bytes_max, limits.write_rate_min.max(1));
+        Self { clock: real_clock(), frame_bytes_max, timeout: None, rate_min, activity: None }
+    }
 }
 
 impl<W: Outlet> FrameWriter<W> {
-    pub(crate) fn new(outlet: W, frame_bytes_max: usize, activity: Option<Arc<Activity>>) -> Self {
-        Self { outlet, chunks: VecDeque::new(), tail: BytesMut::new(), queued: 0, frame_bytes_max, activity }
+    pub(crate) fn new(outlet: W, limits: WriteLimits) -> Self {
+        let (chunks, tail) = (VecDeque::new(), BytesMut::new());
+        Self { outlet, chunks, tail, queued: 0, limits, deadline: None, timer: None }
     }
 
     fn push(&mut self, frame: Frame) -> Result<(), FrameError> {
         let bytes = frame.len();
-        let refuse = || FrameError::Send { bytes, max: self.frame_bytes_max };
+        let max = self.limits.frame_bytes_max;
+        let refuse = || FrameError::Send { bytes, max };
         let length = i32::try_from(bytes).map_err(|_| refuse())?;
-        if !(1..=self.frame_bytes_max).contains(&bytes) {
+        if !(1..=max).contains(&bytes) {
             return Err(refuse());
         }
         self.queued += LENGTH_BYTES + bytes;
@@ -377,16 +451,42 @@ impl<W: Outlet> FrameWriter<W> {
     fn poll_drain(&mut self, cx: &mut Context<'_>, rest: usize) -> Poll<io::Result<()>> {
         while self.queued > rest {
             self.cut_tail();
-            let written = ready!(self.outlet.poll_write(cx, &mut self.chunks))?;
+            let Poll::Ready(written) = self.outlet.poll_write(cx, &mut self.chunks)? else {
+                return self.poll_deadline(cx);
+            };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.queued = self.queued.saturating_sub(written);
-            if let Some(activity) = &self.activity {
-                activity.touch();
-            }
+            self.taken(written);
+        }
+        if self.queued == 0 {
+            self.deadline = None;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The peer has taken bytes, which buys it time: a slow reader comes to its end, one that only pretends to read does not.
+    fn taken(&mut self, bytes: usize) {
+        if let Some(activity) = &self.limits.activity {
+            activity.touch();
+        }
+        if let (Some(deadline), Some(timeout)) = (&mut self.deadline, self.limits.timeout) {
+            *deadline = later(*deadline, bytes, self.limits.rate_min, self.limits.clock.now(), timeout);
+        }
+    }
+
+    /// The peer takes nothing for now: makes sure that we are woken when that has lasted too long, and says so then.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(timeout) = self.limits.timeout else { return Poll::Pending };
+        loop {
+            let now = self.limits.clock.now();
+            let deadline = *self.deadline.get_or_insert(Monotonic(now.0 + timeout));
+            if deadline <= now {
+                return Poll::Ready(Err(FrameError::Unread { queued: self.queued, after: timeout }.into()));
+            }
+            ready!(poll_until(&mut self.timer, &self.limits.clock, deadline, cx));
+        }
     }
 }
 

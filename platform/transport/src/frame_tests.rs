@@ -38,6 +38,10 @@ fn limits(frame_bytes_max: usize) -> ReadLimits {
     ReadLimits::new(&limits, Assembly::new(&limits), None)
 }
 
+fn write_limits(frame_bytes_max: usize) -> WriteLimits {
+    WriteLimits::accepted(&Limits { frame_bytes_max, ..Limits::default() }, None)
+}
+
 fn reader(pipe: DuplexStream, frame_bytes_max: usize) -> FrameReader<DuplexStream> {
     FrameReader::new(pipe, limits(frame_bytes_max))
 }
@@ -204,7 +208,135 @@ fn a_large_frame_has_the_time_that_the_slowest_allowed_rate_needs() {
         (error, clock.now() - started)
     });
     assert_eq!(error, FrameError::Stalled { received: 4, expected: 4 + (1 << 20) });
-    assert_eq!(took.as_secs(), 31);
+    assert_eq!(took.as_secs(), 30);
+}
+
+#[test]
+fn a_frame_that_only_trickles_is_given_up() {
+    let (error, took) = by_clock(limits(1 << 20), |clock, mut ours, mut reader| async move {
+        ours.write_all(&(1i32 << 20).to_be_bytes()).await.unwrap();
+        let started = clock.now();
+        let trickle = async {
+            loop {
+                clock.sleep(Duration::from_secs(1)).await;
+                ours.write_all(&[0; 10]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            next = reader.next() => (frame_error(&next.unwrap().unwrap_err()), clock.now() - started),
+            () = trickle => unreachable!(),
+        }
+    });
+    assert!(matches!(error, FrameError::Stalled { .. }), "{error}");
+    assert!((30..32).contains(&took.as_secs()), "{took:?}");
+}
+
+#[test]
+fn a_length_that_comes_in_two_pieces_does_not_shorten_its_frame() {
+    let mut limits = limits(1 << 20);
+    limits.frame_rate_min = 1 << 10;
+    by_clock(limits, |clock, mut ours, mut reader| async move {
+        let length = (100i32 << 10).to_be_bytes();
+        let send = async {
+            ours.write_all(&length[..2]).await.unwrap();
+            clock.sleep(Duration::from_secs(1)).await;
+            ours.write_all(&length[2..]).await.unwrap();
+            // Past what four bytes would be given, at the pace that a hundred thousand may have.
+            for piece in body(100 << 10).chunks(1 << 10) {
+                clock.sleep(Duration::from_millis(900)).await;
+                ours.write_all(piece).await.unwrap();
+            }
+        };
+        let (frame, ()) = tokio::join!(reader.next(), send);
+        assert_eq!(frame.unwrap().unwrap(), body(100 << 10));
+    });
+}
+
+#[tokio::test]
+async fn frames_of_all_streams_share_a_budget_and_small_ones_need_none() {
+    let limits = Limits { budget: Budget::new(100 << 10), ..Limits::default() };
+    let pipe = |bytes: usize| {
+        let limits = ReadLimits::new(&limits, Assembly::new(&limits), None);
+        async move {
+            let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+            ours.write_all(&framed(&[body(bytes)])).await.unwrap();
+            (ours, FrameReader::new(theirs, limits))
+        }
+    };
+    let (_first, mut first) = pipe(80 << 10).await;
+    let (_second, mut second) = pipe(80 << 10).await;
+    let held = first.next().await.unwrap().unwrap();
+    assert_eq!(held, body(80 << 10));
+    assert!(futures::poll!(second.next()).is_pending(), "the other one waits");
+    let (_third, mut third) = pipe(10 << 10).await;
+    assert_eq!(third.next().await.unwrap().unwrap(), body(10 << 10), "a small one goes by");
+    // As long as anything of the first frame is used.
+    let slice = held.slice(..10);
+    drop(held);
+    assert!(futures::poll!(second.next()).is_pending());
+    drop(slice);
+    assert_eq!(second.next().await.unwrap().unwrap(), body(80 << 10));
+}
+
+/// Takes as many bytes a second as it is told to, in steps of a second.
+struct Slow {
+    clock: Arc<dyn Clock>,
+    rate: usize,
+    taken: usize,
+    next: BoxFuture<'static, ()>,
+}
+
+impl Outlet for Slow {
+    fn poll_write(&mut self, cx: &mut Context<'_>, chunks: &mut VecDeque<Bytes>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.next.as_mut().poll(cx));
+            self.next = self.clock.sleep(Duration::from_secs(1));
+            let taken = self.rate.min(chunks.iter().map(Bytes::len).sum());
+            advance(chunks, taken);
+            self.taken += taken;
+            if taken > 0 {
+                return Poll::Ready(Ok(taken));
+            }
+        }
+    }
+
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What becomes of `bytes` that are sent to a peer of this rate, how many it took, and how long that was.
+fn send_to(rate: usize, bytes: usize) -> (io::Result<()>, usize, Duration) {
+    let world = World::new(1);
+    let clock = world.env().clock;
+    world.run_until(async move {
+        let outlet = Slow { clock: Arc::clone(&clock), rate, taken: 0, next: clock.sleep(Duration::from_secs(1)) };
+        let limits = WriteLimits { clock: Arc::clone(&clock), ..write_limits(bytes) };
+        let mut writer = FrameWriter::new(outlet, limits);
+        let started = clock.now();
+        let sent = writer.send(Bytes::from(body(bytes)).into()).await;
+        (sent, writer.outlet.taken, clock.now() - started)
+    })
+}
+
+#[test]
+fn a_slow_reader_comes_to_its_end() {
+    // Two hundred seconds: far longer than a peer may take nothing.
+    let bytes = 200 * (20 << 10);
+    let (sent, taken, took) = send_to(20 << 10, bytes);
+    sent.unwrap();
+    assert_eq!(taken, 4 + bytes);
+    assert!(took > Duration::from_secs(190), "{took:?}");
+}
+
+#[test]
+fn a_reader_that_takes_nothing_or_next_to_nothing_is_given_up() {
+    for rate in [0, 1, 100] {
+        let (sent, _, took) = send_to(rate, 1 << 20);
+        let error = sent.unwrap_err();
+        assert!(matches!(frame_error(&error), FrameError::Unread { .. }), "{error}");
+        assert!((30..35).contains(&took.as_secs()), "{rate}: {took:?}");
+    }
 }
 
 #[test]
@@ -235,7 +367,7 @@ fn an_idle_connection_ends_unless_something_goes_out() {
 async fn what_is_written_is_what_was_given_however_it_is_cut() {
     for most_per_write in [1, 3, 1000, usize::MAX] {
         let outlet = Taken { most_per_write, ..Taken::default() };
-        let mut writer = FrameWriter::new(outlet, 1 << 20, None);
+        let mut writer = FrameWriter::new(outlet, write_limits(1 << 20));
         let large = Bytes::from(body(20_000));
         let small = Bytes::from_static(b"small");
         writer.feed(small.clone().into()).await.unwrap();
@@ -249,7 +381,7 @@ async fn what_is_written_is_what_was_given_however_it_is_cut() {
 #[tokio::test]
 async fn small_frames_share_a_write() {
     let outlet = Taken { most_per_write: usize::MAX, ..Taken::default() };
-    let mut writer = FrameWriter::new(outlet, 1 << 20, None);
+    let mut writer = FrameWriter::new(outlet, write_limits(1 << 20));
     for _ in 0..100 {
         writer.feed(Bytes::from_static(b"small").into()).await.unwrap();
     }
@@ -260,7 +392,7 @@ async fn small_frames_share_a_write() {
 #[tokio::test]
 async fn a_sink_that_is_never_flushed_writes_when_much_is_queued() {
     let outlet = Taken { most_per_write: usize::MAX, ..Taken::default() };
-    let mut writer = FrameWriter::new(outlet, 1 << 20, None);
+    let mut writer = FrameWriter::new(outlet, write_limits(1 << 20));
     for _ in 0..20 {
         writer.feed(Bytes::from(body(100_000)).into()).await.unwrap();
     }
@@ -269,7 +401,7 @@ async fn a_sink_that_is_never_flushed_writes_when_much_is_queued() {
 
 #[tokio::test]
 async fn frames_that_may_not_be_sent_are_refused() {
-    let mut writer = FrameWriter::new(Taken { most_per_write: 100, ..Taken::default() }, 10, None);
+    let mut writer = FrameWriter::new(Taken { most_per_write: 100, ..Taken::default() }, write_limits(10));
     for frame in [Frame::default(), Bytes::new().into(), Bytes::from(body(11)).into()] {
         let error = writer.feed(frame).await.unwrap_err();
         assert!(matches!(frame_error(&error), FrameError::Send { .. }), "{error}");

@@ -14,6 +14,7 @@ mod error;
 mod frame;
 pub mod identity;
 mod limits;
+mod places;
 pub mod profile;
 mod quic;
 mod socket;

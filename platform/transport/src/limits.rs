@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use millstream_env::Budget;
 use millstream_model::limits::FRAME_BYTES_MAX;
 
 /// Bounds of a listener and of the connections that it, or a connector, makes. The defaults are those measured to reach
@@ -10,6 +11,8 @@ use millstream_model::limits::FRAME_BYTES_MAX;
 pub struct Limits {
     /// Connections that stand at the same time, per listener. More are refused.
     pub connections_max: usize,
+    /// Of those, connections from one address (of IPv6: one network of 64 bits).
+    pub connections_per_address_max: usize,
     /// Handshakes under way at the same time, per listener. More are refused.
     pub handshakes_max: usize,
     /// From this many handshakes under way, a QUIC client must first prove its address (Retry).
@@ -26,6 +29,9 @@ pub struct Limits {
     pub frame_bytes_max: usize,
     /// Bytes of large frames being put together at the same time, per connection; at least one frame always may.
     pub assembly_bytes_max: usize,
+    /// What large frames that are being put together, and those that are being worked on, share with whoever else is given
+    /// it. A large frame waits for its share before it is read; one that a single read holds (32 KiB) needs none.
+    pub budget: Budget,
     /// How long a handshake may take before the connection is given up by a listener.
     pub handshake_timeout: Duration,
     /// How long a connector tries one address of a host.
@@ -37,16 +43,23 @@ pub struct Limits {
     /// A TCP connection to a listener ends when nothing went either way for so long (Kafka's
     /// `connections.max.idle.ms`).
     pub tcp_idle_timeout: Duration,
-    /// A frame that has begun must be complete after this and the time that [`Limits::frame_rate_min`] gives it.
+    /// How long nothing may come of a frame that has begun. What comes buys more time, by [`Limits::frame_rate_min`], up to
+    /// this much again.
     pub frame_timeout: Duration,
     /// Slowest rate at which a frame may arrive, bytes a second.
     pub frame_rate_min: u64,
+    /// How long a peer of a listener may take nothing of what is written to it. What it takes buys more time, by
+    /// [`Limits::write_rate_min`], up to this much again.
+    pub write_timeout: Duration,
+    /// Slowest rate at which a peer of a listener must read what is written to it, bytes a second.
+    pub write_rate_min: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4096,
+            connections_per_address_max: 1024,
             handshakes_max: 256,
             retry_above: 32,
             streams_max: 64,
@@ -55,6 +68,7 @@ impl Default for Limits {
             send_window_bytes: 16 << 20,
             frame_bytes_max: FRAME_BYTES_MAX,
             assembly_bytes_max: FRAME_BYTES_MAX + (28 << 20),
+            budget: Budget::unlimited(),
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
@@ -62,6 +76,8 @@ impl Default for Limits {
             tcp_idle_timeout: Duration::from_secs(600),
             frame_timeout: Duration::from_secs(30),
             frame_rate_min: 64 << 10,
+            write_timeout: Duration::from_secs(30),
+            write_rate_min: 16 << 10,
         }
     }
 }

@@ -23,13 +23,14 @@ use quinn::{
 };
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Mutex, OnceCell, Semaphore, mpsc},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     ALPN, ConnectError, Limits, ListenError, ServerIdentity, Trust,
-    frame::{Assembly, FrameReader, FrameWriter, Outlet, ReadLimits},
+    frame::{Assembly, FrameReader, FrameWriter, Outlet, ReadLimits, WriteLimits},
+    places::{Place, Places},
     socket::{CappedSocket, LOOPBACK_MTU, bind_udp},
     tls,
 };
@@ -305,7 +306,7 @@ impl QuicListener {
         let acceptor = Acceptor {
             endpoint: endpoint.clone(),
             near: Arc::new(near),
-            room: Arc::new(Semaphore::new(limits.connections_max)),
+            places: Places::new(limits),
             handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
             limits: limits.clone(),
             accepted: tx,
@@ -349,7 +350,7 @@ struct Acceptor {
     endpoint: Endpoint,
     /// The configuration for peers on this machine.
     near: Arc<ServerConfig>,
-    room: Arc<Semaphore>,
+    places: Places,
     handshakes: Arc<Semaphore>,
     limits: Limits,
     accepted: mpsc::Sender<Arc<QuicConnection>>,
@@ -370,10 +371,13 @@ impl Acceptor {
                 let _ = incoming.retry();
                 continue;
             }
-            let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
-                tracing::warn!(%peer, max = self.limits.connections_max, "a QUIC connection was refused: there are too many");
-                incoming.refuse();
-                continue;
+            let place = match self.places.take(peer.ip()) {
+                Ok(place) => place,
+                Err(reason) => {
+                    tracing::warn!(%peer, %reason, "a QUIC connection was refused");
+                    incoming.refuse();
+                    continue;
+                }
             };
             let connecting = match peer.ip().to_canonical().is_loopback() {
                 true => incoming.accept_with(Arc::clone(&self.near)),
@@ -392,7 +396,7 @@ impl Acceptor {
                 drop(handshake);
                 match connected {
                     Ok(Ok(connection)) => {
-                        let connection = QuicConnection::new(connection, &limits, Some(permit));
+                        let connection = QuicConnection::new(connection, &limits, Some(place));
                         let _ = accepted.send(Arc::new(connection)).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "a QUIC handshake failed"),
@@ -409,7 +413,7 @@ struct QuicConnection {
     limits: Limits,
     assembly: Assembly,
     /// One of the listener's places, given back when the connection and all its streams are gone.
-    permit: Option<Arc<OwnedSemaphorePermit>>,
+    place: Option<Arc<Place>>,
 }
 
 impl std::fmt::Debug for QuicConnection {
@@ -419,15 +423,19 @@ impl std::fmt::Debug for QuicConnection {
 }
 
 impl QuicConnection {
-    fn new(inner: quinn::Connection, limits: &Limits, permit: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(inner: quinn::Connection, limits: &Limits, place: Option<Place>) -> Self {
         let peer = Peer { address: inner.remote_address(), transport: "quic", principal: None };
-        Self { inner, peer, assembly: Assembly::new(limits), limits: limits.clone(), permit: permit.map(Arc::new) }
+        Self { inner, peer, assembly: Assembly::new(limits), limits: limits.clone(), place: place.map(Arc::new) }
     }
 
     fn frames(&self, send: quinn::SendStream, receive: quinn::RecvStream) -> FrameStream {
         let limits = ReadLimits::new(&self.limits, self.assembly.clone(), None);
-        let source = FrameReader::new(ReadEnd { stream: receive, _permit: self.permit.clone() }, limits);
-        let sink = FrameWriter::new(WriteEnd(send), self.limits.frame_bytes_max, None);
+        let source = FrameReader::new(ReadEnd { stream: receive, _place: self.place.clone() }, limits);
+        let write_limits = match self.place {
+            Some(_) => WriteLimits::accepted(&self.limits, None),
+            None => WriteLimits::connected(&self.limits),
+        };
+        let sink = FrameWriter::new(WriteEnd(send), write_limits);
         FrameStream { source: Box::pin(source), sink: Box::pin(sink) }
     }
 }
@@ -458,7 +466,7 @@ impl Connection for QuicConnection {
 
 struct ReadEnd {
     stream: quinn::RecvStream,
-    _permit: Option<Arc<OwnedSemaphorePermit>>,
+    _place: Option<Arc<Place>>,
 }
 
 impl AsyncRead for ReadEnd {

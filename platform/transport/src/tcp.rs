@@ -16,13 +16,14 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
-    sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Mutex, mpsc},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     ConnectError, Limits, ListenError,
-    frame::{Activity, Assembly, FrameReader, FrameWriter, Outlet, ReadLimits, advance},
+    frame::{Activity, Assembly, FrameReader, FrameWriter, Outlet, ReadLimits, WriteLimits, advance},
+    places::{Place, Places},
     socket::bind_tcp,
 };
 
@@ -131,7 +132,7 @@ async fn accept_all(
     accepted: mpsc::Sender<Arc<TcpConnection>>,
     closed: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(limits.connections_max));
+    let places = Places::new(&limits);
     loop {
         let next = tokio::select! {
             () = closed.cancelled() => return,
@@ -146,12 +147,15 @@ async fn accept_all(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            tracing::warn!(%peer, max = limits.connections_max, "a TCP connection was refused: there are too many");
-            continue;
+        let place = match places.take(peer.ip()) {
+            Ok(place) => place,
+            Err(reason) => {
+                tracing::warn!(%peer, %reason, "a TCP connection was refused");
+                continue;
+            }
         };
         let activity = Activity::new(limits.tcp_idle_timeout);
-        match TcpConnection::new(stream, peer, &limits, Some(permit), Some(activity)) {
+        match TcpConnection::new(stream, peer, &limits, Some(place), Some(activity)) {
             Ok(connection) => {
                 let sent = tokio::select! {
                     () = closed.cancelled() => return,
@@ -170,7 +174,7 @@ async fn accept_all(
 #[derive(Debug)]
 struct Socket {
     stream: TcpStream,
-    _permit: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
     _ended: DropGuard,
 }
 
@@ -210,17 +214,21 @@ impl TcpConnection {
         stream: TcpStream,
         address: SocketAddr,
         limits: &Limits,
-        permit: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
         activity: Option<Arc<Activity>>,
     ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         let ended = CancellationToken::new();
-        let socket = Arc::new(Socket { stream, _permit: permit, _ended: ended.clone().drop_guard() });
+        let socket = Arc::new(Socket { stream, _place: place, _ended: ended.clone().drop_guard() });
         let weak = Arc::downgrade(&socket);
         let read_limits = ReadLimits::new(limits, Assembly::new(limits), activity.clone());
         let source = FrameReader::new(ReadEnd(Arc::clone(&socket)), read_limits);
-        let sink = FrameWriter::new(WriteEnd(socket), limits.frame_bytes_max, activity);
+        let write_limits = match activity {
+            Some(activity) => WriteLimits::accepted(limits, Some(activity)),
+            None => WriteLimits::connected(limits),
+        };
+        let sink = FrameWriter::new(WriteEnd(socket), write_limits);
         Ok(Self {
             peer: Peer { address, transport: "tcp", principal: None },
             stream: parking::Slot::new(FrameStream { source: Box::pin(source), sink: Box::pin(sink) }),
