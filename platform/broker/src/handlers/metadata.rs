@@ -1,6 +1,6 @@
 //! Metadata: brokers, topics and views, and who leads their partitions.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use millstream_catalog::State;
 use millstream_model::{BrokerId, PartitionId, TopicId};
@@ -13,22 +13,67 @@ use millstream_protocol::{
 
 use crate::{readable::Readable, shared::Shared};
 
+/// Most partitions that one answer describes. A view has its topic's partitions, so that what exists has no bound of its own.
+const PARTITIONS_MAX: usize = 200_000;
+
 pub(crate) fn handle(shared: &Arc<Shared>, request: MetadataRequest) -> MetadataResponse {
     let state = shared.catalog.state();
-    let topics = match request.topics {
+    let mut answer = Answer::default();
+    match request.topics {
         None => {
-            let topics = state.topics_by_name().map(|topic| Readable::Topic(topic.clone()));
+            state.topics_by_name().for_each(|topic| answer.describe(&Readable::Topic(topic.clone())));
             let views = state.views_by_name().filter_map(|view| Readable::by_name(&state, view.name.as_str()));
-            topics.chain(views).map(|readable| describe(&readable)).collect()
+            views.for_each(|view| answer.describe(&view));
         }
-        Some(asked) => asked.into_iter().map(|asked| look_up(&state, asked)).collect(),
-    };
+        Some(asked) => asked.into_iter().for_each(|asked| answer.look_up(&state, asked)),
+    }
     MetadataResponse {
         brokers: brokers(&state),
         cluster_id: Some(state.cluster_id.to_string()),
         controller_id: shared.options.id,
-        topics,
+        topics: answer.topics,
         ..Default::default()
+    }
+}
+
+/// What is answered: each topic and view once, however often it was asked for.
+#[derive(Default)]
+struct Answer {
+    topics: Vec<MetadataTopic>,
+    partitions: usize,
+    described: HashSet<TopicId>,
+    unknown: HashSet<(Option<String>, TopicId)>,
+}
+
+impl Answer {
+    fn look_up(&mut self, state: &State, asked: MetadataRequestTopic) {
+        let (found, error_code) = match &asked.name {
+            Some(name) => (Readable::by_name(state, name), ErrorCode::UnknownTopicOrPartition),
+            None => (Readable::by_id(state, asked.topic_id), ErrorCode::UnknownTopicId),
+        };
+        if let Some(readable) = found {
+            return self.describe(&readable);
+        }
+        let topic_id = if asked.name.is_some() { TopicId::NIL } else { asked.topic_id };
+        if self.unknown.insert((asked.name.clone(), topic_id)) {
+            self.topics.push(MetadataTopic { error_code, name: asked.name, topic_id, ..Default::default() });
+        }
+    }
+
+    fn describe(&mut self, readable: &Readable) {
+        if !self.described.insert(readable.id()) {
+            return;
+        }
+        let partitions = readable.topic().partitions.len();
+        if self.partitions + partitions > PARTITIONS_MAX {
+            let (name, topic_id) = (Some(readable.name().to_owned()), readable.id());
+            // It exists, and can be asked for on its own.
+            let error_code = ErrorCode::PolicyViolation;
+            self.topics.push(MetadataTopic { error_code, name, topic_id, ..Default::default() });
+            return;
+        }
+        self.partitions += partitions;
+        self.topics.push(describe(readable));
     }
 }
 
@@ -38,20 +83,6 @@ fn brokers(state: &State) -> Vec<MetadataBroker> {
         Some(MetadataBroker { node_id: broker.id, host: address.host.clone(), port: address.port.into(), rack: None })
     });
     brokers.collect()
-}
-
-fn look_up(state: &State, asked: MetadataRequestTopic) -> MetadataTopic {
-    let (found, code) = match &asked.name {
-        Some(name) => (Readable::by_name(state, name), ErrorCode::UnknownTopicOrPartition),
-        None => (Readable::by_id(state, asked.topic_id), ErrorCode::UnknownTopicId),
-    };
-    match found {
-        Some(readable) => describe(&readable),
-        None => {
-            let topic_id = if asked.name.is_some() { TopicId::NIL } else { asked.topic_id };
-            MetadataTopic { error_code: code, name: asked.name, topic_id, ..Default::default() }
-        }
-    }
 }
 
 fn describe(readable: &Readable) -> MetadataTopic {
