@@ -43,7 +43,7 @@ pub(crate) fn dispatch(
             answer!(InitProducerId, handlers::init_producer_id::handle(shared, request))
         }
         Request::DescribeConfigs(request) => {
-            now!(DescribeConfigs, handlers::describe_configs::handle(&shared, request))
+            now!(DescribeConfigs, handlers::describe_configs::handle(&shared, header.version, request))
         }
         Request::DescribeCluster(_) => now!(DescribeCluster, handlers::cluster::describe(&shared)),
         Request::FindCoordinator(request) => {

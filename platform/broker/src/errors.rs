@@ -1,12 +1,19 @@
 //! Wire error codes: the one place where our errors become Kafka's numbers (and ours).
 
 use millstream_catalog::{ProposeError, Refused};
-use millstream_log::{AppendError, ReadError, SequenceError};
+use millstream_log::{AppendError, CommitError, ReadError, SequenceError};
+use millstream_model::ConfigError;
 use millstream_protocol::ErrorCode;
-use millstream_replica::AppendRefused;
+use millstream_record::{BatchError, RecordError};
+use millstream_replica::{AcksError, AppendRefused};
 use millstream_wasm::CallError;
 
-use crate::{partition::PartitionAppendError, rows::RowsError};
+use crate::{partition::PartitionAppendError, partitions::FollowError, rows::RowsError};
+
+/// Longest message, bytes: what a client sent is quoted in some, and older versions' answers have no room for much.
+const MESSAGE_BYTES_MAX: usize = 1000;
+/// Most bytes of messages in one answer.
+const MESSAGES_BYTES_MAX: usize = 64 << 10;
 
 /// An error code and the same for people.
 #[derive(Clone, Debug)]
@@ -17,11 +24,34 @@ pub(crate) struct WireError {
 
 impl WireError {
     pub(crate) fn new(code: ErrorCode, message: impl ToString) -> Self {
-        Self { code, message: message.to_string() }
+        let mut message = message.to_string();
+        if message.len() > MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            message.push_str(" ...");
+        }
+        Self { code, message }
     }
 
     pub(crate) fn not_built(what: impl std::fmt::Display) -> Self {
         Self::new(ErrorCode::NotBuilt, format!("{what} is not built yet"))
+    }
+}
+
+/// The messages of one answer. A request may be wrong in a hundred thousand places: the first ones are explained, of the
+/// others the code alone is told.
+pub(crate) struct Messages {
+    left: usize,
+}
+
+impl Messages {
+    pub(crate) fn new() -> Self {
+        Self { left: MESSAGES_BYTES_MAX }
+    }
+
+    /// The message, while there is room.
+    pub(crate) fn say(&mut self, message: &str) -> Option<String> {
+        self.left = self.left.checked_sub(message.len())?;
+        Some(message.to_owned())
     }
 }
 
@@ -53,6 +83,50 @@ impl From<PartitionAppendError> for WireError {
             },
         };
         Self::new(code, error)
+    }
+}
+
+impl From<BatchError> for WireError {
+    fn from(error: BatchError) -> Self {
+        let code = match &error {
+            BatchError::Crc { .. } | BatchError::Truncated { .. } | BatchError::Length { .. } => {
+                ErrorCode::CorruptMessage
+            }
+            BatchError::Magic { .. } => ErrorCode::UnsupportedForMessageFormat,
+            BatchError::Codec { .. } => ErrorCode::UnsupportedCompressionType,
+            // Clients that can split a batch do so, and try again.
+            BatchError::UnpackedTooLarge { .. } => ErrorCode::MessageTooLarge,
+            BatchError::BaseTimestamp { .. } => ErrorCode::InvalidTimestamp,
+            BatchError::Record {
+                source: RecordError::TimestampRange { .. } | RecordError::Timestamp { .. }, ..
+            } => ErrorCode::InvalidTimestamp,
+            _ => ErrorCode::InvalidRecord,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<CommitError> for WireError {
+    fn from(error: CommitError) -> Self {
+        Self::new(ErrorCode::KafkaStorage, error)
+    }
+}
+
+impl From<FollowError> for WireError {
+    fn from(error: FollowError) -> Self {
+        Self::new(ErrorCode::KafkaStorage, error)
+    }
+}
+
+impl From<ConfigError> for WireError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(ErrorCode::InvalidConfig, error)
+    }
+}
+
+impl From<AcksError> for WireError {
+    fn from(error: AcksError) -> Self {
+        Self::new(ErrorCode::InvalidRequiredAcks, error)
     }
 }
 
@@ -122,5 +196,28 @@ impl From<CallError> for WireError {
     fn from(error: CallError) -> Self {
         let code = if error.is_retriable() { ErrorCode::Overloaded } else { ErrorCode::CallFailed };
         Self::new(code, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_quotes_its_sender_stays_short() {
+        // A name of control characters grows sixfold when it is quoted, and an answer's string has 32,767 bytes at most.
+        let name = "\u{1}".repeat(32_767);
+        let error = WireError::new(ErrorCode::InvalidTopic, format!("no topic {name:?}"));
+        assert!(error.message.len() <= MESSAGE_BYTES_MAX + 4, "{} bytes", error.message.len());
+        let error = WireError::new(ErrorCode::InvalidTopic, "\u{20ac}".repeat(1000));
+        assert!(error.message.starts_with("\u{20ac}") && error.message.ends_with(" ..."));
+    }
+
+    #[test]
+    fn an_answer_explains_the_first_of_its_errors() {
+        let mut messages = Messages::new();
+        let message = "x".repeat(100);
+        let said = (0..100_000).map_while(|_| messages.say(&message)).map(|message| message.len()).sum::<usize>();
+        assert!((MESSAGES_BYTES_MAX - 100..=MESSAGES_BYTES_MAX).contains(&said), "{said}");
     }
 }

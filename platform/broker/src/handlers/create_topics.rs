@@ -44,7 +44,7 @@ async fn create(
         return Err(WireError::not_built("choosing the replicas of each partition"));
     }
     let settings = topic.configs.iter().map(|config| (config.name.as_str(), config.value.as_deref().unwrap_or("")));
-    let config = TopicConfig::from_pairs(settings).map_err(|error| WireError::new(ErrorCode::InvalidConfig, error))?;
+    let config = TopicConfig::from_pairs(settings)?;
     let partitions = if topic.num_partitions == -1 { PARTITIONS_DEFAULT } else { topic.num_partitions };
     let replication_factor = if topic.replication_factor == -1 { 1 } else { topic.replication_factor };
     let state = shared.catalog.state();
@@ -59,13 +59,12 @@ async fn create(
         config: config.clone(),
         at: TimestampMs(shared.env.clock.wall_ms()),
     };
-    if validate_only {
-        shared.dry_run(&command)?;
-    } else {
+    // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
+    shared.dry_run(&command)?;
+    if !validate_only {
         check_partitioner(shared, &name, &config).await?;
         shared.catalog.propose(command).await?;
-        let follow = shared.partitions.follow(&shared.catalog).await;
-        follow.map_err(|error| WireError::new(ErrorCode::KafkaStorage, error))?;
+        shared.partitions.follow(&shared.catalog).await?;
     }
     let configs = config.pairs().map(|(name, value, is_default)| CreatableTopicConfigs {
         name,

@@ -54,7 +54,6 @@ async fn delete(shared: &Shared, asked: &DeleteTopicState) -> Result<(String, To
             .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicId, format!("no topic with id {}", asked.topic_id)))?,
     };
     shared.catalog.propose(Command::DeleteTopic { id: topic.id }).await?;
-    let follow = shared.partitions.follow(&shared.catalog).await;
-    follow.map_err(|error| WireError::new(ErrorCode::KafkaStorage, error))?;
+    shared.partitions.follow(&shared.catalog).await?;
     Ok((topic.name.to_string(), topic.id))
 }

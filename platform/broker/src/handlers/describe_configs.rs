@@ -1,34 +1,68 @@
 //! DescribeConfigs: the settings of topics; of brokers, the ones that clients ask about.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use millstream_protocol::{
     ErrorCode,
+    codec::STRING_BYTES_MAX,
     messages::configs::{
         DescribeConfigsEntry, DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResponse,
         DescribeConfigsResult, RESOURCE_BROKER, RESOURCE_TOPIC, SOURCE_DEFAULT, SOURCE_STATIC_BROKER, SOURCE_TOPIC,
     },
 };
 
-use crate::{errors::WireError, shared::Shared};
+use crate::{
+    errors::{Messages, WireError},
+    shared::Shared,
+};
 
-pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
-    let results = request.resources.into_iter().map(|resource| {
+/// The first version whose strings may be longer than [`STRING_BYTES_MAX`].
+const VERSION_LONG_STRINGS: i16 = 4;
+/// Most bytes of names and values in one answer.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+pub(crate) fn handle(shared: &Arc<Shared>, version: i16, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
+    let (mut messages, mut named) = (Messages::new(), HashSet::new());
+    let mut left = ANSWER_BYTES_MAX;
+    let mut results = Vec::new();
+    for resource in request.resources {
+        // As in Kafka's brokers, what is named again is answered once.
+        if !named.insert((resource.resource_type, resource.resource_name.clone())) {
+            continue;
+        }
+        let configs = entries(shared, &resource).and_then(|configs| {
+            let bytes: usize =
+                configs.iter().map(|entry| entry.name.len() + entry.value.as_ref().map_or(0, String::len)).sum();
+            let full = || WireError::new(ErrorCode::PolicyViolation, "the answer is full: ask for less at a time");
+            left = left.checked_sub(bytes).ok_or_else(full)?;
+            Ok(configs)
+        });
         let mut result = DescribeConfigsResult {
             resource_type: resource.resource_type,
-            resource_name: resource.resource_name.clone(),
+            resource_name: resource.resource_name,
             ..Default::default()
         };
-        match entries(shared, &resource) {
+        match configs {
             Ok(configs) => result.configs = configs,
             Err(error) => {
                 result.error_code = error.code;
-                result.error_message = Some(error.message);
+                result.error_message = messages.say(&error.message);
             }
         }
-        result
-    });
-    DescribeConfigsResponse { results: results.collect(), ..Default::default() }
+        if version < VERSION_LONG_STRINGS {
+            result.configs.iter_mut().for_each(leave_out_long_value);
+        }
+        results.push(result);
+    }
+    DescribeConfigsResponse { results, ..Default::default() }
+}
+
+/// A value that the version has no room for is told as one that may not be told.
+fn leave_out_long_value(entry: &mut DescribeConfigsEntry) {
+    if entry.value.as_ref().is_some_and(|value| value.len() > STRING_BYTES_MAX) {
+        entry.value = None;
+        entry.is_sensitive = true;
+    }
 }
 
 fn entries(shared: &Shared, resource: &DescribeConfigsResource) -> Result<Vec<DescribeConfigsEntry>, WireError> {

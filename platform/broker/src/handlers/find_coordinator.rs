@@ -1,4 +1,6 @@
-//! FindCoordinator: refused until consumer groups are built.
+//! FindCoordinator: refused until consumer groups and transactions are built.
+
+use std::collections::HashSet;
 
 use millstream_model::BrokerId;
 use millstream_protocol::{
@@ -6,25 +8,41 @@ use millstream_protocol::{
     messages::groups::{Coordinator, FindCoordinatorRequest, FindCoordinatorResponse},
 };
 
-const REFUSAL: &str = "consumer groups and transactions are not built yet: assign partitions yourself";
+use crate::errors::{Messages, WireError};
+
 /// The first version that asks for several at once.
 const VERSION_MANY: i16 = 4;
+const TYPE_GROUP: i8 = 0;
+const TYPE_TRANSACTION: i8 = 1;
+const TYPE_SHARE: i8 = 2;
 
 pub(crate) fn handle(version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
     let nobody = BrokerId(-1);
-    // A code that clients take as final: "not available" would have them try for ever.
-    let error_code = ErrorCode::GroupAuthorizationFailed;
-    let error_message = Some(REFUSAL.to_owned());
+    let WireError { code: error_code, message } = refusal(request.key_type);
     if version < VERSION_MANY {
+        let error_message = Some(message);
         return FindCoordinatorResponse { error_code, error_message, node_id: nobody, port: -1, ..Default::default() };
     }
-    let coordinators = request.coordinator_keys.into_iter().map(|key| Coordinator {
+    let (mut messages, mut named) = (Messages::new(), HashSet::new());
+    let keys = request.coordinator_keys.into_iter().filter(|key| named.insert(key.clone()));
+    let coordinators = keys.map(|key| Coordinator {
         key,
         node_id: nobody,
         host: String::new(),
         port: -1,
         error_code,
-        error_message: error_message.clone(),
+        error_message: messages.say(&message),
     });
     FindCoordinatorResponse { coordinators: coordinators.collect(), ..Default::default() }
+}
+
+/// A code that clients take as final and show: "not available" would have them try for ever.
+fn refusal(key_type: i8) -> WireError {
+    let message = match key_type {
+        TYPE_GROUP => "consumer groups are not built yet: assign partitions yourself".to_owned(),
+        TYPE_TRANSACTION => "transactions are not built yet".to_owned(),
+        TYPE_SHARE => "share groups are not built yet".to_owned(),
+        other => format!("coordinators of type {other} do not exist"),
+    };
+    WireError::new(ErrorCode::InvalidRequest, message)
 }
