@@ -10,6 +10,7 @@ use millstream_env::{Env, Listener};
 use millstream_log::{Recovered, Storage, StorageFailed, StorageOptions};
 use millstream_model::TimestampMs;
 use parking_lot::Mutex;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -21,6 +22,7 @@ use crate::{
     producer_ids::ProducerIds,
     serve,
     shared::Shared,
+    slow::Slow,
     transform::Transforms,
 };
 
@@ -179,6 +181,10 @@ impl Broker {
             transforms: Transforms::new(),
             producer_ids: ProducerIds::new(options.id),
             memory: Memory::new(),
+            unpacking: Slow::new(env.spawn.clone()),
+            searching: Slow::new(env.spawn.clone()),
+            stop: CancellationToken::new(),
+            connections: TaskTracker::new(),
             options,
             env,
             storage,
@@ -198,7 +204,8 @@ impl Broker {
         }
     }
 
-    /// Stops: takes no more connections, ends the transforms and what is being served, writes everything down.
+    /// Stops: takes no more connections and requests, answers those that it has taken (within a few seconds), closes the
+    /// connections with that reason, ends the transforms, writes everything down.
     ///
     /// # Errors
     /// What could not be written; the next start recovers.
@@ -206,6 +213,9 @@ impl Broker {
         for listener in &self.listeners {
             listener.close();
         }
+        self.shared.stop.cancel();
+        self.shared.connections.close();
+        self.shared.connections.wait().await;
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for mut task in tasks {
             task.abort();

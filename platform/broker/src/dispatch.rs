@@ -6,35 +6,90 @@ use futures::FutureExt;
 use millstream_env::{BoxFuture, Peer};
 use millstream_protocol::{Request, RequestHeader, Response, api_versions};
 
-use crate::{handlers, shared::Shared};
+use crate::{
+    handlers::{self, produce},
+    shared::Shared,
+    turn::Turn,
+};
+
+/// What becomes of a request.
+#[expect(clippy::large_enum_variant, reason = "most are answers, and each is moved but once")]
+pub(crate) enum Reply {
+    /// This answer.
+    Answer(Response),
+    /// It asked for no answer.
+    Nothing,
+    /// It asked for no answer, and something went wrong: as in Kafka, the end of the stream says so. Why, for the log.
+    Close(String),
+}
+
+/// A request that can be started.
+pub(crate) enum Work {
+    Produce(produce::Checked),
+    Other(Request),
+    /// Looking at it has failed, in a way that is ours to repair.
+    Failed,
+}
+
+/// When a request can be started.
+pub(crate) enum Prepared {
+    Now(Work),
+    Later(BoxFuture<'static, Work>),
+}
+
+/// Whatever takes its time and must come before a request is started: unpacking batches, and room in the journal for what
+/// it appends. A slow disk slows those who append, through the transport's flow control; those who read go on.
+pub(crate) fn prepare(shared: &Arc<Shared>, version: i16, request: Request) -> Prepared {
+    let Request::Produce(request) = request else { return Prepared::Now(Work::Other(request)) };
+    let mut checked = produce::check(shared, version, request);
+    let packed = checked.unpack_small();
+    if !packed && shared.storage.writable().now_or_never().is_some() {
+        return Prepared::Now(Work::Produce(checked));
+    }
+    let shared = shared.clone();
+    let later = async move {
+        let unpacked = if packed { checked.unpack(&shared).await } else { Some(checked) };
+        shared.storage.writable().await;
+        unpacked.map_or(Work::Failed, Work::Produce)
+    };
+    Prepared::Later(later.boxed())
+}
 
 /// Starts a request. Whatever must happen in the order of requests (appending) has happened when this returns; the future
-/// is the rest. It answers nothing where the client asked for no answer.
+/// is the rest.
 pub(crate) fn dispatch(
     shared: &Arc<Shared>,
     _peer: &Peer,
     header: RequestHeader,
-    request: Request,
-) -> BoxFuture<'static, Option<Response>> {
+    work: Work,
+    turn: Turn,
+) -> BoxFuture<'static, Reply> {
     let shared = shared.clone();
     macro_rules! answer {
         ($variant:ident, $future:expr) => {
-            $future.map(|response| Some(Response::$variant(response))).boxed()
+            $future.map(|response| Reply::Answer(Response::$variant(response))).boxed()
         };
     }
     macro_rules! now {
         ($variant:ident, $response:expr) => {
-            std::future::ready(Some(Response::$variant($response))).boxed()
+            std::future::ready(Reply::Answer(Response::$variant($response))).boxed()
         };
     }
+    let request = match work {
+        Work::Produce(checked) => return checked.append(&shared).boxed(),
+        Work::Other(request) => request,
+        Work::Failed => {
+            let reason = "its batches could not be looked into; the broker's log says why";
+            return std::future::ready(Reply::Close(reason.into())).boxed();
+        }
+    };
     match request {
+        // Was taken apart above.
+        Request::Produce(_) => std::future::ready(Reply::Nothing).boxed(),
         Request::ApiVersions(_) => now!(ApiVersions, api_versions()),
         Request::Metadata(request) => now!(Metadata, handlers::metadata::handle(&shared, request)),
-        Request::Produce(request) => {
-            handlers::produce::handle(&shared, &header, request).map(|response| response.map(Response::Produce)).boxed()
-        }
-        Request::Fetch(request) => answer!(Fetch, handlers::fetch::handle(shared, header.version, request)),
-        Request::ListOffsets(request) => now!(ListOffsets, handlers::list_offsets::handle(&shared, request)),
+        Request::Fetch(request) => answer!(Fetch, handlers::fetch::handle(shared, header.version, request, turn)),
+        Request::ListOffsets(request) => answer!(ListOffsets, handlers::list_offsets::handle(shared, request)),
         Request::CreateTopics(request) => answer!(CreateTopics, handlers::create_topics::handle(shared, request)),
         Request::DeleteTopics(request) => {
             answer!(DeleteTopics, handlers::delete_topics::handle(shared, header.version, request))

@@ -18,8 +18,10 @@ mod readable;
 mod rows;
 mod serve;
 mod shared;
+mod slow;
 mod transform;
+mod turn;
 mod view;
 
 pub use broker::{Broker, BrokerFailed, Prepared, StartError};
-pub use options::{BrokerOptions, StreamLimits};
+pub use options::BrokerOptions;

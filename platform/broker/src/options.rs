@@ -1,10 +1,14 @@
 //! What a broker is started with.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
+use millstream_env::Budget;
 use millstream_model::BrokerId;
 use millstream_protocol::session::SessionLimits;
 use millstream_wasm::Compiler;
+
+/// Default of [`BrokerOptions::frames`], bytes.
+const FRAMES_BYTES_DEFAULT: usize = 1 << 30;
 
 /// A broker's settings. [`BrokerOptions::new`] has defaults for all that is not its own.
 #[derive(Clone, Debug)]
@@ -19,8 +23,11 @@ pub struct BrokerOptions {
     pub advertise: Option<String>,
     /// Who compiles modules: a child process of this executable, unless told otherwise.
     pub compiler: Compiler,
-    /// Bounds on each stream.
-    pub stream: StreamLimits,
+    /// What may be asked for on each stream before it is answered.
+    pub session: SessionLimits,
+    /// What large requests and answers may take together. The same budget belongs into the listeners' limits: it counts
+    /// frames from their first byte until nothing uses them any more.
+    pub frames: Budget,
     /// How many segments' files may be open at a time.
     pub open_segments_max: usize,
 }
@@ -35,23 +42,9 @@ impl BrokerOptions {
             data_dir,
             advertise: None,
             compiler: Compiler::this_executable(),
-            stream: StreamLimits::default(),
+            session: SessionLimits::default(),
+            frames: Budget::new(FRAMES_BYTES_DEFAULT),
             open_segments_max: 512,
         }
-    }
-}
-
-/// Bounds on one stream of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct StreamLimits {
-    /// What may be asked for before it is answered.
-    pub session: SessionLimits,
-    /// How long a peer may leave an answer unread before the stream is given up.
-    pub write_stall_max: Duration,
-}
-
-impl Default for StreamLimits {
-    fn default() -> Self {
-        Self { session: SessionLimits::default(), write_stall_max: Duration::from_secs(30) }
     }
 }

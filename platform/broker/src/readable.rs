@@ -4,6 +4,12 @@ use std::sync::Arc;
 
 use millstream_catalog::{State, Topic, View};
 use millstream_model::{TopicId, ViewId};
+use millstream_protocol::ErrorCode;
+
+use crate::errors::WireError;
+
+/// The first version of Produce and of Fetch whose topics are named by id.
+const VERSION_BY_ID: i16 = 13;
 
 /// Something that can be read.
 #[derive(Clone)]
@@ -13,6 +19,16 @@ pub(crate) enum Readable {
 }
 
 impl Readable {
+    /// What a Produce or Fetch request of this version names.
+    pub(crate) fn resolve(state: &State, version: i16, name: &str, id: TopicId) -> Result<Self, WireError> {
+        let (found, code) = if version >= VERSION_BY_ID {
+            (Self::by_id(state, id), ErrorCode::UnknownTopicId)
+        } else {
+            (Self::by_name(state, name), ErrorCode::UnknownTopicOrPartition)
+        };
+        found.ok_or_else(|| WireError::new(code, code.text()))
+    }
+
     pub(crate) fn by_name(state: &State, name: &str) -> Option<Self> {
         if let Some(topic) = state.topic(name) {
             return Some(Self::Topic(topic.clone()));

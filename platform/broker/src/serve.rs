@@ -2,47 +2,94 @@
 //!
 //! The thin shell around [`millstream_protocol`]'s session. One task a stream: requests that were taken run inside it,
 //! so a peer that goes away takes its waiting requests with it. What an append has put into the log stays there.
+//!
+//! Reading, working and writing go on side by side: a peer that reads slowly holds up its own answers, not the requests
+//! that are under way. A peer that has finished sending is given the answers to what it asked, and nothing waits for more
+//! to come on its behalf.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt, stream::FuturesUnordered};
-use millstream_env::{BoxFuture, Connection, FrameSource, FrameStream, Listener, Peer};
+use millstream_env::{BoxFuture, Connection, FrameSink, FrameSource, FrameStream, Listener, Peer};
 use millstream_protocol::{
-    Response,
+    RequestHeader,
     session::{Close, Incoming, Session, Slot},
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 
-use crate::{dispatch, shared::Shared};
+use crate::{
+    dispatch::{self, Prepared, Reply, Work},
+    shared::Shared,
+    turn::Turns,
+};
+
+/// Most requests that one stream starts before the others have their turn on the thread.
+const REQUESTS_AT_ONCE: usize = 64;
+/// How long a stopping broker waits until the answers to what was asked have left.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// An answer that may be large is gathered once less than this is left of those in front of it, bytes.
+const AHEAD_BYTES_MAX: usize = 1 << 20;
 
 /// Takes connections until the listener is closed.
 pub(crate) async fn accept_connections(shared: Arc<Shared>, listener: Arc<dyn Listener>) {
     while let Some(connection) = listener.accept().await {
-        let shared_for_task = shared.clone();
-        shared.env.spawn.spawn("connection", accept_streams(shared_for_task, connection).boxed());
+        let serve = serve_connection(shared.clone(), connection);
+        shared.env.spawn.spawn("connection", shared.connections.track_future(serve).boxed());
     }
 }
 
-async fn accept_streams(shared: Arc<Shared>, connection: Arc<dyn Connection>) {
-    let peer = connection.peer().clone();
+async fn serve_connection(shared: Arc<Shared>, connection: Arc<dyn Connection>) {
+    let peer = connection.peer();
     debug!(address = %peer.address, transport = peer.transport, "connected");
-    while let Some(stream) = connection.accept().await {
-        let (shared_for_task, peer) = (shared.clone(), peer.clone());
-        shared.env.spawn.spawn(
-            "stream",
-            async move {
-                match drive_stream(&shared_for_task, &peer, stream).await {
-                    Ok(()) => {}
-                    // Clients come and go; only what they did wrong is worth an operator's eye.
-                    Err(StreamEnd::Io(error)) => debug!(address = %peer.address, %error, "stream ended"),
-                    Err(end) => {
-                        info!(address = %peer.address, transport = peer.transport, reason = %end, "stream closed");
-                    }
-                }
+    // Once the connection is gone, or the broker stops, nobody waits for what has not come yet.
+    let hurry = shared.stop.child_token();
+    let gone = hurry.clone().drop_guard();
+    let streams = TaskTracker::new();
+    loop {
+        let stream = tokio::select! {
+            stream = connection.accept() => stream,
+            () = shared.stop.cancelled() => None,
+        };
+        let Some(stream) = stream else { break };
+        let serve = serve_stream(shared.clone(), connection.clone(), stream, hurry.child_token());
+        shared.env.spawn.spawn("stream", streams.track_future(serve).boxed());
+    }
+    drop(gone);
+    if shared.stop.is_cancelled() {
+        streams.close();
+        tokio::select! {
+            () = streams.wait() => {}
+            () = shared.env.clock.sleep(DRAIN_MAX) => {
+                info!(address = %peer.address, "closed before all was answered: the broker stops");
             }
-            .boxed(),
-        );
+        }
+        connection.close("the broker is stopping");
+    }
+}
+
+async fn serve_stream(
+    shared: Arc<Shared>,
+    connection: Arc<dyn Connection>,
+    stream: FrameStream,
+    hurry: CancellationToken,
+) {
+    let peer = connection.peer();
+    match drive_stream(&shared, peer, stream, hurry).await {
+        Ok(()) => {}
+        // Clients come and go; only what they did wrong is worth an operator's eye.
+        Err(StreamEnd::Io(error)) => debug!(address = %peer.address, %error, "stream ended"),
+        Err(end) => {
+            info!(address = %peer.address, transport = peer.transport, reason = %end, "stream closed");
+            if matches!(end, StreamEnd::Refused(_)) {
+                // The only way to say why: the bytes cannot be trusted to be a request that has an answer.
+                connection.close(&end.to_string());
+            }
+        }
     }
 }
 
@@ -53,81 +100,177 @@ enum StreamEnd {
     Refused(Close),
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
-    #[error("an answer stayed unread for {0:?}")]
-    Stalled(std::time::Duration),
+    #[error("a request without an answer was refused: {0}")]
+    Unanswered(String),
 }
 
-type Waiting = FuturesUnordered<BoxFuture<'static, (Slot, Option<Response>)>>;
-
-async fn drive_stream(shared: &Arc<Shared>, peer: &Peer, stream: FrameStream) -> Result<(), StreamEnd> {
-    let limits = shared.options.stream;
-    let FrameStream { mut source, mut sink } = stream;
-    let mut session = Session::new(limits.session);
-    let mut waiting = Waiting::new();
-    let mut open = true;
-    loop {
-        let mut unsent = false;
-        while let Some(frame) = session.poll_frame() {
-            bounded(shared, limits.write_stall_max, sink.feed(frame)).await?;
-            unsent = true;
-        }
-        if unsent {
-            bounded(shared, limits.write_stall_max, sink.flush()).await?;
-        }
-        if !open && waiting.is_empty() {
-            // The peer sends no more and has had all its answers.
-            let _ = sink.close().await;
-            return Ok(());
-        }
-        tokio::select! {
-            biased;
-            Some((slot, response)) = waiting.next(), if !waiting.is_empty() => {
-                settle(&mut session, slot, response)?;
-                // All that is ready leaves in one write.
-                while let Some(Some((slot, response))) = waiting.next().now_or_never() {
-                    settle(&mut session, slot, response)?;
-                }
-            }
-            frame = next_frame(shared, &mut source), if open && session.wants_input() => match frame {
-                None => open = false,
-                Some(frame) => {
-                    let incoming = session.handle_frame(frame?).map_err(StreamEnd::Refused)?;
-                    if let Some(Incoming { slot, header, request, .. }) = incoming {
-                        let answer = dispatch::dispatch(shared, peer, header, request);
-                        waiting.push(Box::pin(async move { (slot, answer.await) }));
-                    }
-                }
-            },
-        }
-    }
-}
-
-/// The next request, once the journal has room: a slow disk slows its clients through the transport's flow control.
-async fn next_frame(shared: &Shared, source: &mut FrameSource) -> Option<std::io::Result<Bytes>> {
-    shared.storage.writable().await;
-    source.next().await
-}
-
-fn settle(session: &mut Session, slot: Slot, response: Option<Response>) -> Result<(), StreamEnd> {
-    match response {
-        Some(response) => session.respond(slot, &response),
-        None => session.skip(slot),
-    }
-    .map_err(StreamEnd::Refused)
-}
-
-async fn bounded(
-    shared: &Shared,
-    stall: std::time::Duration,
-    write: impl Future<Output = std::io::Result<()>>,
+async fn drive_stream(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    stream: FrameStream,
+    hurry: CancellationToken,
 ) -> Result<(), StreamEnd> {
-    let mut write = std::pin::pin!(write);
-    // Most writes go through at once: no timer for those.
-    if let std::task::Poll::Ready(done) = futures::poll!(write.as_mut()) {
-        return Ok(done?);
+    let FrameStream { source, sink } = stream;
+    let mut drive = Drive {
+        shared,
+        peer,
+        session: Session::new(shared.options.session),
+        turns: Turns::new(hurry.clone()),
+        source: Some(source),
+        sink,
+        in_sink: 0,
+        held: None,
+        waiting: FuturesUnordered::new(),
+        stop: Some(shared.stop.clone().cancelled_owned().boxed()),
+        hurry,
+    };
+    let ended = std::future::poll_fn(|cx| drive.poll(cx)).await;
+    if !matches!(ended, Err(StreamEnd::Io(_))) {
+        // The answers that were complete still go out.
+        while let Some(frame) = drive.session.poll_frame() {
+            drive.sink.feed(frame).await?;
+        }
+        let _ = drive.sink.close().await;
     }
-    match futures::future::select(write, shared.env.clock.sleep(stall)).await {
-        futures::future::Either::Left((done, _)) => Ok(done?),
-        futures::future::Either::Right(_) => Err(StreamEnd::Stalled(stall)),
+    ended
+}
+
+/// A request that cannot be started yet, and holds up those behind it.
+struct Held {
+    slot: Slot,
+    header: RequestHeader,
+    work: BoxFuture<'static, Work>,
+}
+
+/// A stream at work.
+struct Drive<'a> {
+    shared: &'a Arc<Shared>,
+    peer: &'a Peer,
+    session: Session,
+    turns: Turns,
+    /// None once the peer has finished.
+    source: Option<FrameSource>,
+    sink: FrameSink,
+    /// Bytes fed to the sink since it was last empty.
+    in_sink: usize,
+    held: Option<Held>,
+    waiting: FuturesUnordered<BoxFuture<'static, (Slot, Reply)>>,
+    /// Until the broker stops.
+    stop: Option<BoxFuture<'static, ()>>,
+    hurry: CancellationToken,
+}
+
+impl Drive<'_> {
+    /// Ready when the peer has finished and has had all its answers, or when the stream must end before.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamEnd>> {
+        if let Some(stop) = &mut self.stop
+            && stop.as_mut().poll(cx).is_ready()
+        {
+            (self.stop, self.source) = (None, None);
+        }
+        loop {
+            let more = self.poll_requests(cx)?;
+            let wanted = self.session.wants_input();
+            let settled = self.poll_waiting(cx)?;
+            self.poll_sink(cx)?;
+            self.give_turn();
+            if self.source.is_none() && self.held.is_none() && self.session.in_flight() == 0 && self.in_sink == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if more {
+                // Others on this thread first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // What has left may have made room for requests, which nobody has looked for.
+            if !settled && wanted == self.session.wants_input() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes requests in and starts them. Whether it stopped with more to do.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamEnd> {
+        for _ in 0..REQUESTS_AT_ONCE {
+            if let Some(held) = &mut self.held {
+                let Poll::Ready(work) = held.work.as_mut().poll(cx) else { return Ok(false) };
+                if let Some(Held { slot, header, .. }) = self.held.take() {
+                    self.start(slot, header, work, cx)?;
+                }
+                continue;
+            }
+            if !self.session.wants_input() {
+                return Ok(false);
+            }
+            let Some(source) = &mut self.source else { return Ok(false) };
+            let Poll::Ready(frame) = source.poll_next_unpin(cx) else { return Ok(false) };
+            let Some(frame) = frame else {
+                self.source = None;
+                self.hurry.cancel();
+                return Ok(false);
+            };
+            let Some(incoming) = self.session.handle_frame(frame?).map_err(StreamEnd::Refused)? else { continue };
+            let Incoming { slot, header, request, .. } = incoming;
+            match dispatch::prepare(self.shared, header.version, request) {
+                Prepared::Now(work) => self.start(slot, header, work, cx)?,
+                Prepared::Later(work) => self.held = Some(Held { slot, header, work }),
+            }
+        }
+        Ok(true)
+    }
+
+    fn start(&mut self, slot: Slot, header: RequestHeader, work: Work, cx: &mut Context<'_>) -> Result<(), StreamEnd> {
+        self.give_turn();
+        let mut reply = dispatch::dispatch(self.shared, self.peer, header, work, self.turns.of(slot));
+        // Most answers are there at once, and then count in what the session holds before the next request is read.
+        match reply.as_mut().poll(cx) {
+            Poll::Ready(reply) => self.settle(slot, reply),
+            Poll::Pending => {
+                self.waiting.push(Box::pin(async move { (slot, reply.await) }));
+                Ok(())
+            }
+        }
+    }
+
+    /// Settles what has become ready: all of it leaves in one write. Whether there was anything.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamEnd> {
+        let mut settled = false;
+        while let Poll::Ready(Some((slot, reply))) = self.waiting.poll_next_unpin(cx) {
+            self.settle(slot, reply)?;
+            settled = true;
+        }
+        Ok(settled)
+    }
+
+    fn settle(&mut self, slot: Slot, reply: Reply) -> Result<(), StreamEnd> {
+        match reply {
+            Reply::Answer(response) => self.session.respond(slot, &response),
+            Reply::Nothing => self.session.skip(slot),
+            Reply::Close(reason) => return Err(StreamEnd::Unanswered(reason)),
+        }
+        .map_err(StreamEnd::Refused)
+    }
+
+    /// Hands answers over and has them sent, as far as the peer takes them.
+    fn poll_sink(&mut self, cx: &mut Context<'_>) -> Result<(), StreamEnd> {
+        while self.session.has_frame() {
+            if self.sink.poll_ready_unpin(cx)?.is_pending() {
+                return Ok(());
+            }
+            let Some(frame) = self.session.poll_frame() else { break };
+            self.in_sink += frame.len();
+            self.sink.start_send_unpin(frame)?;
+        }
+        if self.in_sink > 0 && self.sink.poll_flush_unpin(cx)?.is_ready() {
+            self.in_sink = 0;
+        }
+        Ok(())
+    }
+
+    /// The oldest request without an answer may gather it, once what was gathered before has left.
+    fn give_turn(&self) {
+        if self.in_sink + self.session.unsent_bytes() < AHEAD_BYTES_MAX {
+            self.turns.give(self.session.first_waiting());
+        }
     }
 }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use millstream_catalog::{Address, Catalog, Command, Refused, State, apply};
 use millstream_env::{Env, Monotonic};
 use millstream_log::Storage;
-use millstream_model::TimestampMs;
+use millstream_model::{PartitionId, TimestampMs};
+use millstream_protocol::ErrorCode;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    BrokerOptions, memory::Memory, partitions::Partitions, pools::Modules, producer_ids::ProducerIds,
-    transform::Transforms,
+    BrokerOptions, errors::WireError, memory::Memory, partition::Partition, partitions::Partitions, pools::Modules,
+    producer_ids::ProducerIds, readable::Readable, slow::Slow, transform::Transforms,
 };
 
 /// What every part may use.
@@ -24,6 +26,14 @@ pub(crate) struct Shared {
     pub(crate) transforms: Transforms,
     /// For records at work in modules.
     pub(crate) memory: Memory,
+    /// Unpacking what producers send.
+    pub(crate) unpacking: Slow,
+    /// Looking through logs.
+    pub(crate) searching: Slow,
+    /// Cancelled when the broker stops: nothing more is read, what was asked is answered.
+    pub(crate) stop: CancellationToken,
+    /// The connections that are served.
+    pub(crate) connections: TaskTracker,
     /// Where clients are told to find this broker.
     pub(crate) address: Address,
     pub(crate) started_at: TimestampMs,
@@ -31,6 +41,26 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The partition of a topic (or of a view's topic), if this broker leads it.
+    pub(crate) fn led(&self, readable: &Readable, partition: PartitionId) -> Result<Arc<Partition>, WireError> {
+        let topic = readable.topic();
+        if let Some(led) = self.partitions.find(topic.id, partition) {
+            return Ok(led);
+        }
+        let name = readable.name();
+        Err(match topic.partition(partition) {
+            Some(_) => {
+                let message = format!("partition {partition} of {name} is not led by this broker");
+                WireError::new(ErrorCode::NotLeaderOrFollower, message)
+            }
+            None => {
+                let count = topic.partition_count();
+                let message = format!("{name} has no partition {partition}: it has {count}, numbered from 0");
+                WireError::new(ErrorCode::UnknownTopicOrPartition, message)
+            }
+        })
+    }
+
     /// Whether the catalog as it stands now would take a command.
     pub(crate) fn dry_run(&self, command: &Command) -> Result<(), Refused> {
         let mut copy = State::clone(&self.catalog.state());

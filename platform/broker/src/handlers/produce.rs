@@ -2,170 +2,192 @@
 //!
 //! The plain path: a batch is checked where it lies in the request's frame (checksum, counts, lengths) and goes to the log
 //! as it is; nothing is decoded or encoded again.
+//!
+//! A request is worked on in three steps, so that what is cheap to refuse costs nothing more, and appends keep the order
+//! of the requests:
+//!
+//! 1. [`check`]: all that can be told without unpacking anything.
+//! 2. [`Checked::unpack`]: packed batches are unpacked to be checked, away from the runtime's threads.
+//! 3. [`Checked::append`]: appends now; the future waits for the disk and answers.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
 use millstream_catalog::Topic;
-use millstream_model::{Offset, ProducerId, limits};
+use millstream_model::{Offset, PartitionId, ProducerId, TopicId, limits};
 use millstream_protocol::{
-    ErrorCode, RequestHeader,
+    ErrorCode,
     messages::produce::{
         PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceData,
         TopicProduceResponse,
     },
 };
-use millstream_record::{Batch, BatchError, BatchHeader};
+use millstream_record::{Batch, BatchError, BatchHeader, Compression};
 use millstream_replica::Acks;
 
 use crate::{
-    errors::WireError,
+    dispatch::Reply,
+    errors::{Messages, WireError},
     partition::{Partition, PendingAppend},
     readable::Readable,
     shared::Shared,
+    slow::Wanted,
 };
 
-/// The first version whose topics are named by id.
-const VERSION_BY_ID: i16 = 13;
+/// The first version whose batches may be packed with zstd.
+const VERSION_ZSTD: i16 = 7;
+/// The longest wait for an acknowledgement, whatever the client allows.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Appends now, in the order of the request; the future waits for the disk and answers. No answer for acks=0.
-pub(crate) fn handle(
-    shared: &Arc<Shared>,
-    header: &RequestHeader,
-    request: ProduceRequest,
-) -> impl Future<Output = Option<ProduceResponse>> + Send + use<> {
+/// A batch may unpack to so many times the topic's `max.message.bytes`...
+const UNPACKED_TIMES_MAX: usize = 32;
+/// ... and to this in any case, bytes: what is much alike packs well.
+const UNPACKED_BYTES_LEAST: usize = 16 << 20;
+/// All batches of a request together may unpack to so many times what they are packed to, and [`limits::BATCH_BYTES_MAX`].
+const REQUEST_TIMES_MAX: usize = 32;
+/// What is packed to no more than this, and unpacks to no more than the next, is unpacked at once: another thread costs more.
+const AT_ONCE_PACKED_MAX: usize = 64 << 10;
+const AT_ONCE_UNPACKED_MAX: usize = 256 << 10;
+
+// Whatever a topic takes, a batch of its largest size can be unpacked again by who reads it.
+const _: () = assert!(UNPACKED_BYTES_LEAST <= limits::BATCH_BYTES_MAX);
+
+/// A request whose batches were looked at.
+pub(crate) struct Checked {
+    acks: Acks,
+    timeout: Duration,
+    topics: Vec<CheckedTopic>,
+    /// Bytes that unpacking may still make.
+    allowance: usize,
+}
+
+struct CheckedTopic {
+    name: String,
+    id: TopicId,
+    partitions: Vec<(PartitionId, Result<CheckedBatch, Arc<WireError>>)>,
+}
+
+struct CheckedBatch {
+    partition: Arc<Partition>,
+    batch: Batch,
+    /// What it may unpack to, bytes; none once its records were looked at.
+    packed: Option<usize>,
+    /// It was routed by what is no longer so: only what was appended before may be answered.
+    stale: Option<WireError>,
+}
+
+/// What becomes of a batch that there is no room to unpack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WhenFull {
+    Leave,
+    Refuse,
+}
+
+/// Looks at all that can be told without unpacking.
+pub(crate) fn check(shared: &Shared, version: i16, request: ProduceRequest) -> Checked {
     let (acks, refusal) = match (Acks::try_from(request.acks), &request.transactional_id) {
         (Ok(acks), None) => (acks, None),
         (Ok(acks), Some(_)) => {
             (acks, Some(WireError::new(ErrorCode::InvalidRequest, "transactional ids are not built yet")))
         }
-        (Err(error), _) => (Acks::All, Some(WireError::new(ErrorCode::InvalidRequiredAcks, error))),
+        (Err(error), _) => (Acks::All, Some(error.into())),
     };
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    let mut topics = Vec::with_capacity(request.topic_data.len());
-    for topic in request.topic_data {
-        let begun: Vec<_> = match &refusal {
+    let refusal = refusal.map(Arc::new);
+    // The leader's own disk is waited for in any case: a client's timeout is about the replicas.
+    let timeout = match acks {
+        Acks::All => Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(WAIT_MAX),
+        _ => WAIT_MAX,
+    };
+    let topics = request.topic_data.into_iter().map(|topic| {
+        let partitions = match &refusal {
             Some(refusal) => topic.partition_data.iter().map(|data| (data.index, Err(refusal.clone()))).collect(),
-            None => begin_topic(shared, header.version, acks, &topic),
+            None => check_topic(shared, version, &topic),
         };
-        topics.push((topic.name, topic.topic_id, begun));
-    }
-
-    let shared = shared.clone();
-    async move {
-        if acks == Acks::None {
-            return None;
-        }
-        let mut deadline = shared.env.clock.sleep(timeout);
-        let mut responses = Vec::with_capacity(topics.len());
-        for (name, topic_id, begun) in topics {
-            let mut partition_responses = Vec::with_capacity(begun.len());
-            for (index, pending) in begun {
-                let outcome = match pending {
-                    Err(error) => Err(error),
-                    Ok((partition, pending)) => settle(&partition, pending, acks, &mut deadline).await,
-                };
-                let mut response = PartitionProduceResponse { index, base_offset: Offset(-1), ..Default::default() };
-                match outcome {
-                    Ok((base_offset, log_start_offset)) => {
-                        response.base_offset = base_offset;
-                        response.log_start_offset = log_start_offset;
-                    }
-                    Err(error) => {
-                        response.error_code = error.code;
-                        response.error_message = Some(error.message);
-                    }
-                }
-                partition_responses.push(response);
-            }
-            responses.push(TopicProduceResponse { name, topic_id, partition_responses });
-        }
-        Some(ProduceResponse { responses, ..Default::default() })
-    }
+        CheckedTopic { name: topic.name, id: topic.topic_id, partitions }
+    });
+    let mut checked = Checked { acks, timeout, topics: topics.collect(), allowance: limits::BATCH_BYTES_MAX };
+    let packed: usize = checked.packed().map(|batch| batch.batch.bytes().len()).sum();
+    checked.allowance += packed.saturating_mul(REQUEST_TIMES_MAX);
+    checked
 }
 
-type Begun = (millstream_model::PartitionId, Result<(Arc<Partition>, PendingAppend), WireError>);
-
-fn begin_topic(shared: &Arc<Shared>, version: i16, acks: Acks, data: &TopicProduceData) -> Vec<Begun> {
+fn check_topic(
+    shared: &Shared,
+    version: i16,
+    data: &TopicProduceData,
+) -> Vec<(PartitionId, Result<CheckedBatch, Arc<WireError>>)> {
     let state = shared.catalog.state();
-    let readable = if version >= VERSION_BY_ID {
-        Readable::by_id(&state, data.topic_id).ok_or(ErrorCode::UnknownTopicId)
-    } else {
-        Readable::by_name(&state, &data.name).ok_or(ErrorCode::UnknownTopicOrPartition)
-    };
-    let topic = match readable {
-        Ok(Readable::Topic(topic)) => Ok(topic),
-        Ok(Readable::View { view, topic }) => Err(WireError::new(
+    let topic = Readable::resolve(&state, version, &data.name, data.topic_id).and_then(|readable| match &readable {
+        Readable::Topic(_) => Ok(readable),
+        Readable::View { view, topic } => Err(WireError::new(
             ErrorCode::InvalidTopic,
             format!("{} is a view of {}: produce to the topic", view.name, topic.name),
         )),
-        Err(code) => Err(WireError::new(code, code.text())),
-    };
-    data.partition_data
-        .iter()
-        .map(|data| {
-            let begun = match &topic {
-                Ok(topic) => begin_partition(shared, topic, acks, data),
-                Err(error) => Err(error.clone()),
-            };
-            (data.index, begun)
-        })
-        .collect()
+    });
+    let topic = topic.map_err(Arc::new);
+    let partitions = data.partition_data.iter().map(|data| {
+        let checked = match &topic {
+            Ok(topic) => check_partition(shared, version, topic, data).map_err(Arc::new),
+            Err(error) => Err(error.clone()),
+        };
+        (data.index, checked)
+    });
+    partitions.collect()
 }
 
-fn begin_partition(
+fn check_partition(
     shared: &Shared,
-    topic: &Topic,
-    acks: Acks,
+    version: i16,
+    readable: &Readable,
     data: &PartitionProduceData,
-) -> Result<(Arc<Partition>, PendingAppend), WireError> {
-    let Some(partition) = shared.partitions.find(topic.id, data.index) else {
-        let code = if topic.partition(data.index).is_some() {
-            ErrorCode::NotLeaderOrFollower
-        } else {
-            ErrorCode::UnknownTopicOrPartition
-        };
-        let (name, count) = (&topic.name, topic.partition_count());
-        return Err(WireError::new(
-            code,
-            format!("{name} has no partition {}: it has {count}, numbered from 0", data.index),
-        ));
+) -> Result<CheckedBatch, WireError> {
+    let partition = shared.led(readable, data.index)?;
+    let stale = check_routing(readable.topic(), data).err();
+    let batch = check_batch(data.records.clone(), partition.batch_bytes_max, version)?;
+    let packed = match batch.header().attributes.compression()? {
+        Compression::None => None,
+        _ => Some(unpacked_bytes_max(partition.batch_bytes_max)),
     };
-    let batch = check_batch(data.records.clone(), partition.batch_bytes_max)?;
-    if data.routing_epoch.0 >= 0 && data.routing_epoch != topic.routing_epoch {
-        // What was appended before the change stays where it is: told that it is stale, its producer would send it elsewhere too.
-        if let Some(pending) = partition.find_duplicate(batch.header()) {
-            return Ok((partition, pending));
-        }
-        return Err(WireError::new(
-            ErrorCode::StaleRouting,
-            format!("routed in epoch {}; {} is in epoch {}", data.routing_epoch, topic.name, topic.routing_epoch),
-        ));
+    Ok(CheckedBatch { partition, batch, packed, stale })
+}
+
+fn check_routing(topic: &Topic, data: &PartitionProduceData) -> Result<(), WireError> {
+    let (asked, current) = (data.routing_epoch, topic.routing_epoch);
+    if asked.0 >= 0 && asked != current {
+        let message = format!("routed in epoch {asked}; {} is in epoch {current}", topic.name);
+        return Err(WireError::new(ErrorCode::StaleRouting, message));
     }
-    let pending = partition.append(vec![batch.into_bytes()], acks)?;
-    Ok((partition, pending))
+    Ok(())
+}
+
+/// What a batch of a topic may unpack to.
+fn unpacked_bytes_max(batch_bytes_max: usize) -> usize {
+    batch_bytes_max.saturating_mul(UNPACKED_TIMES_MAX).clamp(UNPACKED_BYTES_LEAST, limits::BATCH_BYTES_MAX)
 }
 
 /// Exactly one batch, of this broker's making (version 2), whole, within the topic's limit, and what it says of itself.
-fn check_batch(records: Option<Bytes>, bytes_max: usize) -> Result<Batch, WireError> {
+fn check_batch(records: Option<Bytes>, bytes_max: usize, version: i16) -> Result<Batch, WireError> {
     let records = records.filter(|records| !records.is_empty());
     let records = records.ok_or_else(|| WireError::new(ErrorCode::InvalidRecord, "no records"))?;
     if records.len() > bytes_max {
         let message = format!("a batch of {} bytes; max.message.bytes is {bytes_max}", records.len());
         return Err(WireError::new(ErrorCode::MessageTooLarge, message));
     }
-    let (mut batch, rest) = Batch::parse(records).map_err(refuse_batch)?;
+    let (mut batch, rest) = Batch::parse(records)?;
     if !rest.is_empty() {
         return Err(WireError::new(ErrorCode::InvalidRecord, "more than one batch for a partition in one request"));
     }
-    batch.validate_for_append().map_err(refuse_batch)?;
-    // A compressed batch is unpacked once to be checked, and stored as it came.
-    batch.validate_packed(limits::BATCH_BYTES_MAX).map_err(refuse_batch)?;
-    check_producer(batch.header())?;
-    if batch.header().attributes.is_transactional() {
+    let header = batch.header();
+    check_producer(header)?;
+    if header.attributes.is_transactional() {
         return Err(WireError::new(ErrorCode::InvalidRequest, "transactions are not built yet"));
     }
+    if header.attributes.compression()? == Compression::Zstd && version < VERSION_ZSTD {
+        let message = format!("zstd needs version {VERSION_ZSTD} of Produce at least");
+        return Err(WireError::new(ErrorCode::UnsupportedCompressionType, message));
+    }
+    batch.validate_for_append()?;
     Ok(batch)
 }
 
@@ -182,14 +204,123 @@ fn check_producer(header: &BatchHeader) -> Result<(), WireError> {
     Err(WireError::new(ErrorCode::InvalidRecord, message))
 }
 
-fn refuse_batch(error: BatchError) -> WireError {
-    let code = match &error {
-        BatchError::Crc { .. } | BatchError::Truncated { .. } | BatchError::Length { .. } => ErrorCode::CorruptMessage,
-        BatchError::Magic { .. } => ErrorCode::UnsupportedForMessageFormat,
-        BatchError::Codec { .. } => ErrorCode::UnsupportedCompressionType,
-        _ => ErrorCode::InvalidRecord,
-    };
-    WireError::new(code, error)
+impl Checked {
+    fn packed(&mut self) -> impl Iterator<Item = &mut CheckedBatch> {
+        let partitions = self.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+        partitions.filter_map(|(_, checked)| checked.as_mut().ok()).filter(|batch| batch.packed.is_some())
+    }
+
+    /// Unpacks what is small at once. Whether there is more to be unpacked, away from this thread.
+    pub(crate) fn unpack_small(&mut self) -> bool {
+        let packed: usize = self.packed().map(|batch| batch.batch.bytes().len()).sum();
+        packed > AT_ONCE_PACKED_MAX || (packed > 0 && self.look_into(AT_ONCE_UNPACKED_MAX, WhenFull::Leave, || false))
+    }
+
+    /// Unpacks what is packed, within what the request is allowed; the rest is refused. None if a codec panicked on it.
+    pub(crate) async fn unpack(mut self, shared: &Shared) -> Option<Self> {
+        let job = move |wanted: &Wanted| {
+            self.look_into(self.allowance, WhenFull::Refuse, || wanted.is_given_up());
+            self
+        };
+        shared.unpacking.run("unpack", job).await
+    }
+
+    /// Looks into packed batches, which may unpack to `room` bytes together. Whether some are left.
+    fn look_into(&mut self, mut room: usize, full: WhenFull, given_up: impl Fn() -> bool) -> bool {
+        let (before, mut left) = (room, false);
+        for (_, checked) in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            let Ok(CheckedBatch { batch, packed, .. }) = checked else { continue };
+            let Some(unpacked_max) = *packed else { continue };
+            if given_up() {
+                return true;
+            }
+            let limit = unpacked_max.min(room);
+            match batch.validate_packed(limit) {
+                Ok(unpacked) => {
+                    room -= unpacked;
+                    *packed = None;
+                }
+                Err(BatchError::UnpackedTooLarge { .. }) if full == WhenFull::Leave => {
+                    left = true;
+                    break;
+                }
+                Err(error) => {
+                    // Wherever it stopped, it has cost that much at most.
+                    room -= limit;
+                    *checked = Err(Arc::new(error.into()));
+                }
+            }
+        }
+        self.allowance = self.allowance.saturating_sub(before - room);
+        left
+    }
+
+    /// Appends now, in the order of the request; the future waits for the disk and answers. No answer for acks=0.
+    pub(crate) fn append(self, shared: &Arc<Shared>) -> impl Future<Output = Reply> + Send + use<> {
+        let Self { acks, timeout, topics, .. } = self;
+        let begun: Vec<_> = topics
+            .into_iter()
+            .map(|topic| {
+                let begin =
+                    |(index, checked): (_, Result<CheckedBatch, _>)| (index, checked.and_then(|b| begin(b, acks)));
+                (topic.name, topic.id, topic.partitions.into_iter().map(begin).collect::<Vec<_>>())
+            })
+            .collect();
+        let shared = shared.clone();
+        async move {
+            if acks == Acks::None {
+                let mut begun = begun.into_iter().flat_map(|(_, _, begun)| begun);
+                return match begun.find_map(|(index, begun)| Some((index, begun.err()?))) {
+                    None => Reply::Nothing,
+                    Some((index, error)) => Reply::Close(format!("partition {index}: {}", error.message)),
+                };
+            }
+            let mut deadline = shared.env.clock.sleep(timeout);
+            let mut messages = Messages::new();
+            let mut responses = Vec::with_capacity(begun.len());
+            for (name, topic_id, begun) in begun {
+                let mut partition_responses = Vec::with_capacity(begun.len());
+                for (index, begun) in begun {
+                    let outcome = match begun {
+                        Err(error) => Err(error),
+                        Ok((partition, pending)) => {
+                            settle(&partition, pending, acks, &mut deadline).await.map_err(Arc::new)
+                        }
+                    };
+                    let mut response =
+                        PartitionProduceResponse { index, base_offset: Offset(-1), ..Default::default() };
+                    match outcome {
+                        Ok((base_offset, log_start_offset)) => {
+                            response.base_offset = base_offset;
+                            response.log_start_offset = log_start_offset;
+                        }
+                        Err(error) => {
+                            response.error_code = error.code;
+                            response.error_message = messages.say(&error.message);
+                        }
+                    }
+                    partition_responses.push(response);
+                }
+                responses.push(TopicProduceResponse { name, topic_id, partition_responses });
+            }
+            Reply::Answer(ProduceResponse { responses, ..Default::default() }.into())
+        }
+    }
+}
+
+fn begin(checked: CheckedBatch, acks: Acks) -> Result<(Arc<Partition>, PendingAppend), Arc<WireError>> {
+    let CheckedBatch { partition, batch, packed, stale } = checked;
+    if packed.is_some() {
+        // Its stream has ended while it was being looked into.
+        return Err(Arc::new(WireError::new(ErrorCode::RequestTimedOut, "the batch was not unpacked")));
+    }
+    if let Some(stale) = stale {
+        // What was appended before the change stays where it is: told that it is stale, its producer would send it elsewhere too.
+        let pending = partition.find_duplicate(batch.header()).ok_or(Arc::new(stale))?;
+        return Ok((partition, pending));
+    }
+    let pending = partition.append(vec![batch.into_bytes()], acks).map_err(|error| Arc::new(error.into()))?;
+    Ok((partition, pending))
 }
 
 /// Waits until the append is what `acks` promises, at most until the deadline.
@@ -201,7 +332,7 @@ async fn settle(
 ) -> Result<(Offset, Offset), WireError> {
     let base_offset = pending.base_offset;
     let done = async {
-        pending.commit.await.map_err(|error| WireError::new(ErrorCode::KafkaStorage, error))?;
+        pending.commit.await?;
         if acks == Acks::All {
             partition.committed(pending.end_offset).await;
         }

@@ -98,6 +98,8 @@ pub struct Session {
     pending: VecDeque<Pending>,
     first: u64,
     bytes: usize,
+    /// Of `bytes`, those of answers.
+    unsent: usize,
     client_id: Option<Arc<str>>,
 }
 
@@ -105,7 +107,7 @@ impl Session {
     /// A session with nothing in flight.
     #[must_use]
     pub fn new(limits: SessionLimits) -> Self {
-        Self { limits, pending: VecDeque::new(), first: 0, bytes: 0, client_id: None }
+        Self { limits, pending: VecDeque::new(), first: 0, bytes: 0, unsent: 0, client_id: None }
     }
 
     /// Whether the shell should read another frame. While not, it leaves them to the transport's flow control, and goes on
@@ -119,6 +121,19 @@ impl Session {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.pending.len()
+    }
+
+    /// The oldest request that has no answer yet: what it is answered with can leave at once.
+    #[must_use]
+    pub fn first_waiting(&self) -> Option<Slot> {
+        let at = self.pending.iter().position(|pending| matches!(pending.state, State::Waiting { .. }))?;
+        Some(Slot(self.first + at as u64))
+    }
+
+    /// Bytes of the answers that [`Session::poll_frame`] has not given yet.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent
     }
 
     /// The client's name for itself, from its last request.
@@ -194,6 +209,13 @@ impl Session {
         self.complete(slot, State::Skipped)
     }
 
+    /// Whether the oldest request is settled, so that [`Session::poll_frame`] has an answer to give or nothing but
+    /// requests without one to forget.
+    #[must_use]
+    pub fn has_frame(&self) -> bool {
+        self.pending.front().is_some_and(|pending| !matches!(pending.state, State::Waiting { .. }))
+    }
+
     /// The next answer to send; none while the oldest request is still being worked on.
     pub fn poll_frame(&mut self) -> Option<Frame> {
         loop {
@@ -204,6 +226,7 @@ impl Session {
             self.first += 1;
             self.bytes -= bytes;
             if let State::Ready(frame) = state {
+                self.unsent -= bytes;
                 return Some(frame);
             }
         }
@@ -212,6 +235,9 @@ impl Session {
     fn push(&mut self, state: State, bytes: usize) -> Slot {
         let slot = Slot(self.first + self.pending.len() as u64);
         self.bytes += bytes;
+        if matches!(state, State::Ready(_)) {
+            self.unsent += bytes;
+        }
         self.pending.push_back(Pending { state, bytes });
         slot
     }
@@ -230,6 +256,7 @@ impl Session {
         let before = std::mem::replace(&mut pending.bytes, after);
         pending.state = state;
         self.bytes = self.bytes - before + after;
+        self.unsent += after;
         Ok(())
     }
 }

@@ -1,0 +1,53 @@
+//! A request's turn on its stream: who may gather a large answer, and who need not wait any longer.
+//!
+//! Answers leave in the order of the requests, so an answer that is gathered before those in front of it only takes
+//! memory. Whoever gathers much waits for its turn: all earlier requests are answered, and what they were answered with
+//! has left.
+
+use millstream_protocol::session::Slot;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The stream's end: says whose turn it is.
+pub(crate) struct Turns {
+    now: watch::Sender<Option<Slot>>,
+    hurry: CancellationToken,
+}
+
+/// A request's end.
+pub(crate) struct Turn {
+    slot: Slot,
+    now: watch::Receiver<Option<Slot>>,
+    hurry: CancellationToken,
+}
+
+impl Turns {
+    /// `hurry`: cancelled when no request of the stream should wait for anything that has not come yet.
+    pub(crate) fn new(hurry: CancellationToken) -> Self {
+        Self { now: watch::Sender::new(None), hurry }
+    }
+
+    /// The turn of one request, for its handler.
+    pub(crate) fn of(&self, slot: Slot) -> Turn {
+        Turn { slot, now: self.now.subscribe(), hurry: self.hurry.clone() }
+    }
+
+    /// It is this request's turn, or nobody's.
+    pub(crate) fn give(&self, slot: Option<Slot>) {
+        self.now.send_if_modified(|now| std::mem::replace(now, slot) != slot);
+    }
+}
+
+impl Turn {
+    /// Resolves when it is this request's turn.
+    pub(crate) async fn come(&mut self) {
+        let slot = self.slot;
+        // The stream has ended when nobody gives turns any more, and its requests end with it.
+        let _ = self.now.wait_for(|now| *now == Some(slot)).await;
+    }
+
+    /// Resolves when nobody will wait for what this request waits for: its peer sends no more, or the broker stops.
+    pub(crate) async fn hurried(&self) {
+        self.hurry.cancelled().await;
+    }
+}
