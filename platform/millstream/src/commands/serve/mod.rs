@@ -9,12 +9,13 @@ mod ready;
 mod settings;
 mod signals;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use millstream_broker::{Broker, BrokerOptions};
-use millstream_transport::{BoundPort, Limits, ListenError, Listeners, Profile, identity, profile};
+use millstream_env::Budget;
+use millstream_transport::{BoundPort, Limits, ListenError, Listeners, Profile, QuicListener, identity, profile};
 use tracing::{info, warn};
 
 use self::{
@@ -29,6 +30,9 @@ use crate::{
     values::Address,
 };
 
+/// How long a stopped broker waits until its QUIC clients have heard that it closes their connections.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
 /// A broker's settings. Each can be given as a flag, in the environment, or in the configuration file, in this order of
 /// precedence.
 #[derive(Debug, Default, Args)]
@@ -39,6 +43,7 @@ The configuration file is TOML; its keys are the flags' names:
     listen = \"0.0.0.0:9092\"
     advertise = \"broker-1.example.com:9092\"
     node-id = 1
+    frame-memory = 1073741824
 
 SIGINT or SIGTERM stops the broker in order; a second one stops it at once, which the next start recovers from. \
 RUST_LOG says what is logged, such as RUST_LOG=debug.")]
@@ -67,6 +72,10 @@ pub(crate) struct Serve {
     /// The cluster to join: not built yet.
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_JOIN", value_delimiter = ',')]
     join: Option<Vec<Address>>,
+    /// Most memory that large requests and answers may take together, bytes; the default is a quarter of the machine's, at
+    /// most 2 GiB.
+    #[arg(long, value_name = "BYTES", env = "MILLSTREAM_FRAME_MEMORY", value_parser = clap::value_parser!(u64).range(settings::FRAME_MEMORY_MIN..))]
+    frame_memory: Option<u64>,
     /// Write where the broker listens to this file, as JSON, once it is ready.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_READY_FILE")]
     ready_file: Option<PathBuf>,
@@ -93,6 +102,7 @@ impl Serve {
 /// A broker that serves.
 struct Running {
     broker: Broker,
+    quic: std::sync::Arc<QuicListener>,
     bound: SocketAddr,
     profile: Option<PathBuf>,
 }
@@ -105,8 +115,10 @@ impl Running {
         if !bound.ip().is_loopback() {
             warn!(address = %bound, "whoever reaches this address may do everything: there are no access rights yet");
         }
+        let frames = Budget::new(settings.frame_memory);
         let options = BrokerOptions {
             advertise: settings.advertise.as_ref().map(ToString::to_string),
+            frames: frames.clone(),
             open_segments_max: limits::raise_open_files(),
             ..BrokerOptions::new(settings.node_id, data_dir.clone())
         };
@@ -123,7 +135,7 @@ impl Running {
             replayed_bytes = recovered.replayed_bytes,
             "recovered"
         );
-        let (listeners, ca_pem) = match listen(port, settings) {
+        let (listeners, ca_pem) = match listen(port, settings, frames) {
             Ok(listening) => listening,
             Err(refused) => {
                 // The refusal is what counts; what could not be written is recovered by the next start.
@@ -131,8 +143,9 @@ impl Running {
                 return Err(refused);
             }
         };
+        let quic = listeners.quic.clone();
         let broker = prepared.serve(vec![listeners.quic, listeners.tcp]);
-        let mut running = Self { broker, bound, profile: None };
+        let mut running = Self { broker, quic, bound, profile: None };
         running.profile = running.write_profile(settings, ca_pem)?;
         Ok(running)
     }
@@ -192,6 +205,8 @@ impl Running {
             stopped = self.broker.shutdown() => stopped.context("the broker has stopped, but not all was written down")?,
             signal = signals.next() => bail!("stopped at once by {signal}: the next start recovers"),
         }
+        // The connections are closed; their peers should hear of it.
+        let _ = tokio::time::timeout(FAREWELL_MAX, self.quic.wait_idle()).await;
         info!("stopped");
         Ok(())
     }
@@ -209,9 +224,10 @@ fn bind(address: SocketAddr) -> anyhow::Result<BoundPort> {
 }
 
 /// Listens with the data directory's identity, which is made if it is not there. Returns its CA too, for clients.
-fn listen(port: BoundPort, settings: &Settings) -> anyhow::Result<(Listeners, String)> {
+fn listen(port: BoundPort, settings: &Settings, frames: Budget) -> anyhow::Result<(Listeners, String)> {
     let dir = settings.data_dir.join("tls");
     let identity = identity::ensure(&dir, &settings.hosts())
         .with_context(|| format!("cannot use the data directory {}", settings.data_dir.display()))?;
-    Ok((port.listen(&identity, &Limits::default())?, identity.ca_pem))
+    let limits = Limits { budget: frames, ..Limits::default() };
+    Ok((port.listen(&identity, &limits)?, identity.ca_pem))
 }

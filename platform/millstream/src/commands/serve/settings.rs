@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use millstream_model::BrokerId;
+use millstream_model::{BrokerId, limits::FRAME_BYTES_MAX};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::Serve;
@@ -14,6 +14,13 @@ use crate::{failure::NotBuilt, values::Address};
 
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
 const NODE_ID_DEFAULT: i32 = 1;
+
+/// Least of `--frame-memory`, bytes: a frame of the largest size and an answer beside it must fit.
+pub(crate) const FRAME_MEMORY_MIN: u64 = 128 << 20;
+/// Most that is taken of the machine's memory unless the operator says so, bytes.
+const FRAME_MEMORY_DEFAULT_MAX: u64 = 2 << 30;
+
+const _: () = assert!(FRAME_MEMORY_MIN > FRAME_BYTES_MAX as u64);
 
 /// Where health and metrics are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: Option<Address>,
     pub(crate) node_id: BrokerId,
+    pub(crate) frame_memory: usize,
     pub(crate) ready_file: Option<PathBuf>,
 }
 
@@ -45,6 +53,8 @@ struct File {
     #[serde(default, deserialize_with = "node_id_number")]
     node_id: Option<i32>,
     join: Option<Vec<Address>>,
+    #[serde(default, deserialize_with = "frame_memory_bytes")]
+    frame_memory: Option<u64>,
     ready_file: Option<PathBuf>,
 }
 
@@ -76,6 +86,20 @@ fn node_id_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i32>, D::
         id if id >= 0 => Ok(Some(id)),
         _ => Err(D::Error::custom("a broker's number is 0 or more")),
     }
+}
+
+fn frame_memory_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    match u64::deserialize(from)? {
+        bytes if bytes >= FRAME_MEMORY_MIN => Ok(Some(bytes)),
+        _ => Err(D::Error::custom(format!("at least {FRAME_MEMORY_MIN} bytes are needed"))),
+    }
+}
+
+/// A quarter of the machine's memory, within bounds.
+fn frame_memory_default() -> u64 {
+    let system = rustix::system::sysinfo();
+    let total = system.totalram.saturating_mul(u64::from(system.mem_unit));
+    (total / 4).clamp(FRAME_MEMORY_MIN, FRAME_MEMORY_DEFAULT_MAX)
 }
 
 impl File {
@@ -116,11 +140,13 @@ impl Settings {
                  give --advertise HOST:PORT, the name and port that they reach this machine by"
             );
         }
+        let frame_memory = given.frame_memory.or(file.frame_memory).unwrap_or_else(frame_memory_default);
         Ok(Self {
             data_dir,
             listen,
             advertise,
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
+            frame_memory: usize::try_from(frame_memory).unwrap_or(usize::MAX),
             ready_file: given.ready_file.or(file.ready_file),
         })
     }
