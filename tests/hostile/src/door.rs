@@ -1,10 +1,14 @@
-//! The TCP door, raw: bytes in, and whether an answer, an end or silence comes back.
+//! The TCP door: raw, bytes in, and whether an answer, an end or silence comes back; and as a client uses it who asks
+//! for too much.
 
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
+
+use anyhow::{Context, bail};
+use millstream_protocol::{Call, Request, decode_response, encode_request};
 
 /// What the broker did with what it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,4 +90,66 @@ pub fn framed(bytes: &[u8]) -> Vec<u8> {
 #[must_use]
 pub fn announced(length: i32, bytes: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), bytes].concat()
+}
+
+/// A connection on which requests are sent and answers read as they should be, whatever they ask for.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    sent: i32,
+}
+
+impl Client {
+    /// Connects. Reads and writes wait `patience` at most.
+    ///
+    /// # Errors
+    /// When the door does not open.
+    pub fn connect(door: SocketAddr, patience: Duration) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(door)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Self { stream, sent: 0 })
+    }
+
+    /// Sends a request, and does not wait for its answer.
+    ///
+    /// # Errors
+    /// When it cannot be encoded or sent.
+    pub fn send(&mut self, version: i16, request: impl Into<Request>) -> anyhow::Result<()> {
+        self.sent += 1;
+        let frame = encode_request(version, self.sent, Some("hostile"), &request.into())?;
+        Ok(self.stream.write_all(&framed(&frame.to_bytes()))?)
+    }
+
+    /// Sends nothing more: the broker sees the end of the stream.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn finish(&self) -> std::io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+
+    /// Reads the next answer, which must be one to a `C` of this version; none when the broker has closed.
+    ///
+    /// # Errors
+    /// When it does not come in time, or is another.
+    pub fn receive<C: Call>(&mut self, version: i16) -> anyhow::Result<Option<C::Response>> {
+        match receive(&mut self.stream) {
+            Outcome::Closed => Ok(None),
+            Outcome::Silence => bail!("no answer"),
+            Outcome::Answer(frame) => {
+                let (_, response) = decode_response(C::API, version, frame.into())?;
+                Ok(Some(C::Response::try_from(response).ok().context("an answer to something else")?))
+            }
+        }
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Client::send`] and [`Client::receive`], or when the broker closes instead.
+    pub fn call<C: Call>(&mut self, version: i16, request: C) -> anyhow::Result<C::Response> {
+        self.send(version, request)?;
+        self.receive::<C>(version)?.context("closed without an answer")
+    }
 }

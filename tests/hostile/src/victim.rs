@@ -20,7 +20,15 @@ impl Victim {
     /// # Errors
     /// When it does not start, or does not take the bystander's record.
     pub fn start() -> anyhow::Result<Self> {
-        let broker = Broker::start()?;
+        Self::start_with(&[])
+    }
+
+    /// As [`Victim::start`], with more words on the command line.
+    ///
+    /// # Errors
+    /// As [`Victim::start`].
+    pub fn start_with(serve: &[&str]) -> anyhow::Result<Self> {
+        let broker = Broker::start_with(serve)?;
         broker.cli(&["topic", "create", "bystander"])?.ok()?;
         broker.cli_with(&["produce", "bystander"], b"I was here\n")?.ok()?;
         let memory_before = memory(broker.process_id())?;
@@ -33,18 +41,50 @@ impl Victim {
         &self.broker
     }
 
+    /// The broker, to be stopped.
+    pub fn broker_mut(&mut self) -> &mut Broker {
+        &mut self.broker
+    }
+
+    /// The most memory that the process has had resident since [`Victim::forget_peak`], beyond what it had `before`, bytes.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn peak(&self, before: u64) -> anyhow::Result<u64> {
+        Ok(memory_peak(self.broker.process_id())?.saturating_sub(before))
+    }
+
+    /// Begins a new peak, and tells what the process has resident.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn forget_peak(&self) -> anyhow::Result<u64> {
+        let process = self.broker.process_id();
+        std::fs::write(format!("/proc/{process}/clear_refs"), "5")?;
+        memory(process)
+    }
+
     /// Fails unless the same process still serves, holds what it held, and has not grown.
     ///
     /// # Errors
     /// With what is wrong.
     pub fn unhurt(&mut self) -> anyhow::Result<()> {
+        self.serves()?;
+        let grown = memory(self.broker.process_id())?.saturating_sub(self.memory_before);
+        ensure!(grown < GROWTH_MAX, "the broker has grown by {} MiB", grown >> 20);
+        Ok(())
+    }
+
+    /// Fails unless the same process still serves and holds what it held, whatever it uses for that at the moment.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn serves(&mut self) -> anyhow::Result<()> {
         ensure!(self.broker.is_running()?, "the broker has ended:\n{}", self.broker.log());
         let words = ["consume", "bystander", "--from", "beginning", "--until", "end"];
         let read = self.broker.cli(&words)?.ok()?.text();
         ensure!(read == "I was here\n", "the bystander's record reads {read:?}");
         ensure!(!self.broker.log().contains("panicked"), "a panic:\n{}", self.broker.log());
-        let grown = memory(self.broker.process_id())?.saturating_sub(self.memory_before);
-        ensure!(grown < GROWTH_MAX, "the broker has grown by {} MiB", grown >> 20);
         Ok(())
     }
 }

@@ -1,0 +1,367 @@
+//! Requests that are well formed and ask for too much: an error or an answer of a sane size, in a sane time, and a bystander
+//! who notices nothing.
+
+#![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use millstream_model::{Offset, PartitionId, TimestampMs};
+use millstream_protocol::{
+    ErrorCode,
+    messages::{
+        configs::{DescribeConfigsRequest, DescribeConfigsResource, RESOURCE_TOPIC},
+        fetch::{FetchPartition, FetchRequest, FetchTopic},
+        groups::FindCoordinatorRequest,
+        metadata::{MetadataRequest, MetadataRequestTopic},
+        offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic},
+        produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
+        topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest},
+    },
+};
+use millstream_record::{BatchBuilder, BatchOptions, Compression, Header};
+use millstream_tests_hostile::{door::Client, victim::Victim};
+
+/// Long enough for a busy machine; nothing waits it out but a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How much memory an attack may take for a moment, bytes: what one large answer costs, and not what hundreds do.
+const PEAK_MAX: u64 = 160 << 20;
+
+fn client(victim: &Victim) -> Client {
+    Client::connect(victim.broker().address(), PATIENCE).unwrap()
+}
+
+fn create(victim: &Victim, topic: &str, words: &[&str]) {
+    victim.broker().cli(&[&["topic", "create", topic], words].concat()).unwrap().ok().unwrap();
+}
+
+fn batch(compression: Compression, timestamp: i64, headers: &[Header], values: &[&[u8]]) -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+    for value in values {
+        builder.push(TimestampMs(timestamp), None, Some(value), headers).unwrap();
+    }
+    builder.build().unwrap()
+}
+
+fn plain(value: &[u8]) -> Bytes {
+    batch(Compression::None, 0, &[], &[value])
+}
+
+fn produce(topic: &str, acks: i16, batches: Vec<(i32, Bytes)>) -> ProduceRequest {
+    let data = |(index, records)| PartitionProduceData {
+        index: PartitionId(index),
+        records: Some(records),
+        ..Default::default()
+    };
+    let partition_data = batches.into_iter().map(data).collect();
+    let topic = TopicProduceData { name: topic.into(), partition_data, ..Default::default() };
+    ProduceRequest { acks, timeout_ms: 30_000, topic_data: vec![topic], ..Default::default() }
+}
+
+/// What became of one batch.
+fn produce_one(client: &mut Client, version: i16, topic: &str, records: Bytes) -> (ErrorCode, String) {
+    let answer = client.call(version, produce(topic, -1, vec![(0, records)])).unwrap();
+    let partition = &answer.responses[0].partition_responses[0];
+    (partition.error_code, partition.error_message.clone().unwrap_or_default())
+}
+
+fn fetch(topic: &str, partitions: &[i32]) -> FetchRequest {
+    let partition = |index: &i32| FetchPartition {
+        partition: PartitionId(*index),
+        fetch_offset: Offset(0),
+        partition_max_bytes: i32::MAX,
+        ..Default::default()
+    };
+    let partitions = partitions.iter().map(partition).collect();
+    let topics = vec![FetchTopic { topic: topic.into(), partitions, ..Default::default() }];
+    FetchRequest { max_wait_ms: i32::MAX, min_bytes: i32::MAX, topics, ..Default::default() }
+}
+
+/// A topic whose one partition holds so many megabytes.
+fn fill(victim: &Victim, topic: &str, megabytes: usize) {
+    create(victim, topic, &[]);
+    let mut client = client(victim);
+    for _ in 0..megabytes {
+        assert_eq!(produce_one(&mut client, 7, topic, plain(&[7; 1_000_000])).0, ErrorCode::None);
+    }
+}
+
+#[test]
+fn fetches_that_wait_hold_nothing_and_end_with_their_client() {
+    const FETCHES: usize = 100;
+    let mut victim = Victim::start().unwrap();
+    fill(&victim, "large", 12);
+    let before = victim.forget_peak().unwrap();
+    let mut waiting = client(&victim);
+    for _ in 0..FETCHES {
+        waiting.send(11, fetch("large", &[0])).unwrap();
+    }
+    // Each append wakes them all.
+    let mut producer = client(&victim);
+    for _ in 0..10 {
+        assert_eq!(produce_one(&mut producer, 7, "large", plain(b"more")).0, ErrorCode::None);
+    }
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < PEAK_MAX, "{} MiB while they wait", peak >> 20);
+    // They asked for more than there is, and to wait for it for weeks: once nothing more is asked for, they are answered.
+    let start = Instant::now();
+    waiting.finish().unwrap();
+    for number in 0..FETCHES {
+        let answer = waiting.receive::<FetchRequest>(11).unwrap().unwrap_or_else(|| panic!("closed after {number}"));
+        let bytes = answer.responses[0].partitions[0].records.len();
+        assert!(bytes > 12_000_000, "{number}: {bytes} bytes");
+    }
+    assert!(waiting.receive::<FetchRequest>(11).unwrap().is_none(), "the connection's place is given back");
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn large_answers_that_nobody_reads_are_gathered_one_at_a_time() {
+    let mut victim = Victim::start().unwrap();
+    fill(&victim, "large", 12);
+    let before = victim.forget_peak().unwrap();
+    let mut greedy = client(&victim);
+    for _ in 0..100 {
+        greedy.send(11, FetchRequest { max_wait_ms: 2000, ..fetch("large", &[0]) }).unwrap();
+    }
+    // They have all waited for long enough once the first is answered.
+    assert!(greedy.receive::<FetchRequest>(11).unwrap().is_some());
+    victim.serves().unwrap();
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
+}
+
+#[test]
+fn a_topic_that_is_named_a_thousand_times_is_described_once() {
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "wide", &["--partitions", "200"]);
+    let before = victim.forget_peak().unwrap();
+    let named = |name: &str| MetadataRequestTopic { name: Some(name.into()), ..Default::default() };
+    for name in ["wide", "nowhere"] {
+        let request = MetadataRequest { topics: Some(vec![named(name); 100_000]), ..Default::default() };
+        let answer = client(&victim).call(9, request).unwrap();
+        assert_eq!(answer.topics.len(), 1, "{name}");
+        let partitions = if name == "wide" { 200 } else { 0 };
+        assert_eq!(answer.topics[0].partitions.len(), partitions);
+    }
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn what_is_asked_many_times_over_is_answered_in_a_sane_size_or_refused() {
+    const MANY: usize = 150_000;
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "narrow", &[]);
+    let before = victim.forget_peak().unwrap();
+
+    let keys = (0..MANY).map(|number| format!("group-{number}")).collect();
+    let answer = client(&victim).call(4, FindCoordinatorRequest { coordinator_keys: keys, ..Default::default() });
+    let coordinators = answer.unwrap().coordinators;
+    assert_eq!(coordinators.len(), MANY);
+    assert!(coordinators.iter().all(|coordinator| coordinator.error_code == ErrorCode::InvalidRequest));
+    assert!(coordinators[0].error_message.as_ref().unwrap().contains("not built"));
+
+    let keys = vec![String::new(); MANY];
+    let answer = client(&victim).call(4, FindCoordinatorRequest { coordinator_keys: keys, ..Default::default() });
+    assert_eq!(answer.unwrap().coordinators.len(), 1);
+
+    let nowhere = (0..MANY as i32).map(|index| (index + 1, Bytes::new())).collect();
+    let answer = client(&victim).call(9, produce("narrow", -1, nowhere)).unwrap();
+    let partitions = &answer.responses[0].partition_responses;
+    assert_eq!(partitions.len(), MANY);
+    assert!(partitions.iter().all(|partition| partition.error_code == ErrorCode::UnknownTopicOrPartition));
+
+    let answer = client(&victim).call(12, fetch("narrow", &(1..=MANY as i32).collect::<Vec<_>>())).unwrap();
+    assert_eq!(answer.responses[0].partitions.len(), MANY);
+    let request = FetchRequest { max_wait_ms: 0, ..fetch("narrow", &vec![0; MANY]) };
+    let answer = client(&victim).call(12, request).unwrap();
+    assert_eq!(answer.responses[0].partitions.len(), 1, "the same partition");
+
+    let resource = DescribeConfigsResource {
+        resource_type: RESOURCE_TOPIC,
+        resource_name: "narrow".into(),
+        configuration_keys: None,
+    };
+    let request = DescribeConfigsRequest { resources: vec![resource; MANY], ..Default::default() };
+    let answer = client(&victim).call(4, request).unwrap();
+    assert_eq!(answer.results.len(), 1);
+
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
+
+    // Beyond any sense, the connection is closed before anything is made of it.
+    let keys = vec![String::new(); 2_800_000];
+    let mut client = client(&victim);
+    client.send(4, FindCoordinatorRequest { coordinator_keys: keys, ..Default::default() }).unwrap();
+    assert!(client.receive::<FindCoordinatorRequest>(4).unwrap().is_none());
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn bombs_cost_no_more_than_their_senders_paid_for() {
+    const BOMBS: usize = 2000;
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "bombs", &[]);
+    let before = victim.forget_peak().unwrap();
+    let bomb = batch(Compression::Zstd, 0, &[], &[&vec![0; 60 << 20]]);
+    assert!(bomb.len() < 16 << 10, "{}", bomb.len());
+    let mut attacker = client(&victim);
+    let start = Instant::now();
+    attacker.send(7, produce("bombs", -1, vec![(0, bomb); BOMBS])).unwrap();
+    // Others are served meanwhile.
+    let mut neighbour = client(&victim);
+    assert_eq!(produce_one(&mut neighbour, 7, "bombs", plain(b"small")).0, ErrorCode::None);
+    victim.serves().unwrap();
+    let answer = attacker.receive::<ProduceRequest>(7).unwrap().unwrap();
+    let partitions = &answer.responses[0].partition_responses;
+    assert_eq!(partitions.len(), BOMBS);
+    assert!(partitions.iter().all(|partition| partition.error_code == ErrorCode::MessageTooLarge));
+    // A hundred and twenty thousand million bytes take a minute and more to unpack.
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < 2 * PEAK_MAX, "{} MiB", peak >> 20);
+    // What packs well and is of a sane size is taken.
+    let alike = batch(Compression::Zstd, 0, &[], &[&vec![0; 8 << 20]]);
+    assert_eq!(produce_one(&mut neighbour, 7, "bombs", alike).0, ErrorCode::None);
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn records_that_would_hurt_their_readers_are_refused_with_that_reason() {
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "strict", &[]);
+    let mut client = client(&victim);
+    for time in [i64::MIN, -2, i64::MAX, 253_402_300_800_000] {
+        for compression in [Compression::None, Compression::Lz4] {
+            let (code, _) = produce_one(&mut client, 8, "strict", batch(compression, time, &[], &[b"v"]));
+            assert_eq!(code, ErrorCode::InvalidTimestamp, "{time}");
+        }
+    }
+    let odd = [Header::new(Bytes::from_static(b"\xff\xfe"), None)];
+    for compression in [Compression::None, Compression::Gzip] {
+        let (code, message) = produce_one(&mut client, 8, "strict", batch(compression, 0, &odd, &[b"v"]));
+        assert_eq!(code, ErrorCode::InvalidRecord);
+        assert!(message.contains("UTF-8"), "{message}");
+    }
+    // A codec that readers of this version's time do not know.
+    let (code, _) = produce_one(&mut client, 6, "strict", batch(Compression::Zstd, 0, &[], &[b"v"]));
+    assert_eq!(code, ErrorCode::UnsupportedCompressionType);
+    assert_eq!(produce_one(&mut client, 7, "strict", batch(Compression::Zstd, 0, &[], &[b"v"])).0, ErrorCode::None);
+    let old = client.call(9, FetchRequest { max_wait_ms: 0, ..fetch("strict", &[0]) }).unwrap();
+    assert_eq!(old.responses[0].partitions[0].error_code, ErrorCode::UnsupportedCompressionType);
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn a_produce_without_an_answer_that_fails_ends_the_connection() {
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "quiet", &[]);
+    let mut good = client(&victim);
+    good.send(7, produce("quiet", 0, vec![(0, plain(b"v"))])).unwrap();
+    good.call(4, MetadataRequest::default()).unwrap();
+    let mut bad = client(&victim);
+    bad.send(7, produce("quiet", 0, vec![(0, plain(b"v")), (1, plain(b"v"))])).unwrap();
+    bad.send(4, MetadataRequest::default()).unwrap();
+    assert!(bad.receive::<MetadataRequest>(4).unwrap().is_none());
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn what_is_quoted_fits_into_the_answer() {
+    let mut victim = Victim::start().unwrap();
+    let mut client = client(&victim);
+    let odd = "\u{1}".repeat(i16::MAX as usize);
+    let config = CreatableTopicConfig { name: "max.message.bytes".into(), value: Some(odd.clone()) };
+    for (name, configs) in [("sane", vec![config]), (odd.as_str(), vec![])] {
+        let topic = CreatableTopic {
+            name: name.into(),
+            num_partitions: 1,
+            replication_factor: 1,
+            configs,
+            ..Default::default()
+        };
+        let answer = client.call(2, CreateTopicsRequest { topics: vec![topic], ..Default::default() }).unwrap();
+        assert_ne!(answer.topics[0].error_code, ErrorCode::None);
+        assert!(answer.topics[0].error_message.as_ref().unwrap().len() < 2000);
+    }
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn a_time_is_looked_for_once_in_each_partition() {
+    let mut victim = Victim::start().unwrap();
+    fill(&victim, "timed", 3);
+    let asked = |index| ListOffsetsPartition {
+        partition_index: PartitionId(index),
+        timestamp: TimestampMs(1),
+        ..Default::default()
+    };
+    let topic =
+        ListOffsetsTopic { name: "timed".into(), partitions: [vec![asked(0); 100_000], vec![asked(1)]].concat() };
+    let start = Instant::now();
+    let answer = client(&victim).call(5, ListOffsetsRequest { topics: vec![topic], ..Default::default() }).unwrap();
+    let partitions = &answer.topics[0].partitions;
+    assert_eq!((partitions[0].error_code, partitions[0].offset), (ErrorCode::None, Offset(-1)));
+    assert!(partitions[1..100_000].iter().all(|partition| partition.error_code == ErrorCode::InvalidRequest));
+    assert_eq!(partitions[100_000].error_code, ErrorCode::UnknownTopicOrPartition);
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn requests_under_way_are_answered_when_the_broker_stops() {
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "empty", &[]);
+    let mut waiting = client(&victim);
+    waiting.send(11, FetchRequest { max_wait_ms: 50_000, ..fetch("empty", &[0]) }).unwrap();
+    // Answered in order: the fetch is under way once a later request of another connection is.
+    client(&victim).call(4, MetadataRequest::default()).unwrap();
+    let start = Instant::now();
+    victim.broker_mut().stop().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    let answer = waiting.receive::<FetchRequest>(11).unwrap().expect("answered before it is closed");
+    assert_eq!(answer.responses[0].partitions[0].error_code, ErrorCode::None);
+    assert!(waiting.receive::<FetchRequest>(11).unwrap().is_none());
+}
+
+#[test]
+fn all_connections_together_keep_to_the_budget() {
+    const BUDGET: u64 = 128 << 20;
+    let mut victim = Victim::start_with(&["--frame-memory", &BUDGET.to_string()]).unwrap();
+    fill(&victim, "large", 12);
+    let before = victim.forget_peak().unwrap();
+    // Forty clients, half of which ask for what they do not read, and half of which send what they do not finish.
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let mut greedy = client(&victim);
+        for _ in 0..10 {
+            greedy.send(11, FetchRequest { max_wait_ms: 0, ..fetch("large", &[0]) }).unwrap();
+        }
+        held.push(greedy);
+    }
+    let senders: Vec<_> = (0..20).map(|_| half_a_frame(&victim, 40 << 20)).collect();
+    victim.serves().unwrap();
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < BUDGET + PEAK_MAX / 2, "{} MiB", peak >> 20);
+    drop((held, senders));
+    let mut client = client(&victim);
+    assert_eq!(produce_one(&mut client, 7, "large", plain(&[1; 900_000])).0, ErrorCode::None);
+    victim.unhurt().unwrap();
+}
+
+/// A connection that has sent as much as the broker takes of a frame that it does not finish.
+fn half_a_frame(victim: &Victim, bytes: usize) -> std::net::TcpStream {
+    use std::io::Write;
+
+    let mut stream = std::net::TcpStream::connect(victim.broker().address()).unwrap();
+    stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let length = i32::try_from(bytes).unwrap().to_be_bytes();
+    // As far as it goes: the broker stops reading where its budget ends.
+    let _ = stream.write_all(&length).and_then(|()| stream.write_all(&vec![0; bytes - 1]));
+    stream
+}
