@@ -1,6 +1,6 @@
 """Speaks to a broker with kafka-python: one JSON object a line on stdin or stdout, bytes as hex, null as null.
 
-usage: kafka_python.py produce|consume HOST:PORT TOPIC
+usage: kafka_python.py produce|consume|group|transact HOST:PORT TOPIC
 """
 
 import json
@@ -8,6 +8,7 @@ import sys
 import time
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
 
 
 def packed(text):
@@ -72,5 +73,21 @@ def consume(address, topic):
     consumer.close()
 
 
+def group(address, topic):
+    """Reads as a member of a group."""
+    consumer = KafkaConsumer(topic, bootstrap_servers=address, group_id="a-group")
+    print(json.dumps(len(consumer.poll(timeout_ms=60000))))
+
+
+def transact(address, _topic):
+    """Begins to be a transactional producer."""
+    producer = KafkaProducer(bootstrap_servers=address, transactional_id="a-transaction", max_block_ms=60000)
+    producer.init_transactions()
+
+
 if __name__ == "__main__":
-    {"produce": produce, "consume": consume}[sys.argv[1]](*sys.argv[2:])
+    verbs = {"produce": produce, "consume": consume, "group": group, "transact": transact}
+    try:
+        verbs[sys.argv[1]](*sys.argv[2:])
+    except KafkaError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

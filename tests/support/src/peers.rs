@@ -166,6 +166,14 @@ pub fn kafka_python_consume(broker: SocketAddr, topic: &str) -> anyhow::Result<V
         .collect()
 }
 
+/// Has kafka-python do something else: `group`, to read as a member of a group, or `transact`, to begin transactions.
+///
+/// # Errors
+/// When it cannot be run to its end.
+pub fn kafka_python(broker: SocketAddr, verb: &str, topic: &str) -> anyhow::Result<Finished> {
+    python(KAFKA_PYTHON, &[verb, &broker.to_string(), topic], b"")
+}
+
 fn number(record: &Value, name: &str) -> anyhow::Result<i64> {
     record[name].as_i64().with_context(|| format!("no {name} in {record}"))
 }

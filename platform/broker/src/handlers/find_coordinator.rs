@@ -36,13 +36,16 @@ pub(crate) fn handle(version: i16, request: FindCoordinatorRequest) -> FindCoord
     FindCoordinatorResponse { coordinators: coordinators.collect(), ..Default::default() }
 }
 
-/// A code that clients take as final and show: "not available" would have them try for ever.
+/// Codes that clients take as final and show: they would ask for ever for what is "not available". librdkafka's
+/// transactional producers take few others.
 fn refusal(key_type: i8) -> WireError {
-    let message = match key_type {
-        TYPE_GROUP => "consumer groups are not built yet: assign partitions yourself".to_owned(),
-        TYPE_TRANSACTION => "transactions are not built yet".to_owned(),
-        TYPE_SHARE => "share groups are not built yet".to_owned(),
-        other => format!("coordinators of type {other} do not exist"),
+    let (code, message) = match key_type {
+        TYPE_GROUP => {
+            (ErrorCode::InvalidRequest, "consumer groups are not built yet: assign partitions yourself".into())
+        }
+        TYPE_TRANSACTION => (ErrorCode::TransactionalIdAuthorizationFailed, "transactions are not built yet".into()),
+        TYPE_SHARE => (ErrorCode::InvalidRequest, "share groups are not built yet".into()),
+        other => (ErrorCode::InvalidRequest, format!("coordinators of type {other} do not exist")),
     };
-    WireError::new(ErrorCode::InvalidRequest, message)
+    WireError::new(code, message)
 }
