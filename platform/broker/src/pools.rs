@@ -108,6 +108,32 @@ impl Modules {
     pub(crate) fn forget(&self, owner: &str) {
         self.pools.lock().retain(|key, _| key.owner != owner);
     }
+
+    /// For an owner that may not come to be: refused, or given up by whoever asked for it.
+    pub(crate) fn try_out(&self, owner: String) -> Trial<'_> {
+        Trial { modules: self, owner }
+    }
+}
+
+/// Forgets the pools of its owner when it is dropped. Where there was such an owner before, they are made again.
+pub(crate) struct Trial<'a> {
+    modules: &'a Modules,
+    owner: String,
+}
+
+impl Trial<'_> {
+    /// The owner is there to stay.
+    pub(crate) fn passed(mut self) {
+        self.owner.clear();
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if !self.owner.is_empty() {
+            self.modules.forget(&self.owner);
+        }
+    }
 }
 
 /// Who owns the pool of a topic's partitioner.

@@ -12,13 +12,18 @@ use millstream_protocol::{
 };
 use uuid::Uuid;
 
-use crate::{errors::WireError, shared::Shared};
+use crate::{
+    errors::{Messages, WireError},
+    pools::partitioner_owner,
+    shared::Shared,
+};
 
 /// Partitions of a topic whose creator leaves the number open (Kafka's `num.partitions`).
 const PARTITIONS_DEFAULT: i32 = 1;
 
 pub(crate) async fn handle(shared: Arc<Shared>, request: CreateTopicsRequest) -> CreateTopicsResponse {
     let mut topics = Vec::with_capacity(request.topics.len());
+    let mut messages = Messages::new();
     for topic in request.topics {
         let name = topic.name.clone();
         topics.push(match create(&shared, topic, request.validate_only).await {
@@ -26,7 +31,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: CreateTopicsRequest) ->
             Err(error) => CreatableTopicResult {
                 name,
                 error_code: error.code,
-                error_message: Some(error.message),
+                error_message: messages.say(&error.message),
                 ..Default::default()
             },
         });
@@ -62,8 +67,10 @@ async fn create(
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
     shared.dry_run(&command)?;
     if !validate_only {
+        let trial = shared.modules.try_out(partitioner_owner(&name));
         check_partitioner(shared, &name, &config).await?;
         shared.catalog.propose(command).await?;
+        trial.passed();
         shared.partitions.follow(&shared.catalog).await?;
     }
     let configs = config.pairs().map(|(name, value, is_default)| CreatableTopicConfigs {

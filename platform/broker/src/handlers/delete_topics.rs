@@ -9,7 +9,11 @@ use millstream_protocol::{
     messages::topics::{DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse},
 };
 
-use crate::{errors::WireError, shared::Shared};
+use crate::{
+    errors::{Messages, WireError},
+    pools::partitioner_owner,
+    shared::Shared,
+};
 
 /// The first version that says name or id for each topic.
 const VERSION_BY_ID: i16 = 6;
@@ -22,6 +26,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: DeleteTop
         request.topic_names.into_iter().map(by_name).collect()
     };
     let mut responses = Vec::with_capacity(asked.len());
+    let mut messages = Messages::new();
     for topic in asked {
         let mut response =
             DeletableTopicResult { name: topic.name.clone(), topic_id: topic.topic_id, ..Default::default() };
@@ -32,7 +37,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: DeleteTop
             }
             Err(error) => {
                 response.error_code = error.code;
-                response.error_message = Some(error.message);
+                response.error_message = messages.say(&error.message);
             }
         }
         responses.push(response);
@@ -54,6 +59,7 @@ async fn delete(shared: &Shared, asked: &DeleteTopicState) -> Result<(String, To
             .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicId, format!("no topic with id {}", asked.topic_id)))?,
     };
     shared.catalog.propose(Command::DeleteTopic { id: topic.id }).await?;
+    shared.modules.forget(&partitioner_owner(&topic.name));
     shared.partitions.follow(&shared.catalog).await?;
     Ok((topic.name.to_string(), topic.id))
 }

@@ -14,7 +14,7 @@ use millstream_protocol::{
 use uuid::Uuid;
 
 use super::wire::{does_not_start, module_ref, name, pairs, params};
-use crate::{errors::WireError, shared::Shared};
+use crate::{errors::WireError, pools::view_owner, shared::Shared};
 
 pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> ViewCreateResponse {
     match create_checked(&shared, request).await {
@@ -27,9 +27,11 @@ pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> V
 
 async fn create_checked(shared: &Shared, request: ViewCreateRequest) -> Result<ViewId, WireError> {
     let id = ViewId(Uuid::from_u128(shared.env.rng.next_u128()));
+    let name_checked = name(&request.name)?;
+    let owner = view_owner(&name_checked);
     let command = Command::CreateView {
         id,
-        name: name(&request.name)?,
+        name: name_checked,
         topic: name(&request.topic)?,
         chain: request.chain.iter().map(|text| module_ref(text)).collect::<Result<_, _>>()?,
         params: params(request.params)?,
@@ -37,8 +39,10 @@ async fn create_checked(shared: &Shared, request: ViewCreateRequest) -> Result<V
     };
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
     shared.dry_run(&command)?;
+    let trial = shared.modules.try_out(owner);
     check_chain(shared, &command).await?;
     shared.catalog.propose(command).await?;
+    trial.passed();
     Ok(id)
 }
 
@@ -83,7 +87,7 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: ViewDeleteRequest) -> V
         let state = shared.catalog.state();
         let view = state.view(&request.name).ok_or_else(|| not_found(&request.name))?;
         shared.catalog.propose(Command::DeleteView { id: view.id }).await?;
-        shared.modules.forget(&crate::pools::view_owner(&view.name));
+        shared.modules.forget(&view_owner(&view.name));
         Ok::<(), WireError>(())
     };
     match outcome.await {
