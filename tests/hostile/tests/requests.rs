@@ -9,6 +9,7 @@ use bytes::Bytes;
 use millstream_model::{Offset, PartitionId, TimestampMs};
 use millstream_protocol::{
     ErrorCode,
+    extension::routing::DescribeRoutingRequest,
     messages::{
         configs::{DescribeConfigsRequest, DescribeConfigsResource, RESOURCE_TOPIC},
         fetch::{FetchPartition, FetchRequest, FetchTopic},
@@ -16,10 +17,14 @@ use millstream_protocol::{
         metadata::{MetadataRequest, MetadataRequestTopic},
         offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic},
         produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
-        topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest},
+        topics::{
+            CreatableTopic, CreatableTopicConfig, CreatableTopicResult, CreateTopicsRequest, DeleteTopicState,
+            DeleteTopicsRequest,
+        },
     },
 };
 use millstream_record::{BatchBuilder, BatchOptions, Compression, Header};
+use millstream_test_support::guests;
 use millstream_tests_hostile::{door::Client, victim::Victim};
 
 /// Long enough for a busy machine; nothing waits it out but a failure.
@@ -203,6 +208,31 @@ fn what_is_asked_many_times_over_is_answered_in_a_sane_size_or_refused() {
 }
 
 #[test]
+fn of_many_names_that_nobody_has_the_first_are_explained() {
+    const MANY: usize = 20_000;
+    const EXPLAINED_BYTES_MAX: usize = 100 << 10;
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "narrow", &[]);
+    let mut client = client(&victim);
+    let names = vec!["narrow".into(); MANY];
+    assert_eq!(client.call(0, DescribeRoutingRequest { topics: names }).unwrap().topics.len(), 1);
+    // Quoted, each takes six times as much.
+    let names: Vec<_> = (0..MANY).map(|number| format!("{number}{}", "\u{1}".repeat(100))).collect();
+    let bytes = |message: &Option<String>| message.as_ref().map_or(0, String::len);
+    let answer = client.call(0, DescribeRoutingRequest { topics: names.clone() }).unwrap();
+    assert!(answer.topics.iter().all(|topic| topic.error_code == ErrorCode::UnknownTopicOrPartition));
+    assert!(bytes(&answer.topics[0].error_message) > 0);
+    assert!(answer.topics.iter().map(|topic| bytes(&topic.error_message)).sum::<usize>() < EXPLAINED_BYTES_MAX);
+    let states = names.iter().map(|name| DeleteTopicState { name: Some(name.clone()), ..Default::default() });
+    let request = DeleteTopicsRequest { topics: states.collect(), ..Default::default() };
+    let answer = client.call(6, request).unwrap();
+    assert_eq!(answer.responses.len(), MANY);
+    assert!(bytes(&answer.responses[0].error_message) > 0);
+    assert!(answer.responses.iter().map(|topic| bytes(&topic.error_message)).sum::<usize>() < EXPLAINED_BYTES_MAX);
+    victim.unhurt().unwrap();
+}
+
+#[test]
 fn bombs_cost_no_more_than_their_senders_paid_for() {
     const BOMBS: usize = 2000;
     let mut victim = Victim::start().unwrap();
@@ -310,6 +340,75 @@ fn a_time_is_looked_for_once_in_each_partition() {
     assert!(partitions[1..100_000].iter().all(|partition| partition.error_code == ErrorCode::InvalidRequest));
     assert_eq!(partitions[100_000].error_code, ErrorCode::UnknownTopicOrPartition);
     assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn a_time_is_found_whatever_the_batch_says_of_its_latest_record() {
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "timed", &[]);
+    let mut client = client(&victim);
+    for (number, compression) in [Compression::None, Compression::Lz4].into_iter().enumerate() {
+        // As Sarama sent batches for years: without the greatest time.
+        let time = 5000 + number as i64;
+        let mut bytes = batch(compression, time, &[], &[b"v"]).to_vec();
+        bytes[35..43].copy_from_slice(&(-1i64).to_be_bytes());
+        let crc = millstream_record::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(produce_one(&mut client, 8, "timed", bytes.into()).0, ErrorCode::None);
+        let asked = ListOffsetsPartition { timestamp: TimestampMs(time), ..Default::default() };
+        let topic = ListOffsetsTopic { name: "timed".into(), partitions: vec![asked] };
+        let answer = client.call(5, ListOffsetsRequest { topics: vec![topic], ..Default::default() }).unwrap();
+        let found = &answer.topics[0].partitions[0];
+        assert_eq!((found.offset, found.timestamp), (Offset(number as i64), TimestampMs(time)));
+    }
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn an_acknowledgement_of_the_leader_alone_is_no_matter_of_the_replicas_time_out() {
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "quick", &[]);
+    let mut client = client(&victim);
+    for _ in 0..50 {
+        let request = ProduceRequest { timeout_ms: 0, ..produce("quick", 1, vec![(0, plain(b"v"))]) };
+        let answer = client.call(7, request).unwrap();
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, ErrorCode::None);
+    }
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn topics_that_are_refused_leave_no_modules_at_work() {
+    let mut victim = Victim::start().unwrap();
+    let file = guests::component("partition-by-field").unwrap();
+    let push = ["module", "push", file.to_str().unwrap(), "--name", "by-field", "--version", "1"];
+    victim.broker().cli(&push).unwrap().ok().unwrap();
+    let mut client = client(&victim);
+    for request in 0..40 {
+        // Its parameters are refused by the module itself, and differ each time.
+        let topic = |number: usize| {
+            let field = format!("{request}-{number}{}", "x".repeat(30_000));
+            let config =
+                |name: &str, value: &str| CreatableTopicConfig { name: name.into(), value: Some(value.into()) };
+            let configs = vec![
+                config("millstream.partitioner", "by-field@1"),
+                config("millstream.partitioner.param.field", &field),
+                config("millstream.partitioner.param.strict", "perhaps"),
+            ];
+            CreatableTopic {
+                name: "never".into(),
+                num_partitions: 1,
+                replication_factor: 1,
+                configs,
+                ..Default::default()
+            }
+        };
+        let topics = (0..100).map(topic).collect();
+        let answer = client.call(4, CreateTopicsRequest { topics, timeout_ms: 30_000, ..Default::default() }).unwrap();
+        let refused = |topic: &CreatableTopicResult| topic.error_code == ErrorCode::InvalidParameter;
+        assert!(answer.topics.iter().all(refused), "{:?}", answer.topics[0].error_message);
+    }
     victim.unhurt().unwrap();
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Routing is a read: nothing is appended here. The client freezes the answer and produces to the partitions it names.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use millstream_catalog::{State, Topic};
 use millstream_model::{PartitionId, key_partition};
@@ -18,7 +18,10 @@ use millstream_wasm::{
     frame::{FLAG_HEADERS_ELIDED, FLAG_VALUES_ELIDED, FRAME_BYTES_TARGET, InputFrame, OutputError},
 };
 
-use crate::{errors::WireError, shared::Shared};
+use crate::{
+    errors::{Messages, WireError},
+    shared::Shared,
+};
 
 /// Most records in one Assign request.
 const RECORDS_MAX: u32 = 100_000;
@@ -159,7 +162,10 @@ fn unplaced(topic: &Topic, error: CallError, first: u32) -> Unplaced {
 
 pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> DescribeRoutingResponse {
     let state = shared.catalog.state();
-    let topics = request.topics.iter().map(|name| match find_topic(&state, name) {
+    let (mut messages, mut named) = (Messages::new(), HashSet::new());
+    // What is named again is answered once.
+    let topics = request.topics.iter().filter(|name| named.insert(*name));
+    let topics = topics.map(|name| match find_topic(&state, name) {
         Ok(topic) => {
             let module = topic.config.partitioner.as_ref();
             let needs = module.and_then(|module| state.modules.get(module)).map(|module| module.needs);
@@ -177,7 +183,7 @@ pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> Des
         }
         Err(error) => TopicRouting {
             error_code: error.code,
-            error_message: Some(error.message),
+            error_message: messages.say(&error.message),
             topic: name.clone(),
             ..Default::default()
         },
