@@ -100,6 +100,8 @@ mod tests {
             "transform deploy t --module m@1 --input a --input b --output c --output json --param k=v --on-error skip --from end --lanes 2",
             "transform list",
             "transform describe t",
+            "transform pause t",
+            "transform resume t",
             "transform delete t",
             "view create v --topic t --chain a@1,b@2 --param k=v",
             "view list",
@@ -111,7 +113,7 @@ mod tests {
             "bench produce --help",
             "topic alter t --config a=b",
             "module delete m@1",
-            "transform pause t",
+            "transform logs t",
         ] {
             if let Err(error) = parse(words) {
                 panic!("{words}: {error}");

@@ -357,6 +357,8 @@ fn views_and_transforms_that_cannot_be_are_refused() {
         (&["view", "create", "seen", "--topic", "plain", "--chain", "view-filter@1"], b"", REFUSED, &["seen"]),
         (&["view", "delete", "absent"], b"", REFUSED, &["absent"]),
         (&["view", "delete", "plain"], b"", REFUSED, &["plain"]),
+        (&["transform", "pause", "absent"], b"", REFUSED, &["absent"]),
+        (&["transform", "resume", "absent"], b"", REFUSED, &["absent"]),
         (&["transform", "delete", "absent"], b"", REFUSED, &["absent"]),
     ]);
 }

@@ -59,6 +59,9 @@ fn every_command_answers_in_json_when_asked() {
     check(&broker, &[&deploy[..], &outputs[..]].concat(), "name", "late-flights");
     check(&broker, &["transform", "list"], "outputs", json!(["late", "json"]));
     check(&broker, &["transform", "describe", "late-flights"], "module", "transform-flights@1");
+    for word in ["pause", "resume"] {
+        check(&broker, &["transform", word, "late-flights"], "name", "late-flights");
+    }
     check(&broker, &["transform", "delete", "late-flights"], "name", "late-flights");
     check(&broker, &["view", "delete", "seen"], "name", "seen");
     check(&broker, &["topic", "delete", "rest"], "name", "rest");
