@@ -172,6 +172,8 @@ impl Broker {
             clean: recovered.clean,
         };
         catalog.propose(register).await.map_err(StartError::Register)?;
+        // All that was agreed on before is applied now.
+        modules.sweep(&catalog.state()).await;
 
         let partitions = Partitions::new(options.id, storage.clone(), env.spawn.clone());
         partitions.follow(&catalog).await.map_err(|error| StartError::Partitions(Box::new(error)))?;
@@ -230,7 +232,7 @@ impl Broker {
 /// When to try again to lead what could not be opened.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
 
-/// Brings partitions and transforms in step with every change of the catalog, whoever made it.
+/// Brings partitions, transforms and pools of modules in step with every change of the catalog, whoever made it.
 async fn follow_catalog(shared: Arc<Shared>) {
     let mut changes = shared.catalog.watch();
     loop {
@@ -240,6 +242,7 @@ async fn follow_catalog(shared: Arc<Shared>) {
             error!(%error, "this broker does not lead all that it should");
         }
         shared.transforms.follow(&shared).await;
+        shared.modules.follow(&shared.catalog.state());
         tokio::select! {
             changed = changes.changed() => if changed.is_err() {
                 info!("the catalog has stopped");

@@ -187,7 +187,11 @@ impl From<Refused> for WireError {
 
 impl From<millstream_wasm::Refused> for WireError {
     fn from(refused: millstream_wasm::Refused) -> Self {
-        let code = if refused.is_retriable() { ErrorCode::Overloaded } else { ErrorCode::ModuleRefused };
+        let code = match &refused {
+            refused if refused.is_retriable() => ErrorCode::Overloaded,
+            millstream_wasm::Refused::NotBuilt { .. } => ErrorCode::NotBuilt,
+            _ => ErrorCode::ModuleRefused,
+        };
         Self::new(code, refused)
     }
 }

@@ -1,17 +1,21 @@
 //! Modules at work: pools by module, use and parameters, made when they are first needed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use millstream_catalog::{Module, State, Topic, View};
+use millstream_catalog::{Catalog, Command, Module, ProposeError, State, Topic, Transform, View};
 use millstream_env::Env;
-use millstream_model::{Digest, ModuleKind, ModuleRef, TopicConfig, TopicName};
+use millstream_model::{Digest, ModuleKind, ModuleRef, TopicId, TransformId, ViewId};
 use millstream_protocol::ErrorCode;
 use millstream_wasm::{
-    Factory, InitParams, Limits, LoadError, Pool, PoolOptions, Refused, Runtime, RuntimeError, RuntimeOptions,
+    InitParams, Limits, LoadError, Pool, PoolOptions, Prepared, Refused, Runtime, RuntimeError, RuntimeOptions,
     StoreError,
 };
 use parking_lot::Mutex;
+use tracing::{info, warn};
 
 use crate::{BrokerOptions, errors::WireError};
 
@@ -21,129 +25,213 @@ pub(crate) type ModulesError = RuntimeError;
 /// The module host and the pools in use.
 pub(crate) struct Modules {
     runtime: Runtime,
-    pools: Mutex<HashMap<PoolKey, Pool>>,
+    pools: Mutex<Table<Pool>>,
+    keeping: tokio::sync::Mutex<()>,
 }
 
-/// Two users share instances only if nothing that an instance is told tells them apart.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct PoolKey {
-    digest: Digest,
+/// What a pool works for. Ids, not names: what is made anew under an old name shares nothing with what was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Owner {
+    Routing(TopicId),
+    View(ViewId),
+    Transform(TransformId),
+}
+
+/// One use of a module: for whom, as what, what its instances are told and how large their records may be.
+#[derive(Clone, Debug)]
+pub(crate) struct Use<'a> {
+    pub(crate) module: &'a ModuleRef,
+    owner: Owner,
+    /// What its log lines are filed under.
+    name: String,
     kind: ModuleKind,
-    /// What the pool works for: a topic's routing, a view, a transform. Never shared between owners.
-    owner: String,
     params: InitParams,
+    record_bytes: usize,
+}
+
+impl<'a> Use<'a> {
+    /// A topic's partitioner; none if it has none.
+    pub(crate) fn routing(topic: &'a Topic) -> Option<Self> {
+        Some(Self {
+            module: topic.config.partitioner.as_ref()?,
+            owner: Owner::Routing(topic.id),
+            name: format!("partitioner of {}", topic.name),
+            kind: ModuleKind::Partitioner,
+            params: InitParams {
+                inputs: vec![topic.name.to_string()],
+                outputs: Vec::new(),
+                params: topic.config.partitioner_params.clone(),
+            },
+            record_bytes: record_bytes([topic]),
+        })
+    }
+
+    /// The modules of a view's chain, in its order.
+    ///
+    /// # Errors
+    /// When the catalog does not know one of them.
+    pub(crate) fn chain(state: &State, view: &'a View, topic: &Topic) -> Result<Vec<Self>, WireError> {
+        let each = |module| {
+            let is_filter = find(state, module)?.kinds.contains(&ModuleKind::Filter);
+            Ok(Self {
+                module,
+                owner: Owner::View(view.id),
+                name: format!("view {}", view.name),
+                kind: if is_filter { ModuleKind::Filter } else { ModuleKind::Mapper },
+                params: InitParams {
+                    inputs: vec![topic.name.to_string()],
+                    outputs: Vec::new(),
+                    params: view.params.clone(),
+                },
+                record_bytes: record_bytes([topic]),
+            })
+        };
+        view.chain.iter().map(each).collect()
+    }
+
+    /// A transform's module.
+    pub(crate) fn transform(state: &State, transform: &'a Transform) -> Self {
+        let topics =
+            |ids: &[TopicId]| -> Vec<_> { ids.iter().filter_map(|id| state.topic_by_id(*id)).cloned().collect() };
+        let (inputs, outputs) = (topics(&transform.inputs), topics(&transform.outputs));
+        let names = |topics: &[Arc<Topic>]| topics.iter().map(|topic| topic.name.to_string()).collect();
+        Self {
+            module: &transform.module,
+            owner: Owner::Transform(transform.id),
+            name: format!("transform {}", transform.name),
+            kind: ModuleKind::Mapper,
+            params: InitParams { inputs: names(&inputs), outputs: names(&outputs), params: transform.params.clone() },
+            record_bytes: record_bytes(inputs.iter().chain(&outputs).map(|topic| &**topic)),
+        }
+    }
+
+    fn key(&self, digest: Digest) -> PoolKey {
+        PoolKey { digest, kind: self.kind, owner: self.owner, params: self.params.clone() }
+    }
+}
+
+/// The largest record that any of these topics takes, bytes as encoded.
+fn record_bytes<'a>(topics: impl IntoIterator<Item = &'a Topic>) -> usize {
+    topics.into_iter().map(|topic| topic.config.message_bytes_max).max().unwrap_or_default()
 }
 
 impl Modules {
     pub(crate) fn open(options: &BrokerOptions, env: &Env) -> Result<Self, ModulesError> {
         let runtime_options =
             RuntimeOptions { compiler: options.compiler.clone(), ..RuntimeOptions::new(&options.data_dir) };
-        Ok(Self { runtime: Runtime::new(runtime_options, env.clone())?, pools: Mutex::default() })
+        let runtime = Runtime::new(runtime_options, env.clone())?;
+        Ok(Self { runtime, pools: Mutex::default(), keeping: tokio::sync::Mutex::default() })
     }
 
-    /// Inspects, compiles and durably stores a module's bytes. The catalog does not know it yet.
-    pub(crate) async fn push(&self, bytes: Bytes, expected: Option<Digest>) -> Result<Arc<Factory>, Refused> {
-        self.runtime.push(bytes, expected).await
+    /// Inspects, compiles, starts and describes an uploaded module. Nothing is written.
+    pub(crate) async fn prepare(&self, bytes: Bytes, expected: Option<Digest>) -> Result<Prepared, Refused> {
+        self.runtime.prepare(bytes, expected).await
+    }
+
+    /// Stores a prepared module durably and has the catalog take it; it is there either for both or for neither.
+    pub(crate) async fn keep(&self, catalog: &Catalog, prepared: Prepared, command: Command) -> Result<(), WireError> {
+        // One at a time: what one upload removes may be what another has just stored.
+        let _turn = self.keeping.lock().await;
+        let digest = self.runtime.keep(prepared).await.map_err(Refused::from)?.digest();
+        let proposed = catalog.propose(command).await;
+        if let Err(ProposeError::Refused(_) | ProposeError::Command(_)) = &proposed
+            && !digests(&catalog.state()).contains(&digest)
+            && let Err(error) = self.runtime.remove(digest).await
+        {
+            warn!(%digest, %error, "a module that nobody needs stays until the next start");
+        }
+        proposed?;
+        Ok(())
+    }
+
+    /// Removes what uploads left behind that were interrupted. `state` must be all that the cluster has agreed on.
+    pub(crate) async fn sweep(&self, state: &State) {
+        match self.runtime.retain(digests(state)).await {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "modules were removed that no name stands for"),
+            Err(error) => warn!(%error, "modules that no name stands for could not be removed"),
+        }
     }
 
     /// The pool of a topic's partitioner; none if the topic has none.
     pub(crate) async fn partitioner(&self, state: &State, topic: &Topic) -> Result<Option<Pool>, WireError> {
-        self.partitioner_for(state, &topic.name, &topic.config).await
-    }
-
-    /// As [`Modules::partitioner`], for a topic that may not exist yet.
-    pub(crate) async fn partitioner_for(
-        &self,
-        state: &State,
-        name: &TopicName,
-        config: &TopicConfig,
-    ) -> Result<Option<Pool>, WireError> {
-        let Some(module) = &config.partitioner else { return Ok(None) };
-        let params = InitParams {
-            inputs: vec![name.to_string()],
-            outputs: Vec::new(),
-            params: config.partitioner_params.clone(),
-        };
-        self.pool(state, module, ModuleKind::Partitioner, partitioner_owner(name), params).await.map(Some)
+        match Use::routing(topic) {
+            Some(usage) => self.pool(state, usage).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The pools of a view's chain, in its order.
     pub(crate) async fn chain(&self, state: &State, view: &View, topic: &Topic) -> Result<Vec<Pool>, WireError> {
         let mut chain = Vec::with_capacity(view.chain.len());
-        for module in &view.chain {
-            let params =
-                InitParams { inputs: vec![topic.name.to_string()], outputs: Vec::new(), params: view.params.clone() };
-            let kind = match find(state, module)?.kinds.contains(&ModuleKind::Filter) {
-                true => ModuleKind::Filter,
-                false => ModuleKind::Mapper,
-            };
-            chain.push(self.pool(state, module, kind, view_owner(&view.name), params).await?);
+        for usage in Use::chain(state, view, topic)? {
+            chain.push(self.pool(state, usage).await?);
         }
         Ok(chain)
     }
 
-    /// The pool for a module in one use, loaded if it is not at work yet.
-    pub(crate) async fn pool(
-        &self,
-        state: &State,
-        module: &ModuleRef,
-        kind: ModuleKind,
-        owner: String,
-        params: InitParams,
-    ) -> Result<Pool, WireError> {
-        let digest = find(state, module)?.digest;
-        let key = PoolKey { digest, kind, owner, params };
-        if let Some(pool) = self.pools.lock().get(&key) {
+    /// The pool for a module in one use, loaded if it is not at work yet. It is kept until its owner is gone.
+    pub(crate) async fn pool(&self, state: &State, usage: Use<'_>) -> Result<Pool, WireError> {
+        let key = usage.key(find(state, usage.module)?.digest);
+        if let Some(pool) = self.pools.lock().0.get(&key) {
             return Ok(pool.clone());
         }
-        let factory = self.runtime.load(digest).await.map_err(|error| unloadable(module, &error))?;
-        let options =
-            PoolOptions { name: key.owner.clone(), kind, params: key.params.clone(), limits: Limits::default() };
-        let pool = factory.pool(options).map_err(|error| WireError::new(ErrorCode::WrongKind, error))?;
+        let pool = self.make(state, usage).await?;
         // Two may have come this far at once: the first one's pool is used by both.
-        Ok(self.pools.lock().entry(key).or_insert(pool).clone())
+        Ok(self.pools.lock().0.entry(key).or_insert(pool).clone())
     }
 
-    /// Forgets the pools of an owner that is gone; calls under way end as they would.
-    pub(crate) fn forget(&self, owner: &str) {
-        self.pools.lock().retain(|key, _| key.owner != owner);
+    /// A pool that nobody else sees and nobody keeps: to try whether instances start, for what may never be created.
+    pub(crate) async fn make(&self, state: &State, usage: Use<'_>) -> Result<Pool, WireError> {
+        let digest = find(state, usage.module)?.digest;
+        let factory = self.runtime.load(digest).await.map_err(|error| unloadable(usage.module, &error))?;
+        let Use { name, kind, params, record_bytes, .. } = usage;
+        let options = PoolOptions { name, kind, params, limits: Limits::for_records(record_bytes) };
+        factory.pool(options).map_err(|error| WireError::new(ErrorCode::WrongKind, error))
     }
 
-    /// For an owner that may not come to be: refused, or given up by whoever asked for it.
-    pub(crate) fn try_out(&self, owner: String) -> Trial<'_> {
-        Trial { modules: self, owner }
-    }
-}
-
-/// Forgets the pools of its owner when it is dropped. Where there was such an owner before, they are made again.
-pub(crate) struct Trial<'a> {
-    modules: &'a Modules,
-    owner: String,
-}
-
-impl Trial<'_> {
-    /// The owner is there to stay.
-    pub(crate) fn passed(mut self) {
-        self.owner.clear();
+    /// Forgets the pools of owners that are gone, whoever deleted them; calls under way end as they would.
+    ///
+    /// A call that began before the deletion may put its pool back: that one goes at the next change.
+    pub(crate) fn follow(&self, state: &State) {
+        let gone = self.pools.lock().remove_gone(state);
+        // Not under the lock: dropping instances takes a while.
+        drop(gone);
     }
 }
 
-impl Drop for Trial<'_> {
-    fn drop(&mut self) {
-        if !self.owner.is_empty() {
-            self.modules.forget(&self.owner);
-        }
+/// The pools in use.
+struct Table<P>(HashMap<PoolKey, P>);
+
+impl<P> Default for Table<P> {
+    fn default() -> Self {
+        Self(HashMap::new())
     }
 }
 
-/// Who owns the pool of a topic's partitioner.
-pub(crate) fn partitioner_owner(topic: &TopicName) -> String {
-    format!("partitioner of {topic}")
+/// Two users share instances only if nothing that an instance is told tells them apart, and never across owners.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct PoolKey {
+    digest: Digest,
+    kind: ModuleKind,
+    owner: Owner,
+    params: InitParams,
 }
 
-/// Who owns the pools of a view.
-pub(crate) fn view_owner(view: &TopicName) -> String {
-    format!("view {view}")
+impl<P> Table<P> {
+    fn remove_gone(&mut self, state: &State) -> Vec<P> {
+        let is_there = |owner: &Owner| match owner {
+            Owner::Routing(id) => state.topics.contains_key(id),
+            Owner::View(id) => state.views.contains_key(id),
+            Owner::Transform(id) => state.transforms.values().any(|transform| transform.id == *id),
+        };
+        self.0.extract_if(|key, _| !is_there(&key.owner)).map(|(_, pool)| pool).collect()
+    }
+}
+
+/// The modules that a name stands for.
+fn digests(state: &State) -> HashSet<Digest> {
+    state.modules.values().map(|module| module.digest).collect()
 }
 
 /// The module, as the catalog knows it.
@@ -163,4 +251,77 @@ fn unloadable(module: &ModuleRef, error: &LoadError) -> WireError {
         LoadError::Refused(_) | LoadError::Store(_) => ErrorCode::CallFailed,
     };
     WireError::new(code, format!("module {module} cannot be loaded: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use millstream_catalog::{Address, DirectoryId, Incarnation, apply};
+    use millstream_model::{BrokerId, TimestampMs, TopicConfig, TopicName};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn create(state: &mut State, id: u128, module: &ModuleRef) -> Arc<Topic> {
+        let command = Command::CreateTopic {
+            id: TopicId(Uuid::from_u128(id)),
+            name: TopicName::new("t").unwrap(),
+            partitions: 1,
+            replication_factor: 1,
+            config: TopicConfig { partitioner: Some(module.clone()), ..TopicConfig::default() },
+            at: TimestampMs(0),
+        };
+        apply(state, id as u64, command).unwrap();
+        state.topic("t").unwrap().clone()
+    }
+
+    /// A topic that is deleted and made anew keeps nothing of what its partitioner was told or has remembered.
+    #[test]
+    fn what_is_made_anew_under_a_name_gets_pools_of_its_own() {
+        let mut state = State::default();
+        let broker = Command::RegisterBroker {
+            id: BrokerId(1),
+            incarnation: Incarnation(Uuid::from_u128(1)),
+            directory: DirectoryId(Uuid::from_u128(1)),
+            addresses: vec![Address { host: "127.0.0.1".into(), port: 9092 }],
+            clean: true,
+        };
+        apply(&mut state, 0, broker).unwrap();
+        let module: ModuleRef = "m@1".parse().unwrap();
+        let pushed = Command::PushModule {
+            module: module.clone(),
+            digest: Digest([1; 32]),
+            size_bytes: 1,
+            kinds: [ModuleKind::Partitioner].into(),
+            needs: Default::default(),
+            declarations: Vec::new(),
+            at: TimestampMs(0),
+        };
+        apply(&mut state, 1, pushed).unwrap();
+        let mut table = Table::default();
+        for id in [2, 3] {
+            let topic = create(&mut state, id, &module);
+            let key = Use::routing(&topic).unwrap().key(Digest([1; 32]));
+            assert!(table.0.insert(key, id).is_none(), "{id}");
+            assert_eq!(table.remove_gone(&state), [0; 0]);
+            apply(&mut state, 10 + id as u64, Command::DeleteTopic { id: topic.id }).unwrap();
+            assert_eq!(table.remove_gone(&state), [id]);
+        }
+        assert!(table.0.is_empty());
+    }
+
+    #[test]
+    fn pools_of_views_and_transforms_that_are_gone_are_given_up() {
+        let mut table = Table::default();
+        let key = |owner| PoolKey {
+            digest: Digest([1; 32]),
+            kind: ModuleKind::Mapper,
+            owner,
+            params: InitParams { params: BTreeMap::new(), ..InitParams::default() },
+        };
+        table.0.insert(key(Owner::View(ViewId(Uuid::from_u128(1)))), ());
+        table.0.insert(key(Owner::Transform(TransformId(Uuid::from_u128(1)))), ());
+        assert_eq!(table.remove_gone(&State::default()).len(), 2);
+    }
 }

@@ -61,9 +61,9 @@ impl Shared {
         })
     }
 
-    /// Whether the catalog as it stands now would take a command.
-    pub(crate) fn dry_run(&self, command: &Command) -> Result<(), Refused> {
+    /// Whether the catalog as it stands now would take a command, and what it would be then.
+    pub(crate) fn dry_run(&self, command: &Command) -> Result<State, Refused> {
         let mut copy = State::clone(&self.catalog.state());
-        apply(&mut copy, u64::MAX, command.clone()).map(|_| ())
+        apply(&mut copy, u64::MAX, command.clone()).map(|_| copy)
     }
 }

@@ -155,7 +155,9 @@ async fn compile_in_child(
     match (status.code(), status.signal()) {
         (Some(0), _) => Ok(image),
         (Some(EXIT_REJECTED), _) => Err(CompileError::Rejected { reason: complaint }),
-        (_, Some(signal)) if signal == SIGXCPU || signal == SIGKILL => Err(CompileError::Time),
+        (_, Some(SIGXCPU)) => Err(CompileError::Time),
+        // Its own limits end it otherwise: somebody had to kill it, as the kernel does when the machine has no memory left.
+        (_, Some(SIGKILL)) => Err(CompileError::Host { reason: "it was killed; is the machine out of memory?".into() }),
         (_, Some(_)) => Err(CompileError::Memory { status: status.to_string() }),
         _ => Err(CompileError::Host { reason: format!("{status}: {complaint}") }),
     }
@@ -205,6 +207,8 @@ fn compile_stdin(arguments: &[String]) -> Result<(), CompileError> {
 
 fn limit_this_process() -> io::Result<()> {
     let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
+    // Those who produce and consume go before those who wait for a compiler.
+    rustix::process::nice(10)?;
     setrlimit(Resource::As, both(COMPILE_MEMORY_BYTES))?;
     setrlimit(Resource::Core, both(0))?;
     // The soft limit's signal says why; the hard one makes sure.

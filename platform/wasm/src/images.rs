@@ -80,6 +80,18 @@ impl ImageCache {
         written
     }
 
+    /// Removes the images of all modules but those that are needed.
+    pub(crate) fn retain(&self, is_needed: impl Fn(Digest) -> bool) {
+        let own = format!("{}-", self.engine);
+        for path in self.env.disk.read_dir(&self.dir).unwrap_or_default() {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let module = name.strip_prefix(&own).and_then(|digest| digest.parse().ok());
+            if !module.is_some_and(&is_needed) {
+                let _ = self.env.disk.remove_file(&path);
+            }
+        }
+    }
+
     pub(crate) fn remove(&self, module: Digest) {
         // A cache: what is not there is not missed.
         let _ = self.env.disk.remove_file(&self.path(module));

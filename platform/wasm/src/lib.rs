@@ -25,6 +25,7 @@ mod limiter;
 pub mod limits;
 mod options;
 mod pool;
+mod prepare;
 mod refused;
 mod runtime;
 mod slots;
@@ -41,8 +42,9 @@ pub use host::{LogLevel, LogLine};
 pub use limits::Limits;
 pub use options::RuntimeOptions;
 pub use pool::{Freshness, Pool, PoolStats};
+pub use prepare::{LoadError, Prepared};
 pub use refused::Refused;
-pub use runtime::{LoadError, Runtime, RuntimeError};
+pub use runtime::{Runtime, RuntimeError};
 pub use store::{ModuleStore, StoreError, digest_of};
 
 use std::{

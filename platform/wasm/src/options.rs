@@ -21,7 +21,9 @@ pub struct RuntimeOptions {
     pub memory_bytes: usize,
     /// How long a call may wait for an instance.
     pub instance_wait: Duration,
-    /// Modules that are compiled at one time.
+    /// How long an upload may wait for those before it.
+    pub upload_wait: Duration,
+    /// Modules that are compiled at one time: so many of those that are uploaded, and so many of those that are stored.
     pub compiles: u32,
     /// An instance that was not used for so long is given up.
     pub idle: Duration,
@@ -37,6 +39,7 @@ impl RuntimeOptions {
             instances_max: 256,
             memory_bytes: Self::memory_bytes_default(),
             instance_wait: Duration::from_secs(30),
+            upload_wait: Duration::from_secs(120),
             compiles: 1,
             idle: Duration::from_secs(60),
         }

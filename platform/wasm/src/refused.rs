@@ -107,8 +107,8 @@ pub enum Refused {
         /// What is wrong.
         reason: String,
     },
-    /// Too many modules are being compiled.
-    #[error("{waiting} modules already wait to be compiled; try again later")]
+    /// Too many modules are being uploaded, or this one has waited too long for its turn.
+    #[error("{waiting} modules wait to be inspected and compiled; try again later")]
     Busy {
         /// How many.
         waiting: u32,

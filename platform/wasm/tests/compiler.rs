@@ -47,11 +47,12 @@ fn world(compiler: Compiler) -> World {
 
 async fn a_child_compiles() {
     let world = world(Compiler::this_executable());
+    let _factory = world.runtime.push(Guest::mapper().component(), None).await.unwrap();
     let pool = world.pool(&Guest::mapper()).await;
     assert_eq!(pool.process(&frame(3), &two_outputs(), Freshness::Any).await.unwrap()[0].len(), 3);
     // What the compiler made in its own process is what this process would have made.
     let here = World::new();
-    here.factory(&Guest::mapper()).await;
+    here.runtime.push(Guest::mapper().component(), None).await.unwrap();
     let image = |world: &World| {
         let path = std::fs::read_dir(world.dir.path().join("images")).unwrap().next().unwrap().unwrap().path();
         (path.file_name().unwrap().to_owned(), std::fs::read(path).unwrap())
@@ -87,6 +88,9 @@ async fn a_child_of_another_build_is_not_believed() {
 async fn ends_of_a_child_are_told_apart() {
     assert!(matches!(failure(child(&[STAND_IN, "cpu"])).await, CompileError::Time));
     assert!(matches!(failure(child(&[STAND_IN, "abort"])).await, CompileError::Memory { .. }));
+    // The kernel's way when the machine has no memory left: that says nothing of the module.
+    let killed = failure(child(&[STAND_IN, "killed"])).await;
+    assert!(matches!(killed, CompileError::Host { .. }), "{killed:?}");
     assert!(matches!(failure(child(&[STAND_IN, "fail"])).await, CompileError::Host { .. }));
 }
 
@@ -124,10 +128,10 @@ async fn much_code_keeps_to_the_memory_limit() {
         (0..20_000).map(|i| format!("(global.set $g (i32.add (global.get $g) (i32.const {i})))")).collect();
     let guest = Guest::mapper()
         .extra(&format!("(global $g (mut i32) (i32.const 0)) (func $long {body}) (export \"long\" (func $long))"));
-    let result = world.runtime.prepare(guest.component()).await;
+    let result = world.runtime.prepare(guest.component(), None).await.map(drop);
     assert!(result.is_ok(), "{result:?}");
     let bytes: Bytes = Guest::filter().component();
-    world.runtime.prepare(bytes).await.unwrap();
+    world.runtime.prepare(bytes, None).await.unwrap();
 }
 
 fn stand_in(what: &OsString) -> ExitCode {
@@ -156,6 +160,11 @@ fn stand_in(what: &OsString) -> ExitCode {
             }
         }
         Some("abort") => std::process::abort(),
+        Some("killed") => {
+            use rustix::process::{Signal, getpid, kill_process};
+            kill_process(getpid(), Signal::KILL).unwrap();
+            ExitCode::FAILURE
+        }
         Some("hang") => loop {
             std::thread::park();
         },

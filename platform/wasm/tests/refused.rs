@@ -73,7 +73,7 @@ async fn truncated_and_damaged_components() {
     for at in (8..good.len()).step_by(101) {
         let mut bytes = good.to_vec();
         bytes[at] ^= 0x55;
-        let _ = world.runtime.prepare(bytes.into()).await;
+        let _ = world.runtime.prepare(bytes.into(), None).await;
     }
     world.runtime.push(good, None).await.unwrap();
 }

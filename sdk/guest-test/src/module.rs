@@ -78,9 +78,9 @@ impl Module {
         options.compiler = Compiler::InProcess;
         options.instances_max = 8;
         let runtime = Runtime::new(options, millstream_env::real::env())?;
-        let prepared = runtime.prepare(bytes).await;
-        let factory = prepared.map_err(|refused| Error::Refused { path: path.to_owned(), refused })?;
-        Ok(Self { factory, _dir: dir })
+        let prepared = runtime.prepare(bytes, None).await;
+        let prepared = prepared.map_err(|refused| Error::Refused { path: path.to_owned(), refused })?;
+        Ok(Self { factory: Arc::clone(prepared.factory()), _dir: dir })
     }
 
     /// What it can be used for.

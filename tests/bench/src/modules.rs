@@ -111,7 +111,8 @@ fn build_guests(dir: &Path) -> anyhow::Result<PathBuf> {
 
 async fn called(runtime: &Runtime, component: &Path, kind: ModuleKind, frame: InputFrame) -> anyhow::Result<Called> {
     let bytes = std::fs::read(component).with_context(|| component.display().to_string())?;
-    let factory = runtime.prepare(bytes.into()).await?;
+    let prepared = runtime.prepare(bytes.into(), None).await?;
+    let factory = prepared.factory();
     let options = PoolOptions {
         name: "bench".into(),
         kind,

@@ -5,14 +5,16 @@
 use std::{io::Write, path::PathBuf};
 
 use flate2::{Compression, write::GzEncoder};
-use millstream_test_support::guests;
+use millstream_test_support::{broker::Broker, guests};
 use millstream_tests_hostile::victim::Victim;
 
-/// The files under the broker's module store.
-fn stored(victim: &Victim) -> Vec<PathBuf> {
-    let folder = victim.broker().data_dir().join("modules");
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+/// The files that the broker keeps of modules: their bytes and their images.
+fn stored(broker: &Broker) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for folder in ["modules", "images"] {
+        let entries = std::fs::read_dir(broker.data_dir().join(folder)).unwrap();
+        files.extend(entries.map(|entry| entry.unwrap().path()));
+    }
     files.sort();
     files
 }
@@ -69,7 +71,7 @@ fn modules_that_must_be_refused_are() {
         ("over the size limit", [COMPONENT, &custom].concat()),
     ];
     let mut victim = Victim::start().unwrap();
-    let before = stored(&victim);
+    let before = stored(victim.broker());
     for (name, bytes) in &cases {
         let path = victim.broker().scratch().join("bad.wasm");
         std::fs::write(&path, bytes).unwrap();
@@ -78,7 +80,7 @@ fn modules_that_must_be_refused_are() {
         assert_eq!(refused.code, Some(1), "{name}: {}", refused.stderr);
         assert!(refused.stderr.contains("bad"), "{name}: {}", refused.stderr);
         assert!(refused.stderr.len() < 4_000, "{name}: an error of {} bytes", refused.stderr.len());
-        assert_eq!(stored(&victim), before, "{name}: something was stored");
+        assert_eq!(stored(victim.broker()), before, "{name}: something was stored");
         let list = victim.broker().cli(&["module", "list", "--output", "json"]).unwrap().ok().unwrap();
         assert_eq!(list.text(), "", "{name}: it is listed");
         victim.unhurt().unwrap_or_else(|error| panic!("{name}: {error:#}"));
@@ -86,5 +88,40 @@ fn modules_that_must_be_refused_are() {
     let file = guests::component("view-filter").unwrap();
     let push = ["module", "push", file.to_str().unwrap(), "--name", "good", "--version", "1"];
     victim.broker().cli(&push).unwrap().ok().unwrap();
-    assert_eq!(stored(&victim).len(), before.len() + 1);
+    assert_eq!(stored(victim.broker()).len(), before.len() + 2);
+    // Good, never seen, but its name is taken: nothing of it stays either.
+    let before = stored(victim.broker());
+    let other = guests::component("view-redact").unwrap();
+    let taken = ["module", "push", other.to_str().unwrap(), "--name", "good", "--version", "1"];
+    let refused = victim.broker().cli(&taken).unwrap();
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert_eq!(stored(victim.broker()), before);
+}
+
+/// An upload may be cut off at any time, such as between its bytes and its name.
+#[test]
+fn what_an_interrupted_upload_left_behind_is_gone_at_the_next_start() {
+    let mut broker = Broker::start().unwrap();
+    let file = guests::component("view-filter").unwrap();
+    let push = ["module", "push", file.to_str().unwrap(), "--name", "good", "--version", "1"];
+    broker.cli(&push).unwrap().ok().unwrap();
+    let good = stored(&broker);
+    broker.stop().unwrap();
+    let image = good.iter().find(|path| path.parent().unwrap().ends_with("images")).unwrap();
+    let nobodys = "a".repeat(64);
+    let name = image.file_name().unwrap().to_str().unwrap();
+    let engine = name.split_once('-').unwrap().0;
+    std::fs::write(broker.data_dir().join("modules").join(&nobodys), b"left behind").unwrap();
+    std::fs::write(image.with_file_name(format!("{engine}-{nobodys}")), b"left behind").unwrap();
+    broker.restart().unwrap();
+    assert_eq!(stored(&broker), good);
+    broker.cli(&["topic", "create", "t"]).unwrap().ok().unwrap();
+    broker
+        .cli(&[
+            "view", "create", "v", "--topic", "t", "--chain", "good@1", "--param", "field=f", "--param", "op=ge",
+            "--param", "value=1",
+        ])
+        .unwrap()
+        .ok()
+        .unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_catalog::Command;
+use millstream_catalog::{Command, State};
 use millstream_model::{TimestampMs, TopicConfig, TopicId, TopicName};
 use millstream_protocol::{
     ErrorCode,
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     errors::{Messages, WireError},
-    pools::partitioner_owner,
+    pools::Use,
     shared::Shared,
 };
 
@@ -65,12 +65,10 @@ async fn create(
         at: TimestampMs(shared.env.clock.wall_ms()),
     };
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
-    shared.dry_run(&command)?;
+    let would_be = shared.dry_run(&command)?;
     if !validate_only {
-        let trial = shared.modules.try_out(partitioner_owner(&name));
-        check_partitioner(shared, &name, &config).await?;
+        check_partitioner(shared, &would_be, &name).await?;
         shared.catalog.propose(command).await?;
-        trial.passed();
         shared.partitions.follow(&shared.catalog).await?;
     }
     let configs = config.pairs().map(|(name, value, is_default)| CreatableTopicConfigs {
@@ -91,13 +89,10 @@ async fn create(
 }
 
 /// Starts the partitioner once with the topic's parameters, so that wrong ones show now and not at the first record.
-async fn check_partitioner(shared: &Shared, name: &TopicName, config: &TopicConfig) -> Result<(), WireError> {
-    let state = shared.catalog.state();
-    let pool = shared.modules.partitioner_for(&state, name, config).await?;
-    match pool {
-        Some(pool) => pool.check().await.map_err(|error| {
-            WireError::new(ErrorCode::InvalidParameter, format!("the partitioner does not start: {error}"))
-        }),
-        None => Ok(()),
-    }
+async fn check_partitioner(shared: &Shared, would_be: &State, name: &TopicName) -> Result<(), WireError> {
+    let Some(usage) = would_be.topic(name.as_str()).and_then(|topic| Use::routing(topic)) else { return Ok(()) };
+    let pool = shared.modules.make(would_be, usage).await?;
+    pool.check().await.map_err(|error| {
+        WireError::new(ErrorCode::InvalidParameter, format!("the partitioner does not start: {error}"))
+    })
 }

@@ -11,7 +11,6 @@ use millstream_protocol::{
 
 use crate::{
     errors::{Messages, WireError},
-    pools::partitioner_owner,
     shared::Shared,
 };
 
@@ -59,7 +58,6 @@ async fn delete(shared: &Shared, asked: &DeleteTopicState) -> Result<(String, To
             .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicId, format!("no topic with id {}", asked.topic_id)))?,
     };
     shared.catalog.propose(Command::DeleteTopic { id: topic.id }).await?;
-    shared.modules.forget(&partitioner_owner(&topic.name));
     shared.partitions.follow(&shared.catalog).await?;
     Ok((topic.name.to_string(), topic.id))
 }

@@ -14,8 +14,9 @@ use millstream_protocol::{
         },
     },
 };
-use millstream_wasm::{Factory, digest_of};
+use millstream_wasm::Factory;
 
+use super::wire::to_its_end;
 use crate::{errors::WireError, shared::Shared};
 
 pub(crate) async fn push(shared: Arc<Shared>, request: ModulePushRequest) -> ModulePushResponse {
@@ -27,18 +28,21 @@ pub(crate) async fn push(shared: Arc<Shared>, request: ModulePushRequest) -> Mod
     }
 }
 
-async fn push_checked(shared: &Shared, request: ModulePushRequest) -> Result<Arc<Module>, WireError> {
+async fn push_checked(shared: &Arc<Shared>, request: ModulePushRequest) -> Result<Arc<Module>, WireError> {
     let invalid = |error| WireError::new(ErrorCode::InvalidName, error);
     let module = ModuleRef {
         name: Name::new(&request.name).map_err(invalid)?,
         version: ModuleVersion::new(&request.version).map_err(invalid)?,
     };
-    // Before anything is compiled or kept: what a name means never changes, and the bytes would stay in the store for nobody.
+    // What a name means never changes: no need to compile what it does not.
     let taken = shared.catalog.state().modules.get(&module).map(|there| there.digest);
-    if let Some(there) = taken.filter(|there| *there != digest_of(&request.bytes)) {
+    if let (Some(there), Some(announced)) = (taken, request.digest)
+        && there != announced
+    {
         return Err(Refused::ModuleExists { module, there }.into());
     }
-    let factory = shared.modules.push(request.bytes, request.digest).await?;
+    let prepared = shared.modules.prepare(request.bytes, request.digest).await?;
+    let factory = prepared.factory();
     let declared = factory.declarations();
     let command = Command::PushModule {
         module: module.clone(),
@@ -46,10 +50,14 @@ async fn push_checked(shared: &Shared, request: ModulePushRequest) -> Result<Arc
         size_bytes: factory.size() as u64,
         kinds: factory.kinds().iter().copied().collect(),
         needs: declared.needs,
-        declarations: declarations(&factory),
+        declarations: declarations(factory),
         at: TimestampMs(shared.env.clock.wall_ms()),
     };
-    shared.catalog.propose(command).await?;
+    // Refused by what the catalog knows before anything is written; the agreed log decides in the end.
+    shared.dry_run(&command)?;
+    let owned = shared.clone();
+    to_its_end(shared, "keep module", async move { owned.modules.keep(&owned.catalog, prepared, command).await })
+        .await?;
     Ok(crate::pools::find(&shared.catalog.state(), &module)?.clone())
 }
 

@@ -8,7 +8,7 @@ use std::{
 use futures::future::{Either, select};
 
 use millstream_catalog::{Command, OnError, StartAt, State, Transform, TransformState};
-use millstream_model::{ModuleKind, Name, Offset, PartitionId, TimestampMs, TopicId, TransformId};
+use millstream_model::{Name, Offset, PartitionId, TimestampMs, TopicId, TransformId};
 use millstream_protocol::{
     ErrorCode,
     extension::transforms::{
@@ -17,11 +17,10 @@ use millstream_protocol::{
         TransformPauseRequest, TransformPauseResponse, TransformResumeRequest, TransformResumeResponse,
     },
 };
-use millstream_wasm::InitParams;
 use uuid::Uuid;
 
 use super::wire::{does_not_start, module_ref, name, pairs, params, to_its_end};
-use crate::{errors::WireError, shared::Shared, transform::owner};
+use crate::{errors::WireError, pools::Use, shared::Shared};
 
 /// How long a deployment waits for its first entries of progress to be on disk.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -58,8 +57,8 @@ async fn deploy_checked(shared: &Arc<Shared>, request: TransformDeployRequest) -
         at: TimestampMs(shared.env.clock.wall_ms()),
     };
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
-    shared.dry_run(&command)?;
-    check_module(shared, &command).await?;
+    let would_be = shared.dry_run(&command)?;
+    check_module(shared, &would_be, &request.name).await?;
     let owned = shared.clone();
     to_its_end(shared, "deploy transform", async move {
         owned.catalog.propose(command).await?;
@@ -105,19 +104,11 @@ fn start_at(text: &str) -> Result<StartAt, WireError> {
 }
 
 /// Starts the module once, so that wrong parameters show now and not at the first record.
-async fn check_module(shared: &Shared, command: &Command) -> Result<(), WireError> {
-    let Command::DeployTransform { name, module, inputs, outputs, params, .. } = command else { return Ok(()) };
-    let params = InitParams {
-        inputs: inputs.iter().map(ToString::to_string).collect(),
-        outputs: outputs.iter().map(ToString::to_string).collect(),
-        params: params.clone(),
-    };
-    let state = shared.catalog.state();
-    let pool = shared.modules.pool(&state, module, ModuleKind::Mapper, owner(name), params).await?;
-    pool.check().await.map_err(|error| {
-        shared.modules.forget(&owner(name));
-        does_not_start(module, &error)
-    })
+async fn check_module(shared: &Shared, would_be: &State, name: &str) -> Result<(), WireError> {
+    let usage = Use::transform(would_be, find(would_be, name)?);
+    let module = usage.module;
+    let pool = shared.modules.make(would_be, usage).await?;
+    pool.check().await.map_err(|error| does_not_start(module, &error))
 }
 
 pub(crate) fn list(shared: &Shared) -> TransformListResponse {
@@ -150,7 +141,6 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: TransformDeleteRequest)
         owned.catalog.propose(Command::DeleteTransform { id: transform.id }).await?;
         // Stopped before it is answered: what is deleted appends nothing more.
         owned.transforms.follow(&owned).await;
-        owned.modules.forget(&owner(&transform.name));
         Ok(())
     });
     match outcome.await {

@@ -14,7 +14,7 @@ use millstream_protocol::{
 use uuid::Uuid;
 
 use super::wire::{does_not_start, module_ref, name, pairs, params};
-use crate::{errors::WireError, pools::view_owner, shared::Shared};
+use crate::{errors::WireError, pools::Use, shared::Shared};
 
 pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> ViewCreateResponse {
     match create_checked(&shared, request).await {
@@ -27,40 +27,28 @@ pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> V
 
 async fn create_checked(shared: &Shared, request: ViewCreateRequest) -> Result<ViewId, WireError> {
     let id = ViewId(Uuid::from_u128(shared.env.rng.next_u128()));
-    let name_checked = name(&request.name)?;
-    let owner = view_owner(&name_checked);
     let command = Command::CreateView {
         id,
-        name: name_checked,
+        name: name(&request.name)?,
         topic: name(&request.topic)?,
         chain: request.chain.iter().map(|text| module_ref(text)).collect::<Result<_, _>>()?,
         params: params(request.params)?,
         at: TimestampMs(shared.env.clock.wall_ms()),
     };
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
-    shared.dry_run(&command)?;
-    let trial = shared.modules.try_out(owner);
-    check_chain(shared, &command).await?;
+    let would_be = shared.dry_run(&command)?;
+    check_chain(shared, &would_be, id).await?;
     shared.catalog.propose(command).await?;
-    trial.passed();
     Ok(id)
 }
 
 /// Starts each module of the chain once, so that wrong parameters show now and not at the first fetch.
-async fn check_chain(shared: &Shared, command: &Command) -> Result<(), WireError> {
-    let Command::CreateView { id, name, topic, chain, params, at } = command else { return Ok(()) };
-    let state = shared.catalog.state();
-    let Some(topic) = state.topic(topic.as_str()) else { return Ok(()) };
-    let view = View {
-        id: *id,
-        name: name.clone(),
-        topic: topic.id,
-        chain: chain.clone(),
-        params: params.clone(),
-        created_at: *at,
-    };
-    let pools = shared.modules.chain(&state, &view, topic).await?;
-    for (module, pool) in view.chain.iter().zip(pools) {
+async fn check_chain(shared: &Shared, would_be: &State, id: ViewId) -> Result<(), WireError> {
+    let Some(view) = would_be.views.get(&id) else { return Ok(()) };
+    let Some(topic) = would_be.topic_by_id(view.topic) else { return Ok(()) };
+    for usage in Use::chain(would_be, view, topic)? {
+        let module = usage.module;
+        let pool = shared.modules.make(would_be, usage).await?;
         pool.check().await.map_err(|error| does_not_start(module, &error))?;
     }
     Ok(())
@@ -87,7 +75,6 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: ViewDeleteRequest) -> V
         let state = shared.catalog.state();
         let view = state.view(&request.name).ok_or_else(|| not_found(&request.name))?;
         shared.catalog.propose(Command::DeleteView { id: view.id }).await?;
-        shared.modules.forget(&view_owner(&view.name));
         Ok::<(), WireError>(())
     };
     match outcome.await {

@@ -223,8 +223,3 @@ async fn fail(shared: &Shared, transform: &Transform, reason: String) {
         info!(transform = %transform.name, %error, "the stop was not recorded");
     }
 }
-
-/// Who owns the pools of a transform.
-pub(crate) fn owner(name: &millstream_model::Name) -> String {
-    format!("transform {name}")
-}

@@ -8,10 +8,10 @@
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use millstream_catalog::{OnError, StartAt, Topic, Transform};
-use millstream_model::{ModuleKind, Offset, TimestampMs, TopicId, limits::BATCH_BYTES_MAX};
+use millstream_model::{Offset, TimestampMs, limits::BATCH_BYTES_MAX};
 use millstream_record::batches;
 use millstream_wasm::{
-    Freshness, InitParams, Pool,
+    Freshness, Pool,
     frame::{FrameOptions, InputFrame, OutputRules},
 };
 use tracing::{info, warn};
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     partition::Partition,
+    pools::Use,
     rows::{self, Row, RowsError, Unpacked},
     shared::Shared,
 };
@@ -325,15 +326,6 @@ fn still_there(transform: &Transform, partition: &Partition, next: Offset) -> Of
 
 async fn open_pool(shared: &Shared, transform: &Transform) -> Result<Pool, TransformError> {
     let state = shared.catalog.state();
-    let names = |ids: &[TopicId]| {
-        ids.iter().filter_map(|id| state.topic_by_id(*id)).map(|topic| topic.name.to_string()).collect()
-    };
-    let params = InitParams {
-        inputs: names(&transform.inputs),
-        outputs: names(&transform.outputs),
-        params: transform.params.clone(),
-    };
-    let owner = super::owner(&transform.name);
-    let pool = shared.modules.pool(&state, &transform.module, ModuleKind::Mapper, owner, params).await;
+    let pool = shared.modules.pool(&state, Use::transform(&state, transform)).await;
     pool.map_err(|error| TransformError::Module { module: transform.module.clone(), error })
 }
