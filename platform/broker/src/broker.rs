@@ -198,6 +198,11 @@ impl Broker {
         Ok(Prepared { shared, recovered })
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Resolves when the broker can no longer keep its word and must be stopped: a write or a sync has failed.
     pub async fn failed(&self) -> BrokerFailed {
         tokio::select! {

@@ -3,6 +3,10 @@
 //! What is read and unpacked waits for its turn; it is held for a call or a few and given back before anything else is
 //! waited for, so the queue moves. What modules have emitted cannot be given back before it is written, so nothing waits
 //! for that: whoever gets no room writes what he has.
+//!
+//! What a view shows is kept until its answer has a share of the memory for frames. So the order is: room to show, room to
+//! unpack (given back), a share of frames. Who holds one of them waits only for those that come later; loading a module
+//! comes before all, since it may wait behind others that are compiled.
 
 use std::sync::Arc;
 
@@ -13,6 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const UNPACKED_BYTES_MAX: usize = 384 << 20;
 /// For what is emitted and not written yet, bytes.
 const EMITTED_BYTES_MAX: usize = 256 << 20;
+/// For what views show until it is part of an answer, bytes.
+const SHOWN_BYTES_MAX: usize = 128 << 20;
 /// What permits are counted in, bytes.
 const UNIT: usize = 1 << 10;
 
@@ -23,12 +29,23 @@ const _: () = assert!(UNPACKED_BYTES_MAX >= 2 * (BATCH_BYTES_MAX + 2 * BATCH_BYT
 pub(crate) struct Memory {
     unpacked: Arc<Semaphore>,
     emitted: Arc<Semaphore>,
+    shown: Arc<Semaphore>,
 }
 
 /// Memory that was given; dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Held {
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    /// Gives back all but `bytes`.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        if let Some(permit) = &mut self.permit {
+            let spare = permit.num_permits().saturating_sub(bytes.div_ceil(UNIT));
+            drop(permit.split(spare));
+        }
+    }
 }
 
 impl Memory {
@@ -36,21 +53,29 @@ impl Memory {
         Self {
             unpacked: Arc::new(Semaphore::new(UNPACKED_BYTES_MAX / UNIT)),
             emitted: Arc::new(Semaphore::new(EMITTED_BYTES_MAX / UNIT)),
+            shown: Arc::new(Semaphore::new(SHOWN_BYTES_MAX / UNIT)),
         }
     }
 
-    /// Waits, in the order of the calls, for room to read and unpack. Hold no other room meanwhile, and do not wait for
-    /// anything but modules while you hold it.
+    /// Waits, in the order of the calls, for room for what a request's views show. Once for a request: see the file's head.
+    pub(crate) async fn show(&self, bytes: usize) -> Held {
+        let units = units(bytes.min(SHOWN_BYTES_MAX));
+        // It is never closed.
+        Held { permit: self.shown.clone().acquire_many_owned(units).await.ok() }
+    }
+
+    /// Waits, in the order of the calls, for room to read and unpack. While you hold it, wait for nothing but the calls of
+    /// modules: not for their loading, and for no other room.
     pub(crate) async fn unpack(&self, bytes: usize) -> Held {
         let units = units(bytes.min(UNPACKED_BYTES_MAX));
         // It is never closed.
-        Held { _permit: self.unpacked.clone().acquire_many_owned(units).await.ok() }
+        Held { permit: self.unpacked.clone().acquire_many_owned(units).await.ok() }
     }
 
     /// Room for what a module has emitted; none when there is too much of it already.
     pub(crate) fn emit(&self, bytes: usize) -> Option<Held> {
         let permit = self.emitted.clone().try_acquire_many_owned(units(bytes)).ok()?;
-        Some(Held { _permit: Some(permit) })
+        Some(Held { permit: Some(permit) })
     }
 }
 

@@ -32,7 +32,7 @@ const SCAN_BYTES_MAX: usize = 4 << 20;
 /// Most bytes that one request unpacks.
 const SCAN_UNPACKED_BYTES_MAX: usize = 32 << 20;
 /// Most bytes that one request is shown, whatever it allows.
-const SHOWN_BYTES_MAX: usize = 8 << 20;
+pub(crate) const SHOWN_BYTES_MAX: usize = 8 << 20;
 /// For how long one request scans; the call under way is finished. Modules are stopped by fuel, which does not know the time,
 /// but where a scan ends is no module's output: an answer may hold more or less of a view, never anything else.
 const SCAN_TIME_MAX: Duration = Duration::from_millis(500);
@@ -74,24 +74,35 @@ impl Scan {
     }
 }
 
-/// Reads the view from `from` on: about `bytes_max` bytes of what it shows, at least one record if one is found within
-/// the scan's bounds. Nothing at all once the scan is over.
+impl Seen {
+    /// What it takes in an answer.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batches.iter().map(Bytes::len).sum()
+    }
+}
+
+/// The view's modules, loaded. May wait for long, as modules are compiled: hold nothing that others wait for.
+pub(crate) async fn open(shared: &Shared, view: &View) -> Result<Vec<Pool>, WireError> {
+    let state = shared.catalog.state();
+    let topic = state
+        .topic_by_id(view.topic)
+        .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, "the view's topic is gone"))?;
+    shared.modules.chain(&state, view, topic).await
+}
+
+/// Reads a view, whose modules are `chain`, from `from` on: about `bytes_max` bytes of what it shows, at least one record if one
+/// is found within the scan's bounds. Nothing at all once the scan is over.
 ///
 /// # Errors
 /// What keeps the first record from being shown. What was shown before a record that cannot be is an answer.
 pub(crate) async fn read(
     shared: &Shared,
-    view: &View,
+    chain: Vec<Pool>,
     partition: &Partition,
     from: Offset,
     bytes_max: usize,
     scan: &mut Scan,
 ) -> Result<Seen, WireError> {
-    let state = shared.catalog.state();
-    let topic = state
-        .topic_by_id(view.topic)
-        .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, "the view's topic is gone"))?;
-    let chain = shared.modules.chain(&state, view, topic).await?;
     let options = FrameOptions { partition: partition.id.partition, ..FrameOptions::default() };
     let mut reader =
         Reader { shared, partition, chain, options, next: from, shown: Shown::new(from), room: ROOM_FIRST };

@@ -21,11 +21,12 @@ use tokio::sync::watch;
 
 use crate::{
     errors::{Messages, WireError},
+    memory::Held,
     partition::Partition,
     readable::Readable,
     shared::Shared,
     turn::Turn,
-    view::{self, Scan},
+    view::{self, Scan, Seen},
 };
 
 /// The first version whose readers can unpack zstd.
@@ -46,6 +47,13 @@ struct Target {
 struct Source {
     partition: Arc<Partition>,
     view: Option<Arc<View>>,
+}
+
+impl Source {
+    /// Whether there is something to read.
+    fn has_news(&self, request: &FetchPartition) -> bool {
+        (self.partition.log.start_offset()..self.partition.high_watermark()).contains(&request.fetch_offset)
+    }
 }
 
 /// Answers as soon as `min_bytes` are there, something is wrong, or `max_wait_ms` have passed.
@@ -70,16 +78,23 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: FetchRequ
         }
     }
     turn.come().await;
-    let reading = Reading { shared: &shared, topics: &topics, version };
-    let wanted = wanted_bytes(&topics).min(bytes_max);
+    gather(&shared, version, &topics, bytes_max).await
+}
+
+/// Reads the answer. What views show is read first, with nothing held that readers of topics or producers wait for: modules
+/// take their time.
+async fn gather(shared: &Shared, version: i16, topics: &[Targets], bytes_max: usize) -> FetchResponse {
+    let shown = Shown::read(shared, topics, bytes_max).await;
+    let reading = Reading { topics, version, shown: &shown };
+    let wanted = reading.wanted_bytes().min(bytes_max);
     if wanted <= SMALL_BYTES {
-        return reading.read_all(bytes_max).await;
+        return reading.read_all(bytes_max);
     }
     let share = match shared.options.frames.try_take(wanted) {
         Some(share) => share,
         None => {
             // Others have it all. What is small in fact needs no share; what is not is read again when it has one.
-            let small = reading.read_all(SMALL_BYTES).await;
+            let small = reading.read_all(SMALL_BYTES);
             if records_bytes(&small) <= SMALL_BYTES {
                 return small;
             }
@@ -87,7 +102,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: FetchRequ
             shared.options.frames.take(wanted).await
         }
     };
-    hold(reading.read_all(bytes_max).await, share)
+    hold(reading.read_all(bytes_max), share)
 }
 
 type Targets = (String, TopicId, Vec<Target>);
@@ -211,19 +226,6 @@ async fn grown(mut counted: Counted<'_>, bytes: usize) -> Option<(Counted<'_>, u
     Some((counted, bytes))
 }
 
-/// What the answer may take of what all answers share, bytes.
-fn wanted_bytes(topics: &[Targets]) -> usize {
-    let targets = topics.iter().flat_map(|(_, _, targets)| targets);
-    let wanted = targets.map(|target| match &target.source {
-        Ok(source) if target.request.fetch_offset < source.partition.high_watermark() => {
-            // A single batch may be larger than was asked for.
-            usize::try_from(target.request.partition_max_bytes).unwrap_or(0).max(source.partition.batch_bytes_max)
-        }
-        _ => 0,
-    });
-    wanted.fold(0, usize::saturating_add)
-}
-
 fn records_bytes(response: &FetchResponse) -> usize {
     let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
     partitions.map(|partition| partition.records.len()).sum()
@@ -244,36 +246,127 @@ fn hold(mut response: FetchResponse, mut share: Share) -> FetchResponse {
 struct Budget {
     left: usize,
     given: usize,
-    /// What views may still look through.
-    scan: Scan,
+}
+
+impl Budget {
+    fn new(bytes_max: usize) -> Self {
+        Self { left: bytes_max, given: 0 }
+    }
+
+    /// How many bytes of a partition there is room for; none when the answer is full. The first partition with data gives one
+    /// batch even if that is larger than all limits (KIP-74).
+    fn room(&self, request: &FetchPartition) -> Option<usize> {
+        let bytes_max = usize::try_from(request.partition_max_bytes).unwrap_or(0).min(self.left);
+        (bytes_max > 0 || self.given == 0).then_some(bytes_max)
+    }
+
+    /// Whether so many bytes fit: then they are given.
+    fn take(&mut self, bytes: usize) -> bool {
+        if self.given > 0 && bytes > self.left {
+            return false;
+        }
+        self.given += bytes;
+        self.left = self.left.saturating_sub(bytes);
+        true
+    }
+}
+
+/// What the views of a request show.
+struct Shown {
+    /// One for each target, in their order; none for topics and where there is nothing new.
+    seen: Vec<Option<Result<Seen, Arc<WireError>>>>,
+    /// Until it is part of an answer that has its share, or is not sent.
+    _held: Option<Held>,
+}
+
+impl Shown {
+    async fn read(shared: &Shared, topics: &[Targets], bytes_max: usize) -> Self {
+        let targets: Vec<&Target> = topics.iter().flat_map(|(_, _, targets)| targets).collect();
+        let mut seen: Vec<_> = targets.iter().map(|_| None).collect();
+        // Loading a module may have to wait for others that are compiled: before anything is held.
+        let mut chains: Vec<_> = targets.iter().map(|_| None).collect();
+        for (index, target) in targets.iter().enumerate() {
+            let Ok(source @ Source { view: Some(view), .. }) = &target.source else { continue };
+            if !source.has_news(&target.request) {
+                continue;
+            }
+            match view::open(shared, view).await {
+                Ok(chain) => chains[index] = Some(chain),
+                Err(error) => seen[index] = Some(Err(Arc::new(error))),
+            }
+        }
+        let Some(last) = chains.iter().rposition(Option::is_some) else { return Self { seen, _held: None } };
+        let views = targets.iter().zip(&chains).filter(|(_, chain)| chain.is_some()).map(|(target, _)| *target);
+        let mut held = shared.memory.show(wanted_of_views(views).min(bytes_max)).await;
+        let (mut budget, mut scan) = (Budget::new(bytes_max), Scan::new(&*shared.env.clock));
+        for (index, (target, chain)) in targets.iter().zip(chains).enumerate().take(last + 1) {
+            let (Ok(source), Some(room)) = (&target.source, budget.room(&target.request)) else { continue };
+            let (partition, from) = (&source.partition, target.request.fetch_offset);
+            if let Some(chain) = chain {
+                let read = view::read(shared, chain, partition, from, room, &mut scan).await;
+                budget.take(read.as_ref().map_or(0, Seen::bytes));
+                seen[index] = Some(read.map_err(Arc::new));
+            } else if source.view.is_none() && source.has_news(&target.request) {
+                // Counted and let go, to be read with a share: what the request names first has the room first.
+                budget.take(partition.read(from, room).map_or(0, |read| read.batches.len()));
+            }
+        }
+        held.shrink(seen.iter().flatten().flatten().map(Seen::bytes).sum());
+        Self { seen, _held: Some(held) }
+    }
+}
+
+/// The most that these views may show, and a batch that is larger than they should, bytes.
+fn wanted_of_views<'a>(targets: impl Iterator<Item = &'a Target>) -> usize {
+    let (mut wanted, mut largest) = (0_usize, 0);
+    for target in targets {
+        wanted = wanted.saturating_add(usize::try_from(target.request.partition_max_bytes).unwrap_or(0));
+        let batch_bytes_max = target.source.as_ref().map_or(0, |source| source.partition.batch_bytes_max);
+        largest = largest.max(batch_bytes_max);
+    }
+    wanted.min(view::SHOWN_BYTES_MAX) + largest
 }
 
 /// What an answer is gathered from.
 struct Reading<'a> {
-    shared: &'a Shared,
     topics: &'a [Targets],
     version: i16,
+    shown: &'a Shown,
 }
 
 impl Reading<'_> {
-    async fn read_all(&self, bytes_max: usize) -> FetchResponse {
-        let mut budget = Budget { left: bytes_max, given: 0, scan: Scan::new(&*self.shared.env.clock) };
-        let mut messages = Messages::new();
+    /// What the answer may take of what all answers share, bytes.
+    fn wanted_bytes(&self) -> usize {
+        let targets = self.topics.iter().flat_map(|(_, _, targets)| targets).zip(&self.shown.seen);
+        let wanted = targets.map(|(target, seen)| match (&target.source, seen) {
+            (Ok(_), Some(Ok(seen))) => seen.bytes(),
+            (Ok(source), None) if source.view.is_none() && source.has_news(&target.request) => {
+                // A single batch may be larger than was asked for.
+                usize::try_from(target.request.partition_max_bytes).unwrap_or(0).max(source.partition.batch_bytes_max)
+            }
+            _ => 0,
+        });
+        wanted.fold(0, usize::saturating_add)
+    }
+
+    fn read_all(&self, bytes_max: usize) -> FetchResponse {
+        let (mut budget, mut messages) = (Budget::new(bytes_max), Messages::new());
+        let mut seen = self.shown.seen.iter();
         let mut responses = Vec::with_capacity(self.topics.len());
         for (topic, topic_id, targets) in self.topics {
-            let mut partitions = Vec::with_capacity(targets.len());
-            for target in targets {
-                partitions.push(read_target(self.shared, target, self.version, &mut budget, &mut messages).await);
-            }
+            let read = targets.iter().zip(&mut seen);
+            let partitions = read
+                .map(|(target, seen)| read_target(target, seen.as_ref(), self.version, &mut budget, &mut messages))
+                .collect();
             responses.push(FetchableTopicResponse { topic: topic.clone(), topic_id: *topic_id, partitions });
         }
         FetchResponse { responses, ..Default::default() }
     }
 }
 
-async fn read_target(
-    shared: &Shared,
+fn read_target(
     target: &Target,
+    seen: Option<&Result<Seen, Arc<WireError>>>,
     version: i16,
     budget: &mut Budget,
     messages: &mut Messages,
@@ -281,7 +374,7 @@ async fn read_target(
     let mut answer = PartitionData { partition_index: target.request.partition, ..Default::default() };
     let outcome = match &target.source {
         Err(error) => Err(error.clone()),
-        Ok(source) => read_source(shared, source, &target.request, budget, &mut answer).await.map_err(Arc::new),
+        Ok(source) => read_source(source, seen, &target.request, budget, &mut answer),
     };
     let outcome = outcome.and_then(|()| check_codecs(version, &answer.records));
     if let Err(error) = outcome {
@@ -317,13 +410,13 @@ fn headers(mut batches: &[u8]) -> impl Iterator<Item = BatchHeader> {
     })
 }
 
-async fn read_source(
-    shared: &Shared,
+fn read_source(
     source: &Source,
+    seen: Option<&Result<Seen, Arc<WireError>>>,
     request: &FetchPartition,
     budget: &mut Budget,
     answer: &mut PartitionData,
-) -> Result<(), WireError> {
+) -> Result<(), Arc<WireError>> {
     let partition = &source.partition;
     let high_watermark = partition.high_watermark();
     answer.high_watermark = high_watermark;
@@ -333,32 +426,108 @@ async fn read_source(
     if from < answer.log_start_offset || from > high_watermark {
         let (start, end) = (answer.log_start_offset, high_watermark);
         let message = format!("offset {from} is outside of {start}..={end} of partition {}", request.partition);
-        return Err(WireError::new(ErrorCode::OffsetOutOfRange, message));
+        return Err(Arc::new(WireError::new(ErrorCode::OffsetOutOfRange, message)));
     }
-    let bytes_max = usize::try_from(request.partition_max_bytes).unwrap_or(0).min(budget.left);
-    // The first partition with data gives one batch even if that is larger than all limits (KIP-74).
-    if from == high_watermark || (bytes_max == 0 && budget.given > 0) {
+    let Some(bytes_max) = budget.room(request) else { return Ok(()) };
+    if from == high_watermark {
         return Ok(());
     }
-    let parts = match &source.view {
-        None => {
-            let read = partition.read(from, bytes_max)?;
-            if read.batches.is_empty() { Vec::new() } else { vec![read.batches] }
+    let (parts, next) = match (&source.view, seen) {
+        (None, _) => {
+            let read = partition.read(from, bytes_max).map_err(|error| Arc::new(error.into()))?;
+            (if read.batches.is_empty() { Vec::new() } else { vec![read.batches] }, answer.next_offset)
         }
-        Some(view) => {
-            let seen = view::read(shared, view, partition, from, bytes_max, &mut budget.scan).await?;
-            answer.next_offset = seen.next;
-            seen.batches
-        }
+        (Some(_), Some(Ok(seen))) => (seen.batches.clone(), seen.next),
+        (Some(_), Some(Err(error))) => return Err(error.clone()),
+        // It had nothing new when the views were read.
+        (Some(_), None) => return Ok(()),
     };
-    let bytes: usize = parts.iter().map(Bytes::len).sum();
-    if budget.given > 0 && bytes > budget.left {
-        // A batch too large for what is left of the answer: it comes first in a later one.
-        answer.next_offset = Offset(-1);
-        return Ok(());
+    // Too much for what is left of the answer: it comes first in a later one.
+    if budget.take(parts.iter().map(Bytes::len).sum()) {
+        answer.next_offset = next;
+        answer.records = RecordParts(parts);
     }
-    budget.given += bytes;
-    budget.left = budget.left.saturating_sub(bytes);
-    answer.records = RecordParts(parts);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures::FutureExt;
+    use millstream_catalog::Command;
+    use millstream_env::Budget;
+    use millstream_model::{BrokerId, TimestampMs, TopicConfig, TopicName, ViewId};
+    use millstream_record::{BatchBuilder, BatchOptions};
+    use millstream_replica::Acks;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Broker, BrokerOptions};
+
+    /// Two partitions, each with more than a small answer.
+    async fn two_partitions(broker: &Broker) -> [Arc<Partition>; 2] {
+        let shared = broker.shared();
+        let command = Command::CreateTopic {
+            id: TopicId(Uuid::from_u128(7)),
+            name: TopicName::new("t").unwrap(),
+            partitions: 2,
+            replication_factor: 1,
+            config: TopicConfig::default(),
+            at: TimestampMs(0),
+        };
+        shared.catalog.propose(command).await.unwrap();
+        shared.partitions.follow(&shared.catalog).await.unwrap();
+        let partitions = [0, 1].map(|index| shared.partitions.find(TopicId(Uuid::from_u128(7)), PartitionId(index)));
+        let partitions = partitions.map(Option::unwrap);
+        for partition in &partitions {
+            let mut builder = BatchBuilder::new(BatchOptions::default());
+            builder.push(TimestampMs(5), None, Some(&vec![b'x'; 3 * SMALL_BYTES]), &[]).unwrap();
+            partition.append(vec![builder.build().unwrap()], Acks::All).unwrap().commit.await.unwrap();
+        }
+        partitions
+    }
+
+    fn targets(partition: &Arc<Partition>, view: Option<&Arc<View>>) -> Vec<Targets> {
+        let (partition, view) = (partition.clone(), view.cloned());
+        let index = partition.id.partition;
+        let request = FetchPartition { partition: index, partition_max_bytes: 1 << 20, ..Default::default() };
+        vec![("t".into(), TopicId::NIL, vec![Target { request, source: Ok(Source { partition, view }) }])]
+    }
+
+    /// A view that waits for its modules, or for the memory that all modules share, holds up no reader of a topic and nobody
+    /// who produces: they need a share of the frames.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_view_holds_no_share_of_the_frames_before_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        // So little that one answer takes it all.
+        let frames = Budget::new(1 << 20);
+        let options = BrokerOptions { frames: frames.clone(), ..BrokerOptions::new(BrokerId(1), dir.path().into()) };
+        let (broker, _) = Broker::start(options, millstream_env::real::env(), Vec::new()).await.unwrap();
+        let [first, second] = two_partitions(&broker).await;
+        let shared = broker.shared();
+        let view = Arc::new(View {
+            id: ViewId(Uuid::from_u128(8)),
+            name: TopicName::new("v").unwrap(),
+            topic: TopicId(Uuid::from_u128(7)),
+            // Records pass as they are.
+            chain: Vec::new(),
+            params: BTreeMap::new(),
+            created_at: TimestampMs(0),
+        });
+        let (of_view, of_topic) = (targets(&first, Some(&view)), targets(&second, None));
+        let others_unpack = shared.memory.unpack(usize::MAX).await;
+        let mut viewed = Box::pin(gather(shared, 12, &of_view, 1 << 20));
+        assert!((&mut viewed).now_or_never().is_none(), "it had room to unpack");
+        let read = gather(shared, 12, &of_topic, 1 << 20).now_or_never().expect("a reader of a topic waits for a view");
+        assert!(records_bytes(&read) > SMALL_BYTES && frames.free_bytes() < 1 << 20);
+        drop(read);
+        let all = frames.take(1 << 20).await;
+        drop(others_unpack);
+        assert!((&mut viewed).now_or_never().is_none(), "it had no share");
+        assert!(shared.memory.unpack(usize::MAX).now_or_never().is_some(), "others wait for a share to unpack");
+        drop(all);
+        assert!(records_bytes(&viewed.await) > SMALL_BYTES);
+        broker.shutdown().await.unwrap();
+    }
 }

@@ -36,6 +36,8 @@ pub(super) struct Outputs {
     source: String,
     input_partition: PartitionId,
     topics: Vec<Arc<Topic>>,
+    /// Their partitioners, loaded: that may take long, and memory that others wait for is held while records are placed.
+    partitioners: Vec<Option<Pool>>,
     /// By output, each with its place, in the order emitted.
     records: Vec<Vec<(PartitionId, Record)>>,
     bytes: usize,
@@ -71,7 +73,7 @@ impl From<TransformError> for NotTaken {
 }
 
 impl Outputs {
-    pub(super) fn open(
+    pub(super) async fn open(
         shared: &Shared,
         transform: &Transform,
         place: &str,
@@ -82,11 +84,18 @@ impl Outputs {
         if topics.len() != transform.outputs.len() {
             return Err(TransformError::OutputDeleted);
         }
+        let mut partitioners = Vec::with_capacity(topics.len());
+        for topic in &topics {
+            let pool = shared.modules.partitioner(&state, topic).await;
+            let no_pool = |error| TransformError::NoPartitioner { topic: topic.name.clone(), error };
+            partitioners.push(pool.map_err(no_pool)?);
+        }
         Ok(Self {
             source: format!("{}/{place}", transform.name),
             input_partition,
             records: topics.iter().map(|_| Vec::new()).collect(),
             topics,
+            partitioners,
             bytes: 0,
             held: Vec::new(),
             crowded: false,
@@ -139,8 +148,8 @@ impl Outputs {
             }
         }
         let mut placed = Vec::with_capacity(taken.len());
-        for (topic, records) in self.topics.iter().zip(&taken) {
-            placed.push(self.place(shared, topic, records).await?);
+        for ((topic, partitioner), records) in self.topics.iter().zip(&self.partitioners).zip(&taken) {
+            placed.push(self.place(topic, partitioner.as_ref(), records).await?);
         }
         for (records, (taken, placed)) in self.records.iter_mut().zip(taken.into_iter().zip(placed)) {
             self.bytes += taken.iter().map(|record| record.bytes).sum::<usize>();
@@ -155,7 +164,12 @@ impl Outputs {
 
     /// Each record's partition: the module's choice, else that of the output topic's partitioner, else the key's hash; records
     /// without a key stay beside those of their input partition.
-    async fn place(&self, shared: &Shared, topic: &Topic, records: &[Record]) -> Result<Vec<PartitionId>, NotTaken> {
+    async fn place(
+        &self,
+        topic: &Topic,
+        partitioner: Option<&Pool>,
+        records: &[Record],
+    ) -> Result<Vec<PartitionId>, NotTaken> {
         let count = topic.partition_count();
         let mut placed: Vec<_> = records
             .iter()
@@ -166,12 +180,7 @@ impl Outputs {
             })
             .collect();
         let open: Vec<usize> = (0..records.len()).filter(|index| records[*index].partition.is_none()).collect();
-        if open.is_empty() {
-            return Ok(placed);
-        }
-        let pool = shared.modules.partitioner(&shared.catalog.state(), topic).await;
-        let pool = pool.map_err(|error| TransformError::NoPartitioner { topic: topic.name.clone(), error })?;
-        let Some(pool) = pool else { return Ok(placed) };
+        let Some(pool) = partitioner else { return Ok(placed) };
         let needs = pool.factory().declarations().needs;
         let options =
             FrameOptions { elide_values: !needs.values, elide_headers: !needs.headers, ..FrameOptions::default() };
@@ -187,7 +196,7 @@ impl Outputs {
             pushed.map_err(|source| TransformError::Frame { topic: topic.name.clone(), source })?;
             let next = open.get(at + 1).map(|next| records[*next].shown_bytes(needs.values, needs.headers));
             if next.is_none_or(|next| builder.is_full(next)) {
-                let chosen = assign(&pool, topic, &mut builder).await?;
+                let chosen = assign(pool, topic, &mut builder).await?;
                 for (index, chosen) in open[asked..=at].iter().zip(chosen) {
                     if chosen >= 0 {
                         placed[*index] = PartitionId(chosen);

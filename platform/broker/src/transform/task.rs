@@ -131,7 +131,7 @@ impl<'a> Task<'a> {
         stats.next_offset.store(next.0, Ordering::Relaxed);
         stats.placed.send_replace(true);
         let pool = open_pool(shared, transform).await?;
-        let outputs = Outputs::open(shared, transform, &place, index)?;
+        let outputs = Outputs::open(shared, transform, &place, index).await?;
         Ok(Self {
             work,
             place,
