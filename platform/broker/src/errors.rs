@@ -2,11 +2,11 @@
 
 use millstream_catalog::{ProposeError, Refused};
 use millstream_log::{AppendError, CommitError, ReadError, SequenceError};
-use millstream_model::ConfigError;
+use millstream_model::{ConfigError, ModuleRef};
 use millstream_protocol::ErrorCode;
 use millstream_record::{BatchError, RecordError};
 use millstream_replica::{AcksError, AppendRefused};
-use millstream_wasm::CallError;
+use millstream_wasm::{CallError, LoadError, StoreError, frame::OutputError};
 
 use crate::{partition::PartitionAppendError, partitions::FollowError, rows::RowsError};
 
@@ -34,6 +34,32 @@ impl WireError {
 
     pub(crate) fn not_built(what: impl std::fmt::Display) -> Self {
         Self::new(ErrorCode::NotBuilt, format!("{what} is not built yet"))
+    }
+
+    /// Why a module is not at hand.
+    pub(crate) fn unloadable(module: &ModuleRef, error: &LoadError) -> Self {
+        let code = match error {
+            LoadError::Refused(refused) if refused.is_retriable() => ErrorCode::Overloaded,
+            LoadError::Store(StoreError::Io { .. } | StoreError::Stopped) => ErrorCode::KafkaStorage,
+            LoadError::Refused(_) | LoadError::Store(_) => ErrorCode::CallFailed,
+        };
+        Self::new(code, format!("module {module} cannot be loaded: {error}"))
+    }
+
+    /// Why a module was not taken into use: its first instance could not be made.
+    pub(crate) fn does_not_start(module: &ModuleRef, error: &CallError) -> Self {
+        let code = if error.is_retriable() { ErrorCode::Overloaded } else { ErrorCode::InvalidParameter };
+        Self::new(code, format!("module {module} does not start: {error}"))
+    }
+
+    /// Why `partitioner` has chosen no partitions.
+    pub(crate) fn unplaced(partitioner: &str, error: &CallError) -> Self {
+        let code = match error {
+            CallError::Output(OutputError::Assigned { .. }) => ErrorCode::PartitionOutOfRange,
+            error if error.is_retriable() => ErrorCode::Overloaded,
+            _ => ErrorCode::CallFailed,
+        };
+        Self::new(code, format!("{partitioner}: {error}"))
     }
 }
 
@@ -215,6 +241,17 @@ mod tests {
         assert!(error.message.len() <= MESSAGE_BYTES_MAX + 4, "{} bytes", error.message.len());
         let error = WireError::new(ErrorCode::InvalidTopic, "\u{20ac}".repeat(1000));
         assert!(error.message.starts_with("\u{20ac}") && error.message.ends_with(" ..."));
+    }
+
+    #[test]
+    fn who_may_try_again_is_told_so() {
+        let module: ModuleRef = "m@1".parse().unwrap();
+        let code = |error: &CallError| WireError::does_not_start(&module, error).code;
+        assert_eq!(code(&CallError::Exhausted { waiting: 9 }), ErrorCode::Overloaded);
+        let trap = CallError::Trap { phase: millstream_wasm::Phase::Start, reason: "unreachable".into() };
+        assert_eq!(code(&trap), ErrorCode::InvalidParameter);
+        assert_eq!(WireError::unplaced("p", &CallError::Exhausted { waiting: 9 }).code, ErrorCode::Overloaded);
+        assert_eq!(WireError::unplaced("p", &trap).code, ErrorCode::CallFailed);
     }
 
     #[test]

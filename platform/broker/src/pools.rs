@@ -11,8 +11,7 @@ use millstream_env::Env;
 use millstream_model::{Digest, ModuleKind, ModuleRef, TopicId, TransformId, ViewId};
 use millstream_protocol::ErrorCode;
 use millstream_wasm::{
-    InitParams, Limits, LoadError, Pool, PoolOptions, Prepared, Refused, Runtime, RuntimeError, RuntimeOptions,
-    StoreError,
+    InitParams, Limits, Pool, PoolOptions, Prepared, Refused, Runtime, RuntimeError, RuntimeOptions,
 };
 use parking_lot::Mutex;
 use tracing::{info, warn};
@@ -184,7 +183,7 @@ impl Modules {
     /// A pool that nobody else sees and nobody keeps: to try whether instances start, for what may never be created.
     pub(crate) async fn make(&self, state: &State, usage: Use<'_>) -> Result<Pool, WireError> {
         let digest = find(state, usage.module)?.digest;
-        let factory = self.runtime.load(digest).await.map_err(|error| unloadable(usage.module, &error))?;
+        let factory = self.runtime.load(digest).await.map_err(|error| WireError::unloadable(usage.module, &error))?;
         let Use { name, kind, params, record_bytes, .. } = usage;
         let options = PoolOptions { name, kind, params, limits: Limits::for_records(record_bytes) };
         factory.pool(options).map_err(|error| WireError::new(ErrorCode::WrongKind, error))
@@ -242,15 +241,6 @@ pub(crate) fn find<'a>(state: &'a State, module: &ModuleRef) -> Result<&'a Arc<M
             format!("no module {module}: push it, or see `millstream module list`"),
         )
     })
-}
-
-fn unloadable(module: &ModuleRef, error: &LoadError) -> WireError {
-    let code = match error {
-        LoadError::Refused(refused) if refused.is_retriable() => ErrorCode::Overloaded,
-        LoadError::Store(StoreError::Io { .. } | StoreError::Stopped) => ErrorCode::KafkaStorage,
-        LoadError::Refused(_) | LoadError::Store(_) => ErrorCode::CallFailed,
-    };
-    WireError::new(code, format!("module {module} cannot be loaded: {error}"))
 }
 
 #[cfg(test)]

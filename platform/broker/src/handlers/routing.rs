@@ -150,14 +150,14 @@ impl<'a> Defaults<'a> {
 /// `first`: the index of the call's first record within the request.
 fn unplaced(topic: &Topic, error: CallError, first: u32) -> Unplaced {
     let record = |at: u32| i32::try_from(first.saturating_add(at)).unwrap_or(-1);
-    let (code, record) = match &error {
-        CallError::Output(OutputError::Assigned { index, .. }) => (ErrorCode::PartitionOutOfRange, record(*index)),
-        CallError::Guest(failure) => (ErrorCode::CallFailed, failure.at.map_or(-1, record)),
-        error if error.is_retriable() => (ErrorCode::Overloaded, -1),
-        _ => (ErrorCode::CallFailed, -1),
+    let record = match &error {
+        CallError::Output(OutputError::Assigned { index, .. }) => record(*index),
+        CallError::Guest(failure) => failure.at.map_or(-1, record),
+        _ => -1,
     };
     let partitioner = topic.config.partitioner.as_ref().map(ToString::to_string).unwrap_or_default();
-    Unplaced { error: WireError::new(code, format!("partitioner {partitioner} of {}: {error}", topic.name)), record }
+    let what = format!("partitioner {partitioner} of {}", topic.name);
+    Unplaced { error: WireError::unplaced(&what, &error), record }
 }
 
 pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> DescribeRoutingResponse {

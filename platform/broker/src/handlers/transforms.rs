@@ -19,7 +19,7 @@ use millstream_protocol::{
 };
 use uuid::Uuid;
 
-use super::wire::{does_not_start, module_ref, name, pairs, params, to_its_end};
+use super::wire::{module_ref, name, pairs, params, to_its_end};
 use crate::{errors::WireError, pools::Use, shared::Shared};
 
 /// How long a deployment waits for its first entries of progress to be on disk.
@@ -108,7 +108,7 @@ async fn check_module(shared: &Shared, would_be: &State, name: &str) -> Result<(
     let usage = Use::transform(would_be, find(would_be, name)?);
     let module = usage.module;
     let pool = shared.modules.make(would_be, usage).await?;
-    pool.check().await.map_err(|error| does_not_start(module, &error))
+    pool.check().await.map_err(|error| WireError::does_not_start(module, &error))
 }
 
 pub(crate) fn list(shared: &Shared) -> TransformListResponse {

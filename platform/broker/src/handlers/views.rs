@@ -13,7 +13,7 @@ use millstream_protocol::{
 };
 use uuid::Uuid;
 
-use super::wire::{does_not_start, module_ref, name, pairs, params};
+use super::wire::{module_ref, name, pairs, params};
 use crate::{errors::WireError, pools::Use, shared::Shared};
 
 pub(crate) async fn create(shared: Arc<Shared>, request: ViewCreateRequest) -> ViewCreateResponse {
@@ -49,7 +49,7 @@ async fn check_chain(shared: &Shared, would_be: &State, id: ViewId) -> Result<()
     for usage in Use::chain(would_be, view, topic)? {
         let module = usage.module;
         let pool = shared.modules.make(would_be, usage).await?;
-        pool.check().await.map_err(|error| does_not_start(module, &error))?;
+        pool.check().await.map_err(|error| WireError::does_not_start(module, &error))?;
     }
     Ok(())
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use millstream_model::{ModuleRef, TopicName};
 use millstream_protocol::{ErrorCode, extension::Pair};
-use millstream_wasm::CallError;
 
 use crate::{errors::WireError, shared::Shared};
 
@@ -33,12 +32,6 @@ pub(super) fn params(pairs: Vec<Pair>) -> Result<BTreeMap<String, String>, WireE
 /// Parameters onto the wire.
 pub(super) fn pairs(params: &BTreeMap<String, String>) -> Vec<Pair> {
     params.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
-}
-
-/// Why a module was not taken into use: its first instance could not be made.
-pub(super) fn does_not_start(module: &ModuleRef, error: &CallError) -> WireError {
-    let code = if error.is_retriable() { ErrorCode::Overloaded } else { ErrorCode::InvalidParameter };
-    WireError::new(code, format!("module {module} does not start: {error}"))
 }
 
 /// Runs a change to its end in a task of its own: a client that goes away half-way leaves no half of it.
