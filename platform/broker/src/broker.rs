@@ -221,13 +221,13 @@ impl Broker {
             listener.close();
         }
         self.shared.stop.cancel();
-        self.shared.connections.close();
-        self.shared.connections.wait().await;
+        // They end by themselves, and not in the middle: one may be waiting for a transform that it has told to end.
         let tasks = std::mem::take(&mut *self.tasks.lock());
-        for mut task in tasks {
-            task.abort();
+        for task in tasks {
             task.join().await;
         }
+        self.shared.connections.close();
+        self.shared.connections.wait().await;
         self.shared.transforms.stop().await;
         self.shared.catalog.shutdown().await;
         self.shared.storage.close().await
@@ -237,10 +237,11 @@ impl Broker {
 /// When to try again to lead what could not be opened.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
 
-/// Brings partitions, transforms and pools of modules in step with every change of the catalog, whoever made it.
+/// Brings partitions, transforms and pools of modules in step with every change of the catalog, whoever made it, until the
+/// broker stops.
 async fn follow_catalog(shared: Arc<Shared>) {
     let mut changes = shared.catalog.watch();
-    loop {
+    while !shared.stop.is_cancelled() {
         changes.borrow_and_update();
         let followed = shared.partitions.follow(&shared.catalog).await;
         if let Err(error) = &followed {
@@ -255,6 +256,7 @@ async fn follow_catalog(shared: Arc<Shared>) {
             },
             // A full disk, for one, gets room again without the catalog's doing.
             () = shared.env.clock.sleep(FOLLOW_AGAIN), if followed.is_err() => {}
+            () = shared.stop.cancelled() => {}
         }
     }
 }

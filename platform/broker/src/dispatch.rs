@@ -19,7 +19,8 @@ pub(crate) enum Reply {
     Answer(Response),
     /// It asked for no answer.
     Nothing,
-    /// It asked for no answer, and something went wrong: as in Kafka, the end of the stream says so. Why, for the log.
+    /// It asked for no answer and something went wrong, or nothing can be said about what it asked for: as in Kafka, the end of
+    /// the stream says so. Why, for the log.
     Close(String),
 }
 

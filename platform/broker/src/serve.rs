@@ -35,9 +35,14 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// An answer that may be large is gathered once less than this is left of those in front of it, bytes.
 const AHEAD_BYTES_MAX: usize = 1 << 20;
 
-/// Takes connections until the listener is closed.
+/// Takes connections until the listener is closed, or the broker stops.
 pub(crate) async fn accept_connections(shared: Arc<Shared>, listener: Arc<dyn Listener>) {
-    while let Some(connection) = listener.accept().await {
+    loop {
+        let connection = tokio::select! {
+            connection = listener.accept() => connection,
+            () = shared.stop.cancelled() => None,
+        };
+        let Some(connection) = connection else { return };
         let serve = serve_connection(shared.clone(), connection);
         shared.env.spawn.spawn("connection", shared.connections.track_future(serve).boxed());
     }
@@ -100,7 +105,7 @@ enum StreamEnd {
     Refused(Close),
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
-    #[error("a request without an answer was refused: {0}")]
+    #[error("a request that cannot be answered has failed: {0}")]
     Unanswered(String),
 }
 

@@ -101,7 +101,7 @@ impl Transforms {
     }
 
     /// Starts what the catalog says should run and does not, and stops what should not. When this returns, what is stopped
-    /// appends nothing more.
+    /// appends nothing more. Starts nothing once the broker stops.
     ///
     /// Dropping it half-way leaves tasks that were told to stop, and lets a later call start their successors before they
     /// have: run it in a task that nobody ends.
@@ -111,7 +111,7 @@ impl Transforms {
         let wanted: HashMap<_, _> = state
             .transforms
             .values()
-            .filter(|transform| transform.state == TransformState::Running)
+            .filter(|transform| transform.state == TransformState::Running && !shared.stop.is_cancelled())
             .map(|transform| (transform.id, transform.clone()))
             .collect();
         let mut stopped = Vec::new();
@@ -176,7 +176,7 @@ impl Transforms {
         self.running.lock().get(&transform)?.inputs.get(&(topic, partition)).map(|input| input.stats.clone())
     }
 
-    /// Stops all, and waits for them.
+    /// Stops all, and waits for them. For good, if the broker is known to stop.
     pub(crate) async fn stop(&self) {
         let _step = self.step.lock().await;
         let all: Vec<_> = self.running.lock().drain().collect();
