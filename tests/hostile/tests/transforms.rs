@@ -275,15 +275,11 @@ fn what_is_paused_or_deleted_appends_nothing_more_and_goes_on_where_it_stood() {
     };
     wait(0);
     let still = |word: &str| {
-        // What was appended before the answer may be readable a little later: it is once a record behind it is acknowledged.
-        let read = || {
-            sdk::produce(&broker, "out", &[message("behind")]).unwrap();
-            values(&sdk::consume(&broker, "out").unwrap())
-        };
-        let at_once = read();
+        let at_once = sdk::consume(&broker, "out").unwrap();
+        // Whatever were still under way would be there before this record is: they share a journal.
         sdk::produce(&broker, "in", &[message("later")]).unwrap();
-        assert_eq!(read().len(), at_once.len() + 1, "{word} and it appends");
-        at_once.iter().filter_map(|value| value.parse().ok()).collect::<Vec<usize>>()
+        assert_eq!(sdk::consume(&broker, "out").unwrap().len(), at_once.len(), "{word} and more can be read");
+        values(&at_once).iter().filter_map(|value| value.parse().ok()).collect::<Vec<usize>>()
     };
     good(&broker, &["transform", "pause", "t"]);
     assert_eq!(describe(&broker)["state"], "paused");
@@ -298,5 +294,5 @@ fn what_is_paused_or_deleted_appends_nothing_more_and_goes_on_where_it_stood() {
         assert!(number <= next, "{next} is missing before {number}");
         next = next.max(number + 1);
     }
-    assert!(next > stood.len() / 2, "it did not go on");
+    assert!(stood.iter().all(|number| number + 1 < next), "it did not go on");
 }

@@ -24,6 +24,8 @@ use crate::{errors::WireError, pools::Use, shared::Shared};
 
 /// How long a deployment waits for its first entries of progress to be on disk.
 const START_MAX: Duration = Duration::from_secs(10);
+/// How long a pause or a deletion waits until what was appended last can be read.
+const COMMIT_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) async fn deploy(shared: Arc<Shared>, request: TransformDeployRequest) -> TransformDeployResponse {
     match deploy_checked(&shared, request).await {
@@ -141,7 +143,7 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: TransformDeleteRequest)
         owned.catalog.propose(Command::DeleteTransform { id: transform.id }).await?;
         // Stopped before it is answered: what is deleted appends nothing more.
         owned.transforms.follow(&owned).await;
-        Ok(())
+        outputs_committed(&owned, &state, transform, "deleted").await
     });
     match outcome.await {
         Ok(()) => TransformDeleteResponse::default(),
@@ -163,8 +165,30 @@ pub(crate) async fn resume(shared: Arc<Shared>, request: TransformResumeRequest)
     }
 }
 
+/// Waits until everything in the outputs of a transform that has stopped can be read, so that readers who come after the
+/// answer find no more of it later.
+async fn outputs_committed(shared: &Shared, state: &State, transform: &Transform, is: &str) -> Result<(), WireError> {
+    let topics = transform.outputs.iter().filter_map(|id| state.topic_by_id(*id));
+    let led = topics.flat_map(|topic| {
+        (0..topic.partition_count()).filter_map(|index| shared.partitions.find(topic.id, PartitionId(index)))
+    });
+    let ends: Vec<_> = led.map(|partition| (partition.log.end_offset(), partition)).collect();
+    let committed = async {
+        for (end, partition) in ends {
+            partition.committed(end).await;
+        }
+    };
+    match select(std::pin::pin!(committed), shared.env.clock.sleep(COMMIT_MAX)).await {
+        Either::Left(_) => Ok(()),
+        Either::Right(_) => {
+            let message = format!("the transform is {is}, but what it has appended last is not committed yet");
+            Err(WireError::new(ErrorCode::RequestTimedOut, message))
+        }
+    }
+}
+
 /// Has a transform run or stand still. It goes on where its progress says, in the middle of a batch if need be; once a pause
-/// is answered, it appends nothing more.
+/// is answered, it appends nothing more, and all that it has appended can be read.
 async fn set_state(shared: &Arc<Shared>, name: String, to: TransformState) -> Result<(), WireError> {
     let owned = shared.clone();
     to_its_end(shared, "set transform state", async move {
@@ -176,9 +200,10 @@ async fn set_state(shared: &Arc<Shared>, name: String, to: TransformState) -> Re
             return Err(WireError::new(ErrorCode::InvalidRequest, message));
         }
         let (id, revision) = (transform.id, transform.revision);
+        let is_pause = to == TransformState::Paused;
         owned.catalog.propose(Command::SetTransformState { id, revision, reporter: None, state: to }).await?;
         owned.transforms.follow(&owned).await;
-        Ok(())
+        if is_pause { outputs_committed(&owned, &state, transform, "paused").await } else { Ok(()) }
     })
     .await
 }
