@@ -3,26 +3,15 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use millstream_env::{BoxFuture, Peer};
+use millstream_env::BoxFuture;
 use millstream_protocol::{Request, RequestHeader, Response, api_versions};
 
 use crate::{
     handlers::{self, produce},
+    reply::Reply,
     shared::Shared,
     turn::Turn,
 };
-
-/// What becomes of a request.
-#[expect(clippy::large_enum_variant, reason = "most are answers, and each is moved but once")]
-pub(crate) enum Reply {
-    /// This answer.
-    Answer(Response),
-    /// It asked for no answer.
-    Nothing,
-    /// It asked for no answer and something went wrong, or nothing can be said about what it asked for: as in Kafka, the end of
-    /// the stream says so. Why, for the log.
-    Close(String),
-}
 
 /// A request that can be started.
 pub(crate) enum Work {
@@ -60,7 +49,6 @@ pub(crate) fn prepare(shared: &Arc<Shared>, version: i16, request: Request) -> P
 /// is the rest.
 pub(crate) fn dispatch(
     shared: &Arc<Shared>,
-    _peer: &Peer,
     header: RequestHeader,
     work: Work,
     turn: Turn,

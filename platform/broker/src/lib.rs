@@ -15,6 +15,7 @@ mod partitions;
 mod pools;
 mod producer_ids;
 mod readable;
+mod reply;
 mod rows;
 mod serve;
 mod shared;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use futures::{FutureExt, SinkExt, StreamExt, stream::FuturesUnordered};
-use millstream_env::{BoxFuture, Connection, FrameSink, FrameSource, FrameStream, Listener, Peer};
+use millstream_env::{BoxFuture, Connection, FrameSink, FrameSource, FrameStream, Listener};
 use millstream_protocol::{
     RequestHeader,
     session::{Close, Incoming, Session, Slot},
@@ -23,7 +23,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 
 use crate::{
-    dispatch::{self, Prepared, Reply, Work},
+    dispatch::{self, Prepared, Work},
+    reply::Reply,
     shared::Shared,
     turn::Turns,
 };
@@ -84,7 +85,7 @@ async fn serve_stream(
     hurry: CancellationToken,
 ) {
     let peer = connection.peer();
-    match drive_stream(&shared, peer, stream, hurry).await {
+    match drive_stream(&shared, stream, hurry).await {
         Ok(()) => {}
         // Clients come and go; only what they did wrong is worth an operator's eye.
         Err(StreamEnd::Io(error)) => debug!(address = %peer.address, %error, "stream ended"),
@@ -109,16 +110,10 @@ enum StreamEnd {
     Unanswered(String),
 }
 
-async fn drive_stream(
-    shared: &Arc<Shared>,
-    peer: &Peer,
-    stream: FrameStream,
-    hurry: CancellationToken,
-) -> Result<(), StreamEnd> {
+async fn drive_stream(shared: &Arc<Shared>, stream: FrameStream, hurry: CancellationToken) -> Result<(), StreamEnd> {
     let FrameStream { source, sink } = stream;
     let mut drive = Drive {
         shared,
-        peer,
         session: Session::new(shared.options.session),
         turns: Turns::new(hurry.clone()),
         source: Some(source),
@@ -150,7 +145,6 @@ struct Held {
 /// A stream at work.
 struct Drive<'a> {
     shared: &'a Arc<Shared>,
-    peer: &'a Peer,
     session: Session,
     turns: Turns,
     /// None once the peer has finished.
@@ -226,7 +220,7 @@ impl Drive<'_> {
 
     fn start(&mut self, slot: Slot, header: RequestHeader, work: Work, cx: &mut Context<'_>) -> Result<(), StreamEnd> {
         self.give_turn();
-        let mut reply = dispatch::dispatch(self.shared, self.peer, header, work, self.turns.of(slot));
+        let mut reply = dispatch::dispatch(self.shared, header, work, self.turns.of(slot));
         // Most answers are there at once, and then count in what the session holds before the next request is read.
         match reply.as_mut().poll(cx) {
             Poll::Ready(reply) => self.settle(slot, reply),

@@ -27,10 +27,10 @@ use millstream_record::{Batch, BatchError, BatchHeader, Compression};
 use millstream_replica::Acks;
 
 use crate::{
-    dispatch::Reply,
     errors::{Messages, WireError},
     partition::{Partition, PendingAppend},
     readable::Readable,
+    reply::Reply,
     shared::Shared,
     slow::Wanted,
 };

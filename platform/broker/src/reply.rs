@@ -1,0 +1,15 @@
+//! What a handler gives back for its stream.
+
+use millstream_protocol::Response;
+
+/// What becomes of a request.
+#[expect(clippy::large_enum_variant, reason = "most are answers, and each is moved but once")]
+pub(crate) enum Reply {
+    /// This answer.
+    Answer(Response),
+    /// It asked for no answer.
+    Nothing,
+    /// It asked for no answer and something went wrong, or nothing can be said about what it asked for: as in Kafka, the end of
+    /// the stream says so. Why, for the log.
+    Close(String),
+}
