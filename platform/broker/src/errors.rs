@@ -84,13 +84,7 @@ impl Messages {
 impl From<PartitionAppendError> for WireError {
     fn from(error: PartitionAppendError) -> Self {
         let code = match &error {
-            PartitionAppendError::Rules(refused) => match refused {
-                AppendRefused::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
-                AppendRefused::Fenced { .. } => ErrorCode::FencedLeaderEpoch,
-                AppendRefused::Unknown { .. } => ErrorCode::UnknownLeaderEpoch,
-                AppendRefused::NotEnoughReplicas { .. } => ErrorCode::NotEnoughReplicas,
-                AppendRefused::Failed => ErrorCode::KafkaStorage,
-            },
+            PartitionAppendError::Rules(refused) => return (*refused).into(),
             PartitionAppendError::Log(error) => match error {
                 AppendError::Malformed(_) | AppendError::Empty => ErrorCode::CorruptMessage,
                 AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
@@ -107,6 +101,19 @@ impl From<PartitionAppendError> for WireError {
                 | AppendError::Closed
                 | AppendError::Failed(_) => ErrorCode::KafkaStorage,
             },
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<AppendRefused> for WireError {
+    fn from(error: AppendRefused) -> Self {
+        let code = match &error {
+            AppendRefused::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+            AppendRefused::Fenced { .. } => ErrorCode::FencedLeaderEpoch,
+            AppendRefused::Unknown { .. } => ErrorCode::UnknownLeaderEpoch,
+            AppendRefused::NotEnoughReplicas { .. } => ErrorCode::NotEnoughReplicas,
+            AppendRefused::Failed => ErrorCode::KafkaStorage,
         };
         Self::new(code, error)
     }

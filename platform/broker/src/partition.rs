@@ -98,6 +98,12 @@ impl Partition {
         });
     }
 
+    /// A client of an older epoch must look the leader up again; one of a newer epoch knows more than this broker (KIP-320).
+    /// `UNKNOWN` says nothing.
+    pub(crate) fn check_epoch(&self, client: LeaderEpoch) -> Result<(), AppendRefused> {
+        self.replica.lock().leads(client)
+    }
+
     /// The end of what consumers may read.
     pub(crate) fn high_watermark(&self) -> Offset {
         *self.high_watermark.borrow()

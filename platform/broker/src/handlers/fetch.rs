@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use millstream_catalog::View;
 use millstream_env::Share;
-use millstream_model::{LeaderEpoch, Offset, PartitionId, TopicId};
+use millstream_model::{Offset, PartitionId, TopicId};
 use millstream_protocol::{
     ErrorCode,
     messages::fetch::{
@@ -130,21 +130,12 @@ fn resolve_topic(
 
 fn resolve_partition(shared: &Shared, readable: &Readable, request: &FetchPartition) -> Result<Source, WireError> {
     let partition = shared.led(readable, request.partition)?;
-    check_epoch(request.current_leader_epoch, partition.epoch)?;
+    partition.check_epoch(request.current_leader_epoch)?;
     let view = match readable {
         Readable::Topic(_) => None,
         Readable::View { view, .. } => Some(view.clone()),
     };
     Ok(Source { partition, view })
-}
-
-/// A client of an older epoch must look the leader up again; one of a newer epoch knows more than this broker (KIP-320).
-pub(crate) fn check_epoch(client: LeaderEpoch, current: LeaderEpoch) -> Result<(), WireError> {
-    if client == LeaderEpoch::UNKNOWN || client == current {
-        return Ok(());
-    }
-    let code = if client < current { ErrorCode::FencedLeaderEpoch } else { ErrorCode::UnknownLeaderEpoch };
-    Err(WireError::new(code, format!("leader epoch {client}; this broker is in {current}")))
 }
 
 /// How far one source has been counted.

@@ -14,10 +14,7 @@ use millstream_protocol::{
 };
 use tracing::debug;
 
-use crate::{
-    errors::WireError, handlers::fetch::check_epoch, partition::Partition, readable::Readable, shared::Shared,
-    slow::Wanted,
-};
+use crate::{errors::WireError, partition::Partition, readable::Readable, shared::Shared, slow::Wanted};
 
 /// What is answered about one partition; none is offset -1.
 type Found = Option<(Offset, TimestampMs)>;
@@ -107,7 +104,7 @@ fn find(
         let message = format!("partition {} of {} is asked for twice", asked.partition_index, readable.name());
         return Err(WireError::new(ErrorCode::InvalidRequest, message));
     }
-    check_epoch(asked.current_leader_epoch, partition.epoch)?;
+    partition.check_epoch(asked.current_leader_epoch)?;
     let none = TimestampMs(-1);
     match asked.timestamp {
         LATEST_TIMESTAMP => Ok(Answer::Known(Some((partition.high_watermark(), none)))),
