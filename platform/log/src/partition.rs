@@ -151,12 +151,6 @@ impl PartitionLog {
         *self.flushed.borrow()
     }
 
-    /// Follows [`PartitionLog::flushed_end`].
-    #[must_use]
-    pub fn subscribe_flushed(&self) -> watch::Receiver<Offset> {
-        self.flushed.subscribe()
-    }
-
     /// What the log's batches take on disk, bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

@@ -217,12 +217,6 @@ impl Replica {
         self.answers_reads() && end >= self.high_watermark && end >= self.epoch_start
     }
 
-    /// The topic's settings changed.
-    pub fn handle_options(&mut self, options: ReplicaOptions) {
-        self.options = options;
-        self.advance();
-    }
-
     /// The catalog agreed on a configuration. The same epoch again changes the ISR; a new one begins a leadership, or ends
     /// it.
     ///
@@ -325,11 +319,6 @@ impl Replica {
         }
         self.own = Progress { appended: self.own.appended.min(end), flushed: self.own.flushed.min(end) };
         Ok(())
-    }
-
-    /// The log under this replica failed (a write, a sync, damage below the high watermark).
-    pub fn handle_log_failed(&mut self) {
-        self.fail();
     }
 
     /// The next thing to tell; none when all is told. Watermarks that were overtaken are not told.
