@@ -1,7 +1,7 @@
 //! What the parts of a client share: connections to brokers, who leads what, and how to try again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Weak},
     time::Duration,
@@ -109,6 +109,8 @@ pub(crate) struct Cluster {
     /// Connections made for one stream each; they go with it.
     lone: Mutex<Vec<Weak<dyn Connection>>>,
     brokers: Mutex<BTreeMap<BrokerId, String>>,
+    /// Brokers that were told to be lost, until one of them is connected to again.
+    lost: Mutex<BTreeSet<Arc<str>>>,
     topics: Mutex<BTreeMap<Arc<str>, Arc<Topic>>>,
 }
 
@@ -125,6 +127,7 @@ impl Cluster {
             places: Mutex::default(),
             lone: Mutex::default(),
             brokers: Mutex::default(),
+            lost: Mutex::default(),
             topics: Mutex::default(),
         }
     }
@@ -150,7 +153,23 @@ impl Cluster {
         let own = Arc::new(Semaphore::new(OWN_STREAMS_MAX));
         let link = Arc::new(Link { broker, connection, versions, channels, own });
         *place = Some(Arc::clone(&link));
+        self.tell_found(&link.broker);
         Ok(link)
+    }
+
+    /// Says, once until it is back, that a broker cannot be reached and that whoever works with it tries again.
+    pub(crate) fn tell_lost(&self, error: &CallError) {
+        let (CallError::Disconnected { broker, .. } | CallError::Unreachable { broker, .. }) = error else { return };
+        if self.lost.lock().insert(Arc::clone(broker)) {
+            tracing::warn!("lost {broker}, trying again");
+        }
+    }
+
+    /// Says that a broker is back, if it was told to be lost.
+    fn tell_found(&self, broker: &Arc<str>) {
+        if self.lost.lock().remove(broker) {
+            tracing::info!("connected to {broker} again");
+        }
     }
 
     async fn connect(&self, broker: &Arc<str>) -> Result<Arc<dyn Connection>, CallError> {
@@ -216,8 +235,9 @@ impl Cluster {
             Ok(place) => self.open_channel(&link, Some(place)).await,
             Err(_) => return self.open_lone(&link).await,
         };
-        if opened.is_err() {
-            self.drop_link(&link).await;
+        match &opened {
+            Ok(_) => self.tell_found(&link.broker),
+            Err(_) => self.drop_link(&link).await,
         }
         opened
     }
@@ -232,6 +252,7 @@ impl Cluster {
         }
         match self.open_channel(&link, None).await {
             Ok(channel) => {
+                self.tell_found(&link.broker);
                 let channel = Arc::new(channel);
                 *place = Some(Arc::clone(&channel));
                 Ok(channel)
@@ -344,6 +365,8 @@ impl Cluster {
         let now = self.env.clock.now();
         Retry {
             env: self.env.clone(),
+            started: now,
+            told: false,
             deadline: Monotonic(now.0.saturating_add(patience)),
             pause: self.options.backoff_min,
             pause_max: self.options.backoff_max,
@@ -372,10 +395,10 @@ impl Cluster {
         if !found.error_code.is_ok() {
             self.topics.lock().remove(name);
             let message = match found.error_code {
-                ErrorCode::UnknownTopicOrPartition => Some("there is no topic or view of this name"),
+                ErrorCode::UnknownTopicOrPartition => Some(format!("there is no {}", what())),
                 _ => None,
             };
-            return Err(CallError::refused(what(), found.error_code, message));
+            return Err(CallError::refused(what(), found.error_code, message.as_deref()));
         }
         let leader = |id: BrokerId| (id.0 >= 0).then_some(id);
         let partitions = found
@@ -419,15 +442,29 @@ pub(crate) fn is_unknown(error: &CallError) -> bool {
     )
 }
 
+/// How long something is tried again without a word.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
 /// Pauses that double, with some chance in them, until patience is used up.
 pub(crate) struct Retry {
     env: Env,
+    started: Monotonic,
+    /// Whether it was said that this takes long.
+    told: bool,
     deadline: Monotonic,
     pause: Duration,
     pause_max: Duration,
 }
 
 impl Retry {
+    /// Whether this is the time to say that trying again takes long; true once.
+    pub(crate) fn takes_long(&mut self) -> bool {
+        !self.told && {
+            self.told = self.env.clock.now() - self.started >= SILENCE_MAX;
+            self.told
+        }
+    }
+
     /// Waits for the next attempt; false when there should be none.
     pub(crate) async fn wait(&mut self) -> bool {
         let left = self.deadline - self.env.clock.now();

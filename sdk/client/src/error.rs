@@ -71,7 +71,7 @@ pub enum CallError {
         detail: Arc<str>,
     },
     /// The broker refused, and said why.
-    #[error("{what}: {}", refusal(*.code, .message.as_deref()))]
+    #[error("{}", refusal(.what, *.code, .message.as_deref()))]
     Refused {
         /// What was asked, e.g. `topic flights`.
         what: Arc<str>,
@@ -82,12 +82,31 @@ pub enum CallError {
     },
 }
 
-/// The broker's words, or the code's; the number for looking it up.
-fn refusal(code: ErrorCode, message: Option<&str>) -> String {
+/// The broker's words, with what was asked if they do not name it; without words the code's, which have its number.
+fn refusal(what: &str, code: ErrorCode, message: Option<&str>) -> String {
     match message {
-        Some(message) if !message.is_empty() => format!("{message} (error {})", code.code()),
-        _ => code.to_string(),
+        Some(message) if names(message, what) => message.to_owned(),
+        Some(message) if !message.is_empty() => format!("{what}: {message}"),
+        _ => format!("{what}: {code}"),
     }
+}
+
+/// Whether a message says by itself what was asked: `topic flights`, or the name in quotes or as a word. A short name may be a
+/// word by chance.
+fn names(message: &str, what: &str) -> bool {
+    const CHANCE_MAX: usize = 3;
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    let holds = |phrase: &str| {
+        message.match_indices(phrase).any(|(at, _)| {
+            let after = &message[at + phrase.len()..];
+            !message[..at].ends_with(is_part) && !after.starts_with(is_part)
+        })
+    };
+    let name = what.split('"').nth(1).filter(|name| !name.is_empty());
+    let by_name = |name: &str| {
+        holds(&format!("{name:?}")) || holds(&format!("named {name}")) || (name.len() > CHANCE_MAX && holds(name))
+    };
+    holds(&what.replace('"', "")) || name.is_some_and(by_name)
 }
 
 impl CallError {
@@ -195,6 +214,27 @@ impl ProduceError {
         }
     }
 
+    /// Whether it is certain that the record was not appended: it was refused, rather than lost sight of.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::NoSuchPartition { .. } | Self::Record { .. } | Self::StaleRouting { .. } => true,
+            // What may pass was tried again until it did; of these codes Kafka says that the record may be there.
+            Self::Call(CallError::Refused { code, .. }) => !matches!(
+                code,
+                ErrorCode::UnknownServer
+                    | ErrorCode::RequestTimedOut
+                    | ErrorCode::NetworkException
+                    | ErrorCode::NotEnoughReplicasAfterAppend
+                    | ErrorCode::KafkaStorage
+                    | ErrorCode::OutOfOrderSequenceNumber
+                    | ErrorCode::UnknownProducerId
+            ),
+            Self::Call(CallError::NotServed { .. }) => true,
+            Self::Call(_) | Self::Expired { .. } | Self::Stopped => false,
+        }
+    }
+
     /// Whether sending the record again may succeed. The producer has already tried for its delivery time-out, so this is
     /// for callers with more patience than that. After a stop or an expiry the record may have been appended already.
     #[must_use]
@@ -273,5 +313,27 @@ impl ConsumeError {
     #[must_use]
     pub fn is_retriable(&self) -> bool {
         matches!(self, Self::Call(error) if error.is_retriable())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_what_was_asked_once() {
+        let check = |what: &str, message: Option<&str>, expected: &str| {
+            let error = CallError::refused(what, ErrorCode::UnknownTopicOrPartition, message);
+            assert_eq!(error.to_string(), expected);
+        };
+        check("topic \"nope\"", Some("no topic \"nope\""), "no topic \"nope\"");
+        check("topic \"nope\"", Some("there is no topic named nope"), "there is no topic named nope");
+        check("topic \"nope\"", Some("nopes are refused"), "topic \"nope\": nopes are refused");
+        check("topic \"a\"", Some("a topic named a exists"), "a topic named a exists");
+        check("topic \"a\"", Some("topic a is used"), "topic a is used");
+        check("topic \"a\"", Some("topic ab is used"), "topic \"a\": topic ab is used");
+        check("topic \"a\"", Some("a topic has from 1"), "topic \"a\": a topic has from 1");
+        check("module m@1", Some("module m@1 does not start"), "module m@1 does not start");
+        check("module m@1", Some(""), "module m@1: no such topic or partition here (error 3)");
     }
 }

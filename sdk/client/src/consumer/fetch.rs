@@ -264,9 +264,13 @@ impl Consumer {
             return Err(error.into());
         }
         tracing::debug!(name = %self.name, %error, "reading is tried again");
+        self.cluster.tell_lost(&error);
         self.stale = true;
         let cluster = &self.cluster;
         let retry = self.retry.get_or_insert_with(|| cluster.retry(patience));
+        if error.code().is_some() && retry.takes_long() {
+            tracing::warn!("{error}; trying again");
+        }
         if !retry.wait().await {
             self.retry = None;
             return Err(error.into());

@@ -318,6 +318,9 @@ impl Queue {
             _ => Failure::Retry,
         };
         tracing::debug!(topic = %self.topic, partition = %self.partition, %error, ?failure, "a batch was not taken");
+        if matches!(failure, Failure::Retry) {
+            self.shared.cluster.tell_lost(&error);
+        }
         batch.last = Some(error.clone());
         if let Some(batch) = self.window.failed(serial, failure) {
             batch.given_up(&ProduceError::refused(&self.topic, self.partition, error));
@@ -331,6 +334,9 @@ impl Queue {
             Waited::Paused(Err(error)) | Waited::Id(Err(error)) => error,
         };
         tracing::debug!(topic = %self.topic, partition = %self.partition, %error, "nothing can be sent");
+        if error.is_retriable() {
+            self.shared.cluster.tell_lost(&error);
+        }
         self.window.stall();
         let Some(batch) = self.window.oldest() else { return };
         batch.last = Some(error.clone());
