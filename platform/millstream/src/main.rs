@@ -22,7 +22,8 @@ use crate::args::{Cli, Command};
 /// What is logged unless `RUST_LOG` says otherwise: our own words, and only warnings of the libraries'.
 const SERVE_LOG: &str =
     "info,openraft=warn,sled=warn,quinn=warn,quinn_proto=warn,rustls=warn,wasmtime=warn,cranelift=warn";
-const COMMAND_LOG: &str = "warn";
+/// Commands say what a person has to know: that a broker is lost, and there again.
+const COMMAND_LOG: &str = "warn,millstream_client=info";
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         return millstream_wasm::compile_main(words);
     }
     let cli = Cli::parse();
-    log_to_stderr(if matches!(cli.command, Command::Serve(_)) { SERVE_LOG } else { COMMAND_LOG });
+    log_to_stderr(matches!(cli.command, Command::Serve(_)));
     failure::exit_code(run(cli))
 }
 
@@ -44,12 +45,18 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     done
 }
 
-fn log_to_stderr(default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
+/// A broker's log has times and levels; of a command the words alone are for people, unless `RUST_LOG` asks for more.
+fn log_to_stderr(serves: bool) {
+    let asked = EnvFilter::try_from_default_env().ok();
+    let plain = !serves && asked.is_none();
+    let filter = asked.unwrap_or_else(|| EnvFilter::new(if serves { SERVE_LOG } else { COMMAND_LOG }));
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    match plain {
+        true => log.with_level(false).without_time().init(),
+        false => log.init(),
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use millstream_client::{Client, ClientOptions};
+use millstream_transport::Limits;
 
 use crate::flags::Common;
 
@@ -11,6 +12,9 @@ use crate::flags::Common;
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The same for uploads: the broker gives its compiler two minutes.
 const COMPILE_MAX: Duration = Duration::from_secs(150);
+
+/// A broker that is silent for so long is lost: whoever watches a terminal should hear of it soon.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Connects to the first of the brokers that answers.
 pub(crate) async fn connect(common: &Common) -> anyhow::Result<Client> {
@@ -23,7 +27,9 @@ pub(crate) async fn connect_to_compile(common: &Common) -> anyhow::Result<Client
 }
 
 async fn connect_for(common: &Common, request_timeout: Duration) -> anyhow::Result<Client> {
+    let limits = Limits { idle_timeout: SILENCE_MAX, keep_alive: SILENCE_MAX / 4, ..Limits::default() };
     let options = ClientOptions {
+        limits,
         brokers: common.broker.iter().map(ToString::to_string).collect(),
         client_id: "millstream-cli".into(),
         request_timeout,

@@ -3,11 +3,11 @@
 mod format;
 mod start;
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use millstream_client::{ConsumedRecord, Consumer, ConsumerOptions};
+use millstream_client::{ConsumedRecord, Consumer, ConsumerOptions, Position};
 use millstream_model::PartitionId;
 
 use self::{format::Format, start::From};
@@ -15,7 +15,7 @@ use super::connect::connect;
 use crate::{
     failure::{NotBuilt, output_error},
     flags::{Common, Form},
-    output::Output,
+    output::{Output, say},
 };
 
 /// Written out at the latest when so many bytes have gathered.
@@ -27,7 +27,14 @@ const BUFFER_BYTES: usize = 128 << 10;
     after_help = "With --format json a record is one line: {\"partition\":0,\"offset\":7,\"timestamp\":1357034400000,\
 \"key\":\"N14228\",\"value\":\"...\",\"headers\":[[\"name\",\"value\"]]}. Keys, values and headers' values that are not UTF-8 are \
 {\"base64\":\"...\"}; absent ones are null. With --format value the values follow each other, a line feed after each; a record without a \
-value (a tombstone) is left out."
+value (a tombstone) is left out.
+
+Without --until and --count it goes on until it is stopped, also when the broker is away for a while.
+
+Examples:
+  millstream consume greetings --from beginning --until end
+  millstream consume flights --from 2013-01-01T10:00:00Z --count 3 --format json
+  millstream consume flights --from end --partition 0 --partition 3"
 )]
 pub(crate) struct Consume {
     /// The topic or the view to read.
@@ -40,9 +47,9 @@ pub(crate) struct Consume {
     /// from 1000000000000 on).
     #[arg(long, value_name = "WHERE", default_value = "beginning", allow_negative_numbers = true)]
     from: From,
-    /// Read only this partition.
+    /// Read only this partition; may be repeated.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
-    partition: Option<i32>,
+    partition: Vec<i32>,
     /// Stop after so many records.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -74,10 +81,14 @@ impl Consume {
             Output::Json => Format::Json,
         });
         let client = connect(common).await?;
+        let until_end = self.until == Some(Until::End);
+        let patience = ConsumerOptions::default().patience;
         let options = ConsumerOptions {
-            partitions: self.partition.map(PartitionId).into_iter().collect(),
+            partitions: self.partition.iter().copied().map(PartitionId).collect(),
             start: self.from.0,
-            until_end: self.until == Some(Until::End),
+            until_end,
+            // Whoever follows a topic wants to go on once the broker is there again.
+            patience: if until_end { patience } else { Duration::MAX },
             ..ConsumerOptions::default()
         };
         let what = || format!("cannot read {}", self.name);
@@ -93,15 +104,18 @@ impl Consume {
     }
 }
 
-/// An offset beyond the end would look like an empty topic, when reading stops at the end.
+/// An offset beyond the end would look like an empty topic, when reading stops at the end. Partitions are of different lengths:
+/// those that are too short are named, and refused if all are.
 fn refuse_beyond_the_end(consumer: &Consumer) -> anyhow::Result<()> {
-    for at in consumer.positions() {
-        if let Some(end) = at.end
-            && at.next > end
-        {
-            let (name, next, partition) = (consumer.name(), at.next, at.partition);
-            bail!("cannot read {name}: offset {next} is beyond the end of partition {partition}, which is {end}");
+    let too_short = |at: &Position| at.end.is_some_and(|end| at.next > end);
+    let is_some_long_enough = consumer.positions().any(|at| !too_short(&at));
+    for at in consumer.positions().filter(too_short) {
+        let (name, next, partition, end) = (consumer.name(), at.next, at.partition, at.end.unwrap_or_default());
+        let beyond = format!("offset {next} is beyond the end of partition {partition}, which is {end}");
+        if !is_some_long_enough {
+            bail!("cannot read {name}: {beyond}");
         }
+        say(format_args!("nothing is read of partition {partition}: {beyond}"));
     }
     Ok(())
 }

@@ -1,0 +1,85 @@
+//! What a person sees of commands whose broker goes away and comes back: words on stderr, and then what was asked for.
+
+#![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use millstream_test_support::{broker::Broker, cli};
+
+/// Far above what any of it takes on two busy cores.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A command that goes on, with its lines as they come.
+struct Running {
+    child: Child,
+    stdout: mpsc::Receiver<String>,
+    stderr: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(broker: &Broker, words: &[&str]) -> Self {
+        let mut command = Command::new(cli::millstream().unwrap());
+        command
+            .args(words)
+            .env("MILLSTREAM_PROFILE", broker.profile())
+            .env("MILLSTREAM_BROKER", broker.address().to_string())
+            .env_remove("RUST_LOG");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdout, stderr) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        Self { child, stdout, stderr }
+    }
+
+    fn printed(&self) -> String {
+        self.stdout.recv_timeout(LONG).unwrap()
+    }
+
+    fn said(&self) -> String {
+        self.stderr.recv_timeout(LONG).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn lines(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || BufReader::new(from).lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    told
+}
+
+#[test]
+fn who_follows_a_topic_is_told_of_a_lost_broker_and_goes_on_when_it_is_back() {
+    let mut broker = Broker::start().unwrap();
+    broker.cli(&["topic", "create", "news"]).unwrap().ok().unwrap();
+    let address = broker.address();
+    let reader = Running::start(&broker, &["consume", "news"]);
+    let mut writer = Running::start(&broker, &["produce", "news"]);
+    let mut typed = writer.child.stdin.take().unwrap();
+    typed.write_all(b"before\n").unwrap();
+    assert_eq!(reader.printed(), "before");
+
+    broker.kill().unwrap();
+    typed.write_all(b"after\n").unwrap();
+    for running in [&reader, &writer] {
+        assert_eq!(running.said(), format!("lost {address}, trying again"));
+    }
+    broker.restart_in_place().unwrap();
+    for running in [&reader, &writer] {
+        assert_eq!(running.said(), format!("connected to {address} again"));
+    }
+    assert_eq!(reader.printed(), "after");
+    drop(typed);
+    assert!(cli::wait(&mut writer.child, LONG).unwrap().success());
+    assert_eq!(writer.said(), "2 records acknowledged by news");
+}
