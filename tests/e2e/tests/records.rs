@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
 
-use millstream_test_support::{broker::Broker, message::Message, peers, sdk};
+use millstream_test_support::{broker::Broker, guests, message::Message, peers, sdk};
 use serde_json::{Value, json};
 
 /// A broker with a topic of three partitions.
@@ -52,10 +52,32 @@ fn lines_before_one_that_is_refused_have_arrived_without_acknowledgements_too() 
     let words = ["produce", "metrics", "--acks", "0", "--format", "ndjson", "--key", "id"];
     let refused = broker.cli_with(&words, &input).unwrap();
     assert_eq!(refused.code, Some(1));
-    for said in ["line 2001", "2000 records before it sent", "nothing after it"] {
+    for said in ["line 2001", "2000 records sent", "not written: line 2001", "nothing after line 2001"] {
         assert!(refused.stderr.contains(said), "no {said:?} in {}", refused.stderr);
     }
     assert_eq!(records(&broker, "metrics", &[]).len(), 2000);
+}
+
+/// Lines that are under way when an earlier one is refused are written: whoever goes on from the refused line must know.
+#[test]
+fn a_refusal_among_lines_says_which_of_them_are_written() {
+    let broker = broker_with("plain");
+    let module = guests::component("partition-by-field").unwrap();
+    good(&broker, &["module", "push", module.to_str().unwrap(), "--name", "by-field", "--version", "1"], b"");
+    let placed = ["--partitioner", "by-field@1", "--param", "field=id", "--param", "strict=true"];
+    good(&broker, &[&["topic", "create", "placed"], &placed[..]].concat(), b"");
+    let check = |topic: &str, input: &[u8], said: &[&str], written: usize| {
+        let refused = broker.cli_with(&["produce", topic], input).unwrap();
+        assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+        for said in said {
+            assert!(refused.stderr.contains(said), "no {said:?} in {}", refused.stderr);
+        }
+        assert_eq!(records(&broker, topic, &[]).len(), written, "{}", refused.stderr);
+    };
+    let said = [": line 2: ", "; 2 records acknowledged; not written: line 2; nothing after line 3 was sent"];
+    check("placed", b"{\"id\":1}\n{\"other\":2}\n{\"id\":3}\n", &said, 2);
+    let large = [b"one\n".to_vec(), vec![b'x'; 2 << 20], b"\nthree\n".to_vec()].concat();
+    check("plain", &large, &[": line 2: ", "max.message.bytes", "not written: line 2;"], 2);
 }
 
 /// The offsets of records, whatever their partitions.
@@ -111,6 +133,10 @@ fn headers_go_with_every_record_in_their_order() {
 fn a_line_is_split_into_key_and_value() {
     let broker = broker_with("keyed");
     good(&broker, &["produce", "keyed", "--key-separator", "::", "--partition", "1"], b"k::v::w\n::no key\nk::\n");
+    good(&broker, &["produce", "keyed", "--key-separator", "\\t", "--partition", "2", "--acks", "-1"], b"k\tv\n");
+    let tabbed = records(&broker, "keyed", &["--partition", "2"]);
+    assert_eq!((&tabbed[0]["key"], &tabbed[0]["value"]), (&"k".into(), &"v".into()), "{tabbed:?}");
+    assert_eq!(records(&broker, "keyed", &["--partition", "1", "--partition", "2"]).len(), 4);
     let read = records(&broker, "keyed", &["--partition", "1"]);
     let told: Vec<_> = read.iter().map(|record| (&record["key"], &record["value"])).collect();
     let text = |text: &str| Value::from(text);
@@ -181,4 +207,18 @@ fn a_file_is_read_as_standard_input_is() {
     std::fs::write(&file, "one\ntwo\nwithout a line end").unwrap();
     good(&broker, &["produce", "filed", "--input", file.to_str().unwrap(), "--acks", "1", "--partition", "2"], b"no");
     assert_eq!(good(&broker, &["consume", "filed", "--until", "end"], b""), "one\ntwo\nwithout a line end\n");
+}
+
+/// Partitions are of different lengths: one that ends before the offset is no reason not to read the others.
+#[test]
+fn partitions_that_end_before_the_offset_are_named_and_the_others_read() {
+    let broker = broker_with("uneven");
+    good(&broker, &["produce", "uneven", "--partition", "1"], b"a\nb\nc\n");
+    let words = ["consume", "uneven", "--from", "2", "--until", "end"];
+    let read = broker.cli(&words).unwrap().ok().unwrap();
+    assert_eq!(read.text(), "c\n");
+    for short in ["partition 0", "partition 2"] {
+        assert!(read.stderr.contains(short), "no {short} in {}", read.stderr);
+    }
+    assert!(!read.stderr.contains("partition 1"), "{}", read.stderr);
 }

@@ -1,10 +1,11 @@
 //! `millstream produce`: lines in, records out, each acknowledged or accounted for.
 
+mod fates;
 mod input;
 mod line;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -16,13 +17,16 @@ use millstream_client::{
     Acks as ClientAcks, Compression as ClientCompression, Delivered, Delivery, Header, ProduceError, Producer,
     ProducerOptions, ProducerRecord,
 };
-use millstream_model::{Offset, PartitionId};
+use millstream_model::PartitionId;
 use serde::Serialize;
 
-use self::line::{Entry, Lines};
+use self::{
+    fates::{Fate, Fates},
+    line::{Entry, Lines},
+};
 use super::connect::connect;
 use crate::{
-    failure::{Usage, explain},
+    failure::Usage,
     flags::{Common, Form},
     output::counted,
     values::Pair,
@@ -35,7 +39,16 @@ const UNDER_WAY_MAX: usize = 100_000;
 #[derive(Debug, Args)]
 #[command(
     after_help = "A line ends with a line feed, which is not part of the record. Blank lines are records with an empty value, \
-except in ndjson, where they are skipped. When a line is refused, the lines before it are sent and acknowledged, and nothing after it is."
+except in ndjson, where they are skipped.
+
+When a line is refused, no more lines are sent, and the exit code is 1. Lines after it may be on their way already, and are written: \
+the error names the lines that were not written, and the last line that was sent. To go on, mend the former, and send them and what \
+comes after the latter.
+
+Examples:
+  echo 'hello, stream' | millstream produce greetings
+  millstream produce flights --input flights.ndjson --format ndjson --key tailnum
+  printf 'k1\\tone\\nk2\\ttwo\\n' | millstream produce pairs --key-separator '\\t'"
 )]
 pub(crate) struct Produce {
     /// The topic to write into.
@@ -49,8 +62,8 @@ pub(crate) struct Produce {
     /// The field of an ndjson object that is the record's key; null is no key.
     #[arg(long, value_name = "FIELD", conflicts_with = "key_separator")]
     key: Option<String>,
-    /// What stands between key and value in a line.
-    #[arg(long, value_name = "S", value_parser = clap::builder::NonEmptyStringValueParser::new(), allow_hyphen_values = true)]
+    /// What stands between key and value in a line. \t is a tab, \0 a zero byte, \\ a backslash.
+    #[arg(long, value_name = "S", value_parser = separator, allow_hyphen_values = true)]
     key_separator: Option<String>,
     /// Write into this partition; otherwise the topic's partitioner or the key's hash chooses.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
@@ -58,8 +71,8 @@ pub(crate) struct Produce {
     /// How batches are packed.
     #[arg(long, value_enum, default_value_t = Compression::None)]
     compression: Compression,
-    /// Who must have a record before it counts: all replicas in sync, their leader, or nobody.
-    #[arg(long, value_enum, default_value_t = Acks::All)]
+    /// Who must have a record before it counts: all replicas in sync (also -1), their leader, or nobody.
+    #[arg(long, value_enum, default_value_t = Acks::All, allow_hyphen_values = true)]
     acks: Acks,
     /// A header of every record; may be repeated.
     #[arg(long, value_name = "K=V")]
@@ -103,6 +116,7 @@ impl From<Compression> for ClientCompression {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Acks {
     /// Every replica in sync, as durable as the topic says.
+    #[value(alias = "-1")]
     All,
     /// The leader, as durable as the topic says.
     #[value(name = "1")]
@@ -143,11 +157,34 @@ impl Produce {
         // A topic that is not there is told before anything is typed.
         producer.partitions(&template.topic).await.with_context(|| format!("cannot produce to {}", template.topic))?;
         let mut sending = Sending::new(producer, template, lines);
-        let sent = sending.send_all(chunks).await;
+        sending.send_all(chunks).await;
         // Also after a failure: what nobody acknowledges must have arrived before the process ends.
         client.close().await;
-        sending.finish(sent, self.acks != Acks::None, self.form)
+        sending.finish(self.acks != Acks::None, self.form)
     }
+}
+
+/// A separator as it is typed, with the escapes that shells leave alone.
+fn separator(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("it is empty".into());
+    }
+    let mut separator = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(found) = chars.next() {
+        separator.push(match found {
+            '\\' => match chars.next() {
+                Some('t') => '\t',
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('0') => '\0',
+                Some('\\') => '\\',
+                _ => return Err("after a backslash comes t, n, r, 0 or a second backslash".into()),
+            },
+            other => other,
+        });
+    }
+    Ok(separator)
 }
 
 /// What the flags say about lines.
@@ -174,24 +211,10 @@ struct Sending {
     /// Lines read.
     line: u64,
     under_way: VecDeque<(u64, Delivery)>,
-    tally: Tally,
-    started: Instant,
-}
-
-/// What became of the records.
-#[derive(Debug, Default)]
-struct Tally {
-    sent: u64,
-    acknowledged: u64,
+    fates: Fates,
+    /// Bytes of the keys and values sent.
     bytes: u64,
-    /// How many records each partition took, and the first's and last's offset.
-    partitions: BTreeMap<PartitionId, Taken>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Taken {
-    records: u64,
-    offsets: Option<(Offset, Offset)>,
+    started: Instant,
 }
 
 /// The summary for programs.
@@ -213,18 +236,6 @@ struct SummaryPartition {
     last_offset: Option<i64>,
 }
 
-impl Tally {
-    fn delivered(&mut self, delivered: Delivered) {
-        self.acknowledged += 1;
-        let taken = self.partitions.entry(delivered.partition).or_default();
-        taken.records += 1;
-        if let Some(offset) = delivered.offset {
-            let (first, last) = taken.offsets.unwrap_or((offset, offset));
-            taken.offsets = Some((first.min(offset), last.max(offset)));
-        }
-    }
-}
-
 impl Sending {
     fn new(producer: Producer, template: ProducerRecord, lines: Lines) -> Self {
         Self {
@@ -233,101 +244,96 @@ impl Sending {
             lines,
             line: 0,
             under_way: VecDeque::new(),
-            tally: Tally::default(),
+            fates: Fates::default(),
+            bytes: 0,
             started: Instant::now(),
         }
     }
 
-    /// Sends every line, until the first that is refused; then waits for the fate of all that were sent.
-    async fn send_all(&mut self, mut chunks: tokio::sync::mpsc::Receiver<input::Chunk>) -> anyhow::Result<()> {
-        let sent = self.send_chunks(&mut chunks).await;
+    /// Sends every line, until the first that is known to have failed; then waits for the fate of all that were sent.
+    async fn send_all(&mut self, mut chunks: tokio::sync::mpsc::Receiver<input::Chunk>) {
+        self.send_chunks(&mut chunks).await;
         drop(chunks);
         self.producer.flush().await;
-        let mut settled = Ok(());
-        while let Some((line, delivery)) = self.under_way.pop_front() {
-            let told = self.settle(line, delivery.await);
-            // The first failure is the one to tell; the others are counted.
-            settled = settled.and(told);
+        while let Some((line, told)) = next_fate(&mut self.under_way).await {
+            self.fates.settle(line, told);
         }
-        sent.and(settled)
     }
 
-    async fn send_chunks(&mut self, chunks: &mut tokio::sync::mpsc::Receiver<input::Chunk>) -> anyhow::Result<()> {
-        loop {
+    async fn send_chunks(&mut self, chunks: &mut tokio::sync::mpsc::Receiver<input::Chunk>) {
+        while !self.fates.has_failed() {
             let chunk = tokio::select! {
                 biased;
                 // Acknowledgements are looked at while the input is silent, so that a refusal is told at once.
                 told = next_fate(&mut self.under_way), if !self.under_way.is_empty() => {
                     if let Some((line, told)) = told {
-                        self.settle(line, told)?;
+                        self.fates.settle(line, told);
                     }
                     continue;
                 }
                 chunk = chunks.recv() => chunk,
             };
-            let Some(chunk) = chunk else { return Ok(()) };
-            let chunk = chunk?;
+            let chunk = match chunk {
+                None => return,
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => return self.fates.stop(self.line + 1, error),
+            };
             for line in input::lines(&chunk) {
-                self.send_line(line).await?;
+                self.send_line(line).await;
+                if self.fates.has_failed() {
+                    return;
+                }
             }
         }
     }
 
-    async fn send_line(&mut self, text: Bytes) -> anyhow::Result<()> {
+    async fn send_line(&mut self, text: Bytes) {
         self.line += 1;
         let line = self.line;
-        let entry = self.lines.entry(text).with_context(|| format!("line {line}"))?;
-        let Some(Entry { key, value }) = entry else { return Ok(()) };
-        self.tally.bytes += (key.as_ref().map_or(0, Bytes::len) + value.len()) as u64;
+        let entry = match self.lines.entry(text) {
+            Ok(entry) => entry,
+            Err(error) => return self.fates.failed(line, Fate::NotWritten, error.into()),
+        };
+        let Some(Entry { key, value }) = entry else { return };
+        self.bytes += (key.as_ref().map_or(0, Bytes::len) + value.len()) as u64;
         let record = ProducerRecord { key, value: Some(value), ..self.template.clone() };
-        let delivery = self.producer.send(record).await.with_context(|| format!("line {line}"))?;
-        self.tally.sent += 1;
-        self.under_way.push_back((line, delivery));
-        if self.under_way.len() > UNDER_WAY_MAX
-            && let Some((line, delivery)) = self.under_way.pop_front()
-        {
-            let told = delivery.await;
-            self.settle(line, told)?;
+        match self.producer.send(record).await {
+            Ok(delivery) => self.under_way.push_back((line, delivery)),
+            // It was not even taken.
+            Err(error) => return self.fates.failed(line, Fate::NotWritten, error.into()),
         }
-        Ok(())
-    }
-
-    fn settle(&mut self, line: u64, told: Result<Delivered, ProduceError>) -> anyhow::Result<()> {
-        let delivered = told.with_context(|| format!("line {line}"))?;
-        self.tally.delivered(delivered);
-        Ok(())
+        if self.under_way.len() > UNDER_WAY_MAX
+            && let Some((line, told)) = next_fate(&mut self.under_way).await
+        {
+            self.fates.settle(line, told);
+        }
     }
 
     /// Tells how it went.
-    fn finish(&self, sent: anyhow::Result<()>, acknowledged: bool, form: Form) -> anyhow::Result<()> {
-        let Self { tally, template, .. } = self;
-        let elapsed = self.started.elapsed();
-        if let Err(error) = sent {
-            let unknown = tally.sent - tally.acknowledged;
-            let (told, verb) =
-                (counted(tally.acknowledged, "record"), if acknowledged { "acknowledged" } else { "sent" });
-            let fate = match unknown {
-                0 => format!("{told} before it {verb}, nothing after it sent"),
-                _ => format!("{told} {verb}, of {unknown} nothing is known, nothing more sent"),
-            };
-            anyhow::bail!("cannot produce to {}: {}; {fate}", template.topic, explain(error.as_ref()));
+    fn finish(self, acknowledged: bool, form: Form) -> anyhow::Result<()> {
+        let Self { fates, template, line, bytes, started, .. } = self;
+        let elapsed = started.elapsed();
+        let topic = &template.topic;
+        let written = fates.written();
+        if let Some(error) = fates.error(line, if acknowledged { "acknowledged" } else { "sent" }) {
+            return Err(error.context(format!("cannot produce to {topic}")));
         }
-        let partitions = tally.partitions.iter().map(|(partition, taken)| SummaryPartition {
+        let partitions = fates.partitions().iter().map(|(partition, taken)| SummaryPartition {
             partition: partition.0,
             records: taken.records,
             first_offset: taken.offsets.map(|(first, _)| first.0),
             last_offset: taken.offsets.map(|(_, last)| last.0),
         });
         let summary = Summary {
-            topic: &template.topic,
-            records: tally.acknowledged,
-            bytes: tally.bytes,
+            topic,
+            records: written,
+            bytes,
             seconds: elapsed.as_secs_f64(),
             partitions: partitions.collect(),
         };
-        let records = counted(tally.acknowledged, "record");
+        let records = counted(written, "record");
         let verb = if acknowledged { "acknowledged by" } else { "sent to" };
-        let sentence = format!("{records} {verb} {}{}", template.topic, rate(tally, elapsed));
+        let sentence = format!("{records} {verb} {topic}{}", rate(written, bytes, elapsed));
         form.output.done(&summary, &sentence)
     }
 }
@@ -341,13 +347,14 @@ async fn next_fate(under_way: &mut VecDeque<(u64, Delivery)>) -> Option<(u64, Re
 }
 
 /// How fast it was, when that says something.
-fn rate(tally: &Tally, elapsed: Duration) -> String {
+fn rate(records: u64, bytes: u64, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
-    if tally.acknowledged < 1000 || seconds <= 0.0 {
+    if records < 1000 || seconds <= 0.0 {
         return String::new();
     }
-    let (records, megabytes) = (tally.acknowledged as f64 / seconds, tally.bytes as f64 / seconds / 1e6);
-    format!(" in {seconds:.2} s: {records:.0} a second, {megabytes:.1} MB/s")
+    let (records, bytes) = (records as f64 / seconds, bytes as f64 / seconds);
+    let bytes = if bytes < 1e6 { format!("{:.1} kB/s", bytes / 1e3) } else { format!("{:.1} MB/s", bytes / 1e6) };
+    format!(" in {seconds:.2} s: {records:.0} a second, {bytes}")
 }
 
 #[cfg(test)]
@@ -366,14 +373,21 @@ mod tests {
     }
 
     #[test]
-    fn a_tally_knows_each_partitions_offsets() {
-        let mut tally = Tally::default();
-        for (partition, offset) in [(1, Some(7)), (0, Some(3)), (1, Some(8)), (2, None)] {
-            tally.delivered(Delivered { partition: PartitionId(partition), offset: offset.map(Offset) });
+    fn a_rate_is_told_in_a_unit_that_shows_it() {
+        assert_eq!(rate(999, 1, Duration::from_secs(1)), "");
+        assert_eq!(rate(1000, 2890, Duration::from_secs(1)), " in 1.00 s: 1000 a second, 2.9 kB/s");
+        assert_eq!(rate(1000, 3_000_000, Duration::from_secs(2)), " in 2.00 s: 500 a second, 1.5 MB/s");
+    }
+
+    #[test]
+    fn separators_may_be_written_as_escapes() {
+        let check = |text: &str, expected: &str| assert_eq!(separator(text).as_deref(), Ok(expected), "{text:?}");
+        check(":", ":");
+        check("\\t", "\t");
+        check("\\n\\0\\\\", "\n\0\\");
+        check("a\tb", "a\tb");
+        for text in ["", "\\", "\\q"] {
+            assert!(separator(text).is_err(), "{text:?}");
         }
-        assert_eq!(tally.acknowledged, 4);
-        let one = Taken { records: 2, offsets: Some((Offset(7), Offset(8))) };
-        assert_eq!(tally.partitions[&PartitionId(1)], one);
-        assert_eq!(tally.partitions[&PartitionId(2)], Taken { records: 1, offsets: None });
     }
 }
