@@ -25,6 +25,9 @@ use crate::{
     },
 };
 
+/// Most users of a topic that a refusal names.
+const USERS_TOLD_MAX: usize = 10;
+
 /// Most modules in a view's chain.
 pub const CHAIN_MAX: usize = 16;
 /// Most input topics, and most output topics, of a transform.
@@ -90,8 +93,8 @@ pub enum Refused {
         "{asked} replicas of each partition: there must be from 1 to as many as there are brokers, which is {brokers}"
     )]
     ReplicationFactor { asked: i32, brokers: usize },
-    #[error("topic {topic} is used by {user}: delete that first")]
-    TopicInUse { topic: TopicName, user: String },
+    #[error("topic {topic} is used by {users}: delete what uses it first")]
+    TopicInUse { topic: TopicName, users: String },
 
     #[error("there is no module {0}: push it first (`millstream module list` shows what there is)")]
     UnknownModule(ModuleRef),
@@ -295,14 +298,16 @@ fn allocate_producer_ids(state: &mut State, reporter: Reporter) -> Result<Outcom
 
 fn delete_topic(state: &mut State, id: TopicId) -> Result<Outcome, Refused> {
     let topic = state.topics.get(&id).ok_or(Refused::UnknownTopicId(id))?;
-    let view = state.views.values().find(|view| view.topic == id).map(|view| format!("view {}", view.name));
-    let transform = || {
-        let uses = |transform: &&Arc<Transform>| transform.inputs.contains(&id) || transform.outputs.contains(&id);
-        state.transforms.values().find(uses).map(|transform| format!("transform {}", transform.name))
-    };
+    let views = state.views_by_name().filter(|view| view.topic == id).map(|view| format!("view {}", view.name));
+    let uses = |transform: &&Arc<Transform>| transform.inputs.contains(&id) || transform.outputs.contains(&id);
+    let transforms = state.transforms.values().filter(uses).map(|transform| format!("transform {}", transform.name));
+    let mut users = views.chain(transforms);
+    let told: Vec<_> = users.by_ref().take(USERS_TOLD_MAX).collect();
+    let left = users.count();
     let name = topic.name.clone();
-    if let Some(user) = view.or_else(transform) {
-        return Err(Refused::TopicInUse { topic: name, user });
+    if !told.is_empty() {
+        let more = if left > 0 { format!(" and {left} more") } else { String::new() };
+        return Err(Refused::TopicInUse { topic: name, users: told.join(", ") + &more });
     }
     state.names.remove(&name);
     state.topics.remove(&id);

@@ -248,7 +248,7 @@ fn what_is_used_is_not_deleted() {
     let state = taken(&state, delete("m@1"));
     assert_eq!(refused(&state, delete("m@1")), Refused::UnknownModule(module_ref("m@1")));
     for (id, topic, user) in [(101, "a", "view v"), (102, "b", "transform x"), (103, "c", "transform x")] {
-        let refusal = Refused::TopicInUse { topic: name(topic), user: user.into() };
+        let refusal = Refused::TopicInUse { topic: name(topic), users: user.into() };
         assert_eq!(refused(&state, Command::DeleteTopic { id: TopicId(uuid(id)) }), refusal);
     }
     let state = taken(&state, Command::DeleteTransform { id: TransformId(uuid(301)) });

@@ -239,7 +239,9 @@ fn info(shared: &Shared, state: &State, transform: &Transform) -> TransformInfo 
         StartAt::Offset(offset) => offset.to_string(),
     };
     let partitions = partitions(shared, state, transform);
-    let lag = if text == "running" { partitions.iter().map(|partition| partition.lag).sum() } else { -1 };
+    // Of one that has stood still since the broker was started, nothing is known.
+    let is_known = text == "running" || !partitions.is_empty();
+    let lag = if is_known { partitions.iter().map(|partition| partition.lag).sum() } else { -1 };
     TransformInfo {
         name: transform.name.to_string(),
         transform_id: transform.id,

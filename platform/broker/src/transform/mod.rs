@@ -33,8 +33,12 @@ use crate::shared::Shared;
 /// The transforms at work on this broker.
 pub(crate) struct Transforms {
     running: Mutex<HashMap<TransformId, Running>>,
+    /// What the tasks of transforms that stand still had done.
+    stopped: Mutex<HashMap<TransformId, StatsByInput>>,
     step: tokio::sync::Mutex<()>,
 }
+
+type StatsByInput = HashMap<(TopicId, PartitionId), Arc<Stats>>;
 
 struct Running {
     name: String,
@@ -97,7 +101,7 @@ impl Stats {
 
 impl Transforms {
     pub(crate) fn new() -> Self {
-        Self { running: Mutex::default(), step: tokio::sync::Mutex::default() }
+        Self { running: Mutex::default(), stopped: Mutex::default(), step: tokio::sync::Mutex::default() }
     }
 
     /// Starts what the catalog says should run and does not, and stops what should not. When this returns, what is stopped
@@ -119,6 +123,8 @@ impl Transforms {
             let stays = wanted.get(id).is_some_and(|wanted| wanted.revision == running.revision);
             if !stays {
                 info!(transform = running.name, "stopped");
+                let stats = running.inputs.iter().map(|(place, input)| (*place, input.stats.clone()));
+                self.stopped.lock().insert(*id, stats.collect());
                 stopped.extend(running.inputs.drain().map(|(_, input)| input.task));
                 return false;
             }
@@ -129,6 +135,7 @@ impl Transforms {
             true
         });
         end(stopped).await;
+        self.stopped.lock().retain(|id, _| !wanted.contains_key(id) && state.transform_by_id(*id).is_some());
         for transform in wanted.values() {
             self.start_missing(shared, transform);
         }
@@ -171,9 +178,14 @@ impl Transforms {
         }
     }
 
-    /// What the task of an input partition has done; none where none runs here.
+    /// What the task of an input partition has done, also when it was stopped since; none where none ran since the broker was
+    /// started.
     pub(crate) fn stats(&self, transform: TransformId, topic: TopicId, partition: PartitionId) -> Option<Arc<Stats>> {
-        self.running.lock().get(&transform)?.inputs.get(&(topic, partition)).map(|input| input.stats.clone())
+        let place = (topic, partition);
+        if let Some(running) = self.running.lock().get(&transform) {
+            return running.inputs.get(&place).map(|input| input.stats.clone());
+        }
+        self.stopped.lock().get(&transform)?.get(&place).cloned()
     }
 
     /// Stops all, and waits for them. For good, if the broker is known to stop.

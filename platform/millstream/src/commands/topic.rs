@@ -1,7 +1,7 @@
 //! `millstream topic`: partitioned logs.
 
 use clap::{Args, Subcommand};
-use millstream_client::{NewTopic, TopicDescription, TopicListing};
+use millstream_client::{Admin, CallError, NewTopic, TopicDescription, TopicListing, ViewInfo};
 use serde::Serialize;
 use serde_json::json;
 
@@ -33,6 +33,11 @@ pub(crate) enum Topic {
 
 /// A topic to create.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream topic create greetings --partitions 3
+  millstream topic create flights --partitions 6 --partitioner partition-by-field@1 --param field=tailnum
+  millstream topic create metrics --config millstream.durability=replicated")]
 pub(crate) struct Create {
     /// The topic's name.
     name: String,
@@ -84,10 +89,20 @@ impl From<TopicListing> for Line {
 struct Shown {
     name: String,
     topic_id: String,
+    /// What it is, if it is a view and no topic.
+    view: Option<ShownView>,
     partitioner: Option<String>,
     routing_epoch: Option<i64>,
     partitions: Vec<ShownPartition>,
     configs: Vec<ShownConfig>,
+    /// The views that show it and the transforms that read or write it.
+    used_by: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ShownView {
+    topic: String,
+    chain: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -108,8 +123,37 @@ struct ShownConfig {
     is_default: bool,
 }
 
-impl From<TopicDescription> for Shown {
-    fn from(topic: TopicDescription) -> Self {
+/// Who uses a topic, and the view if it is one.
+#[derive(Default)]
+struct Around {
+    view: Option<ViewInfo>,
+    used_by: Vec<String>,
+}
+
+impl Around {
+    async fn of(admin: &Admin, name: &str) -> Result<Self, CallError> {
+        let mut around = Self::default();
+        for view in admin.list_views(None).await? {
+            if view.topic == name {
+                around.used_by.push(format!("view {}", view.name));
+            }
+            if view.name == name {
+                around.view = Some(view);
+            }
+        }
+        for transform in admin.list_transforms().await? {
+            let reads = transform.inputs.iter().any(|input| input == name);
+            let writes = transform.outputs.iter().any(|output| output == name);
+            if reads || writes {
+                around.used_by.push(format!("transform {}", transform.name));
+            }
+        }
+        Ok(around)
+    }
+}
+
+impl Shown {
+    fn new(topic: TopicDescription, around: Around) -> Self {
         let partitions = topic.partitions.into_iter().map(|at| ShownPartition {
             partition: at.partition.0,
             leader: at.leader.map(|leader| leader.0),
@@ -127,10 +171,12 @@ impl From<TopicDescription> for Shown {
         Self {
             name: topic.name,
             topic_id: topic.topic_id.to_string(),
+            view: around.view.map(|view| ShownView { topic: view.topic, chain: view.chain }),
             partitioner: topic.routing.as_ref().and_then(|routing| routing.partitioner.clone()),
             routing_epoch: topic.routing.map(|routing| i64::from(routing.routing_epoch.0)),
             partitions: partitions.collect(),
             configs: configs.collect(),
+            used_by: around.used_by,
         }
     }
 }
@@ -165,7 +211,9 @@ impl Topic {
                 })
             }
             Self::Describe(Named { name, form }) => {
-                form.output.one(&Shown::from(admin.describe_topic(&name).await?), details)
+                let topic = admin.describe_topic(&name).await?;
+                let around = Around::of(&admin, &name).await?;
+                form.output.one(&Shown::new(topic, around), details)
             }
             Self::Delete(Named { name, form }) => {
                 admin.delete_topic(&name).await?;
@@ -194,12 +242,20 @@ fn details(topic: &Shown) -> Details {
         let remark = if entry.is_default { "default" } else { "" };
         configs.row([entry.name.clone(), entry.value.clone().unwrap_or_default(), remark.into()]);
     }
-    Details::default()
-        .field("topic", &topic.name)
-        .field("id", &topic.topic_id)
-        .field("partitioner", topic.partitioner.as_deref().unwrap_or("none: the key's hash, as in Kafka"))
-        .table(partitions)
-        .table(configs)
+    let known = match &topic.view {
+        // What it shows is in the partitions where the topic has it.
+        Some(view) => Details::default()
+            .field("view", &topic.name)
+            .field("id", &topic.topic_id)
+            .field("topic", &view.topic)
+            .field("chain", joined(&view.chain)),
+        None => Details::default()
+            .field("topic", &topic.name)
+            .field("id", &topic.topic_id)
+            .field("partitioner", topic.partitioner.as_deref().unwrap_or("none: the key's hash, as in Kafka"))
+            .field("used by", if topic.used_by.is_empty() { "nobody".into() } else { joined(&topic.used_by) }),
+    };
+    known.table(partitions).table(configs)
 }
 
 #[cfg(test)]
