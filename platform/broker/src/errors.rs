@@ -32,6 +32,26 @@ impl WireError {
         Self { code, message }
     }
 
+    /// The code for an answer in Kafka's own protocol, whose clients know none of ours: the nearest that they show in words, and
+    /// try again upon if that may help.
+    pub(crate) fn kafka_code(&self) -> ErrorCode {
+        match self.code {
+            ErrorCode::CallFailed => ErrorCode::UnknownServer,
+            ErrorCode::InUse => ErrorCode::PolicyViolation,
+            ErrorCode::Overloaded => ErrorCode::RequestTimedOut,
+            ErrorCode::NotBuilt => ErrorCode::InvalidRequest,
+            ErrorCode::NameTaken => ErrorCode::TopicAlreadyExists,
+            ErrorCode::InvalidName => ErrorCode::InvalidTopic,
+            ErrorCode::ModuleRefused
+            | ErrorCode::ModuleNotFound
+            | ErrorCode::WrongKind
+            | ErrorCode::InvalidParameter
+            | ErrorCode::PartitionOutOfRange => ErrorCode::InvalidConfig,
+            ErrorCode::ViewNotFound | ErrorCode::TransformNotFound => ErrorCode::UnknownTopicOrPartition,
+            code => code,
+        }
+    }
+
     pub(crate) fn not_built(what: impl std::fmt::Display) -> Self {
         Self::new(ErrorCode::NotBuilt, format!("{what} is not built yet"))
     }
@@ -248,6 +268,22 @@ mod tests {
         assert!(error.message.len() <= MESSAGE_BYTES_MAX + 4, "{} bytes", error.message.len());
         let error = WireError::new(ErrorCode::InvalidTopic, "\u{20ac}".repeat(1000));
         assert!(error.message.starts_with("\u{20ac}") && error.message.ends_with(" ..."));
+    }
+
+    /// All but one: only our own clients say in which routing epoch they chose, and only they are told that it is over.
+    #[test]
+    fn kafkas_clients_are_told_codes_that_they_know() {
+        for code in ErrorCode::ALL.iter().copied().filter(|code| *code != ErrorCode::StaleRouting) {
+            let told = WireError::new(code, "").kafka_code();
+            assert!(told.code() < ErrorCode::NotBuilt.code(), "{code:?} is told as {told:?}");
+            assert_eq!(code.is_ok(), told.is_ok(), "{code:?} is told as {told:?}");
+            if code.code() >= ErrorCode::NotBuilt.code()
+                && code != ErrorCode::ViewNotFound
+                && code != ErrorCode::TransformNotFound
+            {
+                assert_eq!(code.retriable(), told.retriable(), "{code:?} is told as {told:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,13 +1,13 @@
 """Speaks to a broker with kafka-python: one JSON object a line on stdin or stdout, bytes as hex, null as null.
 
-usage: kafka_python.py produce|consume|group|transact HOST:PORT TOPIC
+usage: kafka_python.py produce|consume|group|transact|delete HOST:PORT TOPIC
 """
 
 import json
 import sys
 import time
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 
@@ -85,8 +85,13 @@ def transact(address, _topic):
     producer.init_transactions()
 
 
+def delete(address, topic):
+    """Deletes a topic."""
+    KafkaAdminClient(bootstrap_servers=address).delete_topics([topic])
+
+
 if __name__ == "__main__":
-    verbs = {"produce": produce, "consume": consume, "group": group, "transact": transact}
+    verbs = {"produce": produce, "consume": consume, "group": group, "transact": transact, "delete": delete}
     try:
         verbs[sys.argv[1]](*sys.argv[2:])
     except KafkaError as error:

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_test_support::{broker::Broker, cli::Finished, peers};
+use millstream_test_support::{broker::Broker, cli::Finished, guests, peers};
 
 /// Less than what any of them would wait before it gives up by itself.
 const AT_ONCE: Duration = Duration::from_secs(30);
@@ -45,4 +45,16 @@ fn a_transactional_producer_is_refused_and_librdkafka_says_why() {
     let words = ["-P", "-t", "t", "-X", "transactional.id=a-transaction"];
     check(|| kcat(&broker, &words), "transactions are not built yet");
     check(|| peers::kafka_python(broker.address(), "transact", "t").unwrap(), "TransactionalIdAuthorizationFailed");
+}
+
+/// Our own codes would be a number that nobody can look up.
+#[test]
+fn a_topic_in_use_is_kept_and_kafkas_clients_know_the_code() {
+    let broker = broker();
+    let module = guests::component("view-redact").unwrap();
+    broker.cli(&["module", "push", module.to_str().unwrap(), "--name", "r", "--version", "1"]).unwrap().ok().unwrap();
+    let view = ["view", "create", "v", "--topic", "t", "--chain", "r@1", "--param", "fields=id"];
+    broker.cli(&view).unwrap().ok().unwrap();
+    check(|| peers::kafka_python(broker.address(), "delete", "t").unwrap(), "PolicyViolationError");
+    assert_eq!(broker.json(&["topic", "list", "--output", "json"]).unwrap().len(), 1);
 }

@@ -406,7 +406,7 @@ fn topics_that_are_refused_leave_no_modules_at_work() {
         };
         let topics = (0..100).map(topic).collect();
         let answer = client.call(4, CreateTopicsRequest { topics, timeout_ms: 30_000, ..Default::default() }).unwrap();
-        let refused = |topic: &CreatableTopicResult| topic.error_code == ErrorCode::InvalidParameter;
+        let refused = |topic: &CreatableTopicResult| topic.error_code == ErrorCode::InvalidConfig;
         assert!(answer.topics.iter().all(refused), "{:?}", answer.topics[0].error_message);
     }
     victim.unhurt().unwrap();

@@ -30,7 +30,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: CreateTopicsRequest) ->
             Ok(result) => result,
             Err(error) => CreatableTopicResult {
                 name,
-                error_code: error.code,
+                error_code: error.kafka_code(),
                 error_message: messages.say(&error.message),
                 ..Default::default()
             },

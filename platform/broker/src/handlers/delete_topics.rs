@@ -35,7 +35,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: DeleteTop
                 response.topic_id = id;
             }
             Err(error) => {
-                response.error_code = error.code;
+                response.error_code = error.kafka_code();
                 response.error_message = messages.say(&error.message);
             }
         }

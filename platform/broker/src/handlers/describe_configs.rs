@@ -45,7 +45,7 @@ pub(crate) fn handle(shared: &Arc<Shared>, version: i16, request: DescribeConfig
         match configs {
             Ok(configs) => result.configs = configs,
             Err(error) => {
-                result.error_code = error.code;
+                result.error_code = error.kafka_code();
                 result.error_message = messages.say(&error.message);
             }
         }

@@ -369,7 +369,7 @@ fn read_target(
     };
     let outcome = outcome.and_then(|()| check_codecs(version, &answer.records));
     if let Err(error) = outcome {
-        answer.error_code = error.code;
+        answer.error_code = error.kafka_code();
         answer.error_message = messages.say(&error.message);
         answer.records = RecordParts::default();
     }

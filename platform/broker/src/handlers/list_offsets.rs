@@ -72,7 +72,7 @@ fn set(response: &mut ListOffsetsPartitionResponse, found: Result<Found, WireErr
         Ok(None) => {}
         Err(error) => {
             debug!(partition = response.partition_index.0, error = error.message, "ListOffsets refused");
-            response.error_code = error.code;
+            response.error_code = error.kafka_code();
         }
     }
 }

@@ -295,7 +295,7 @@ impl Checked {
                             response.log_start_offset = log_start_offset;
                         }
                         Err(error) => {
-                            response.error_code = error.code;
+                            response.error_code = error.kafka_code();
                             response.error_message = messages.say(&error.message);
                         }
                     }
