@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream_catalog::View;
 use millstream_env::{Clock, Monotonic};
-use millstream_model::{LeaderEpoch, ModuleKind, Offset, TimestampMs, limits::BATCH_BYTES_MAX};
+use millstream_model::{LeaderEpoch, ModuleKind, ModuleRef, Offset, TimestampMs, limits::BATCH_BYTES_MAX};
 use millstream_protocol::ErrorCode;
 use millstream_record::{BatchBuilder, BatchOptions, BuildError, batches};
 use millstream_wasm::{
@@ -81,13 +81,17 @@ impl Seen {
     }
 }
 
+/// A view's modules, first to last, each with its instances.
+pub(crate) type Chain = Vec<(ModuleRef, Pool)>;
+
 /// The view's modules, loaded. May wait for long, as modules are compiled: hold nothing that others wait for.
-pub(crate) async fn open(shared: &Shared, view: &View) -> Result<Vec<Pool>, WireError> {
+pub(crate) async fn open(shared: &Shared, view: &View) -> Result<Chain, WireError> {
     let state = shared.catalog.state();
     let topic = state
         .topic_by_id(view.topic)
         .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, "the view's topic is gone"))?;
-    shared.modules.chain(&state, view, topic).await
+    let pools = shared.modules.chain(&state, view, topic).await?;
+    Ok(view.chain.iter().cloned().zip(pools).collect())
 }
 
 /// Reads a view, whose modules are `chain`, from `from` on: about `bytes_max` bytes of what it shows, at least one record if one
@@ -97,7 +101,7 @@ pub(crate) async fn open(shared: &Shared, view: &View) -> Result<Vec<Pool>, Wire
 /// What keeps the first record from being shown. What was shown before a record that cannot be is an answer.
 pub(crate) async fn read(
     shared: &Shared,
-    chain: Vec<Pool>,
+    chain: Chain,
     partition: &Partition,
     from: Offset,
     bytes_max: usize,
@@ -120,7 +124,7 @@ pub(crate) async fn read(
 struct Reader<'a> {
     shared: &'a Shared,
     partition: &'a Partition,
-    chain: Vec<Pool>,
+    chain: Chain,
     options: FrameOptions,
     /// Everything below was scanned.
     next: Offset,
@@ -173,8 +177,11 @@ impl Reader<'_> {
     }
 
     async fn through_chain(&self, mut rows: Vec<Row>) -> Result<Vec<Row>, WireError> {
-        for pool in &self.chain {
-            rows = through_module(pool, self.options, &rows).await?;
+        for (module, pool) in &self.chain {
+            rows = through_module(pool, self.options, &rows).await.map_err(|error| {
+                let message = format!("{}, module {module}: {}", pool.options().name, error.message);
+                WireError::new(error.code, message)
+            })?;
         }
         Ok(rows)
     }

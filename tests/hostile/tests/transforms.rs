@@ -219,7 +219,7 @@ fn a_view_shows_what_lies_before_a_record_that_fails() {
     assert_eq!(consume("4").ok().unwrap().stdout, b"a\nb\nc\nd\n");
     let failed = consume("5");
     assert_eq!(failed.code, Some(1), "{}", failed.stderr);
-    assert!(failed.stderr.contains("trap"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("view seen, module trap@1: the module trapped"), "{}", failed.stderr);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millstream_catalog::{Command, State, View};
-use millstream_model::{TimestampMs, ViewId};
+use millstream_model::{ModuleKind, ModuleRef, TimestampMs, ViewId};
 use millstream_protocol::{
     ErrorCode,
     extension::views::{
@@ -42,6 +42,13 @@ async fn create_checked(shared: &Shared, request: ViewCreateRequest) -> Result<V
     Ok(id)
 }
 
+/// Mappers that choose among outputs look like those that do not, until they are told how many there are.
+const VIEWS_HAVE_NO_OUTPUTS: &str = "; a view has no outputs: a module that needs some is for `transform deploy`";
+
+fn is_mapper(state: &State, module: &ModuleRef) -> bool {
+    state.modules.get(module).is_some_and(|module| module.kinds.contains(&ModuleKind::Mapper))
+}
+
 /// Starts each module of the chain once, so that wrong parameters show now and not at the first fetch.
 async fn check_chain(shared: &Shared, would_be: &State, id: ViewId) -> Result<(), WireError> {
     let Some(view) = would_be.views.get(&id) else { return Ok(()) };
@@ -49,7 +56,13 @@ async fn check_chain(shared: &Shared, would_be: &State, id: ViewId) -> Result<()
     for usage in Use::chain(would_be, view, topic)? {
         let module = usage.module;
         let pool = shared.modules.make(would_be, usage).await?;
-        pool.check().await.map_err(|error| WireError::does_not_start(module, &error))?;
+        pool.check().await.map_err(|error| {
+            let mut refused = WireError::does_not_start(module, &error);
+            if is_mapper(would_be, module) {
+                refused.message += VIEWS_HAVE_NO_OUTPUTS;
+            }
+            refused
+        })?;
     }
     Ok(())
 }
