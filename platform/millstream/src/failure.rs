@@ -12,6 +12,11 @@ const USAGE: u8 = 2;
 #[error("{0}; see --help")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// Words that make no sense by themselves, where the text says what would.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Malformed(pub(crate) String);
+
 /// Whoever read our output has had enough: no failure.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]
@@ -48,7 +53,7 @@ pub(crate) fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     };
     // There is nobody left to tell should this fail.
     let _ = writeln!(io::stderr(), "error: {}", explain(error.as_ref()));
-    ExitCode::from(if error.is::<Usage>() { USAGE } else { FAILED })
+    ExitCode::from(if error.is::<Usage>() || error.is::<Malformed>() { USAGE } else { FAILED })
 }
 
 /// An error with its causes, without those that the text before them has told already.
@@ -85,6 +90,7 @@ mod tests {
         assert_eq!(format!("{:?}", exit_code(Ok(()))), format!("{:?}", ExitCode::SUCCESS));
         assert_eq!(code(output_error(io::ErrorKind::BrokenPipe.into())), format!("{:?}", ExitCode::SUCCESS));
         assert_eq!(code(Usage("x".into()).into()), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(code(Malformed("x".into()).into()), format!("{:?}", ExitCode::from(2)));
         assert_eq!(code(NotBuilt::new("x", "y").into()), format!("{:?}", ExitCode::from(1)));
         assert_eq!(code(output_error(io::ErrorKind::StorageFull.into())), format!("{:?}", ExitCode::from(1)));
     }

@@ -9,6 +9,7 @@ use crate::{output::Output, values::Address};
 pub(crate) struct Common {
     /// Brokers to ask first, comma-separated.
     #[arg(
+        short = 'b',
         long,
         global = true,
         env = "MILLSTREAM_BROKER",
@@ -17,6 +18,13 @@ pub(crate) struct Common {
         default_value = "127.0.0.1:9092"
     )]
     pub(crate) broker: Vec<Address>,
+}
+
+/// For commands that ask no broker: the flag is taken, as everywhere, but nobody is told of it.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Unasked {
+    #[arg(id = "broker", short = 'b', long = "broker", hide = true, value_delimiter = ',')]
+    _broker: Vec<Address>,
 }
 
 /// The flag of every command that answers. (`transform deploy` has one of its own, which names topics too.)

@@ -145,6 +145,9 @@ fn words_that_make_no_sense_are_bad_usage() {
         (&["module", "new", "n", "--kind", "view", "--lang", "cobol"], b"", USAGE, &["cobol", "rust"]),
         (&["view", "describe"], b"", USAGE, &["NAME"]),
         (&["view", "delete"], b"", USAGE, &["NAME"]),
+        (&["module", "push", "x.wasm", "--name", "a b", "--version", "1"], b"", USAGE, &["--name", "a b"]),
+        (&["produce", "plain", "--key-separator", ""], b"x\n", USAGE, &["--key-separator"]),
+        (&["produce", "plain", "--key-separator", "\\q"], b"x\n", USAGE, &["backslash"]),
         (&["cluster", "describe", "extra"], b"", USAGE, &["extra"]),
         (&["cluster", "describe", "--output", "xml"], b"", USAGE, &["xml"]),
     ]);
@@ -173,9 +176,10 @@ fn topics_that_cannot_be_are_refused() {
         (&["topic", "create", "t", "--partitioner", "transform-flights@1"], b"", REFUSED, &["partitioner"]),
         (&["topic", "create", "t", "--partitioner", "partition-by-field@1"], b"", REFUSED, &["field"]),
         (&["topic", "describe", "absent"], b"", REFUSED, &["absent"]),
+        (&["topic", "delete", "gone"], b"", REFUSED, &["error: no topic \"gone\""]),
         (&["topic", "delete", "absent"], b"", REFUSED, &["absent"]),
         // Somebody's source, input or output.
-        (&["topic", "delete", "plain"], b"", REFUSED, &["plain", "seen"]),
+        (&["topic", "delete", "plain"], b"", REFUSED, &["error: topic plain is used by view seen"]),
         (&["topic", "delete", "idle"], b"", REFUSED, &["idle", "waiting"]),
         (&["topic", "delete", "idle-rest"], b"", REFUSED, &["idle-rest", "waiting"]),
         (&["topic", "delete", "seen"], b"", REFUSED, &["seen", "view"]),
@@ -213,6 +217,9 @@ fn reads_that_cannot_be_are_refused() {
         (&["consume", "plain", "--partition", "3", "--until", "end"], b"", REFUSED, &["3"]),
         (&["consume", "plain", "--from", "99", "--partition", "0", "--until", "end"], b"", REFUSED, &["99"]),
         (&["consume", "plain", "--group", "g"], b"", REFUSED, &["not built"]),
+        // In every partition, and in each that was asked for.
+        (&["consume", "plain", "--from", "99", "--until", "end"], b"", REFUSED, &["99"]),
+        (&["module", "list", "absent"], b"", REFUSED, &["absent", "module list"]),
         (&["module", "describe", "absent@1"], b"", REFUSED, &["absent@1"]),
         (&["transform", "describe", "absent"], b"", REFUSED, &["absent"]),
         (&["view", "describe", "absent"], b"", REFUSED, &["absent"]),
@@ -263,8 +270,8 @@ fn modules_that_cannot_be_are_refused() {
             REFUSED,
             &["view-filter@1"],
         ),
-        (&["module", "push", &whole, "--name", "../bad", "--version", "1"], b"", REFUSED, &["../bad"]),
-        (&["module", "push", &whole, "--name", "bad", "--version", "a b"], b"", REFUSED, &["a b"]),
+        (&["module", "push", &whole, "--name", "../bad", "--version", "1"], b"", USAGE, &["../bad"]),
+        (&["module", "push", &whole, "--name", "bad", "--version", "a b"], b"", USAGE, &["a b"]),
         // Bytes that the broker has never seen, under a name that is taken: not even kept.
         (&["module", "push", &unseen, "--name", "view-filter", "--version", "1"], b"", REFUSED, &["view-filter@1"]),
         (&["module", "push", &state, "--name", "bad", "--version", "1"], b"", REFUSED, &["keyed state", "not built"]),
@@ -327,6 +334,23 @@ fn views_and_transforms_that_cannot_be_are_refused() {
             &["partition-by-field@1"],
         ),
         (&["view", "create", "v", "--topic", "plain", "--chain", "view-redact@1"], b"", REFUSED, &["fields"]),
+        // Of a chain, the module that refuses is named.
+        (
+            &[
+                "view",
+                "create",
+                "v",
+                "--topic",
+                "plain",
+                "--chain",
+                "view-redact@1,view-filter@1",
+                "--param",
+                "fields=id",
+            ],
+            b"",
+            REFUSED,
+            &["module view-filter@1 does not start"],
+        ),
         (&deploy(&[&["--module", "no-such@1"], &both[..]].concat()), b"", REFUSED, &["no-such@1"]),
         (
             &deploy(&[&["--module", "partition-by-field@1"], &both[..]].concat()),

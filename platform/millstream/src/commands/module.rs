@@ -15,7 +15,8 @@ use super::{
     not_built,
 };
 use crate::{
-    flags::{Common, Form},
+    failure::Malformed,
+    flags::{Common, Form, Unasked},
     module_build::{
         build::{BuildOptions, Built, build},
         scaffold::{self, Language, NewModule, ProjectKind},
@@ -45,6 +46,13 @@ pub(crate) enum Module {
 
 /// A project to make.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A view is made of filters and mappers, a transform of a mapper; `--kind view` makes a filter, `--kind transform` a mapper. \
+`module build` and `module push` tell what a module is and what it serves.
+
+Examples:
+  millstream module new marker --kind transform
+  millstream module new eu-only --kind view")]
 pub(crate) struct New {
     /// The module's name, and its folder's.
     name: String,
@@ -56,6 +64,8 @@ pub(crate) struct New {
     lang: Lang,
     #[command(flatten)]
     form: Form,
+    #[command(flatten)]
+    unasked: Unasked,
 }
 
 /// What a module is to be.
@@ -63,7 +73,7 @@ pub(crate) struct New {
 pub(crate) enum Kind {
     /// Chooses each record's partition.
     Partitioner,
-    /// Shows some of a topic.
+    /// Shows some of a topic (a filter).
     View,
     /// Turns topics into topics.
     Transform,
@@ -78,6 +88,10 @@ pub(crate) enum Lang {
 
 /// A project to compile.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream module build marker --out modules
+  millstream module build")]
 pub(crate) struct Build {
     /// The project's folder: one module, or a workspace of several.
     #[arg(default_value = ".")]
@@ -87,10 +101,15 @@ pub(crate) struct Build {
     out: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
+    #[command(flatten)]
+    unasked: Unasked,
 }
 
 /// A module to upload.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream module push modules/marker.wasm --name marker --version 1")]
 pub(crate) struct Push {
     /// The component, as `module build` makes it.
     file: PathBuf,
@@ -166,6 +185,9 @@ impl Module {
             Self::List(List { name, form }) => {
                 let found = connect(common).await?.admin().list_modules(name.as_deref()).await?;
                 let lines: Vec<Line> = found.into_iter().map(Line::from).collect();
+                if let Some(name) = name.filter(|_| lines.is_empty()) {
+                    bail!("there is no module {name:?}: see `millstream module list`");
+                }
                 form.output.list(&lines, "no modules", table)
             }
             Self::Describe(Describe { module, form }) => {
@@ -229,15 +251,34 @@ impl Push {
     async fn run(self, common: &Common) -> anyhow::Result<()> {
         let Self { file, name, version, form } = self;
         // A name that no broker takes is not worth an upload.
-        let module = ModuleRef { name: name.parse()?, version: version.parse()? };
+        let module = ModuleRef {
+            name: name.parse().map_err(|error| Malformed(format!("--name {name:?}: {error}")))?,
+            version: version.parse().map_err(|error| Malformed(format!("--version {version:?}: {error}")))?,
+        };
         let what = || format!("cannot push {} as {module}", file.display());
         let bytes = read_module(&file).with_context(what)?;
         let client = connect_to_compile(common).await?;
         let pushed = client.admin().push_module(&name, &version, bytes).await.with_context(what)?;
         let size = counted(pushed.size_bytes.unsigned_abs(), "byte");
-        let sentence = format!("module {module} is there: a {}, {size}, sha256 {}", pushed.kind, pushed.digest);
+        let (kind, digest) = (&pushed.kind, pushed.digest);
+        let mut sentence = format!("module {module} is there: a {kind}, {size}, sha256 {digest}");
+        if let Some(serves) = serves(kind) {
+            sentence += &format!("; it serves {serves}");
+        }
         form.output.done(&Line::from(pushed), &sentence)
     }
+}
+
+/// What a module of this kind (of these kinds) can be used for.
+fn serves(kind: &str) -> Option<String> {
+    let has = |name: &str| kind.split(|c: char| !c.is_alphanumeric()).any(|word| word == name);
+    let uses = [
+        (has("partitioner"), "topics (`topic create --partitioner`)"),
+        (has("filter") || has("mapper"), "views (`view create --chain`)"),
+        (has("mapper") || has("transform"), "transforms (`transform deploy --module`)"),
+    ];
+    let uses: Vec<_> = uses.into_iter().filter_map(|(is_used, what)| is_used.then_some(what)).collect();
+    (!uses.is_empty()).then(|| uses.join(" and "))
 }
 
 /// Reads no more than a module may have.
@@ -312,6 +353,14 @@ fn details(shown: &Shown) -> Details {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_kind_serves_is_told() {
+        assert_eq!(serves("filter").as_deref(), Some("views (`view create --chain`)"));
+        let both = "views (`view create --chain`) and transforms (`transform deploy --module`)";
+        assert_eq!(serves("mapper").as_deref(), Some(both));
+        assert_eq!(serves("something new"), None);
+    }
 
     #[test]
     fn a_file_that_is_too_large_is_not_read() {

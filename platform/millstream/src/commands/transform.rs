@@ -42,6 +42,10 @@ pub(crate) enum Transform {
 
 /// A transform to deploy.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream transform deploy late-flights --module transform-flights@1 --input flights --output delayed --output unparsed
+  millstream transform deploy marked --module marker@1 --input flights --output marked --from end --on-error skip")]
 pub(crate) struct Deploy {
     /// The transform's name.
     name: String,
@@ -76,11 +80,11 @@ pub(crate) enum OnError {
     Fail,
     /// The record is left out; after 1000 in a row the transform stops all the same.
     Skip,
-    /// It is tried again.
+    /// It is tried again (not built yet).
     Retry,
-    /// It goes to a topic of failed records.
+    /// It goes to a topic of failed records (not built yet).
     Dlq,
-    /// It goes to a topic of failed records, and so do later ones of its key.
+    /// It goes to a topic of failed records, and so do later ones of its key (not built yet).
     ParkKey,
 }
 

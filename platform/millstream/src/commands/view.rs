@@ -27,6 +27,12 @@ pub(crate) enum View {
 
 /// A view to create.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Modules of a chain are filters or mappers.
+
+Examples:
+  millstream view create flights-public --topic flights --chain view-redact@1 --param fields=tailnum --param key=drop
+  millstream view create long-delays --topic flights --chain view-filter@1 --param field=dep_delay --param op=ge --param value=180")]
 pub(crate) struct Create {
     /// The view's name; no topic may have it.
     name: String,

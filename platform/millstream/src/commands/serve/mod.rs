@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     failure::explain,
-    flags::Form,
+    flags::{Form, Unasked},
     output::{Output, say},
     values::Address,
 };
@@ -36,7 +36,12 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// A broker's settings. Each can be given as a flag, in the environment, or in the configuration file, in this order of
 /// precedence.
 #[derive(Debug, Default, Args)]
-#[command(after_long_help = "\
+#[command(
+    after_help = "\
+Examples:
+  millstream serve
+  millstream serve --data-dir /var/lib/millstream --listen 0.0.0.0:9092 --advertise broker-1.example.com:9092",
+    after_long_help = "\
 The configuration file is TOML; its keys are the flags' names:
 
     data-dir = \"/var/lib/millstream\"
@@ -46,7 +51,8 @@ The configuration file is TOML; its keys are the flags' names:
     frame-memory = 1073741824
 
 SIGINT or SIGTERM stops the broker in order; a second one stops it at once, which the next start recovers from. \
-RUST_LOG says what is logged, such as RUST_LOG=debug.")]
+RUST_LOG says what is logged, such as RUST_LOG=debug."
+)]
 pub(crate) struct Serve {
     /// Read settings from a file.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_CONFIG")]
@@ -81,6 +87,8 @@ pub(crate) struct Serve {
     ready_file: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
+    #[command(flatten)]
+    unasked: Unasked,
 }
 
 impl Serve {
@@ -105,6 +113,8 @@ struct Running {
     quic: std::sync::Arc<QuicListener>,
     bound: SocketAddr,
     profile: Option<PathBuf>,
+    /// The data directory was empty.
+    is_new: bool,
 }
 
 impl Running {
@@ -135,6 +145,7 @@ impl Running {
             replayed_bytes = recovered.replayed_bytes,
             "recovered"
         );
+        let is_new = recovered.created;
         let (listeners, ca_pem) = match listen(port, settings, frames) {
             Ok(listening) => listening,
             Err(refused) => {
@@ -145,7 +156,7 @@ impl Running {
         };
         let quic = listeners.quic.clone();
         let broker = prepared.serve(vec![listeners.quic, listeners.tcp]);
-        let mut running = Self { broker, quic, bound, profile: None };
+        let mut running = Self { broker, quic, bound, profile: None, is_new };
         running.profile = running.write_profile(settings, ca_pem)?;
         Ok(running)
     }
@@ -182,8 +193,10 @@ impl Running {
             settings.data_dir.display(),
         ));
         let address = settings.address(self.bound);
-        let broker = if address == "127.0.0.1:9092" { String::new() } else { format!(" --broker {address}") };
-        say(format_args!("try: millstream topic create greetings{broker}"));
+        if self.is_new {
+            let broker = if address == "127.0.0.1:9092" { String::new() } else { format!(" --broker {address}") };
+            say(format_args!("try: millstream topic create greetings{broker}"));
+        }
         if form.output == Output::Json {
             form.output.done(&ready, "")?;
         }

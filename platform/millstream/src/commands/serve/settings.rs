@@ -10,7 +10,10 @@ use millstream_model::{BrokerId, limits::FRAME_BYTES_MAX};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::Serve;
-use crate::{failure::NotBuilt, values::Address};
+use crate::{
+    failure::{Malformed, NotBuilt},
+    values::Address,
+};
 
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
 const NODE_ID_DEFAULT: i32 = 1;
@@ -107,7 +110,8 @@ impl File {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
         // The error shows the line.
-        toml::from_str(&text).with_context(|| format!("the configuration file {}", path.display()))
+        toml::from_str(&text)
+            .map_err(|error| Malformed(format!("the configuration file {}: {error}", path.display())).into())
     }
 }
 
@@ -135,10 +139,11 @@ impl Settings {
         let listen = given.listen.or(file.listen).unwrap_or(LISTEN_DEFAULT);
         let advertise = given.advertise.or(file.advertise);
         if listen.ip().is_unspecified() && advertise.is_none() {
-            bail!(
+            let told = format!(
                 "--listen {listen} takes connections on every interface, so that there is no one address to tell clients: \
                  give --advertise HOST:PORT, the name and port that they reach this machine by"
             );
+            return Err(Malformed(told).into());
         }
         let frame_memory = given.frame_memory.or(file.frame_memory).unwrap_or_else(frame_memory_default);
         Ok(Self {
