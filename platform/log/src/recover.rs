@@ -50,6 +50,7 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
         journal,
         logs: load_logs(journal, &logs_dir)?,
         orphans: HashMap::new(),
+        unmade: HashSet::new(),
         touched: HashMap::new(),
         clean,
         frames: 0,
@@ -59,6 +60,10 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
     let next = replay.run(&files)?;
     journal.queue().next_lsn = next;
     journal.ring().committed_lsn = next - 1;
+    for id in &replay.unmade {
+        let dir = journal.options.dir.join(id.path());
+        disk.create_dir_all(&dir).map_err(io("make", &dir))?;
+    }
     for log in replay.touched.values() {
         match log.sync(false).map_err(failed)? {
             Synced::Done => {}
@@ -459,6 +464,9 @@ struct Replay<'a> {
     logs: HashMap<LogId, Arc<PartitionLog>>,
     /// Logs without files whose frames begin in the middle, by the first such frame: their deletion must follow.
     orphans: HashMap<LogId, u64>,
+    /// Logs whose directories are still to be made. Most that were deleted again never need one: making and removing it would
+    /// cost a sync for each, and the journal tells of hundreds of thousands.
+    unmade: HashSet<LogId>,
     /// What has to be synced afterwards.
     touched: HashMap<LogId, Arc<PartitionLog>>,
     /// The last run ended in order: what can be read is durable.
@@ -521,7 +529,7 @@ impl Replay<'_> {
             None => {
                 let options = LogOptions { durability: frame.durability, ..LogOptions::default() };
                 let log = Arc::new(PartitionLog::empty(frame.log, self.journal.clone(), options));
-                self.journal.disk.create_dir_all(log.dir()).map_err(io("make", log.dir()))?;
+                self.unmade.insert(frame.log);
                 self.logs.insert(frame.log, log.clone());
                 log
             }
@@ -555,6 +563,9 @@ impl Replay<'_> {
             }
             Kind::Append => {
                 let header = BatchHeader::parse(&found.payload).map_err(|error| lies(&error.to_string()))?;
+                if self.unmade.remove(&frame.log) {
+                    self.journal.disk.create_dir_all(log.dir()).map_err(io("make", log.dir()))?;
+                }
                 state.active_index().map_err(unreadable)?;
                 let (prefix, body) = found.payload.split_at(PATCH_BYTES);
                 let before = state.checkpoint();
@@ -584,6 +595,7 @@ impl Replay<'_> {
 
     fn drop_log(&mut self, id: LogId) -> Result<(), OpenError> {
         self.orphans.remove(&id);
+        self.unmade.remove(&id);
         self.touched.remove(&id);
         self.logs.remove(&id);
         let name = format!("{:016x}", self.journal.rng.next_u64());

@@ -119,3 +119,33 @@ fn a_deleted_log_leaves_no_directories() {
         assert!(left.is_empty(), "{left:?}");
     }
 }
+
+/// The journal tells of what was made and deleted again until its file is used anew, which may be hundreds of thousands of logs.
+#[test]
+fn a_start_pays_nothing_for_logs_that_were_made_and_deleted_again() {
+    const LOGS: u64 = 50;
+    for kill in [false, true] {
+        let world = World::new(1);
+        let storage = open(&world);
+        let kept = storage.open_log(log_id(1_000), LogOptions::default()).unwrap();
+        world.run_until(kept.start_epoch(EPOCH).unwrap()).unwrap();
+        for at in 0..LOGS {
+            let log = storage.open_log(log_id(at as i32), LogOptions::default()).unwrap();
+            world.run_until(log.start_epoch(EPOCH).unwrap()).unwrap();
+            world.run_until(storage.delete_log(log_id(at as i32)).unwrap()).unwrap();
+        }
+        world.run_for(Duration::from_secs(12));
+        if !kill {
+            world.run_until(storage.close()).unwrap();
+        }
+        world.first().kill();
+        let before = world.disk().counts();
+        let storage = open(&world);
+        let names = world.disk().counts().dir_syncs - before.dir_syncs;
+        assert!(names < 15, "{names} syncs of directories, kill: {kill}");
+        assert_eq!(storage.logs(), [log_id(1_000)]);
+        let kept = storage.log(log_id(1_000)).unwrap();
+        assert_eq!(kept.latest_epoch(), Some(EPOCH));
+        world.run_until(kept.append(batch(1, 10, 0), EPOCH).unwrap().ticket).unwrap();
+    }
+}
