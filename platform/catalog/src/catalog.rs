@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     apply::{Outcome, Refused},
     command::{Command, CommandError},
-    disk::{self, FileError},
+    disk::{self, FileError, frame::Place},
     raft::{
         Answer, Group, Proposal,
         machine::{Applied, Machine},
@@ -19,7 +19,7 @@ use crate::{
         store::Store,
     },
     state::{ClusterId, State},
-    view::View,
+    view::{self, View},
 };
 
 /// Bytes of proposals that may wait for the log; proposers wait beyond it.
@@ -146,7 +146,11 @@ impl Catalog {
         })?;
         let (store, io_loop) = Store::open(&env, &dir, log_file_bytes)?;
         let (applied, _) = watch::channel(Applied::default());
-        let started = start_group(node, snapshot_entries, &dir, &store, &applied).await;
+        let view = view_dir.map(view::Found::open);
+        let started = match check_witness(&dir, store.last(), view.as_ref()) {
+            Ok(()) => start_group(node, snapshot_entries, &dir, &store, &applied).await,
+            Err(error) => Err(error.into()),
+        };
         let group = match started {
             Ok(group) => group,
             Err(error) => {
@@ -155,9 +159,9 @@ impl Catalog {
                 return Err(error);
             }
         };
-        let (view, view_task) = match view_dir {
-            Some(path) => {
-                let (view, task) = View::start(&env, path, applied.subscribe());
+        let (view, view_task) = match view {
+            Some(found) => {
+                let (view, task) = View::start(&env, found, applied.subscribe());
                 (Some(view), Some(task))
             }
             None => (None, None),
@@ -287,6 +291,18 @@ async fn forward(mut applied: watch::Receiver<Applied>, states: watch::Sender<Ar
             changed
         });
     }
+}
+
+/// Refuses a log that ends before what the view was written of: it was durable then. Started on it, the broker would take the
+/// topics that it lacks for deleted ones, and delete their records.
+fn check_witness(dir: &std::path::Path, last: Option<Place>, view: Option<&view::Found>) -> Result<(), FileError> {
+    let Some(seen) = view.and_then(view::Found::applied) else { return Ok(()) };
+    if last.is_some_and(|last| last.index >= seen.index) {
+        return Ok(());
+    }
+    let end = last.map_or_else(|| String::from("has no entries"), |last| format!("ends with entry {}", last.index));
+    let what = format!("its log {end}, though the view beside it is of entry {}, which had been synced", seen.index);
+    Err(FileError::damaged(dir, what))
 }
 
 /// Runs the group and waits until it leads itself and has applied what was committed.

@@ -362,6 +362,37 @@ async fn the_view_follows_and_is_rebuilt_when_lost_or_damaged_or_of_another_time
 }
 
 #[tokio::test]
+async fn a_log_that_was_cut_short_is_refused_since_the_view_remembers_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = CatalogOptions::new(dir.path(), BrokerId(0));
+    let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
+    catalog.propose(register(0, 1, 2, true)).await.unwrap();
+    let mut early = 0;
+    for n in 0..5 {
+        catalog.propose(topic(100 + n, &format!("t{n}"))).await.unwrap();
+        if n == 1 {
+            early = std::fs::metadata(&log_files(dir.path())[0]).unwrap().len();
+        }
+    }
+    view_follows(&catalog).await;
+    let before = catalog.state();
+    catalog.shutdown().await;
+    let log = log_files(dir.path())[0].clone();
+    let whole = std::fs::read(&log).unwrap();
+    // In the middle of a frame, as a crash would, and again since the first start may have cut that off.
+    std::fs::write(&log, &whole[..early as usize + 7]).unwrap();
+    for _ in 0..2 {
+        let refused = Catalog::open(options.clone(), real::env()).await.unwrap_err();
+        assert!(matches!(refused, OpenError::File(FileError::Damaged { .. })), "{refused}");
+        assert!(refused.to_string().contains("had been synced"), "{refused}");
+    }
+    std::fs::write(&log, whole).unwrap();
+    let catalog = Catalog::open(options, real::env()).await.unwrap();
+    assert_eq!(catalog.state(), before);
+    catalog.shutdown().await;
+}
+
+#[tokio::test]
 async fn bit_rot_in_the_views_files_never_reaches_the_catalog() {
     let dir = tempfile::tempdir().unwrap();
     let options = CatalogOptions::new(dir.path(), BrokerId(0));

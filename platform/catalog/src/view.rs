@@ -2,8 +2,10 @@
 //!
 //! sled syncs by sync_file_range and leaks large values, so nothing rests on it: the view is believed only if the log id and
 //! the digest in it match the state that the log gave; else it is emptied and written again. One that does not open is moved
-//! aside to `view.damaged` and made anew. The broker answers from the state in memory and never from here; what is here can be
-//! read through [`Catalog::view_entries`](crate::Catalog::view_entries), and outside of the process while no broker runs.
+//! aside to `view.damaged` and made anew. It is a witness, though: the view is written only of what is durable in the log, so
+//! one that tells of a later entry than the log has shows that the log was cut short by something else than a crash. The
+//! broker answers from the state in memory and never from here; what is here can be read through
+//! [`Catalog::view_entries`](crate::Catalog::view_entries), and outside of the process while no broker runs.
 //!
 //! Keys are `cluster`, `broker/ID`, `topic/NAME`, `view/NAME`, `module/NAME@VERSION` and `transform/NAME`, each followed by
 //! a NUL and a four-byte piece number, because values stay under 64 KiB; the value is JSON. The key `=` says what the view
@@ -77,6 +79,29 @@ pub(crate) struct View {
     shared: Arc<Shared>,
 }
 
+/// A view as it was found at the start.
+pub(crate) struct Found {
+    path: PathBuf,
+    /// None if there can be none: it is done without then.
+    db: Option<sled::Db>,
+}
+
+impl Found {
+    /// Opens the view of `path`, or makes it. Blocks.
+    pub(crate) fn open(path: PathBuf) -> Self {
+        let db = open(&path)
+            .inspect_err(|reason| tracing::error!(reason, path = %path.display(), "no read view: done without"))
+            .ok();
+        Self { path, db }
+    }
+
+    /// Up to which entry of the log it was last written, if it says so.
+    pub(crate) fn applied(&self) -> Option<Place> {
+        let db = self.db.as_ref()?;
+        catch_unwind(AssertUnwindSafe(|| stamp_in(db))).ok()?.ok()??.applied
+    }
+}
+
 struct Shared {
     /// None once the view was closed, or has failed: it is done without then.
     db: Mutex<Option<sled::Db>>,
@@ -85,10 +110,11 @@ struct Shared {
 }
 
 impl View {
-    /// Starts the thread that keeps the view of `path` up with `applied`.
-    pub(crate) fn start(env: &Env, path: PathBuf, applied: watch::Receiver<Applied>) -> (Self, Task) {
+    /// Starts the thread that keeps the view up with `applied`.
+    pub(crate) fn start(env: &Env, found: Found, applied: watch::Receiver<Applied>) -> (Self, Task) {
+        let Found { path, db } = found;
         let shared =
-            Arc::new(Shared { db: Mutex::new(None), written: watch::channel(None).0, closed: watch::channel(false).0 });
+            Arc::new(Shared { db: Mutex::new(db), written: watch::channel(None).0, closed: watch::channel(false).0 });
         let writer = Writer { path, shared: shared.clone() };
         let task = env.spawn.dedicated("catalog-view", Box::pin(writer.run(applied)));
         (Self { shared }, task)
@@ -131,13 +157,6 @@ impl Writer {
     async fn run(self, mut applied: watch::Receiver<Applied>) {
         let mut before: Option<Arc<State>> = None;
         let mut closed = self.shared.closed.subscribe();
-        match open(&self.path) {
-            Ok(db) => *self.shared.db.lock() = Some(db),
-            Err(reason) => {
-                tracing::error!(reason, path = %self.path.display(), "no read view: done without");
-                return;
-            }
-        }
         loop {
             let now = applied.borrow_and_update().clone();
             let Some(db) = self.shared.db.lock().clone() else { break };
@@ -191,14 +210,17 @@ fn try_open(path: &Path) -> Result<sled::Db, String> {
         .map_err(|error| error.to_string())
 }
 
+fn stamp_in(db: &sled::Db) -> sled::Result<Option<Stamp>> {
+    Ok(db.get(STAMP)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
 /// Makes the view one of `now`. `before` is what it is known to be of; none right after opening.
 fn bring_up(db: &sled::Db, before: Option<&State>, now: &State, stamp: Stamp) -> sled::Result<()> {
     let empty = State::default();
     let before = match before {
         Some(before) => before,
         None => {
-            let found = db.get(STAMP)?.and_then(|bytes| serde_json::from_slice::<Stamp>(&bytes).ok());
-            if found == Some(stamp) {
+            if stamp_in(db)? == Some(stamp) {
                 return Ok(());
             }
             db.clear()?;

@@ -99,6 +99,11 @@ impl Store {
         self.shared.ends.lock().purged
     }
 
+    /// The last entry, or the last that was deleted.
+    pub(crate) fn last(&self) -> Option<Place> {
+        self.shared.ends.lock().last
+    }
+
     /// Follows the reason for which the files can no longer be used; none while they can.
     pub(crate) fn failed(&self) -> watch::Receiver<Option<String>> {
         self.shared.failed.subscribe()
