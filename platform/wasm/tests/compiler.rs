@@ -103,22 +103,31 @@ async fn a_compiler_that_is_not_there_is_the_hosts_fault() {
 async fn a_child_ends_with_its_caller() {
     let world = world(child(&[STAND_IN, "hang"]));
     let push = world.runtime.push(Guest::mapper().component(), None);
-    assert!(tokio::time::timeout(Duration::from_millis(500), push).await.is_err());
-    // The process group has no child left that hangs: the one there was is killed when the future is dropped.
-    let me = std::process::id();
-    let children =
-        || std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default().trim().to_owned();
-    for _ in 0..500 {
-        let alive = children().split_whitespace().any(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            !stat.is_empty() && !stat.contains(") Z ")
-        });
-        if !alive {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    tokio::select! {
+        result = push => panic!("ended: {result:?}"),
+        () = until("a child hangs", has_child_that_hangs) => {}
     }
-    panic!("a child is left: {}", children());
+    // It is killed when the future is dropped.
+    until("no child is left", || !has_child_that_hangs()).await;
+}
+
+/// Whether this process has a child that was asked to hang. Any thread of it may have started the child.
+fn has_child_that_hangs() -> bool {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
+    // A thread may end while it is looked at.
+    let children = threads.map(|thread| std::fs::read_to_string(thread.join("children")).unwrap_or_default());
+    children.collect::<String>().split_whitespace().any(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == b"hang")
+    })
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(60), "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// As much code as inspection lets through in one function compiles, or is refused: either way the broker goes on.
