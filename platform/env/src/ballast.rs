@@ -142,6 +142,10 @@ impl Disk for Ballasted {
         self.0.disk.sync_dir(path)
     }
 
+    fn make_private(&self, path: &Path) -> io::Result<()> {
+        self.0.disk.make_private(path)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         self.0.insist(|| self.0.disk.lock(path))
     }

@@ -105,6 +105,12 @@ pub trait Disk: Send + Sync + 'static {
     /// The operating system's; afterwards none of the names since the last good call may be believed.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Keeps other users of the machine out of a directory (mode 0700). A simulated disk has no other users.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn make_private(&self, path: &Path) -> io::Result<()>;
+
     /// Takes an exclusive lock on a file, made where missing; held until the guard is dropped or the process ends.
     ///
     /// # Errors

@@ -35,7 +35,9 @@ impl ImageCache {
     /// Opens the directory, made where missing and private; removes images of other engines.
     pub(crate) fn open(dir: &Path, engine: Digest, env: &Env) -> io::Result<Self> {
         env.disk.create_dir_all(dir)?;
-        make_private(dir);
+        if let Err(error) = env.disk.make_private(dir) {
+            tracing::warn!(dir = %dir.display(), %error, "the directory of compiled modules could not be made private");
+        }
         let own = format!("{engine}-");
         for path in env.disk.read_dir(dir)? {
             if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&own)) {
@@ -98,14 +100,6 @@ impl ImageCache {
     }
 }
 
-/// Keeps other users of the machine away from the images. A disk that has no modes (simulation) has no other users.
-fn make_private(dir: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    if let Err(error) = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)) {
-        tracing::warn!(dir = %dir.display(), %error, "the directory of compiled modules could not be made private");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +110,8 @@ mod tests {
         let env = millstream_env::real::env();
         let (engine, module) = (Digest([1; 32]), Digest([2; 32]));
         let cache = ImageCache::open(dir.path(), engine, &env).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(dir.path()).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o700, "other users are kept out");
         assert_eq!(cache.read(module), None);
         cache.write(module, b"image").unwrap();
         assert_eq!(cache.read(module).unwrap(), b"image");

@@ -1,4 +1,4 @@
-//! HOSTILE.md, "Isolation": does anything of one deployment, one call or one upload reach another?
+//! Isolation: does anything of one deployment, one call or one upload reach another?
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -1,4 +1,4 @@
-//! HOSTILE.md, "Outputs not believed": is every lie in a guest's answer found, with an error that names it?
+//! Outputs not believed: is every lie in a guest's answer found, with an error that names it?
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -1,4 +1,4 @@
-//! HOSTILE.md, "Modules refused at upload": is each refused with a clear error, and is nothing stored?
+//! Modules refused at upload: is each refused with a clear error, and is nothing stored?
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -74,6 +74,16 @@ pub fn first_line_violation(path: &str, text: &str) -> Option<String> {
     (!said).then(|| format!("{path}: the first line is {line:?}, not a `//!` that says what the file owns"))
 }
 
+/// The documents (names that end in `.md`) that the comments of a source file speak of.
+#[must_use]
+pub fn documents_named(source: &str) -> Vec<&str> {
+    let comments = source.lines().filter(|line| line.trim_start().starts_with("//"));
+    let words = comments.flat_map(|line| {
+        line.split(|c: char| !(c.is_alphanumeric() || "./-_".contains(c))).map(|word| word.trim_end_matches('.'))
+    });
+    words.filter(|word| word.len() > 3 && word.ends_with(".md")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +104,12 @@ mod tests {
         assert_eq!(readme_violations(&format!("{good}```sh\nrustup target add x\n```\n")).len(), 1);
         assert_eq!(readme_violations(&format!("```sh\nmake\n```\n{good}")).len(), 3);
         assert_eq!(readme_violations("no commands").len(), 1);
+    }
+
+    #[test]
+    fn documents_in_comments_are_found() {
+        let source = "//! See NOTES.md, \"x\".\n// and docs/A-b.md.\nlet made = \"README.md\"; // .md\n";
+        assert_eq!(documents_named(source), ["NOTES.md", "docs/A-b.md"]);
     }
 
     #[test]

@@ -355,6 +355,10 @@ impl Disk for SimDisk {
         fault
     }
 
+    fn make_private(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         let mut state = self.state.lock();
         state.fault(DiskOperation::Open, path)?;
