@@ -182,10 +182,12 @@ impl Modules {
 
     /// A pool that nobody else sees and nobody keeps: to try whether instances start, for what may never be created.
     pub(crate) async fn make(&self, state: &State, usage: Use<'_>) -> Result<Pool, WireError> {
-        let digest = find(state, usage.module)?.digest;
-        let factory = self.runtime.load(digest).await.map_err(|error| WireError::unloadable(usage.module, &error))?;
+        let module = usage.module;
+        let digest = find(state, module)?.digest;
+        let factory = self.runtime.load(digest).await.map_err(|error| WireError::unloadable(module, &error))?;
         let Use { name, kind, params, record_bytes, .. } = usage;
-        let options = PoolOptions { name, kind, params, limits: Limits::for_records(record_bytes) };
+        let limits = Limits::for_records(record_bytes);
+        let options = PoolOptions { module: module.to_string(), name, kind, params, limits };
         factory.pool(options).map_err(|error| WireError::new(ErrorCode::WrongKind, error))
     }
 

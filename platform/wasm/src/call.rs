@@ -86,7 +86,7 @@ pub enum CallError {
     Trap {
         /// What it was doing.
         phase: Phase,
-        /// What the engine says.
+        /// What the engine says, and what the guest logged last as an error: at most 1 KiB, control characters replaced.
         reason: String,
     },
     /// The guest used up its fuel; its instance is gone.
@@ -139,6 +139,16 @@ impl CallError {
     pub(crate) fn slow(limit: std::time::Duration) -> Self {
         Self::Host {
             reason: format!("it was not done within {limit:.1?}, which it has the fuel for: the machine is too busy"),
+        }
+    }
+
+    /// A trap alone says little: `line` is what the guest logged last as an error, such as a panic's message.
+    pub(crate) fn with_last_error(self, line: Option<String>) -> Self {
+        match (self, line) {
+            (Self::Trap { phase, reason }, Some(line)) => {
+                Self::Trap { phase, reason: format!("{reason}; it last logged the error: {line}") }
+            }
+            (error, _) => error,
         }
     }
 

@@ -13,10 +13,11 @@ use crate::{
     CallError, Declarations, Limits, Phase, Refused,
     compile::words,
     ground::Ground,
-    host::{HostState, LogRing},
+    host::HostState,
     instance::{Budget, Exports, Instance, blame, failure},
     limiter::Limiter,
     limits::{CALL_TIME_DEFAULT, FUEL_DESCRIBE, FUEL_INIT, FUEL_START, FUEL_YIELD},
+    logs::LogRing,
     slots::Share,
     worlds::{
         base::BaseIndices,
@@ -41,6 +42,8 @@ pub struct InitParams {
 /// How a pool is set up.
 #[derive(Clone, Debug)]
 pub struct PoolOptions {
+    /// What the module is called where it is used: its name and version.
+    pub module: String,
     /// What log lines are filed under: the deployment's name.
     pub name: String,
     /// What the module is used for.
@@ -161,7 +164,8 @@ impl Factory {
             Exports::Filter(world) => world.millstream_ext_module().call_init(&mut store, &params).await,
             Exports::Mapper(world) => world.millstream_ext_module().call_init(&mut store, &params).await,
         };
-        answer.map_err(|error| blame(&error, Phase::Init, budget))?.map_err(|told| failure(&told, 0))?;
+        let trapped = |error| blame(&error, Phase::Init, budget).with_last_error(store.data_mut().last_error());
+        answer.map_err(trapped)?.map_err(|told| failure(&told, 0))?;
         Ok(Instance::new(store, exports, slot))
     }
 }
@@ -174,7 +178,7 @@ async fn describe(
 ) -> Result<Vec<types::Declaration>, Refused> {
     let wrong_type = |error: wasmtime::Error| Refused::WrongType { reason: words(&error) };
     let _slot = ground.slots.take().await.map_err(Refused::Describe)?;
-    let logs = Arc::new(LogRing::new(&parts.digest.to_string(), &ground.env));
+    let logs = Arc::new(LogRing::new(&parts.digest.to_string(), "its own description", &ground.env));
     let limits = Limits::default();
     let mut store = new_store(ground, &limits, 0, logs).map_err(Refused::Describe)?;
     let budget = begin(&mut store, &limits, Phase::Start, FUEL_START).map_err(Refused::Describe)?;

@@ -1,83 +1,22 @@
 //! What a guest can reach: the log, its metrics and its sink. Nothing else: no clock, randomness, network or files.
 
-use std::{collections::VecDeque, sync::Arc, task::Poll};
+use std::{sync::Arc, task::Poll};
 
-use millstream_env::{Clock, Env};
-use parking_lot::Mutex;
+use millstream_model::PartitionId;
 use wasmtime::component::HasData;
 
 use crate::{
-    Phase,
+    LogLevel, Phase,
     frame::{FrameError, HEADER_BYTES, OutputError},
     limiter::{Grown, Limiter},
     limits::{
-        FUEL_PER_HOST_CALL, FUEL_YIELD, LOG_LINE_BYTES_MAX, LOG_LINES_KEPT, LOG_LINES_PER_CALL, OUTPUT_FRAME_BYTES_MIN,
+        FUEL_PER_HOST_CALL, FUEL_YIELD, LOG_LINE_BYTES_MAX, LOG_LINES_PER_CALL, OUTPUT_FRAME_BYTES_MIN,
         OUTPUT_FRAMES_MAX,
     },
+    logs::LogRing,
     text,
     worlds::{log, metrics, sink, types},
 };
-
-/// How important a guest finds a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum LogLevel {
-    Trace,
-    Debug,
-    Info,
-    Warn,
-    Error,
-}
-
-/// A line that a guest wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogLine {
-    /// When it was written, by the broker's wall clock: milliseconds since 1970-01-01 UTC.
-    pub at_ms: i64,
-    /// How important the guest finds it.
-    pub level: LogLevel,
-    /// At most 1 KiB; control characters replaced, so that it is one line and acts on no terminal.
-    pub message: String,
-}
-
-/// The last lines of a pool's guests: at most [`LOG_LINES_KEPT`], shared by its instances.
-pub(crate) struct LogRing {
-    name: String,
-    clock: Arc<dyn Clock>,
-    lines: Mutex<Lines>,
-}
-
-#[derive(Default)]
-struct Lines {
-    kept: VecDeque<LogLine>,
-    dropped: u64,
-}
-
-impl LogRing {
-    pub(crate) fn new(name: &str, env: &Env) -> Self {
-        Self { name: name.to_owned(), clock: Arc::clone(&env.clock), lines: Mutex::default() }
-    }
-
-    fn write(&self, level: LogLevel, message: String) {
-        tracing::debug!(module = %self.name, ?level, "guest: {message}");
-        let line = LogLine { at_ms: self.clock.wall_ms(), level, message };
-        let mut lines = self.lines.lock();
-        if lines.kept.len() == LOG_LINES_KEPT {
-            lines.kept.pop_front();
-        }
-        lines.kept.push_back(line);
-    }
-
-    fn drop_line(&self) {
-        self.lines.lock().dropped += 1;
-    }
-
-    /// The lines that are kept, oldest first, and how many were dropped because a call wrote too many.
-    pub(crate) fn snapshot(&self) -> (Vec<LogLine>, u64) {
-        let lines = self.lines.lock();
-        (lines.kept.iter().cloned().collect(), lines.dropped)
-    }
-}
 
 /// A trap that the host raised. Travels through the engine as the cause.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +32,10 @@ pub(crate) struct HostState {
     pub(crate) limiter: Limiter,
     logs: Arc<LogRing>,
     phase: Phase,
+    /// Of the records at work, if they have one.
+    partition: Option<PartitionId>,
+    /// What the guest logged last as an error: a trap alone says nothing.
+    last_error: Option<String>,
     /// Fuel that host calls may still cost.
     work_left: u64,
     /// What host calls have cost since the other tasks of the thread had their turn.
@@ -114,6 +57,8 @@ impl HostState {
             limiter,
             logs,
             phase: Phase::Start,
+            partition: None,
+            last_error: None,
             work_left: 0,
             work_in_turn: 0,
             output_bytes_left: 0,
@@ -129,6 +74,8 @@ impl HostState {
     /// Starts a phase with a budget of its own; what the last one left behind is gone.
     pub(crate) fn begin(&mut self, phase: Phase, fuel: u64, output_bytes: usize) {
         self.phase = phase;
+        self.partition = None;
+        self.last_error = None;
         self.work_left = fuel;
         self.output_bytes_left = output_bytes;
         self.output_bytes_max = output_bytes;
@@ -136,6 +83,16 @@ impl HostState {
         drop(self.take_emitted());
         self.sums.fill(0.0);
         self.has_reported = false;
+    }
+
+    /// Says which partition the records of this call are from.
+    pub(crate) fn set_partition(&mut self, partition: PartitionId) {
+        self.partition = (partition.0 >= 0).then_some(partition);
+    }
+
+    /// What the guest logged last as an error since the phase began.
+    pub(crate) fn last_error(&mut self) -> Option<String> {
+        self.last_error.take()
     }
 
     /// What was emitted since the phase began.
@@ -189,11 +146,6 @@ impl types::Host for HostState {}
 impl log::Host for HostState {
     async fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
         self.charge(message.len()).await?;
-        let Some(left) = self.log_lines_left.checked_sub(1) else {
-            self.logs.drop_line();
-            return Ok(());
-        };
-        self.log_lines_left = left;
         let level = match level {
             log::Level::Trace => LogLevel::Trace,
             log::Level::Debug => LogLevel::Debug,
@@ -201,7 +153,16 @@ impl log::Host for HostState {
             log::Level::Warn => LogLevel::Warn,
             log::Level::Error => LogLevel::Error,
         };
-        self.logs.write(level, text::clean(&message, LOG_LINE_BYTES_MAX));
+        // Remembered even if it is one line too many for the log: it may be why the guest is about to trap.
+        if level == LogLevel::Error {
+            self.last_error = Some(text::clean(&message, LOG_LINE_BYTES_MAX));
+        }
+        let Some(left) = self.log_lines_left.checked_sub(1) else {
+            self.logs.drop_line();
+            return Ok(());
+        };
+        self.log_lines_left = left;
+        self.logs.write(level, self.partition, text::clean(&message, LOG_LINE_BYTES_MAX));
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use millstream_env::Monotonic;
+use millstream_model::PartitionId;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 
@@ -78,6 +79,7 @@ impl Instance {
     pub(crate) async fn run(&mut self, job: Job<'_>, limits: &Limits) -> (Result<Answer, CallError>, Spent) {
         let fuel = Self::fuel(job, limits);
         let result = self.call(job, limits, fuel).await;
+        let result = result.map_err(|error| error.with_last_error(self.store.data_mut().last_error()));
         let left = self.store.get_fuel().unwrap_or(0);
         let spent = Spent { fuel: fuel.saturating_sub(left), reported: self.store.data().reported() };
         self.calls += 1;
@@ -91,6 +93,7 @@ impl Instance {
         let budget = Budget { fuel, host_call_bytes: output_bytes.saturating_add(HOST_CALL_SLACK) };
         let store = &mut self.store;
         store.data_mut().begin(Phase::Call, fuel, output_bytes);
+        store.data_mut().set_partition(PartitionId(frame.header().partition));
         store.set_hostcall_fuel(budget.host_call_bytes);
         store.set_fuel(fuel).map_err(|error| CallError::Host { reason: words(&error) })?;
         let bytes: &[u8] = frame.bytes();

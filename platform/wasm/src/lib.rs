@@ -23,6 +23,7 @@ pub mod inspect;
 mod instance;
 mod limiter;
 pub mod limits;
+mod logs;
 mod options;
 mod pool;
 mod prepare;
@@ -38,8 +39,8 @@ pub use compile::{COMPILE_ARGUMENT, COMPILE_CPU_SECONDS, COMPILE_MEMORY_BYTES, C
 pub use declare::{Declarations, Declared};
 pub use engine::EngineMode;
 pub use factory::{Factory, InitParams, PoolOptions, WrongKind};
-pub use host::{LogLevel, LogLine};
 pub use limits::Limits;
+pub use logs::{LogLevel, LogLine};
 pub use options::RuntimeOptions;
 pub use pool::{Freshness, Pool, PoolStats};
 pub use prepare::{LoadError, Prepared};
@@ -54,18 +55,19 @@ use std::{
     time::Duration,
 };
 
-/// Runs work that blocks (disk, compiler) on a thread of its own. None when it was abandoned because the process ends.
+/// Runs work that blocks (disk, computing) on one of the threads for that. None when it was abandoned because the process
+/// ends. Whoever calls this bounds how many do: the threads are everybody's.
 async fn blocking<T: Send + 'static>(
     env: &millstream_env::Env,
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (done_tx, done) = tokio::sync::oneshot::channel();
-    let run = async move {
+    let run = move || {
         // Whoever asked may have gone away.
         let _ = done_tx.send(work());
     };
-    env.spawn.dedicated(name, Box::pin(run));
+    env.spawn.blocking(name, Box::new(run));
     done.await.ok()
 }
 

@@ -70,6 +70,8 @@ pub const HOST_CALL_SLACK: usize = 64 << 10;
 
 /// Most log lines kept of one call; the rest are counted and dropped.
 pub const LOG_LINES_PER_CALL: u32 = 100;
+/// Most log lines of a pool that the broker's own log is told in a second; the rest are counted.
+pub const LOG_LINES_PER_SECOND: u32 = 20;
 /// Longest log line kept, bytes; the rest of it is cut off.
 pub const LOG_LINE_BYTES_MAX: usize = 1024;
 /// Longest failure message kept, bytes.

@@ -23,8 +23,8 @@ use tokio::sync::Semaphore;
 use crate::{
     Blame, CallError, Factory, LogLine, PoolOptions, WrongKind,
     frame::{Emitted, InputFrame, OutputRules},
-    host::LogRing,
     instance::{Answer, Instance, Job},
+    logs::LogRing,
     slots::{Idle, Waiting},
 };
 
@@ -99,7 +99,7 @@ impl Pool {
         let ground = Arc::clone(&factory.ground);
         let metrics = vec![0.0; factory.declarations().metrics.len()];
         let inner = Arc::new(PoolInner {
-            logs: Arc::new(LogRing::new(&options.name, &ground.env)),
+            logs: Arc::new(LogRing::new(&options.module, &options.name, &ground.env)),
             idle: Mutex::default(),
             turns: Semaphore::new(options.limits.instances.max(1) as usize),
             waiting: AtomicU32::new(0),

@@ -179,15 +179,50 @@ async fn logs_and_metrics_are_kept_within_bounds() {
     assert_eq!(pool.metrics(), [("seen".to_owned(), 18.0)]);
 }
 
+/// A trap says nothing of why; a module's panic is logged before it, and once stayed there.
+#[tokio::test]
+async fn what_a_module_logged_last_as_an_error_is_told_with_its_trap() {
+    let world = World::new();
+    // An error, then more lines than are kept, an error past them, and a line of another level.
+    let line = |level: u32, at: u32| format!("(call $log (i32.const {level}) (i32.const {at}) (i32.const 8))");
+    let many = (0..150).map(|_| line(2, 49160)).collect::<String>();
+    let work = format!("{} {many} {} {} unreachable", line(4, 49168), line(4, 49152), line(3, 49160));
+    let guest = Guest::mapper().work(&work).extra(&data(49152, b"ouch\x1b[2Jnotices firstone"));
+    let pool = world.pool(&guest).await;
+    let error = pool.process(&frame(1), &two_outputs(), Freshness::Any).await.unwrap_err();
+    let CallError::Trap { reason, .. } = &error else { panic!("{error:?}") };
+    assert!(
+        reason.contains("unreachable") && reason.ends_with("it last logged the error: ouch\u{fffd}[2J"),
+        "{reason}"
+    );
+    // The same in init, and what an earlier call logged is not told with another's trap.
+    let init = format!("{} unreachable", line(4, 49152));
+    let guest = Guest { init, ..Guest::mapper() }.extra(&data(49152, b"no start"));
+    let error = world.pool(&guest).await.check().await.unwrap_err();
+    assert!(error.to_string().ends_with("it last logged the error: no start"), "{error}");
+    let work =
+        format!("(if (global.get $again) (then unreachable)) (global.set $again (i32.const 1)) {}", line(4, 49152));
+    let work = format!("{work} (i32.const 64)");
+    let guest =
+        Guest::mapper().work(&work).extra("(global $again (mut i32) (i32.const 0))").extra(&data(49152, b"a record"));
+    let pool = world.pool(&guest).await;
+    pool.process(&frame(1), &two_outputs(), Freshness::Any).await.unwrap();
+    let error = pool.process(&frame(1), &two_outputs(), Freshness::Any).await.unwrap_err();
+    assert!(error.to_string().contains("unreachable") && !error.to_string().contains("a record"), "{error}");
+}
+
 #[tokio::test]
 async fn idle_instances_are_given_up() {
     let world = World::with(|options| options.idle = Duration::from_millis(20));
     let pool = world.pool(&Guest::mapper()).await;
     pool.check().await.unwrap();
-    // Bounded by the test runner; the runtime looks every 20 ms.
-    while pool.stats().idle > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    // The runtime looks every 20 ms.
+    let given_up = async {
+        while pool.stats().idle > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), given_up).await.unwrap();
     pool.process(&frame(1), &two_outputs(), Freshness::Any).await.unwrap();
     assert_eq!(pool.stats().started, 2);
 }

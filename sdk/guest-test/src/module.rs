@@ -136,7 +136,13 @@ impl Open<'_> {
     /// [`Error::Kind`], or [`Error::Call`] with what the module says about its parameters.
     pub async fn start(self) -> Result<Opened, Error> {
         let outputs = self.params.outputs.len();
-        let options = PoolOptions { name: "test".into(), kind: self.kind, params: self.params, limits: self.limits };
+        let options = PoolOptions {
+            module: "module".into(),
+            name: "test".into(),
+            kind: self.kind,
+            params: self.params,
+            limits: self.limits,
+        };
         let pool = self.module.factory.pool(options)?;
         pool.check().await?;
         let needs = self.module.factory.declarations().needs;

@@ -1,4 +1,4 @@
-//! A module's log, kept by the broker within a bound: `millstream transform logs`.
+//! A module's log: lines in the broker's own log, within bounds, with the module's name and what it is used by.
 
 use std::fmt::Display;
 

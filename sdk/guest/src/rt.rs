@@ -143,10 +143,11 @@ fn pair(pair: crate::bindings::module::millstream::ext::types::Pair) -> (String,
     (pair.name, pair.value)
 }
 
-/// A panic ends in a trap, which says nothing; so what it has to say goes to the log first.
+/// A panic ends in a trap, which says nothing; so what it has to say goes to the log first, as one line. The broker puts the
+/// last error that was logged into the call's error.
 fn log_panics() {
     #[cfg(target_arch = "wasm32")]
-    std::panic::set_hook(Box::new(|panic| crate::log::error(panic)));
+    std::panic::set_hook(Box::new(|panic| crate::log::error(panic.to_string().replace('\n', " "))));
 }
 
 /// Exports a module: `export!(MyView as filter)`, `as mapper`, `as partitioner` or `as transform`.

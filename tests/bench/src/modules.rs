@@ -114,6 +114,7 @@ async fn called(runtime: &Runtime, component: &Path, kind: ModuleKind, frame: In
     let prepared = runtime.prepare(bytes.into(), None).await?;
     let factory = prepared.factory();
     let options = PoolOptions {
+        module: "bench@1".into(),
         name: "bench".into(),
         kind,
         params: InitParams { inputs: vec!["input".into()], outputs: vec!["output".into()], ..InitParams::default() },

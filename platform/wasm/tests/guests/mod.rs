@@ -254,6 +254,7 @@ impl World {
     pub(crate) async fn pool_with(&self, guest: &Guest, change: impl FnOnce(&mut PoolOptions)) -> Pool {
         let factory = self.factory(guest).await;
         let mut options = PoolOptions {
+            module: "test@1".into(),
             name: "test".into(),
             kind: factory.kinds()[0],
             params: InitParams::default(),
