@@ -1,7 +1,7 @@
 //! Modules at work: pools by module, use and parameters, made when they are first needed.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -11,7 +11,7 @@ use millstream_env::Env;
 use millstream_model::{Digest, ModuleKind, ModuleRef, TopicId, TransformId, ViewId};
 use millstream_protocol::ErrorCode;
 use millstream_wasm::{
-    InitParams, Limits, Pool, PoolOptions, Prepared, Refused, Runtime, RuntimeError, RuntimeOptions,
+    Declared, InitParams, Limits, Pool, PoolOptions, Prepared, Refused, Runtime, RuntimeError, RuntimeOptions,
 };
 use parking_lot::Mutex;
 use tracing::{info, warn};
@@ -191,6 +191,28 @@ impl Modules {
         factory.pool(options).map_err(|error| WireError::new(ErrorCode::WrongKind, error))
     }
 
+    /// The pools of what may never be created, in the order of `uses`, as [`Modules::make`] makes them; the modules share one
+    /// set of parameters.
+    ///
+    /// # Errors
+    /// Also when a parameter is given that none of them declares.
+    pub(crate) async fn candidates<'a>(
+        &self,
+        state: &State,
+        uses: Vec<Use<'a>>,
+    ) -> Result<Vec<(&'a ModuleRef, Pool)>, WireError> {
+        let mut pools = Vec::with_capacity(uses.len());
+        for usage in uses {
+            pools.push((usage.module, self.make(state, usage).await?));
+        }
+        if let Some((_, first)) = pools.first() {
+            let declared: Vec<_> =
+                pools.iter().map(|(module, pool)| (*module, &*pool.factory().declarations().params)).collect();
+            check_names(&first.options().params.params, &declared)?;
+        }
+        Ok(pools)
+    }
+
     /// Forgets the pools of owners that are gone, whoever deleted them; calls under way end as they would.
     ///
     /// A call that began before the deletion may put its pool back: that one goes at the next change.
@@ -243,6 +265,18 @@ pub(crate) fn find<'a>(state: &'a State, module: &ModuleRef) -> Result<&'a Arc<M
             format!("no module {module}: push it, or see `millstream module list`"),
         )
     })
+}
+
+/// Refuses a parameter that none of the modules declares: a misspelt one would be left out of account in silence.
+fn check_names(given: &BTreeMap<String, String>, modules: &[(&ModuleRef, &[Declared])]) -> Result<(), WireError> {
+    let is_known = |name: &String| modules.iter().any(|(_, params)| params.iter().any(|param| param.name == *name));
+    let Some(unknown) = given.keys().find(|name| !is_known(name)) else { return Ok(()) };
+    let takes = modules.iter().map(|(module, params)| {
+        let names: Vec<_> = params.iter().map(|param| param.name.as_str()).collect();
+        format!("{module} takes {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+    });
+    let message = format!("no such parameter {unknown:?}: {}", takes.collect::<Vec<_>>().join("; "));
+    Err(WireError::new(ErrorCode::InvalidParameter, message))
 }
 
 #[cfg(test)]
@@ -301,6 +335,23 @@ mod tests {
             assert_eq!(table.remove_gone(&state), [id]);
         }
         assert!(table.0.is_empty());
+    }
+
+    #[test]
+    fn a_parameter_must_be_declared_by_one_module_of_the_chain() {
+        let declared = |names: &[&str]| -> Vec<_> {
+            names.iter().map(|name| Declared { name: (*name).into(), value: "required".into() }).collect()
+        };
+        let (filter, redact): (ModuleRef, ModuleRef) = ("filter@1".parse().unwrap(), "redact@2".parse().unwrap());
+        let (of_filter, of_redact) = (declared(&["field", "op"]), declared(&["fields"]));
+        let chain = [(&filter, &*of_filter), (&redact, &*of_redact)];
+        let given = |names: &[&str]| names.iter().map(|name| ((*name).into(), String::new())).collect();
+        check_names(&given(&["field", "fields", "op"]), &chain).unwrap();
+        check_names(&given(&[]), &[(&filter, &[])]).unwrap();
+        let refused = check_names(&given(&["field", "fiedls"]), &chain).unwrap_err();
+        assert_eq!(refused.message, "no such parameter \"fiedls\": filter@1 takes field, op; redact@2 takes fields");
+        let refused = check_names(&given(&["x"]), &[(&filter, &[])]).unwrap_err();
+        assert_eq!(refused.message, "no such parameter \"x\": filter@1 takes none");
     }
 
     #[test]

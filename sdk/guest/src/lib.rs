@@ -10,13 +10,15 @@
 //! | [`Transform`] | `transform` | turns a record into any number of records on several outputs | a transform |
 //!
 //! ```
-//! use millstream_guest::{Failure, Filter, Params, Record};
+//! use millstream_guest::{Failure, Filter, Param, Params, Record};
 //!
 //! struct Long {
 //!     bytes_min: usize,
 //! }
 //!
 //! impl Filter for Long {
+//!     const PARAMS: &'static [Param] = &[Param::required("bytes_min")];
+//!
 //!     fn init(params: &Params) -> Result<Self, Failure> {
 //!         Ok(Long { bytes_min: params.parse("bytes_min")? })
 //!     }
@@ -36,7 +38,7 @@
 //! A module is a pure function of its records and parameters: there is no clock, no randomness, no network and no file. Methods
 //! take `&self`; what an instance remembers in memory is a cache, since instances come and go and a record may meet any of them,
 //! in calls cut anywhere. A method that returns a [`Failure`] fails its call, and everything the call has emitted is dropped.
-//! A panic is logged and fails the call as well, and the instance is thrown away.
+//! A panic is logged and fails the call as well, with the panic's message in the error, and the instance is thrown away.
 
 #[doc(hidden)]
 pub mod bindings;

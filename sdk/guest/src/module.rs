@@ -7,7 +7,7 @@ use crate::record::Record;
 
 /// Chooses the partition of each record of a topic.
 pub trait Partitioner: Sized + 'static {
-    /// The parameters that it takes.
+    /// The parameters that it takes. A deployment that gives others is refused.
     const PARAMS: &'static [Param] = &[];
     /// What it looks at beside the key. Whatever is not asked for is not sent to it, which is much cheaper.
     const NEEDS: Needs = Needs::KEY;
@@ -45,7 +45,7 @@ impl Needs {
 
 /// Keeps a record in a view, or leaves it out.
 pub trait Filter: Sized + 'static {
-    /// The parameters that it takes.
+    /// The parameters that it takes. A deployment that gives others is refused.
     const PARAMS: &'static [Param] = &[];
 
     /// Makes an instance; runs once in each.
@@ -63,7 +63,7 @@ pub trait Filter: Sized + 'static {
 
 /// Rewrites the records of a view, one by one.
 pub trait Mapper: Sized + 'static {
-    /// The parameters that it takes.
+    /// The parameters that it takes. A deployment that gives others is refused.
     const PARAMS: &'static [Param] = &[];
 
     /// Makes an instance; runs once in each.
@@ -81,7 +81,7 @@ pub trait Mapper: Sized + 'static {
 
 /// Turns the records of its input topics into records of its output topics.
 pub trait Transform: Sized + 'static {
-    /// The parameters that it takes.
+    /// The parameters that it takes. A deployment that gives others is refused.
     const PARAMS: &'static [Param] = &[];
 
     /// Makes an instance; runs once in each.

@@ -51,7 +51,8 @@ impl Param {
 
 /// What a deployment gives to `init`.
 ///
-/// The modules of a view's chain share one set of parameters, so names that a module does not know are not its business.
+/// The modules of a view's chain share one set of parameters, so names that a module does not know are not its business:
+/// the broker refuses those that none of them declares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Params {
     pub(crate) inputs: Vec<String>,

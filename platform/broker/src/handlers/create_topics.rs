@@ -91,7 +91,8 @@ async fn create(
 /// Starts the partitioner once with the topic's parameters, so that wrong ones show now and not at the first record.
 async fn check_partitioner(shared: &Shared, would_be: &State, name: &TopicName) -> Result<(), WireError> {
     let Some(usage) = would_be.topic(name.as_str()).and_then(|topic| Use::routing(topic)) else { return Ok(()) };
-    let module = usage.module;
-    let pool = shared.modules.make(would_be, usage).await?;
-    pool.check().await.map_err(|error| WireError::does_not_start(module, &error))
+    for (module, pool) in shared.modules.candidates(would_be, vec![usage]).await? {
+        pool.check().await.map_err(|error| WireError::does_not_start(module, &error))?;
+    }
+    Ok(())
 }

@@ -108,9 +108,10 @@ fn start_at(text: &str) -> Result<StartAt, WireError> {
 /// Starts the module once, so that wrong parameters show now and not at the first record.
 async fn check_module(shared: &Shared, would_be: &State, name: &str) -> Result<(), WireError> {
     let usage = Use::transform(would_be, find(would_be, name)?);
-    let module = usage.module;
-    let pool = shared.modules.make(would_be, usage).await?;
-    pool.check().await.map_err(|error| WireError::does_not_start(module, &error))
+    for (module, pool) in shared.modules.candidates(would_be, vec![usage]).await? {
+        pool.check().await.map_err(|error| WireError::does_not_start(module, &error))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn list(shared: &Shared) -> TransformListResponse {

@@ -53,9 +53,7 @@ fn is_mapper(state: &State, module: &ModuleRef) -> bool {
 async fn check_chain(shared: &Shared, would_be: &State, id: ViewId) -> Result<(), WireError> {
     let Some(view) = would_be.views.get(&id) else { return Ok(()) };
     let Some(topic) = would_be.topic_by_id(view.topic) else { return Ok(()) };
-    for usage in Use::chain(would_be, view, topic)? {
-        let module = usage.module;
-        let pool = shared.modules.make(would_be, usage).await?;
+    for (module, pool) in shared.modules.candidates(would_be, Use::chain(would_be, view, topic)?).await? {
         pool.check().await.map_err(|error| {
             let mut refused = WireError::does_not_start(module, &error);
             if is_mapper(would_be, module) {
