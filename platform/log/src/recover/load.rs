@@ -1,0 +1,294 @@
+//! What a log's own directory holds: segments cut to the mark, leader epochs and producers.
+
+use std::{collections::HashMap, io, path::Path, sync::Arc};
+
+use millstream_model::{Durability, Offset};
+use millstream_record::BatchHeader;
+
+use super::unreadable;
+use crate::{
+    LogId, LogOptions, OpenError, PartitionLog,
+    data_dir::{io, list},
+    epochs::Epochs,
+    index::Index,
+    journal::Journal,
+    mark::{Mark, Saved},
+    producers::Producers,
+    segment::Segment,
+    snapshot,
+    state::{Part, State},
+    sync,
+};
+
+/// The logs found on disk, each as its mark says.
+pub(super) fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<HashMap<LogId, Arc<PartitionLog>>, OpenError> {
+    let disk = &*journal.disk;
+    let mut logs = HashMap::new();
+    for topic in list(disk, dir)? {
+        for partition in list(disk, &topic)? {
+            let paths = list(disk, &partition)?;
+            if paths.is_empty() {
+                // Left of what was deleted.
+                sync::remove_empty(disk, &partition.join("log"));
+            }
+            for path in paths {
+                match LogId::from_path(&path) {
+                    Some(id) => {
+                        logs.insert(id, Arc::new(load(journal, id)?));
+                    }
+                    None => tracing::warn!(path = %path.display(), "not a log's directory; left alone"),
+                }
+            }
+        }
+    }
+    Ok(logs)
+}
+
+/// Loads one log and cuts it to its mark. One in durability `replicated` keeps what is sound beyond it.
+fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
+    let disk = &*journal.disk;
+    let dir = journal.options.dir.join(id.path());
+    let mark_path = dir.join("mark");
+    let mark = Mark::load(disk, &mark_path).map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidData => OpenError::Damaged { path: mark_path.clone(), reason: source.to_string() },
+        _ => OpenError::Io { action: "read", path: mark_path.clone(), source },
+    })?;
+    // Without a mark nothing was synced, and the journal still has all of it.
+    let known = mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
+    let mut bases: Vec<Offset> = list(disk, &dir)?.iter().filter_map(|path| Segment::base_in(path)).collect();
+    bases.sort();
+    let mut parts = load_closed(journal, &dir, &bases, &known)?;
+    parts.push(cut_to_mark(journal, &dir, &known)?);
+    let closed = parts.len() - 1;
+    let mut end = known.end;
+    let mut headers = Vec::new();
+    let mut rest: Vec<Offset> = bases.into_iter().filter(|base| *base > known.segment_base).collect();
+    remove_empty(journal, &dir, &mut rest)?;
+    if known.durability == Durability::Replicated {
+        (end, headers) = keep_tail(journal, &dir, &mut parts, &mut rest, end)?;
+    }
+    // What the journal will not write again must be durably gone before other batches take its place, or a power cut could
+    // bring it back in theirs. (Without a mark, the log may be one without a journal.)
+    let for_good = mark.is_none() || known.durability == Durability::Replicated;
+    cut_active(&parts[parts.len() - 1], for_good)?;
+    let removes = !rest.is_empty();
+    for base in rest {
+        let segment = Segment::new(&journal.handles, &dir, base);
+        remove(journal, &segment.path)?;
+        remove(journal, &segment.index_path())?;
+    }
+    if removes && for_good {
+        disk.sync_dir(&dir).map_err(io("sync", &dir))?;
+    }
+    let (producers, unsaved_bytes) = load_producers(journal, &dir, &parts, &known)?;
+    let mut state = State::new(parts, known.start, end, LogOptions::default().segment_bytes, producers);
+    state.saved = known.producers;
+    state.unsaved_bytes = unsaved_bytes;
+    state.synced_parts = closed;
+    state.mark = mark;
+    // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
+    state.parents_changed = mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
+    state.lsn = known.lsn;
+    (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, &state, known.end)?;
+    for header in &headers {
+        state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
+        state.note(header, journal.now());
+    }
+    state.unsynced_bytes = u64::from(!headers.is_empty());
+    Ok(PartitionLog::new(id, journal.clone(), known.durability, state, known.end))
+}
+
+/// Removes segments without a byte, which hold nothing and would hide those that follow.
+fn remove_empty(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>) -> Result<(), OpenError> {
+    let mut kept = Vec::with_capacity(bases.len());
+    for base in bases.drain(..) {
+        let segment = Segment::new(&journal.handles, dir, base);
+        let len = segment.len().map_err(io("measure", &segment.path))?;
+        segment.handle.release();
+        match len {
+            0 => remove(journal, &segment.path)?,
+            _ => kept.push(base),
+        }
+    }
+    *bases = kept;
+    Ok(())
+}
+
+fn remove(journal: &Journal, path: &Path) -> Result<(), OpenError> {
+    match journal.disk.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The segments before the one that the mark ends in: each must end where the next one begins.
+///
+/// What an append left that ran out of room in a new segment lies within the one before: it is no part of the log.
+fn load_closed(journal: &Journal, dir: &Path, bases: &[Offset], mark: &Mark) -> Result<Vec<Part>, OpenError> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut next = mark.start;
+    for base in bases.iter().copied().filter(|base| *base < mark.segment_base) {
+        let segment = Segment::new(&journal.handles, dir, base);
+        let len = segment.len().map_err(io("measure", &segment.path))?;
+        segment.handle.release();
+        if len == 0 {
+            tracing::warn!(path = %segment.path.display(), "an empty segment between others; removed");
+            remove(journal, &segment.path)?;
+            continue;
+        }
+        // The first may begin before the log's start.
+        if base > next || (base < next && !parts.is_empty()) {
+            if base < next {
+                tracing::warn!(path = %segment.path.display(), "left by an append that was refused; passed over");
+                continue;
+            }
+            break;
+        }
+        next = segment.end_offset(len).map_err(unreadable)?;
+        segment.handle.release();
+        parts.push(Part { segment: Arc::new(segment), len });
+    }
+    if mark.segment_base > mark.start && (parts.is_empty() || next != mark.segment_base) {
+        let reason = format!("the segments before {} end at {next}: one is not there, or not whole", mark.segment_base);
+        return Err(OpenError::Damaged { path: dir.to_owned(), reason });
+    }
+    Ok(parts)
+}
+
+/// The segment that the mark ends in. Its index, where it reaches further, tells of batches that are gone.
+fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenError> {
+    let disk = &*journal.disk;
+    let segment = Segment::new(&journal.handles, dir, mark.segment_base);
+    let len = segment.len().map_err(io("measure", &segment.path))?;
+    if len < mark.segment_len {
+        let reason = format!("{len} bytes are left of {} that were durable", mark.segment_len);
+        return Err(OpenError::Damaged { path: segment.path.to_path_buf(), reason });
+    }
+    let index_path = segment.index_path();
+    if Index::load(disk, &index_path, segment.base).is_some_and(|index| index.reach() > mark.segment_len) {
+        remove(journal, &index_path)?;
+    }
+    Ok(Part { segment: Arc::new(segment), len: mark.segment_len })
+}
+
+/// Cuts the file of the last segment to the length that counts; `for_good` durably.
+fn cut_active(part: &Part, for_good: bool) -> Result<(), OpenError> {
+    let path = &part.segment.path;
+    if part.segment.len().map_err(io("measure", path))? != part.len {
+        let file = part.segment.handle.writer().map_err(io("open", path))?;
+        file.set_len(part.len).map_err(io("cut", path))?;
+        if for_good {
+            file.sync_data().map_err(io("sync", path))?;
+        }
+    }
+    part.segment.handle.release();
+    Ok(())
+}
+
+/// Goes on past the mark of a log without a journal, as far as sound batches follow each other. (Its tail survives a killed
+/// process.) Takes from `rest` the segments that it keeps; gives the new end and what it found.
+fn keep_tail(
+    journal: &Journal,
+    dir: &Path,
+    parts: &mut Vec<Part>,
+    rest: &mut Vec<Offset>,
+    end: Offset,
+) -> Result<(Offset, Vec<BatchHeader>), OpenError> {
+    let (mut end, mut headers) = (end, Vec::new());
+    loop {
+        let last = parts.len() - 1;
+        let part = &mut parts[last];
+        let path = part.segment.path.clone();
+        let len = part.segment.len().map_err(io("measure", &path))?;
+        let found = part.segment.keep_tail(part.len, len, end).map_err(unreadable)?;
+        part.len += found.iter().map(|header| header.batch_bytes() as u64).sum::<u64>();
+        end = found.last().map_or(end, BatchHeader::end_offset);
+        headers.extend(found);
+        // What an append left that ran out of room lies within this one.
+        while rest.first().is_some_and(|base| *base < end) {
+            let left = Segment::new(&journal.handles, dir, rest.remove(0));
+            remove(journal, &left.path)?;
+        }
+        if part.len < len || part.len == 0 || rest.first() != Some(&end) {
+            return Ok((end, headers));
+        }
+        let base = rest.remove(0);
+        parts.push(Part { segment: Arc::new(Segment::new(&journal.handles, dir, base)), len: 0 });
+    }
+}
+
+/// The epochs below `end`: from their file, or where that is not sound from the batches. Also whether the file says otherwise: then
+/// it is to be written before the mark moves on, or an epoch that was lost would come back once the log has grown past its start.
+fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Result<(Epochs, bool), OpenError> {
+    let path = dir.join("epochs");
+    let stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
+    let is_stored = stored.is_some();
+    let mut epochs = match stored {
+        Some(epochs) => epochs,
+        None if end == Offset(0) => Epochs::default(),
+        None => {
+            tracing::warn!(path = %path.display(), "not sound; the epochs are taken from the batches");
+            let mut epochs = Epochs::default();
+            for part in state.parts.iter().filter(|part| part.len > 0) {
+                let mut walk = part.segment.walk(0, part.len).map_err(unreadable)?;
+                while let Some((_, header)) = walk.next().map_err(unreadable)? {
+                    epochs.begin(header.partition_leader_epoch, header.base_offset);
+                }
+                part.segment.handle.release();
+            }
+            epochs
+        }
+    };
+    let changed = epochs.cut(end) || (!is_stored && end > Offset(0));
+    Ok((epochs, changed))
+}
+
+/// The producers at the mark: as its snapshot says and the batches after it, or where that is not sound as all batches say. Also
+/// how many bytes of batches follow the snapshot. Other snapshots are removed.
+fn load_producers(journal: &Journal, dir: &Path, parts: &[Part], mark: &Mark) -> Result<(Producers, u64), OpenError> {
+    let disk = &*journal.disk;
+    let Saved { at, behind } = mark.producers;
+    let path = snapshot::path(dir, at);
+    for other in list(disk, dir)?.iter().filter(|other| snapshot::is_snapshot(other)) {
+        if at == Offset(0) || *other != path {
+            remove(journal, other)?;
+        }
+    }
+    let limits = journal.producer_limits();
+    let stored = match at {
+        Offset(0) => Some(Producers::new(limits)),
+        _ => snapshot::load(disk, dir, at, limits).map_err(io("read", &path))?,
+    };
+    let (mut producers, from) = match stored {
+        // How much follows is not known, unless it is nothing: the next snapshot is due as soon as there is cause for one.
+        Some(producers) if !behind => return Ok((producers, if at == mark.end { 0 } else { u64::MAX >> 1 })),
+        Some(producers) => (producers, at.max(mark.start)),
+        None => {
+            tracing::warn!(path = %path.display(), "not sound; the producers are taken from the batches");
+            (Producers::new(limits), mark.start)
+        }
+    };
+    let now = journal.now();
+    let mut bytes = 0;
+    for (index, part) in parts.iter().enumerate() {
+        if part.len == 0 || parts.get(index + 1).is_some_and(|next| next.segment.base <= from) {
+            continue;
+        }
+        let position = match part.segment.base < from {
+            true => part.segment.build_index(part.len).map_err(unreadable)?.position(part.segment.delta(from).into()),
+            false => 0,
+        };
+        let mut walk = part.segment.walk(position, part.len).map_err(unreadable)?;
+        while let Some((_, header)) = walk.next().map_err(unreadable)? {
+            if header.base_offset >= mark.end {
+                break;
+            }
+            if header.base_offset >= from {
+                bytes += header.batch_bytes() as u64;
+                producers.note(&header, now);
+            }
+        }
+        part.segment.handle.release();
+    }
+    Ok((producers, bytes))
+}

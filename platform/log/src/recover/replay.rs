@@ -1,0 +1,194 @@
+//! The journal's frames, applied to the logs in the order of their numbers.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
+
+use millstream_env::{Lack, lack};
+use millstream_model::Durability;
+use millstream_record::{BatchHeader, PATCH_BYTES};
+
+use super::{files::JournalFiles, unreadable};
+use crate::{
+    LogId, LogOptions, OpenError, PartitionLog,
+    data_dir::io,
+    frame::Kind,
+    journal::Journal,
+    journal_file::{FILE_HEADER_BYTES, Found, Scan},
+    sync_log::discard,
+};
+
+/// The journal being replayed.
+pub(super) struct Replay<'a> {
+    pub(super) journal: &'a Arc<Journal>,
+    pub(super) logs: HashMap<LogId, Arc<PartitionLog>>,
+    /// Logs without files whose frames begin in the middle, by the first such frame: their deletion must follow.
+    pub(super) orphans: HashMap<LogId, u64>,
+    /// Logs whose directories are still to be made. Most that were deleted again never need one: making and removing it would
+    /// cost a sync for each, and the journal tells of hundreds of thousands.
+    pub(super) unmade: HashSet<LogId>,
+    /// What has to be synced afterwards.
+    pub(super) touched: HashMap<LogId, Arc<PartitionLog>>,
+    /// The last run ended in order: what can be read is durable.
+    pub(super) clean: bool,
+    pub(super) frames: u64,
+    pub(super) bytes: u64,
+}
+
+impl Replay<'_> {
+    /// Applies all frames in the order of their numbers; gives the number of the next one.
+    pub(super) fn run(&mut self, files: &JournalFiles) -> Result<u64, OpenError> {
+        let mut next = 1 + self.logs.values().map(|log| log.state().lsn).max().unwrap_or(0);
+        let mut expected = None;
+        let mut ended_in = 0;
+        let mut empty: Option<usize> = None;
+        let mut scans = Vec::with_capacity(files.used.len());
+        for (sequence, path) in &files.used {
+            scans.push(Scan::open(&*self.journal.disk, path, *sequence, self.journal.directory_id)?);
+        }
+        for (at, scan) in scans.iter_mut().enumerate() {
+            next = next.max(scan.header().lsn_floor);
+            let before = expected;
+            while let Some(found) = scan.next(expected)? {
+                if let Some(empty) = empty {
+                    let reason = format!("it holds no sound frame, though {} follows it", scan.path().display());
+                    return Err(OpenError::Damaged { path: files.used[empty].1.clone(), reason });
+                }
+                expected = Some(found.frame.lsn + 1);
+                ended_in = at;
+                self.apply(scan.path(), found)?;
+            }
+            // The journal goes on to a file only when the one before it has frames.
+            if expected == before {
+                empty.get_or_insert(at);
+            }
+        }
+        check_torn(&scans[ended_in..], expected)?;
+        if let Some((id, lsn)) = self.orphans.iter().next() {
+            let reason = format!("frame {lsn} continues the log {id}, of which nothing is there");
+            return Err(OpenError::Damaged { path: self.journal.dir(), reason });
+        }
+        for log in self.logs.values() {
+            // The sound tail of a log without a journal is synced like what was replayed.
+            if log.state().unsynced_bytes > 0 {
+                self.touched.insert(log.id(), log.clone());
+            }
+        }
+        Ok(next.max(expected.unwrap_or(1)))
+    }
+
+    fn apply(&mut self, path: &Path, found: Found) -> Result<(), OpenError> {
+        let frame = &found.frame;
+        if frame.kind == Kind::Drop {
+            return self.drop_log(frame.log);
+        }
+        // What was made and never synced is made again. (An untouched directory does not know its log's durability.)
+        let known = self.logs.get(&frame.log).filter(|log| log.durability() == frame.durability || !log.is_untouched());
+        let log = match known {
+            Some(log) => log.clone(),
+            None => {
+                let options = LogOptions { durability: frame.durability, ..LogOptions::default() };
+                let log = Arc::new(PartitionLog::empty(frame.log, self.journal.clone(), options));
+                self.unmade.insert(frame.log);
+                self.logs.insert(frame.log, log.clone());
+                log
+            }
+        };
+        let mut state = log.state();
+        // Even where the mark says that the segments have it: a killed process may have left a mark that can be read and is
+        // not durable, and the frame goes when the journal begins afresh. Not so after an orderly close, which synced all.
+        if !self.clean || frame.lsn > state.lsn {
+            self.touched.insert(log.id(), log.clone());
+        }
+        if frame.lsn <= state.lsn {
+            return Ok(());
+        }
+        let journaled = frame.durability == Durability::Fsync;
+        if self.orphans.contains_key(&frame.log) || (frame.base_offset > state.end && state.mark.is_none() && journaled)
+        {
+            self.orphans.entry(frame.log).or_insert(frame.lsn);
+            return Ok(());
+        }
+        let lies = |reason: &str| OpenError::Damaged {
+            path: path.to_owned(),
+            reason: format!("frame {} of the log {}: {reason}", frame.lsn, frame.log),
+        };
+        if log.durability() != frame.durability {
+            return Err(lies("the log has another durability"));
+        }
+        match frame.kind {
+            Kind::Append if !journaled => return Err(lies("the log keeps no journal")),
+            Kind::Append if frame.base_offset != state.end => {
+                return Err(lies(&format!("offset {} does not follow {}", frame.base_offset, state.end)));
+            }
+            Kind::Append => {
+                let header = BatchHeader::parse(&found.payload).map_err(|error| lies(&error.to_string()))?;
+                if self.unmade.remove(&frame.log) {
+                    self.journal.disk.create_dir_all(log.dir()).map_err(io("make", log.dir()))?;
+                }
+                state.active_index().map_err(unreadable)?;
+                let (prefix, body) = found.payload.split_at(PATCH_BYTES);
+                let before = state.checkpoint();
+                let mut written = state.write(&header, prefix, body, |base| log.segment(base));
+                // It was there before the crash, and its room may have gone to somebody else.
+                if written.as_ref().err().and_then(lack) == Some(Lack::Room) && self.journal.ballast.release() {
+                    state.undo(&before).map_err(io("cut", log.dir()))?;
+                    written = state.write(&header, prefix, body, |base| log.segment(base));
+                }
+                written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
+                state.epochs_changed |= state.epochs.begin(frame.leader_epoch, frame.base_offset);
+                state.note(&header, self.journal.now());
+            }
+            // A log without a journal may have lost what was below: the epoch has begun all the same, and holds nothing yet.
+            Kind::EpochStart => {
+                let start = frame.base_offset.min(state.end);
+                state.epochs_changed |= state.epochs.begin(frame.leader_epoch, start);
+            }
+            _ => return Err(lies("of a kind that is not built")),
+        }
+        state.lsn = frame.lsn;
+        drop(state);
+        self.frames += 1;
+        self.bytes += found.payload.len() as u64;
+        Ok(())
+    }
+
+    fn drop_log(&mut self, id: LogId) -> Result<(), OpenError> {
+        self.orphans.remove(&id);
+        self.unmade.remove(&id);
+        self.touched.remove(&id);
+        self.logs.remove(&id);
+        let name = format!("{:016x}", self.journal.rng.next_u64());
+        let dir = self.journal.options.dir.join(id.path());
+        let trash = self.journal.options.dir.join("trash");
+        discard(&*self.journal.disk, &dir, &trash, &name).map_err(io("remove", &dir))
+    }
+}
+
+/// Checks that where the frames end, before number `next`, no later one proves that `next` had been durable: then it would be
+/// the medium that lost it, and not a crash that tore it. Without a frame at all, `next` is not known: then nothing may follow
+/// the first group of the first file, since a group is written only once the one before it is durable.
+fn check_torn(scans: &[Scan], next: Option<u64>) -> Result<(), OpenError> {
+    for (nth, scan) in scans.iter().enumerate() {
+        for proof in scan.proofs()? {
+            let lost = match next {
+                Some(next) => (proof.synced_lsn >= next).then(|| format!("frame {next}")),
+                None => {
+                    let later = nth > 0 || (proof.at > FILE_HEADER_BYTES && proof.lsn == proof.synced_lsn + 1);
+                    later.then(|| String::from("its first group"))
+                }
+            };
+            if let Some(lost) = lost {
+                let reason = format!(
+                    "{lost} is not sound, though a later one at byte {} of {} says that it was durable",
+                    proof.at,
+                    scan.path().display()
+                );
+                return Err(OpenError::Damaged { path: scans[0].path().to_owned(), reason });
+            }
+        }
+    }
+    Ok(())
+}
