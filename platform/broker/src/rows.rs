@@ -1,7 +1,10 @@
 //! Records on their way through modules: walked in stored batches a call's worth at a time, put into frames.
 
 use bytes::Bytes;
-use millstream_model::{Offset, TimestampMs, limits::TIMESTAMP_MS_MAX};
+use millstream_model::{
+    Offset, TimestampMs,
+    limits::{BATCH_BYTES_MAX, TIMESTAMP_MS_MAX},
+};
 use millstream_record::{Batch, BatchError, BatchHeader, RecordError, raw};
 use millstream_wasm::frame::{FRAME_BYTES_TARGET, FrameBuilder, FrameError, FrameOptions, HEADER_BYTES, InputFrame};
 
@@ -33,7 +36,7 @@ pub(crate) enum RowsError {
 
 impl RowsError {
     /// Whether the batch is larger than there was room for: with more, it may be read.
-    pub(crate) fn is_about_room(&self) -> bool {
+    fn is_about_room(&self) -> bool {
         matches!(self, Self::Batch(BatchError::UnpackedTooLarge { .. }))
     }
 }
@@ -50,7 +53,7 @@ pub(crate) struct Unpacked {
 
 impl Unpacked {
     /// Unpacks the batch to at most `bytes_max` bytes. A control batch has no records to show.
-    pub(crate) fn open(batch: &Batch, from: Offset, bytes_max: usize) -> Result<Self, RowsError> {
+    fn open(batch: &Batch, from: Offset, bytes_max: usize) -> Result<Self, RowsError> {
         let header = *batch.header();
         let section = match header.attributes.is_control() {
             true => Bytes::new(),
@@ -90,6 +93,36 @@ impl Unpacked {
             self.at += whole.len() - rest.len();
         }
         Ok(rows)
+    }
+}
+
+/// How many bytes a stored batch may unpack to: little, until one turns out to need more.
+#[derive(Debug)]
+pub(crate) struct Room(usize);
+
+impl Room {
+    pub(crate) const FIRST: Self = Self(1 << 20);
+
+    /// The memory that it takes to read about `read_max` bytes of stored batches and to unpack one: a batch that is larger is
+    /// read all the same, and unpacking takes twice the room while it grows.
+    pub(crate) fn bytes(&self, read_max: usize, batch_bytes_max: usize) -> usize {
+        read_max.max(batch_bytes_max) + 2 * self.0
+    }
+
+    /// Unpacks a batch; none if there is not the room for it: there is more the next time.
+    pub(crate) fn unpack(&mut self, batch: &Batch, from: Offset) -> Result<Option<Unpacked>, RowsError> {
+        match Unpacked::open(batch, from, self.0) {
+            Err(error) if error.is_about_room() && self.0 < BATCH_BYTES_MAX => {
+                self.0 = (8 * self.0).min(BATCH_BYTES_MAX);
+                Ok(None)
+            }
+            unpacked => unpacked.map(Some),
+        }
+    }
+
+    /// Fits what comes next, which is probably as large as what came: at most so many bytes.
+    pub(crate) fn fit(&mut self, bytes: usize) {
+        self.0 = bytes.next_power_of_two().clamp(Self::FIRST.0, BATCH_BYTES_MAX);
     }
 }
 
@@ -190,6 +223,15 @@ mod tests {
         assert!(bomb.bytes().len() < 8 << 10, "{} bytes is no bomb", bomb.bytes().len());
         let refused = Unpacked::open(&bomb, Offset(0), 1 << 20).err().unwrap();
         assert!(refused.is_about_room(), "{refused}");
+        let mut room = Room::FIRST;
+        assert!(room.unpack(&bomb, Offset(0)).unwrap().is_none());
+        assert!(
+            room.unpack(&bomb, Offset(0)).unwrap().is_none(),
+            "8 MiB are not enough: a record is more than its value"
+        );
+        assert!(room.unpack(&bomb, Offset(0)).unwrap().is_some());
+        room.fit(1);
+        assert!(room.unpack(&bomb, Offset(0)).unwrap().is_none());
         assert_eq!(Unpacked::open(&bomb, Offset(0), 9 << 20).unwrap().bytes(), bomb.section(9 << 20).unwrap().len());
     }
 }

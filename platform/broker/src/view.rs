@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream_catalog::View;
 use millstream_env::{Clock, Monotonic};
-use millstream_model::{LeaderEpoch, ModuleKind, ModuleRef, Offset, TimestampMs, limits::BATCH_BYTES_MAX};
+use millstream_model::{LeaderEpoch, ModuleKind, ModuleRef, Offset, TimestampMs};
 use millstream_protocol::ErrorCode;
 use millstream_record::{BatchBuilder, BatchOptions, BuildError, batches};
 use millstream_wasm::{
@@ -23,7 +23,7 @@ use millstream_wasm::{
 use crate::{
     errors::WireError,
     partition::Partition,
-    rows::{self, Row, RowsError, Unpacked},
+    rows::{self, Room, Row, RowsError},
     shared::Shared,
 };
 
@@ -38,8 +38,6 @@ pub(crate) const SHOWN_BYTES_MAX: usize = 8 << 20;
 const SCAN_TIME_MAX: Duration = Duration::from_millis(500);
 /// How much of the source is read at a time.
 const READ_BYTES: usize = 1 << 20;
-/// Room to unpack a batch, bytes, until one turns out to need more.
-const ROOM_FIRST: usize = 1 << 20;
 /// The size from which a batch that is shown takes no more records. One record may be larger.
 const SHOWN_BATCH_BYTES: usize = 1 << 20;
 
@@ -109,7 +107,7 @@ pub(crate) async fn read(
 ) -> Result<Seen, WireError> {
     let options = FrameOptions { partition: partition.id.partition, ..FrameOptions::default() };
     let mut reader =
-        Reader { shared, partition, chain, options, next: from, shown: Shown::new(from), room: ROOM_FIRST };
+        Reader { shared, partition, chain, options, next: from, shown: Shown::new(from), room: Room::FIRST };
     let read = reader.read(bytes_max, scan).await;
     let Reader { next, shown, .. } = reader;
     match read {
@@ -129,8 +127,7 @@ struct Reader<'a> {
     /// Everything below was scanned.
     next: Offset,
     shown: Shown,
-    /// How many bytes a batch may unpack to.
-    room: usize,
+    room: Room,
 }
 
 impl Reader<'_> {
@@ -139,8 +136,7 @@ impl Reader<'_> {
         let enough = |shown: &Shown, scan: &Scan| shown.bytes > 0 && shown.bytes >= bytes_max.min(scan.shown);
         while !scan.is_over(clock) && !enough(&self.shown, scan) {
             let read_max = READ_BYTES.min(scan.stored);
-            // Unpacking takes twice the room while it grows.
-            let bytes = read_max.max(self.partition.batch_bytes_max) + 2 * self.room;
+            let bytes = self.room.bytes(read_max, self.partition.batch_bytes_max);
             let _held = self.shared.memory.unpack(bytes).await;
             let read = self.partition.read(self.next, read_max)?;
             if read.batches.is_empty() {
@@ -149,13 +145,7 @@ impl Reader<'_> {
             for batch in batches(read.batches) {
                 let batch = batch.map_err(RowsError::from)?;
                 let header = *batch.header();
-                let mut unpacked = match Unpacked::open(&batch, self.next, self.room) {
-                    Err(error) if error.is_about_room() && self.room < BATCH_BYTES_MAX => {
-                        self.room = (8 * self.room).min(BATCH_BYTES_MAX);
-                        break;
-                    }
-                    unpacked => unpacked?,
-                };
+                let Some(mut unpacked) = self.room.unpack(&batch, self.next)? else { break };
                 scan.stored = scan.stored.saturating_sub(batch.bytes().len());
                 scan.unpacked = scan.unpacked.saturating_sub(unpacked.bytes());
                 loop {

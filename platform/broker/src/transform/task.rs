@@ -8,7 +8,7 @@
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use millstream_catalog::{OnError, StartAt, Topic, Transform};
-use millstream_model::{Offset, TimestampMs, limits::BATCH_BYTES_MAX};
+use millstream_model::{Offset, TimestampMs};
 use millstream_record::batches;
 use millstream_wasm::{
     Freshness, Pool,
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     partition::Partition,
     pools::Use,
-    rows::{self, Row, RowsError, Unpacked},
+    rows::{self, Room, Row, RowsError},
     shared::Shared,
 };
 
@@ -35,8 +35,6 @@ use crate::{
 const READ_BYTES: usize = 512 << 10;
 /// How long a step may hold memory that others wait for; the call under way is finished first.
 const STEP_MAX: Duration = Duration::from_secs(1);
-/// Room to unpack a batch, bytes, until one turns out to need more.
-const ROOM_FIRST: usize = 1 << 20;
 
 /// What a task works on.
 pub(super) struct Work {
@@ -108,8 +106,7 @@ struct Task<'a> {
     records: usize,
     /// Everything below is done, committed and stored.
     stored: Offset,
-    /// How many bytes a batch may unpack to in the next step.
-    room: usize,
+    room: Room,
 }
 
 impl<'a> Task<'a> {
@@ -144,7 +141,7 @@ impl<'a> Task<'a> {
             done: next,
             records: 0,
             stored: next,
-            room: ROOM_FIRST,
+            room: Room::FIRST,
         })
     }
 
@@ -163,20 +160,13 @@ impl<'a> Task<'a> {
     async fn process(&mut self, shared: &Arc<Shared>) -> Result<(), TransformError> {
         let partition = &self.work.partition;
         let clock = &shared.env.clock;
-        // A batch that is larger than all limits is read all the same; unpacking takes twice the room while it grows.
-        let held = shared.memory.unpack(READ_BYTES.max(partition.batch_bytes_max) + 2 * self.room).await;
+        let held = shared.memory.unpack(self.room.bytes(READ_BYTES, partition.batch_bytes_max)).await;
         let started = clock.now();
         let read = partition.read(self.done, READ_BYTES)?;
         let mut largest = 0;
         for batch in batches(read.batches) {
             let batch = batch.map_err(RowsError::from)?;
-            let mut unpacked = match Unpacked::open(&batch, self.done, self.room) {
-                Err(error) if error.is_about_room() && self.room < BATCH_BYTES_MAX => {
-                    self.room = (8 * self.room).min(BATCH_BYTES_MAX);
-                    return Ok(());
-                }
-                unpacked => unpacked?,
-            };
+            let Some(mut unpacked) = self.room.unpack(&batch, self.done)? else { return Ok(()) };
             largest = largest.max(unpacked.bytes());
             loop {
                 let rows = unpacked.next_rows()?;
@@ -190,7 +180,7 @@ impl<'a> Task<'a> {
             }
             self.done = batch.header().end_offset();
         }
-        self.room = largest.next_power_of_two().clamp(ROOM_FIRST, BATCH_BYTES_MAX);
+        self.room.fit(largest);
         drop(held);
         Ok(())
     }
