@@ -1,10 +1,24 @@
 //! Tests of the frame codec over an in-memory pipe.
 
+use std::{
+    collections::VecDeque,
+    io,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use millstream_env::sim::World;
+use millstream_env::{BoxFuture, Budget, Clock, Frame, sim::World};
 use tokio::io::{AsyncWriteExt, DuplexStream};
 
-use super::*;
+use super::{
+    read::{FIRST_BYTES, INBOX_BYTES, State},
+    write::QUEUE_BYTES_MAX,
+    *,
+};
+use crate::{FrameError, Limits};
 
 /// Takes everything, a few bytes at a time, and remembers it.
 #[derive(Default)]
@@ -102,7 +116,7 @@ async fn frames_of_every_size_class_arrive_whole_and_in_order() {
         .map(body)
         .into_iter()
         .collect();
-    assert_eq!(read_all(&framed(&bodies), 1 << 20).await, (bodies, None));
+    assert_eq!(read_all(&framed(&bodies), 4 << 20).await, (bodies, None));
 }
 
 #[tokio::test]
