@@ -18,6 +18,7 @@ mod mailbox;
 mod net;
 mod rng;
 mod spawn;
+mod stuck;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ pub use disk::{DiskCounts, DiskOperation, Fault, FaultError, PAGE_BYTES, SECTOR_
 pub use net::SimNet;
 pub use rng::SimRng;
 pub use spawn::SimSpawn;
+pub use stuck::Stuck;
 
 use self::{net::Hub, spawn::Executor};
 use crate::{Clock, Env, Net};
@@ -178,22 +180,36 @@ impl World {
     /// timer.
     ///
     /// # Panics
-    /// With the seed, when nothing can ever run again though `future` waits, or when the time limit has passed; and where a
-    /// task panics.
+    /// With the seed, where [`World::try_run_until`] fails; and where a task panics.
     pub fn run_until<F: Future>(&self, future: F) -> F::Output {
+        self.try_run_until(future).unwrap_or_else(|stuck| panic!("{stuck}"))
+    }
+
+    /// As [`World::run_until`], for those who have an answer to a world that does not get on. `future` is dropped then; the
+    /// tasks stay as they are.
+    ///
+    /// # Errors
+    /// [`Stuck`].
+    ///
+    /// # Panics
+    /// Where a task panics.
+    pub fn try_run_until<F: Future>(&self, future: F) -> Result<F::Output, Stuck> {
         let end = self.clock.now().0.saturating_add(self.time_limit);
         let mut future = std::pin::pin!(future);
         let _running = Running::enter(&self.envs);
         self.executor.wake_main();
         loop {
             match self.executor.run_main_or_task(future.as_mut(), self.clock.now().0) {
-                spawn::Step::Done(output) => return output,
+                spawn::Step::Done(output) => return Ok(output),
                 spawn::Step::Ran => {}
                 spawn::Step::Idle => {
-                    let moved = self.clock.advance_to_next();
-                    let waiting = || self.executor.names().join(", ");
-                    assert!(moved, "seed {}: nothing can run; waiting: [{}]", self.seed, waiting());
-                    assert!(self.clock.now().0 <= end, "seed {}: out of time; waiting: [{}]", self.seed, waiting());
+                    let (seed, limit) = (self.seed, self.time_limit);
+                    if !self.clock.advance_to_next() {
+                        return Err(Stuck::Deadlock { seed, waiting: self.executor.names() });
+                    }
+                    if self.clock.now().0 > end {
+                        return Err(Stuck::OutOfTime { seed, limit, waiting: self.executor.names() });
+                    }
                 }
             }
         }

@@ -137,24 +137,31 @@ fn a_clock_by_hand_wakes_what_is_due_and_a_dropped_sleep_is_forgotten() {
 }
 
 #[test]
-#[should_panic(expected = "seed 5: nothing can run; waiting: [stuck]")]
 fn a_deadlock_names_who_waits() {
     let world = World::new(5);
-    drop(world.env().spawn.spawn("stuck", Box::pin(std::future::pending())));
-    world.run_until(std::future::pending::<()>());
+    for name in ["stuck", "stuck too"] {
+        drop(world.env().spawn.spawn(name, Box::pin(std::future::pending())));
+    }
+    let stuck = world.try_run_until(std::future::pending::<()>()).unwrap_err();
+    assert_eq!(stuck, Stuck::Deadlock { seed: 5, waiting: vec!["stuck", "stuck too"] });
+    assert_eq!(stuck.to_string(), "seed 5: nothing can run; waiting: [stuck, stuck too]");
 }
 
 #[test]
-#[should_panic(expected = "out of time")]
 fn a_world_that_only_ticks_runs_out_of_time() {
     let mut world = World::new(6);
-    world.set_time_limit(Duration::from_secs(10));
+    let limit = Duration::from_secs(10);
+    world.set_time_limit(limit);
     let clock = world.clock().clone();
-    world.run_until(async {
+    let ticks = async {
         loop {
             clock.sleep(Duration::from_secs(1)).await;
         }
-    });
+    };
+    let stuck = world.try_run_until(ticks).unwrap_err();
+    assert_eq!(stuck, Stuck::OutOfTime { seed: 6, limit, waiting: Vec::new() });
+    assert_eq!(stuck.to_string(), "seed 6: out of time after 10s; waiting: []");
+    assert_eq!(clock.now().0, Duration::from_secs(11), "the first tick past the limit");
 }
 
 #[test]
