@@ -56,6 +56,14 @@ impl Epochs {
         Some((found, self.entries.get(after).map_or(end, |(_, start)| *start)))
     }
 
+    /// The epoch that offset `at` was appended in, and where the next one begins, if one does. None before the first that is
+    /// known.
+    pub(crate) fn of(&self, at: Offset) -> Option<(LeaderEpoch, Option<Offset>)> {
+        let after = self.entries.partition_point(|(_, start)| *start <= at);
+        let (epoch, _) = *self.entries.get(after.checked_sub(1)?)?;
+        Some((epoch, self.entries.get(after).map(|(_, start)| *start)))
+    }
+
     /// Replaces the file; synced, its name once the directory is.
     pub(crate) fn store(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
         let mut body = Vec::with_capacity(4 + self.entries.len() * ENTRY_BYTES);

@@ -229,7 +229,7 @@ pub enum ReadError {
         end: Offset,
     },
     /// What is on disk is not what was written.
-    #[error("{} is damaged at byte {at}: {reason}", path.display())]
+    #[error("{} is damaged at byte {at}: {reason}{}", path.display(), Hole::told(hole.as_ref()))]
     Damaged {
         /// The segment.
         path: PathBuf,
@@ -237,6 +237,8 @@ pub enum ReadError {
         at: u64,
         /// What is wrong.
         reason: &'static str,
+        /// The offsets that cannot be served for it, where a reader asked for one of them.
+        hole: Option<Hole>,
     },
     /// The log is being deleted.
     #[error("the log is being deleted")]
@@ -250,6 +252,29 @@ pub enum ReadError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Offsets that cannot be served, because what is on disk of them is not what was written. All others can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The first.
+    pub base: Offset,
+    /// The first sound one after them: where a reader can go on.
+    pub next: Offset,
+    /// There may be sound batches among them: the damage hides where they begin, up to the next place that the index knows.
+    pub hides: bool,
+}
+
+impl Hole {
+    /// Its part of a message.
+    fn told(hole: Option<&Self>) -> String {
+        let Some(Self { base, next, hides }) = hole else { return String::new() };
+        let among = if *hides { " (some of them for want of knowing where they begin)" } else { "" };
+        format!(
+            "; offsets {base} to {} cannot be served{among}: read on from {next}, and restore the file from a copy if there is one",
+            next.0 - 1
+        )
+    }
 }
 
 /// Why a log was not deleted.

@@ -59,6 +59,18 @@ impl Index {
         after.checked_sub(1).map_or(0, |at| u64::from(self.entries[at].1))
     }
 
+    /// As [`Index::position`], with the delta of the batch there.
+    pub(crate) fn place(&self, delta: u64) -> (u64, u64) {
+        let after = self.entries.partition_point(|(entry, _)| u64::from(*entry) <= delta);
+        after.checked_sub(1).map_or((0, 0), |at| (u64::from(self.entries[at].0), u64::from(self.entries[at].1)))
+    }
+
+    /// The delta and the position of the first batch after `position` that it knows.
+    pub(crate) fn after(&self, position: u64) -> Option<(u64, u64)> {
+        let after = self.entries.partition_point(|(_, at)| u64::from(*at) <= position);
+        self.entries.get(after).map(|(delta, at)| (u64::from(*delta), u64::from(*at)))
+    }
+
     /// Forgets what lies beyond `len` bytes of the segment. What is kept may reach less far, to the last entry's batch.
     pub(crate) fn cut(&mut self, len: u64) {
         if self.reach > len {

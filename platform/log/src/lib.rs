@@ -96,7 +96,13 @@
 //!
 //! The log's lock is held to find the segment and the position: from where a reader stopped last, else by the index. The read
 //! itself is one `pread` of the segment's file and a walk over the batches' headers. Readers say up to which offset (their high
-//! watermark) they may read; the log's own end is not durable yet. CRCs are left to whoever decodes.
+//! watermark) they may read; the log's own end is not durable yet.
+//!
+//! Each batch that came from the disk is checked before it is served (`sound`): its CRC, that its offsets follow those before
+//! it, and its leader epoch against the log's, since the CRC covers neither base offset nor epoch. Where one is damaged, what is
+//! sound before it is served, and a read that begins at it is refused and names the offsets that are lost. Readers go on after
+//! them: at the next batch, where headers lead from it to the next place that the index knows; else at that place. The operator
+//! is told once of each damaged place.
 //!
 //! # Recovery
 //!
@@ -152,6 +158,7 @@ mod read;
 mod recover;
 mod segment;
 mod snapshot;
+mod sound;
 mod state;
 mod storage;
 mod sync;
@@ -159,7 +166,7 @@ mod sync_log;
 mod ticket;
 
 pub use error::{
-    AppendError, CommitError, DeleteError, OpenError, OpenLogError, ReadError, SequenceError, StorageFailed,
+    AppendError, CommitError, DeleteError, Hole, OpenError, OpenLogError, ReadError, SequenceError, StorageFailed,
 };
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};

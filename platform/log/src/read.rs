@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use millstream_model::{Offset, TimestampMs, limits::BATCH_BYTES_MAX};
-use millstream_record::{Batch, HEADER_BYTES};
+use millstream_record::{Batch, BatchHeader, HEADER_BYTES};
 
 use crate::{
     PartitionLog, ReadError,
     index::INTERVAL_BYTES,
-    segment::{Segment, check_next},
-    state::Part,
+    segment::Segment,
+    sound::{Checker, Extent, Found},
 };
 
 /// No read gathers more than this, bytes, whatever is asked for.
@@ -35,16 +35,18 @@ struct Cut {
 
 impl PartitionLog {
     /// Reads whole batches, the one that holds `from` first, up to but not including offset `end` (the high watermark for
-    /// consumers), about `bytes_max` bytes of them but always at least one if there is one. Stops at a segment's end.
+    /// consumers), about `bytes_max` bytes of them but always at least one if there is one. Stops at a segment's end, and
+    /// before a damaged batch.
     ///
     /// Blocks on the page cache or the disk. A `from` at or past `end`, but not past the log's end, reads nothing. A
-    /// batch that reaches past `end` is not read. CRCs are not checked here: whoever decodes the records does that.
+    /// batch that reaches past `end` is not read. What is read is what was appended: each batch is checked, its CRC above all.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`]. Where `from` lies in a damaged batch, [`ReadError::Damaged`] with the offsets that are lost: those after
+    /// them can be read.
     pub fn read(&self, from: Offset, end: Offset, bytes_max: usize) -> Result<Read, ReadError> {
         let nothing = Read { batches: Bytes::new(), next: from };
-        let (part, exact, indexed, end) = {
+        let (extent, exact, indexed, end) = {
             let mut state = self.state();
             if state.dropped.is_some() {
                 return Err(ReadError::Deleted);
@@ -58,25 +60,35 @@ impl PartitionLog {
             }
             let at = state.parts.partition_point(|part| part.segment.base <= from).saturating_sub(1);
             let part = state.parts[at].clone();
-            let exact = state.recall(from, part.segment.base);
+            let extent_end = state.parts.get(at + 1).map_or(state.end, |next| next.segment.base);
+            let exact = state.recall(from, part.segment.base).map(|position| (from, position));
             let indexed = match exact {
-                None if at + 1 == state.parts.len() => {
-                    let delta = u64::from(part.segment.delta(from));
-                    Some(state.active_index()?.position(delta))
-                }
+                None if at + 1 == state.parts.len() => Some(match state.active_index() {
+                    Ok(index) => index.place(u64::from(part.segment.delta(from))),
+                    // Its index cannot be made for the damage: what is before that can be read all the same.
+                    Err(ReadError::Damaged { .. }) => (0, 0),
+                    Err(error) => return Err(error),
+                }),
                 _ => None,
             };
-            (part, exact, indexed, end)
+            (Extent { part, end: extent_end }, exact, indexed, end)
         };
-        let position = match exact.or(indexed) {
-            Some(position) => position,
-            None => part.segment.closed_index(part.len)?.position(u64::from(part.segment.delta(from))),
+        let segment = &extent.part.segment;
+        let place = match (exact, indexed) {
+            (Some(exact), _) => exact,
+            (None, indexed) => {
+                let (delta, position) = match indexed {
+                    Some(place) => place,
+                    None => segment.closed_index(extent.part.len)?.place(u64::from(segment.delta(from))),
+                };
+                (segment.base.plus(delta.cast_signed()), position)
+            }
         };
         let slack = if exact.is_some() { 0 } else { INTERVAL_BYTES as usize };
-        let Some(cut) = cut(&part, position, from, end, bytes_max.min(READ_BYTES_MAX), slack)? else {
+        let Some(cut) = self.cut(&extent, place, from, end, bytes_max.min(READ_BYTES_MAX), slack)? else {
             return Ok(nothing);
         };
-        self.state().remember(cut.next, part.segment.base, cut.position);
+        self.state().remember(cut.next, segment.base, cut.position);
         Ok(Read { batches: cut.batches, next: cut.next })
     }
 
@@ -124,84 +136,78 @@ impl PartitionLog {
         }
         Ok(None)
     }
-}
 
-/// Cuts whole batches out of a segment: from the one that holds `from`, looked for from `position` on, to the last that ends
-/// at or below `end` and within `bytes_max`; at least one, but none if the first reaches past `end`.
-fn cut(
-    part: &Part,
-    position: u64,
-    from: Offset,
-    end: Offset,
-    bytes_max: usize,
-    slack: usize,
-) -> Result<Option<Cut>, ReadError> {
-    let segment: &Segment = &part.segment;
-    let mut at = position;
-    let mut last_end = None;
-    let mut want = bytes_max.saturating_add(slack).max(HEADER_BYTES);
-    loop {
-        if at >= part.len {
-            return Err(segment.damaged(at, "it lacks an offset that it must hold"));
-        }
-        let rest = usize::try_from(part.len - at).unwrap_or(usize::MAX);
-        let bytes = segment.read_exact(at, want.min(rest))?;
-        let mut cursor = 0;
-        // Past the batches that end before `from`.
-        let first = loop {
-            if bytes.len() - cursor < HEADER_BYTES {
+    /// Cuts whole batches out of a segment: from the one that holds `from`, looked for from a place on where a batch begins (at
+    /// an offset, and a position), to the last that ends at or below `end` and within `bytes_max`; at least one, but none if
+    /// the first reaches past `end`.
+    fn cut(
+        &self,
+        extent: &Extent,
+        (mut base, mut at): (Offset, u64),
+        from: Offset,
+        end: Offset,
+        bytes_max: usize,
+        slack: usize,
+    ) -> Result<Option<Cut>, ReadError> {
+        let segment: &Segment = &extent.part.segment;
+        let mut checker = Checker::new(self, base);
+        let mut want = bytes_max.saturating_add(slack).max(HEADER_BYTES);
+        loop {
+            if at >= extent.part.len {
+                return Err(segment.damaged(at, "it lacks an offset that it must hold"));
+            }
+            let rest = usize::try_from(extent.part.len - at).unwrap_or(usize::MAX);
+            let bytes = segment.read_some(at, want.min(rest))?;
+            let is_cut_off = bytes.len() < want.min(rest);
+            let mut cursor = 0;
+            // Past the batches that end before `from`.
+            let first = loop {
+                let position = at + cursor as u64;
+                let reason = match checker.check(bytes.get(cursor..).unwrap_or_default(), base) {
+                    Found::Sound(header) if header.end_offset() > from => break Some(header),
+                    Found::Sound(header) => {
+                        base = header.end_offset();
+                        cursor += header.batch_bytes();
+                        continue;
+                    }
+                    // The length may be what is damaged: no batch reaches past one that the index knows.
+                    Found::Front(needed)
+                        if is_cut_off || needed as u64 > self.known_after(extent, position)?.0 - position =>
+                    {
+                        "it ends in the middle of a batch"
+                    }
+                    // Read again from the batch on, and this time all of it.
+                    Found::Front(needed) => {
+                        (at, want) = (position, want.max(needed));
+                        break None;
+                    }
+                    Found::Damaged(reason) => reason,
+                };
+                (at, base) = self.pass_damage(extent, position, base, reason, from)?;
                 break None;
+            };
+            let Some(first) = first else { continue };
+            if first.end_offset() > end {
+                return Ok(None);
             }
-            let header =
-                check_next(&bytes[cursor..], last_end).map_err(|why| segment.damaged(at + cursor as u64, why))?;
-            if header.base_offset > from {
-                return Err(segment.damaged(at + cursor as u64, "its index points past the offset"));
+            let (start, mut stop, mut next) = (cursor, cursor + first.batch_bytes(), first.end_offset());
+            while let Ok(header) = BatchHeader::parse(&bytes[stop..]) {
+                let more = stop + header.batch_bytes();
+                if more > bytes.len() || more - start > bytes_max || header.end_offset() > end {
+                    break;
+                }
+                // Whoever reads on from what is not sound is told so.
+                let Found::Sound(header) = checker.check(&bytes[stop..], next) else { break };
+                stop = more;
+                next = header.end_offset();
             }
-            if header.end_offset() > from {
-                break Some(header);
-            }
-            last_end = Some(header.end_offset());
-            cursor += header.batch_bytes();
-            if cursor > bytes.len() {
-                break None;
-            }
-        };
-        let Some(first) = first else {
-            if bytes.len() == rest && cursor <= bytes.len() {
-                return Err(segment.damaged(at + cursor as u64, "it ends in the middle of a batch"));
-            }
-            at += cursor as u64;
-            continue;
-        };
-        if first.end_offset() > end {
-            return Ok(None);
+            // A slice keeps all that was read in memory for as long as it is held: where most of that is not asked for, the
+            // rest is copied.
+            let batches = match stop - start < bytes.len() / 2 {
+                true => Bytes::copy_from_slice(&bytes[start..stop]),
+                false => bytes.freeze().slice(start..stop),
+            };
+            return Ok(Some(Cut { batches, next, position: at + stop as u64 }));
         }
-        if first.batch_bytes() > bytes.len() - cursor {
-            if bytes.len() == rest {
-                return Err(segment.damaged(at + cursor as u64, "it ends in the middle of a batch"));
-            }
-            // Read again from the batch on, and this time all of it.
-            at += cursor as u64;
-            want = want.max(first.batch_bytes());
-            continue;
-        }
-        let (start, mut stop, mut next) = (cursor, cursor + first.batch_bytes(), first.end_offset());
-        while stop - start < bytes_max && bytes.len() - stop >= HEADER_BYTES {
-            let header =
-                check_next(&bytes[stop..], Some(next)).map_err(|why| segment.damaged(at + stop as u64, why))?;
-            let more = stop + header.batch_bytes();
-            if more > bytes.len() || more - start > bytes_max || header.end_offset() > end {
-                break;
-            }
-            stop = more;
-            next = header.end_offset();
-        }
-        // A slice keeps all that was read in memory for as long as it is held: where most of that is not asked for, the
-        // rest is copied.
-        let batches = match stop - start < bytes.len() / 2 {
-            true => Bytes::copy_from_slice(&bytes[start..stop]),
-            false => bytes.freeze().slice(start..stop),
-        };
-        return Ok(Some(Cut { batches, next, position: at + stop as u64 }));
     }
 }

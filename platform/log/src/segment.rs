@@ -18,6 +18,8 @@ use crate::{
     index::Index,
 };
 
+/// How many damaged places of a segment are shown, each once.
+const SHOWN_MAX: usize = 256;
 /// How much a walk over headers reads at once.
 const WALK_BYTES: usize = 64 << 10;
 
@@ -29,6 +31,8 @@ pub(crate) struct Segment {
     pub(crate) handle: Arc<Handle>,
     /// The greatest timestamp in so many of its first bytes, once somebody has looked for one.
     newest: Mutex<Option<(u64, TimestampMs)>>,
+    /// Damaged places that were shown to the operator.
+    shown: Mutex<Vec<u64>>,
 }
 
 /// The first digits of a segment's files: its base offset, 20 digits wide as in Kafka.
@@ -39,7 +43,14 @@ fn stem(base: Offset) -> String {
 impl Segment {
     pub(crate) fn new(handles: &Arc<Handles>, dir: &Path, base: Offset) -> Self {
         let handle = handles.handle(&dir.join(format!("{}.log", stem(base))));
-        Self { base, path: handle.path.clone(), disk: handles.disk.clone(), handle, newest: Mutex::new(None) }
+        Self {
+            base,
+            path: handle.path.clone(),
+            disk: handles.disk.clone(),
+            handle,
+            newest: Mutex::new(None),
+            shown: Mutex::default(),
+        }
     }
 
     /// The base offset in a segment's file name; none for another file.
@@ -96,18 +107,35 @@ impl Segment {
         *self.newest.lock() = Some((len, newest));
     }
 
+    /// Whether a damaged place is found for the first time: then it is to be shown.
+    pub(crate) fn is_news(&self, at: u64) -> bool {
+        let mut shown = self.shown.lock();
+        let news = shown.len() < SHOWN_MAX && !shown.contains(&at);
+        if news {
+            shown.push(at);
+        }
+        news
+    }
+
     /// The index that is kept, if there is one.
     pub(crate) fn kept_index(&self) -> Option<Arc<Index>> {
         self.handle.index().lock().clone()
     }
 
     /// The index of a closed segment of `len` bytes: kept, read, or rebuilt. It is kept as long as the file is open.
+    ///
+    /// One that must be rebuilt reaches up to the first damaged header: readers find out about that.
     pub(crate) fn closed_index(&self, len: u64) -> Result<Arc<Index>, ReadError> {
         let mut kept = self.handle.index().lock();
         if let Some(index) = &*kept {
             return Ok(index.clone());
         }
-        let index = Arc::new(self.build_index(len)?);
+        let mut index = self.load_index(len);
+        match self.grow_index(&mut index, len) {
+            Ok(()) | Err(ReadError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let index = Arc::new(index);
         *kept = Some(index.clone());
         Ok(index)
     }
@@ -118,8 +146,18 @@ impl Segment {
             // There need not even be a file.
             return Ok(Index::default());
         }
+        let mut index = self.load_index(len);
+        self.grow_index(&mut index, len)?;
+        Ok(index)
+    }
+
+    fn load_index(&self, len: u64) -> Index {
         let mut index = Index::load(&*self.disk, &self.index_path(), self.base).unwrap_or_default();
         index.cut(len);
+        index
+    }
+
+    fn grow_index(&self, index: &mut Index, len: u64) -> Result<(), ReadError> {
         let mut walk = self.walk(index.reach(), len)?;
         while let Some((_, header)) = walk.next()? {
             index.add(self.delta(header.base_offset), header.batch_bytes() as u64);
@@ -127,7 +165,7 @@ impl Segment {
         if index.reach() != len {
             return Err(self.damaged(index.reach(), "its last batch is not whole"));
         }
-        Ok(index)
+        Ok(())
     }
 
     /// The offset after the last batch of the first `len` bytes: read from the last place that the index knows.
@@ -147,7 +185,7 @@ impl Segment {
     }
 
     pub(crate) fn damaged(&self, at: u64, reason: &'static str) -> ReadError {
-        ReadError::Damaged { path: self.path.to_path_buf(), at, reason }
+        ReadError::Damaged { path: self.path.to_path_buf(), at, reason, hole: None }
     }
 
     pub(crate) fn io(&self, source: io::Error) -> ReadError {
@@ -156,12 +194,19 @@ impl Segment {
 
     /// Reads exactly `bytes` bytes at `at`.
     pub(crate) fn read_exact(&self, at: u64, bytes: usize) -> Result<BytesMut, ReadError> {
+        let buffer = self.read_some(at, bytes)?;
+        if buffer.len() < bytes {
+            return Err(self.damaged(at + buffer.len() as u64, "it ends in the middle of a batch"));
+        }
+        Ok(buffer)
+    }
+
+    /// Reads `bytes` bytes at `at`; fewer where the file ends before.
+    pub(crate) fn read_some(&self, at: u64, bytes: usize) -> Result<BytesMut, ReadError> {
         let mut buffer = BytesMut::zeroed(bytes);
         let read =
             self.handle.reader().and_then(|file| file.read_at(&mut buffer, at)).map_err(|source| self.io(source))?;
-        if read < bytes {
-            return Err(self.damaged(at + read as u64, "it ends in the middle of a batch"));
-        }
+        buffer.truncate(read);
         Ok(buffer)
     }
 
@@ -241,7 +286,7 @@ impl Walk<'_> {
 }
 
 /// Parses the header at the front of `bytes` and checks that its batch follows one that ended at `last_end`.
-pub(crate) fn check_next(bytes: &[u8], last_end: Option<Offset>) -> Result<BatchHeader, &'static str> {
+fn check_next(bytes: &[u8], last_end: Option<Offset>) -> Result<BatchHeader, &'static str> {
     let header = BatchHeader::parse(bytes).map_err(|error| match error {
         BatchError::Truncated { .. } => "it ends in the middle of a batch",
         _ => "there is no record batch where one must begin",

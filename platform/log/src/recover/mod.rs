@@ -70,7 +70,9 @@ fn failed(failure: StorageFailed) -> OpenError {
 
 fn unreadable(error: ReadError) -> OpenError {
     match error {
-        ReadError::Damaged { path, at, reason } => OpenError::Damaged { path, reason: format!("byte {at}: {reason}") },
+        ReadError::Damaged { path, at, reason, .. } => {
+            OpenError::Damaged { path, reason: format!("byte {at}: {reason}") }
+        }
         ReadError::Io { path, source } => OpenError::Io { action: "read", path, source },
         other => OpenError::Damaged { path: PathBuf::new(), reason: other.to_string() },
     }
