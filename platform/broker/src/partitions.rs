@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use millstream_catalog::Catalog;
 use millstream_env::Spawn;
 use millstream_log::{AppendError, DeleteError, LogId, LogOptions, OpenLogError, Storage, Stream};
-use millstream_model::{BrokerId, PartitionId, TopicId, TopicPartition};
+use millstream_model::{BrokerId, PartitionId, TopicConfig, TopicId, TopicPartition};
 use millstream_replica::{Leadership, Replica, ReplicaOptions};
 use tracing::{info, warn};
 
@@ -94,7 +94,8 @@ impl Partitions {
         partition: &millstream_catalog::Partition,
     ) -> Result<(Arc<Partition>, millstream_log::Ticket), FollowError> {
         let durability = topic.config.durability;
-        let options = LogOptions { segment_bytes: topic.config.segment_bytes, durability };
+        let TopicConfig { segment_bytes, segment_ms, .. } = topic.config;
+        let options = LogOptions { segment_bytes, segment_ms, durability };
         let log = self.storage.open_log(LogId::records(id.topic, id.partition), options)?;
         // The epoch is in the journal before any append of it: a later leader could not tell its records apart otherwise.
         let ticket = log.start_epoch(partition.leader_epoch)?;

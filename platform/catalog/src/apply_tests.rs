@@ -464,6 +464,21 @@ fn metadata_from_before_there_were_producer_ids_is_read() {
     assert_eq!(serde_json::from_value::<State>(json).unwrap(), small());
 }
 
+#[test]
+fn topics_from_before_there_were_all_settings_are_read() {
+    let state = taken(&small(), topic(70, "old"));
+    let mut json = serde_json::to_value(&state).unwrap();
+    let topics = json["topics"].as_object_mut().unwrap();
+    let topic = topics.values_mut().find(|topic| topic["name"] == "old").unwrap();
+    let config = topic["config"].as_object_mut().unwrap();
+    for since in ["segment_ms"] {
+        assert!(config.remove(since).is_some(), "{since}");
+    }
+    let read: State = serde_json::from_value(json).unwrap();
+    let old = &read.topics.values().find(|topic| topic.name.as_str() == "old").unwrap().config;
+    assert_eq!(*old, TopicConfig::default());
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let id = 1..6u128;
     let topics = proptest::collection::vec(proptest::sample::select(vec!["a", "b", "c", "d"]), 1..3);

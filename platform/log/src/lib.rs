@@ -10,7 +10,8 @@
 //!    [`millstream_model::limits::BATCH_BYTES_MAX`]).
 //! 2. Journal files take at most `journal_bytes_max` together (1 GiB by default), at least two files.
 //! 3. A segment has at most 2^31 - 1 bytes of batches, one batch excepted that is larger by itself; its last offset is less
-//!    than 2^32 past its first. Positions are 32 bits.
+//!    than 2^32 past its first. Positions are 32 bits. It ends earlier where a batch is later than its first by more than
+//!    `segment_ms` (`age`).
 //! 4. An index has one entry per 32 KiB of batches.
 //! 5. What waits for the journal is at most `queue_bytes_max` (64 MiB), one append excepted. Past half of it, or with the journal
 //!    85 % full, [`Storage::writable`] holds appenders back.
@@ -139,6 +140,7 @@
 //!
 //! At most `open_segments_max` segments are open (`handles`); those that were written and not synced stay open.
 
+mod age;
 mod bytes_io;
 mod commit;
 mod data_dir;

@@ -53,13 +53,16 @@ impl StorageOptions {
 pub struct LogOptions {
     /// A segment is closed before it would grow past this, bytes; at most 2^31 - 1.
     pub segment_bytes: u64,
+    /// A segment takes no batch whose greatest timestamp is further past its first batch's than this, milliseconds: that one
+    /// begins the next segment. `u64::MAX`: time closes none.
+    pub segment_ms: u64,
     /// When a ticket resolves.
     pub durability: Durability,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { segment_bytes: 1 << 30, durability: Durability::Fsync }
+        Self { segment_bytes: 1 << 30, segment_ms: u64::MAX, durability: Durability::Fsync }
     }
 }
 

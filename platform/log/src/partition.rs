@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use millstream_env::{Disk, Lack, lack};
-use millstream_model::{Durability, LeaderEpoch, Offset};
+use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
 use millstream_record::{BatchError, BatchHeader, PATCH_BYTES, patch};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
@@ -181,7 +181,7 @@ impl PartitionLog {
         let dir = journal.options.dir.join(id.path());
         let segment = Arc::new(Segment::new(&journal.handles, &dir, Offset(0)));
         let producers = Producers::new(journal.producer_limits());
-        let state = State::new(vec![Part { segment, len: 0 }], Offset(0), Offset(0), options.segment_bytes, producers);
+        let state = State::new(vec![Part { segment, len: 0 }], Offset(0), Offset(0), options, producers, journal.now());
         Self::new(id, journal, options.durability, state, Offset(0))
     }
 
@@ -247,6 +247,7 @@ impl PartitionLog {
     fn append_all(self: &Arc<Self>, batches: &[Bytes], epoch: LeaderEpoch) -> Result<Appended, AppendError> {
         let travel = self.travel();
         let mut journal_bytes = 0;
+        let now = self.journal.now();
         let mut idempotent = None;
         for batch in batches {
             let header = check(batch, self.journal.batch_bytes_max())?;
@@ -255,7 +256,7 @@ impl PartitionLog {
                 if batches.len() > 1 {
                     return Err(AppendError::NotAlone);
                 }
-                idempotent = Some((header, self.journal.now()));
+                idempotent = Some(header);
             }
         }
         let (resolve, ticket) = match travel {
@@ -267,13 +268,13 @@ impl PartitionLog {
 
         let mut state = self.state.lock();
         state.check_epoch(epoch)?;
-        if let Some((header, now)) = &idempotent {
-            let verdict = state.producers.check(header, *now)?;
+        if let Some(header) = &idempotent {
+            let verdict = state.producers.check(header, now)?;
             if let Some(duplicate) = self.duplicate(verdict) {
                 return Ok(duplicate);
             }
         }
-        state.active_index().map_err(|error| match error {
+        state.active_index().map(|_| ()).and_then(|()| state.know_age()).map_err(|error| match error {
             ReadError::Io { path, source } if lack(&source).is_some() => AppendError::Descriptors { path },
             error => error.into(),
         })?;
@@ -281,7 +282,7 @@ impl PartitionLog {
         let base = state.end;
         let mut entries = Vec::with_capacity(batches.len());
         for batch in batches {
-            match self.write(&mut state, batch, epoch) {
+            match self.write(&mut state, batch, epoch, now) {
                 Ok(entry) => entries.push(entry),
                 Err(error) => return Err(self.refuse(&mut state, &before, error)),
             }
@@ -302,7 +303,7 @@ impl PartitionLog {
         state.epochs_changed |= state.epochs.begin(epoch, base);
         // Only now: what was undone has left no trace in its producer's sequence.
         match idempotent {
-            Some((header, now)) => state.note(&BatchHeader { base_offset: base, ..header }, now),
+            Some(header) => state.note(&BatchHeader { base_offset: base, ..header }, now),
             None => state.unsaved_bytes += journal_bytes as u64,
         }
         let last_offset = Offset(state.end.0 - 1);
@@ -344,14 +345,20 @@ impl PartitionLog {
     }
 
     /// Writes one batch to its segment, patched, and makes the frame for it.
-    fn write(self: &Arc<Self>, state: &mut State, batch: &Bytes, epoch: LeaderEpoch) -> Result<Entry, WriteError> {
+    fn write(
+        self: &Arc<Self>,
+        state: &mut State,
+        batch: &Bytes,
+        epoch: LeaderEpoch,
+        now: TimestampMs,
+    ) -> Result<Entry, WriteError> {
         let mut prefix = [0; PATCH_BYTES];
         prefix.copy_from_slice(&batch[..PATCH_BYTES]);
         patch(&mut prefix, state.end, epoch)?;
         let mut header = BatchHeader::parse(batch)?;
         header.base_offset = state.end;
         let body = batch.slice(PATCH_BYTES..);
-        state.write(&header, &prefix, &body, |base| self.segment(base))?;
+        state.write(&header, &prefix, &body, now, |base| self.segment(base))?;
         let frame = Frame {
             lsn: 0,
             kind: Kind::Append,

@@ -9,7 +9,8 @@ use millstream_model::{Durability, Offset, TimestampMs};
 use millstream_record::BatchHeader;
 
 use crate::{
-    ReadError,
+    LogOptions, ReadError,
+    age::Age,
     epochs::Epochs,
     index::Index,
     mark::{Mark, Saved},
@@ -64,6 +65,8 @@ pub(crate) struct State {
     /// Bytes of batches since then.
     pub(crate) unsaved_bytes: u64,
     pub(crate) segment_bytes: u64,
+    /// Of the last segment.
+    pub(crate) age: Age,
     pub(crate) pin: Pin,
     /// The last frame of this log, but for its deletion.
     pub(crate) lsn: u64,
@@ -96,10 +99,18 @@ pub(crate) struct Checkpoint {
     reach: u64,
     end: Offset,
     unsynced_bytes: u64,
+    age: Age,
 }
 
 impl State {
-    pub(crate) fn new(parts: Vec<Part>, start: Offset, end: Offset, segment_bytes: u64, producers: Producers) -> Self {
+    pub(crate) fn new(
+        parts: Vec<Part>,
+        start: Offset,
+        end: Offset,
+        options: LogOptions,
+        producers: Producers,
+        now: TimestampMs,
+    ) -> Self {
         assert!(!parts.is_empty(), "a log has a segment");
         Self {
             synced_parts: parts.len() - 1,
@@ -113,7 +124,8 @@ impl State {
             producers,
             saved: Saved::default(),
             unsaved_bytes: 0,
-            segment_bytes,
+            segment_bytes: options.segment_bytes,
+            age: Age::new(options.segment_ms, now),
             pin: Pin::Free,
             lsn: 0,
             mark: None,
@@ -157,6 +169,7 @@ impl State {
             reach: self.index.as_ref().map_or(0, Index::reach),
             end: self.end,
             unsynced_bytes: self.unsynced_bytes,
+            age: self.age,
         }
     }
 
@@ -180,37 +193,50 @@ impl State {
         self.index_stored = to.index_stored;
         self.end = to.end;
         self.unsynced_bytes = to.unsynced_bytes;
+        self.age = to.age;
         for part in new {
             part.segment.remove()?;
         }
         self.parts[last].segment.cut(to.len)
     }
 
-    /// Writes one batch to the page cache, in a new segment where the last one is full. `prefix` and `body` together are the
+    /// Closes the active segment and begins the next: `segment`, whose base is the log's end. Its file is made by its first batch.
+    pub(crate) fn roll(&mut self, segment: Segment) {
+        assert!(segment.base == self.end, "segments follow each other");
+        // A copy stays with the closed segment, and goes to its file when that is synced.
+        if let Some(index) = self.index.take() {
+            self.active().segment.set_index(Arc::new(index));
+        }
+        self.index = Some(Index::default());
+        self.index_stored = 0;
+        self.parts.push(Part { segment: Arc::new(segment), len: 0 });
+    }
+
+    /// Writes one batch to the page cache, in a new segment where the last one is full or too old. `prefix` and `body` together are the
     /// batch as it is to be on disk, `header` what it says. On an error the caller must [`State::undo`].
     pub(crate) fn write(
         &mut self,
         header: &BatchHeader,
         prefix: &[u8],
         body: &[u8],
+        now: TimestampMs,
         new_segment: impl FnOnce(Offset) -> Segment,
     ) -> io::Result<()> {
         assert!(header.base_offset == self.end, "offsets are dense");
         let bytes = (prefix.len() + body.len()) as u64;
         let active = self.active();
         let far = header.end_offset().0 - active.segment.base.0 > i64::from(u32::MAX);
-        if active.len > 0 && (far || active.len + bytes > self.segment_bytes) {
-            // A copy stays with the closed segment, and goes to its file when that is synced.
-            let closed = active.segment.clone();
-            closed.set_index(Arc::new(self.index.take().unwrap_or_default()));
-            self.index = Some(Index::default());
-            self.index_stored = 0;
-            self.parts.push(Part { segment: Arc::new(new_segment(self.end)), len: 0 });
+        let full = active.len + bytes > self.segment_bytes;
+        if active.len > 0 && (far || full || self.age.is_over(header.max_timestamp, now)) {
+            self.roll(new_segment(self.end));
         }
         let last = self.parts.len() - 1;
         let active = &mut self.parts[last];
         // The first bytes make the file.
-        self.dir_changed |= active.len == 0;
+        if active.len == 0 {
+            self.dir_changed = true;
+            self.age.begin(header.max_timestamp, now);
+        }
         active.segment.handle.writer()?.write_at(&[IoSlice::new(prefix), IoSlice::new(body)], active.len)?;
         let delta = active.segment.delta(header.base_offset);
         active.len += bytes;

@@ -140,8 +140,8 @@ impl Storage {
         self.journal.directory_id
     }
 
-    /// Opens a log, made empty if it does not exist; one that is open already is shared, and takes `segment_bytes` from
-    /// now on.
+    /// Opens a log, made empty if it does not exist; one that is open already is shared, and takes `segment_bytes` and
+    /// `segment_ms` from now on.
     ///
     /// # Errors
     /// [`OpenLogError`].
@@ -271,6 +271,9 @@ fn adopt(log: &Arc<PartitionLog>, options: LogOptions) -> Result<Arc<PartitionLo
     if log.durability() != options.durability {
         return Err(OpenLogError::Durability { id: log.id() });
     }
-    log.state().segment_bytes = options.segment_bytes;
+    let mut state = log.state();
+    state.segment_bytes = options.segment_bytes;
+    state.age.segment_ms = options.segment_ms;
+    drop(state);
     Ok(log.clone())
 }

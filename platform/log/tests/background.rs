@@ -19,7 +19,8 @@ use millstream_log::{LogOptions, Storage};
 use millstream_model::{Durability, LeaderEpoch, Offset};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
-const REPLICATED: LogOptions = LogOptions { segment_bytes: 20_000, durability: Durability::Replicated };
+const REPLICATED: LogOptions =
+    LogOptions { segment_bytes: 20_000, segment_ms: u64::MAX, durability: Durability::Replicated };
 
 fn open(world: &World) -> Storage {
     Storage::open(options(Path::new("/data")), world.env()).unwrap().0

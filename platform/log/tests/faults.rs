@@ -48,7 +48,7 @@ impl Bench {
     }
 
     fn log(&self) -> Arc<PartitionLog> {
-        let options = LogOptions { segment_bytes: SEGMENT_BYTES, durability: self.durability };
+        let options = LogOptions { segment_bytes: SEGMENT_BYTES, durability: self.durability, ..LogOptions::default() };
         self.storage().open_log(log_id(0), options).unwrap()
     }
 
@@ -248,7 +248,7 @@ fn a_full_disk_refuses_records_and_nothing_else() {
         }
         // Marks, epochs and deletions find the room that was set aside.
         bench.journal_a_lot();
-        let other = LogOptions { segment_bytes: SEGMENT_BYTES, durability };
+        let other = LogOptions { segment_bytes: SEGMENT_BYTES, durability, ..LogOptions::default() };
         bench.storage().open_log(log_id(1), other).unwrap();
         bench.world.run_until(bench.storage().delete_log(log_id(1)).unwrap()).unwrap();
         bench.wait();
@@ -328,7 +328,8 @@ fn a_replicated_log_that_cannot_be_made_is_refused_and_made_later() {
     use millstream_env::sim::{DiskOperation, Fault, FaultError};
     for error in [FaultError::Full, FaultError::Descriptors] {
         let bench = Bench::new(Durability::Replicated);
-        let options = LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Replicated };
+        let options =
+            LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Replicated, ..LogOptions::default() };
         bench.disk().inject(Fault::nth(DiskOperation::Open, 1).on("mark").with(error).for_good());
         assert!(matches!(bench.storage().open_log(log_id(1), options), Err(OpenLogError::Io { .. })));
         bench.disk().clear_faults();
@@ -342,6 +343,7 @@ fn many_logs_share_few_descriptors() {
     let idle = bench.disk().open_files();
     let options = |at: i32| LogOptions {
         segment_bytes: SEGMENT_BYTES,
+        segment_ms: u64::MAX,
         durability: if at % 3 == 0 { Durability::Replicated } else { Durability::Fsync },
     };
     let logs: Vec<_> = (1..40).map(|at| bench.storage().open_log(log_id(at), options(at)).unwrap()).collect();

@@ -122,7 +122,7 @@ enum Wait {
 
 fn log_options(id: LogId) -> LogOptions {
     let durability = if id.partition.0 == REPLICATED { Durability::Replicated } else { Durability::Fsync };
-    LogOptions { segment_bytes: 20_000, durability }
+    LogOptions { segment_bytes: 20_000, segment_ms: 30, durability }
 }
 
 impl History {

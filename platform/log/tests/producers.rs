@@ -123,7 +123,7 @@ fn several_batches_at_once_are_not_an_idempotent_producers() {
 fn a_log_without_a_journal_answers_duplicates_from_memory_and_keeps_them_over_a_kill() {
     let world = World::new(1);
     let id = log_id(1);
-    let replicated = LogOptions { segment_bytes: 20_000, durability: Durability::Replicated };
+    let replicated = LogOptions { segment_bytes: 20_000, durability: Durability::Replicated, ..LogOptions::default() };
     let (storage, _) = Storage::open(options(Path::new(DIR)), world.env()).unwrap();
     let log = storage.open_log(id, replicated).unwrap();
     for number in 0..4 {

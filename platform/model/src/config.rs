@@ -60,6 +60,15 @@ pub struct TopicConfig {
     pub insync_replicas_min: u32,
     /// `segment.bytes`: a segment is closed before it would grow past this.
     pub segment_bytes: u64,
+    /// `segment.ms`: a segment is closed before it would hold batches further apart in time than this, milliseconds.
+    #[serde(default = "segment_ms_default")]
+    pub segment_ms: u64,
+}
+
+const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+fn segment_ms_default() -> u64 {
+    WEEK_MS
 }
 
 impl Default for TopicConfig {
@@ -74,6 +83,7 @@ impl Default for TopicConfig {
             partitioner_params: BTreeMap::new(),
             insync_replicas_min: 1,
             segment_bytes: 1 << 30,
+            segment_ms: segment_ms_default(),
         }
     }
 }
@@ -125,6 +135,8 @@ impl fmt::Debug for ConfigKey {
     }
 }
 
+/// Kafka's largest time, milliseconds.
+const MS_MAX: u64 = i64::MAX.cast_unsigned();
 const PARAM_PREFIX: &str = "millstream.partitioner.param.";
 
 fn number(key: &'static str, text: &str, low: u64, high: u64, takes: &'static str) -> Result<u64, ConfigError> {
@@ -210,6 +222,22 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
         show: |config| Some(config.segment_bytes.to_string()),
         set: |config, key, text| {
             config.segment_bytes = number(key, text, 1 << 20, i32::MAX as u64, "bytes from 1048576 to 2147483647")?;
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "segment.jitter.ms",
+        show: |_| Some("0".into()),
+        set: |_, key, text| match number(key, text, 0, MS_MAX, "milliseconds, 0 or more")? {
+            0 => Ok(()),
+            _ => Err(ConfigError::NotBuilt { key, value: text.into(), takes: "0" }),
+        },
+    },
+    ConfigKey {
+        key: "segment.ms",
+        show: |config| Some(config.segment_ms.to_string()),
+        set: |config, key, text| {
+            config.segment_ms = number(key, text, 1, MS_MAX, "milliseconds, 1 or more")?;
             Ok(())
         },
     },
@@ -308,6 +336,7 @@ mod tests {
     fn what_is_shown_can_be_set_again() {
         let config = TopicConfig::from_pairs([
             ("segment.bytes", "1048576"),
+            ("segment.ms", "60000"),
             ("millstream.durability", "replicated"),
             ("millstream.partitioner", "by-field@1"),
             ("millstream.partitioner.param.field", "tailnum"),
@@ -326,6 +355,7 @@ mod tests {
             ("cleanup.policy", "compact,delete"),
             ("retention.ms", "1000"),
             ("message.timestamp.type", "LogAppendTime"),
+            ("segment.jitter.ms", "1"),
             ("millstream.partitioner.enforce", "verify"),
         ] {
             assert!(matches!(config.set(key, value), Err(ConfigError::NotBuilt { .. })), "{key}={value}");
@@ -336,7 +366,13 @@ mod tests {
     #[test]
     fn bad_values_and_unknown_keys_are_refused() {
         let mut config = TopicConfig::default();
-        for (key, value) in [("segment.bytes", "-1"), ("segment.bytes", "ten"), ("min.insync.replicas", "0")] {
+        for (key, value) in [
+            ("segment.bytes", "-1"),
+            ("segment.bytes", "ten"),
+            ("segment.ms", "0"),
+            ("segment.ms", "9223372036854775808"),
+            ("min.insync.replicas", "0"),
+        ] {
             assert!(matches!(config.set(key, value), Err(ConfigError::Value { .. })), "{key}={value}");
         }
         assert!(matches!(config.set("no.such", "1"), Err(ConfigError::Unknown { .. })));

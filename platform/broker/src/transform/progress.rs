@@ -37,7 +37,8 @@ impl Progress {
     ) -> Result<Self, ProgressError> {
         let (topic, index) = (partition.id.topic, partition.id.partition);
         let id = LogId { stream: Stream::Progress(transform), ..LogId::records(topic, index) };
-        let options = LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Fsync };
+        let options =
+            LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Fsync, ..LogOptions::default() };
         let log = shared.storage.open_log(id, options)?;
         drop(log.start_epoch(partition.epoch)?);
         Ok(Self { log, partition })

@@ -81,7 +81,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
         disk.sync_dir(&dir).map_err(io("sync", &dir))?;
     }
     let (producers, unsaved_bytes) = load_producers(journal, &dir, &parts, &known)?;
-    let mut state = State::new(parts, known.start, end, LogOptions::default().segment_bytes, producers);
+    let mut state = State::new(parts, known.start, end, LogOptions::default(), producers, journal.now());
     state.saved = known.producers;
     state.unsaved_bytes = unsaved_bytes;
     state.synced_parts = closed;

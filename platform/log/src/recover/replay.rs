@@ -130,16 +130,16 @@ impl Replay<'_> {
                 }
                 state.active_index().map_err(unreadable)?;
                 let (prefix, body) = found.payload.split_at(PATCH_BYTES);
-                let before = state.checkpoint();
-                let mut written = state.write(&header, prefix, body, |base| log.segment(base));
+                let (before, now) = (state.checkpoint(), self.journal.now());
+                let mut written = state.write(&header, prefix, body, now, |base| log.segment(base));
                 // It was there before the crash, and its room may have gone to somebody else.
                 if written.as_ref().err().and_then(lack) == Some(Lack::Room) && self.journal.ballast.release() {
                     state.undo(&before).map_err(io("cut", log.dir()))?;
-                    written = state.write(&header, prefix, body, |base| log.segment(base));
+                    written = state.write(&header, prefix, body, now, |base| log.segment(base));
                 }
                 written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
                 state.epochs_changed |= state.epochs.begin(frame.leader_epoch, frame.base_offset);
-                state.note(&header, self.journal.now());
+                state.note(&header, now);
             }
             // A log without a journal may have lost what was below: the epoch has begun all the same, and holds nothing yet.
             Kind::EpochStart => {

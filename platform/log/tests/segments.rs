@@ -1,0 +1,121 @@
+//! Segments' life: when is one closed and the next begun, and does it matter to what is read or recovered?
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use common::{batch, log_id, options, read_all, stored};
+use millstream_env::sim::World;
+use millstream_log::{AppendError, LogOptions, PartitionLog, Storage};
+use millstream_model::{LeaderEpoch, Offset};
+
+const EPOCH: LeaderEpoch = LeaderEpoch(1);
+const DIR: &str = "/data";
+const SEGMENT_MS: u64 = 1000;
+
+fn open(world: &World) -> (Storage, Arc<PartitionLog>) {
+    let (storage, _) = Storage::open(options(Path::new(DIR)), world.env()).unwrap();
+    let log = storage.open_log(log_id(0), LogOptions { segment_ms: SEGMENT_MS, ..LogOptions::default() }).unwrap();
+    (storage, log)
+}
+
+/// Appends one record of that time, durably.
+fn append(world: &World, log: &Arc<PartitionLog>, time: i64) {
+    world.run_until(log.append(batch(1, 50, time), EPOCH).unwrap().ticket).unwrap();
+}
+
+/// The base offsets of the segments that have a file.
+fn segments(world: &World) -> Vec<i64> {
+    let id = log_id(0);
+    let dir = Path::new(DIR).join(format!("logs/{}/{}/records-0", id.topic.0, id.partition));
+    let files = world.env().disk.read_dir(&dir).unwrap();
+    let base = |path: std::path::PathBuf| path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok();
+    let mut bases: Vec<i64> = files.into_iter().filter_map(base).collect();
+    bases.sort_unstable();
+    bases
+}
+
+fn close(world: &World, storage: &Storage) {
+    world.run_until(storage.close()).unwrap();
+}
+
+fn check_content(log: &Arc<PartitionLog>, times: &[i64]) {
+    let expected: Vec<_> =
+        (0..).zip(times).map(|(base, time)| stored(&batch(1, 50, *time), Offset(base), EPOCH)).collect();
+    assert!(read_all(log, log.end_offset(), 100) == expected, "all is there, in order");
+}
+
+#[test]
+fn a_segment_takes_no_batch_that_is_too_far_from_its_first() {
+    let world = World::new(1);
+    let (storage, log) = open(&world);
+    // The clock says nothing here: these records are older than it by far. A late one (500) belongs where it comes.
+    let times = [10_000, 11_000, 500, 11_001, 12_001, 12_002];
+    for time in times {
+        append(&world, &log, time);
+    }
+    assert_eq!(segments(&world), [0, 3, 5]);
+    close(&world, &storage);
+    drop((storage, log));
+    // How old the last segment is, is read from it.
+    let (_storage, log) = open(&world);
+    append(&world, &log, 13_002);
+    append(&world, &log, 13_003);
+    assert_eq!(segments(&world), [0, 3, 5, 7]);
+    check_content(&log, &[10_000, 11_000, 500, 11_001, 12_001, 12_002, 13_002, 13_003]);
+}
+
+#[test]
+fn batches_without_a_time_are_told_apart_by_the_clock() {
+    let world = World::new(1);
+    let (_storage, log) = open(&world);
+    append(&world, &log, -1);
+    world.run_for(Duration::from_millis(900));
+    append(&world, &log, -1);
+    assert_eq!(segments(&world), [0]);
+    world.run_for(Duration::from_millis(200));
+    append(&world, &log, -1);
+    assert_eq!(segments(&world), [0, 2]);
+}
+
+#[test]
+fn a_roll_closes_what_holds_something_and_survives_a_power_cut() {
+    let world = World::new(1);
+    let (storage, log) = open(&world);
+    assert!(!log.roll(), "there is nothing to close");
+    append(&world, &log, 1);
+    append(&world, &log, 2);
+    assert!(log.roll() && !log.roll());
+    assert_eq!(segments(&world), [0], "its file comes with its first batch");
+    check_content(&log, &[1, 2]);
+    // Synced with an empty last segment.
+    close(&world, &storage);
+    drop((storage, log));
+    world.first().crash();
+    let (_storage, log) = open(&world);
+    check_content(&log, &[1, 2]);
+    append(&world, &log, 3);
+    assert!(log.roll());
+    append(&world, &log, 4);
+    // The journal alone knows of these.
+    world.first().crash();
+    drop((_storage, log));
+    let (_storage, log) = open(&world);
+    check_content(&log, &[1, 2, 3, 4]);
+}
+
+#[test]
+fn an_append_that_is_refused_leaves_the_segment_as_old_as_it_was() {
+    let world = World::new(1);
+    let (_storage, log) = open(&world);
+    append(&world, &log, 10_000);
+    world.disk().set_capacity(Some(world.disk().used_bytes()));
+    // It would have begun a segment.
+    assert!(matches!(log.append(batch(1, 5000, 11_500), EPOCH), Err(AppendError::StorageFull { .. })));
+    world.disk().set_capacity(None);
+    append(&world, &log, 11_900);
+    assert_eq!(segments(&world), [0, 1]);
+    check_content(&log, &[10_000, 11_900]);
+}
