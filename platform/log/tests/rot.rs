@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::{batch, log_id, options, stored};
 use millstream_env::sim::World;
 use millstream_log::{Hole, LogOptions, PartitionLog, ReadError, Storage};
-use millstream_model::{Durability, LeaderEpoch, Offset};
+use millstream_model::{LeaderEpoch, Offset};
 use millstream_record::{HEADER_BYTES, batches};
 
 const SEGMENT_BYTES: u64 = 130_000;
@@ -38,7 +38,7 @@ impl Bench {
     fn new() -> Self {
         let world = World::new(11);
         let storage = Storage::open(options(std::path::Path::new("/data")), world.env()).unwrap().0;
-        let of = LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Fsync };
+        let of = LogOptions { segment_bytes: SEGMENT_BYTES, ..LogOptions::default() };
         let log = storage.open_log(log_id(0), of).unwrap();
         let (mut appended, mut segment, mut at) = (Vec::new(), Offset(0), 0);
         for nth in 0..60 {
@@ -161,7 +161,7 @@ fn a_batch_within_a_value_does_not_stand_in_for_what_is_lost() {
     // that the next one seems to begin there.
     let world = World::new(12);
     let storage = Storage::open(options(std::path::Path::new("/data")), world.env()).unwrap().0;
-    let of = LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Fsync };
+    let of = LogOptions { segment_bytes: SEGMENT_BYTES, ..LogOptions::default() };
     let log = storage.open_log(log_id(0), of).unwrap();
     let epoch = LeaderEpoch(1);
     let inner = stored(&batch(1, 10, 7), Offset(1), epoch);
