@@ -130,7 +130,7 @@ impl Committer {
     /// Tells everybody concerned that a group is durable.
     fn resolve(&self, group: Vec<Entry>) {
         let bytes: usize = group.iter().map(Entry::bytes).sum();
-        let mut dropped = false;
+        let (mut dropped, mut started) = (false, false);
         for (at, entry) in group.iter().enumerate() {
             // Once per log where its batches follow each other. Other frames say where the log ended, not that this is durable:
             // a log without a journal is further than its segments.
@@ -140,13 +140,17 @@ impl Committer {
                 entry.log.advance_flushed(entry.frame.end_offset);
             }
             dropped |= entry.frame.kind == Kind::Drop;
+            started |= entry.frame.kind == Kind::LogStart;
         }
         {
             let mut queue = self.journal.queue();
             queue.bytes -= bytes;
+            let of = |kind| group.iter().filter(move |entry| entry.frame.kind == kind).map(|entry| entry.log.clone());
             if dropped {
-                let drops = group.iter().filter(|entry| entry.frame.kind == Kind::Drop);
-                queue.dropped.extend(drops.map(|entry| entry.log.clone()));
+                queue.dropped.extend(of(Kind::Drop));
+            }
+            if started {
+                queue.started.extend(of(Kind::LogStart));
             }
         }
         let half = self.journal.options.journal_file_bytes / 2;
@@ -157,7 +161,7 @@ impl Committer {
             ring.committed_lsn = self.synced_lsn;
             crossed
         };
-        if dropped || crossed {
+        if dropped || started || crossed {
             self.journal.sync_work.notify_one();
         }
         for mut entry in group {

@@ -49,6 +49,29 @@ impl Epochs {
         self.entries.len() < before
     }
 
+    /// Forgets what lies below `start`, the log's: the epoch that `start` is in begins there then, as in Kafka's cache. Whether
+    /// anything changed.
+    pub(crate) fn cut_below(&mut self, start: Offset) -> bool {
+        let after = self.entries.partition_point(|(_, first)| *first <= start);
+        let Some(within) = after.checked_sub(1) else { return false };
+        let changed = within > 0 || self.entries[within].1 < start;
+        self.entries[within].1 = start;
+        self.entries.drain(..within);
+        changed
+    }
+
+    /// Adds those of `later`, each where it begins there.
+    pub(crate) fn extend(&mut self, later: &Self) {
+        for (epoch, start) in &later.entries {
+            self.begin(*epoch, *start);
+        }
+    }
+
+    /// Where the oldest one begins.
+    pub(crate) fn first_start(&self) -> Option<Offset> {
+        self.entries.first().map(|(_, start)| *start)
+    }
+
     /// The greatest epoch at or below `epoch`, and where the next one begins (`end`: the log's, if there is none).
     pub(crate) fn end_of(&self, epoch: LeaderEpoch, end: Offset) -> Option<(LeaderEpoch, Offset)> {
         let after = self.entries.partition_point(|(known, _)| *known <= epoch);
@@ -56,12 +79,12 @@ impl Epochs {
         Some((found, self.entries.get(after).map_or(end, |(_, start)| *start)))
     }
 
-    /// The epoch that offset `at` was appended in, and where the next one begins, if one does. None before the first that is
-    /// known.
-    pub(crate) fn of(&self, at: Offset) -> Option<(LeaderEpoch, Option<Offset>)> {
+    /// The epoch that offset `at` was appended in (none before the first that is known), and where the next one begins, if one
+    /// does.
+    pub(crate) fn of(&self, at: Offset) -> (Option<LeaderEpoch>, Option<Offset>) {
         let after = self.entries.partition_point(|(_, start)| *start <= at);
-        let (epoch, _) = *self.entries.get(after.checked_sub(1)?)?;
-        Some((epoch, self.entries.get(after).map(|(_, start)| *start)))
+        let epoch = after.checked_sub(1).map(|within| self.entries[within].0);
+        (epoch, self.entries.get(after).map(|(_, start)| *start))
     }
 
     /// Replaces the file; synced, its name once the directory is.
@@ -135,6 +158,26 @@ mod tests {
         assert!(!known.begin(LeaderEpoch(2), Offset(20)));
         assert!(known.cut(Offset(5)) && !known.cut(Offset(5)));
         assert_eq!(known, epochs(&[(1, 0)]));
+    }
+
+    #[test]
+    fn the_epoch_that_the_start_is_in_begins_there() {
+        let whole = epochs(&[(1, 0), (3, 10), (7, 25)]);
+        let expected: [(i64, &[(i32, i64)]); 6] = [
+            (0, &[(1, 0), (3, 10), (7, 25)]),
+            (4, &[(1, 4), (3, 10), (7, 25)]),
+            (10, &[(3, 10), (7, 25)]),
+            (24, &[(3, 24), (7, 25)]),
+            (25, &[(7, 25)]),
+            (40, &[(7, 40)]),
+        ];
+        for (start, expected) in expected {
+            let mut cut = whole.clone();
+            assert_eq!(cut.cut_below(Offset(start)), cut != whole, "{start}");
+            assert_eq!(cut, epochs(expected), "{start}");
+        }
+        assert!(!Epochs::default().cut_below(Offset(3)));
+        assert!(!epochs(&[(1, 5)]).cut_below(Offset(3)));
     }
 
     #[test]

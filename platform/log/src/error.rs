@@ -204,6 +204,28 @@ pub enum AppendError {
     Failed(#[from] StorageFailed),
 }
 
+/// Why a log's start was not moved. The log is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log does not reach that far.
+    #[error("a log cannot start at {start}: it ends at {end}")]
+    BeyondEnd {
+        /// What was asked for.
+        start: Offset,
+        /// The log's end.
+        end: Offset,
+    },
+    /// The log is being deleted.
+    #[error("the log is being deleted")]
+    Deleted,
+    /// The storage has been closed.
+    #[error("the storage is closed")]
+    Closed,
+    /// The storage has failed.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
+}
+
 /// Why what was appended is not durable.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {

@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     EpochStart = 3,
     /// The log was cut at the base offset: not built.
     Truncate = 4,
-    /// The log starts at the base offset: not built.
+    /// The log starts at the base offset.
     LogStart = 5,
     /// The log was deleted.
     Drop = 6,
@@ -38,7 +38,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// The kind, if this version can replay it.
     fn built(code: u8) -> Option<Self> {
-        [Self::Append, Self::EpochStart, Self::Drop].into_iter().find(|kind| *kind as u8 == code)
+        [Self::Append, Self::EpochStart, Self::LogStart, Self::Drop].into_iter().find(|kind| *kind as u8 == code)
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn kinds_that_are_not_built_are_a_newer_versions() {
         let (frame, place) = frame();
-        for kind in [0, 2, 4, 5, 7, 8, 255] {
+        for kind in [0, 2, 4, 7, 8, 255] {
             let mut bytes = frame.encode(place);
             bytes[32] = kind;
             let crc = crc32c(&bytes[8..]);

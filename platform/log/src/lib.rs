@@ -33,7 +33,7 @@
 //!     mark                         up to where the segments are durable (`mark`)
 //!     epochs                       leader epochs and where they began (`epochs`)
 //!     OFFSET.producers             idempotent producers as of that offset (`snapshot`)
-//! DIR/trash/                       directories of deleted logs, removed in steps
+//! DIR/trash/                       directories of deleted logs, and segments below the starts of logs; removed in steps
 //! ```
 //!
 //! STREAM is `records`, `progress.TRANSFORM` or `state.TRANSFORM`.
@@ -62,8 +62,9 @@
 //!            group: one write, one sync, filled up to 4096 bytes
 //! ```
 //!
-//! Kinds: 1 Append (the payload is the batch), 2 AppendRef, 3 EpochStart, 4 Truncate, 5 LogStart, 6 Drop, 7 DurabilityChange. Those
-//! that this version does not build (2, 4, 5, 7 and any other) are refused at replay as a newer version's.
+//! Kinds: 1 Append (the payload is the batch), 2 AppendRef, 3 EpochStart, 4 Truncate, 5 LogStart (its base offset is the
+//! start), 6 Drop, 7 DurabilityChange. Those that this version does not build (2, 4, 7 and any other) are refused at replay as a
+//! newer version's.
 //!
 //! An Append's payload CRC is the batch's own, which covers it from byte 21; bytes 0..21 must repeat the frame's base offset,
 //! epoch, length and CRC. So no byte is summed twice, and a caller must have checked the CRC of what it appends.
@@ -120,6 +121,8 @@
 //! Producers are those of the snapshot that the mark names, and of the batches after it; each replayed batch adds to them. Snapshots
 //! that the mark does not name are removed.
 //!
+//! A log without a journal may have lost more than it was to keep: where a LogStart lies past its end, it begins there, empty.
+//!
 //! Every step can be repeated after a crash in the middle. Snapshots that are missing or damaged are made again from all batches.
 //! Indexes that are missing, damaged or reach past the mark are built again.
 //!
@@ -127,6 +130,13 @@
 //!
 //! Drop is journaled; once it is durable, the log's directory is renamed into `trash`, durably, and only then may its frames go.
 //! The trash is removed 64 MiB at a time, since unlinking a large file stalls the file system.
+//!
+//! LogStart (`start`) takes records away from the front, in logs of both durabilities. From the call on, what is below the start is
+//! not read; segments that lie below it as a whole leave the log's list at once. When the frame is durable, the sync loop syncs
+//! the log, so that its mark says the new start, and only then moves those segments into `trash`: up to the mark, a start looks for
+//! all that the mark before speaks of. Producers are written down before a mark passes over their last batches. A segment that
+//! a crash leaves below the start is moved away by the next start, after a mark that is durable for certain.
+//! What to let go for its age or size is computed by [`Retention`]; when is the caller's.
 //!
 //! # Failing
 //!
@@ -158,9 +168,11 @@ mod partition;
 mod producers;
 mod read;
 mod recover;
+mod retention;
 mod segment;
 mod snapshot;
 mod sound;
+mod start;
 mod state;
 mod storage;
 mod sync;
@@ -168,11 +180,14 @@ mod sync_log;
 mod ticket;
 
 pub use error::{
-    AppendError, CommitError, DeleteError, Hole, OpenError, OpenLogError, ReadError, SequenceError, StorageFailed,
+    AppendError, CommitError, DeleteError, Hole, OpenError, OpenLogError, ReadError, SequenceError, StartError,
+    StorageFailed,
 };
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};
 pub use partition::{Appended, PartitionLog};
 pub use read::Read;
+pub use retention::Retention;
+pub use start::ClosedSegment;
 pub use storage::Storage;
 pub use ticket::Ticket;

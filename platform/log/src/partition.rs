@@ -126,7 +126,7 @@ impl PartitionLog {
         let (resolve, ticket) = Ticket::new();
         let end = state.end;
         // The current epoch is journaled again, so that this ticket too stands for it.
-        self.enqueue(&mut state, [self.mutation(Kind::EpochStart, epoch, end, resolve)])?;
+        self.enqueue(&mut state, [self.mutation(Kind::EpochStart, epoch, (end, end), resolve)])?;
         state.epochs_changed |= state.epochs.begin(epoch, end);
         drop(state);
         self.journal.commit_work.notify_one();
@@ -230,7 +230,7 @@ impl PartitionLog {
         }
         let (resolve, ticket) = Ticket::new();
         let (epoch, end) = (state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN), state.end);
-        self.enqueue(&mut state, [self.mutation(Kind::Drop, epoch, end, resolve)])?;
+        self.enqueue(&mut state, [self.mutation(Kind::Drop, epoch, (end, end), resolve)])?;
         drop(state);
         self.journal.commit_work.notify_one();
         Ok(ticket)
@@ -401,7 +401,7 @@ impl PartitionLog {
 
     /// Queues frames of this log and pins the journal from the first of them on. Called under the log's
     /// lock, so that its frames are in the order of its offsets.
-    fn enqueue(
+    pub(crate) fn enqueue(
         self: &Arc<Self>,
         state: &mut State,
         entries: impl IntoIterator<Item = Entry>,
@@ -423,8 +423,14 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// A frame without a payload.
-    fn mutation(self: &Arc<Self>, kind: Kind, leader_epoch: LeaderEpoch, end: Offset, resolve: Resolve) -> Entry {
+    /// A frame without a payload: its first offset, and the log's end after it.
+    pub(crate) fn mutation(
+        self: &Arc<Self>,
+        kind: Kind,
+        leader_epoch: LeaderEpoch,
+        (base_offset, end_offset): (Offset, Offset),
+        resolve: Resolve,
+    ) -> Entry {
         Entry {
             frame: Frame {
                 lsn: 0,
@@ -432,8 +438,8 @@ impl PartitionLog {
                 log: self.id,
                 durability: self.durability,
                 leader_epoch,
-                base_offset: end,
-                end_offset: end,
+                base_offset,
+                end_offset,
                 payload_bytes: 0,
                 payload_crc: 0,
             },

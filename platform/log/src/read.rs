@@ -9,6 +9,7 @@ use crate::{
     index::INTERVAL_BYTES,
     segment::Segment,
     sound::{Checker, Extent, Found},
+    state::Part,
 };
 
 /// No read gathers more than this, bytes, whatever is asked for.
@@ -74,22 +75,29 @@ impl PartitionLog {
             (Extent { part, end: extent_end }, exact, indexed, end)
         };
         let segment = &extent.part.segment;
-        let place = match (exact, indexed) {
-            (Some(exact), _) => exact,
-            (None, indexed) => {
-                let (delta, position) = match indexed {
-                    Some(place) => place,
-                    None => segment.closed_index(extent.part.len)?.place(u64::from(segment.delta(from))),
-                };
-                (segment.base.plus(delta.cast_signed()), position)
-            }
-        };
         let slack = if exact.is_some() { 0 } else { INTERVAL_BYTES as usize };
-        let Some(cut) = self.cut(&extent, place, from, end, bytes_max.min(READ_BYTES_MAX), slack)? else {
+        let place = match (exact, indexed) {
+            (Some(exact), _) => Ok(exact),
+            (None, indexed) => indexed
+                .map_or_else(|| Ok(segment.closed_index(extent.part.len)?.place(segment.delta(from).into())), Ok)
+                .map(|(delta, position)| (segment.base.plus(delta.cast_signed()), position)),
+        };
+        let cut = place.and_then(|at| self.cut(&extent, at, from, end, bytes_max.min(READ_BYTES_MAX), slack));
+        let Some(cut) = cut.map_err(|error| self.explain(from, error))? else {
             return Ok(nothing);
         };
         self.state().remember(cut.next, segment.base, cut.position);
         Ok(Read { batches: cut.batches, next: cut.next })
+    }
+
+    /// Why a read from `from` failed: the segment may have gone in the middle of it.
+    fn explain(&self, from: Offset, error: ReadError) -> ReadError {
+        let state = self.state();
+        match (state.dropped, from < state.start) {
+            (Some(_), _) => ReadError::Deleted,
+            (None, true) => ReadError::OutOfRange { offset: from, start: state.start, end: state.end },
+            (None, false) => error,
+        }
     }
 
     /// The first record with a timestamp at or after `target`: its offset and its timestamp. None if there is none. Where a
@@ -111,28 +119,12 @@ impl PartitionLog {
             if part.len == 0 || part.segment.newest(part.len).is_some_and(|newest| newest < target) {
                 continue;
             }
-            let mut newest = TimestampMs(i64::MIN);
-            let mut walk = part.segment.walk(0, part.len)?;
-            while let Some((at, header)) = walk.next()? {
-                newest = newest.max(header.max_timestamp);
-                if header.max_timestamp < target || header.end_offset() <= start {
-                    continue;
-                }
-                let bytes = part.segment.read_exact(at, header.batch_bytes())?.freeze();
-                let damaged = |_| part.segment.damaged(at, "its records are not sound");
-                let batch = Batch::parse_one(bytes).map_err(damaged)?;
-                batch.verify_crc().map_err(damaged)?;
-                let Ok(records) = batch.records(UNPACKED_BYTES_MAX) else {
-                    return Ok(Some((header.base_offset.max(start), header.max_timestamp)));
-                };
-                for record in records {
-                    let record = record.map_err(damaged)?;
-                    if record.timestamp >= target && record.offset >= start {
-                        return Ok(Some((record.offset, record.timestamp)));
-                    }
-                }
+            match find_timestamp(&part, target, start) {
+                Ok(None) => {}
+                // It went meanwhile.
+                Err(_) if self.is_retired(&part) => {}
+                found => return found,
             }
-            part.segment.set_newest(part.len, newest);
         }
         Ok(None)
     }
@@ -210,4 +202,31 @@ impl PartitionLog {
             return Ok(Some(Cut { batches, next, position: at + stop as u64 }));
         }
     }
+}
+
+/// The first record of a segment at or after `start` with a timestamp at or after `target`.
+fn find_timestamp(part: &Part, target: TimestampMs, start: Offset) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+    let mut newest = TimestampMs(i64::MIN);
+    let mut walk = part.segment.walk(0, part.len)?;
+    while let Some((at, header)) = walk.next()? {
+        newest = newest.max(header.max_timestamp);
+        if header.max_timestamp < target || header.end_offset() <= start {
+            continue;
+        }
+        let bytes = part.segment.read_exact(at, header.batch_bytes())?.freeze();
+        let damaged = |_| part.segment.damaged(at, "its records are not sound");
+        let batch = Batch::parse_one(bytes).map_err(damaged)?;
+        batch.verify_crc().map_err(damaged)?;
+        let Ok(records) = batch.records(UNPACKED_BYTES_MAX) else {
+            return Ok(Some((header.base_offset.max(start), header.max_timestamp)));
+        };
+        for record in records {
+            let record = record.map_err(damaged)?;
+            if record.timestamp >= target && record.offset >= start {
+                return Ok(Some((record.offset, record.timestamp)));
+            }
+        }
+    }
+    part.segment.set_newest(part.len, newest);
+    Ok(None)
 }

@@ -117,6 +117,20 @@ impl Segment {
         news
     }
 
+    /// The greatest timestamp in the first `len` bytes: kept, or looked for in the batches' headers.
+    pub(crate) fn find_newest(&self, len: u64) -> Result<TimestampMs, ReadError> {
+        if let Some(newest) = self.newest(len) {
+            return Ok(newest);
+        }
+        let mut newest = TimestampMs(i64::MIN);
+        let mut walk = self.walk(0, len)?;
+        while let Some((_, header)) = walk.next()? {
+            newest = newest.max(header.max_timestamp);
+        }
+        self.set_newest(len, newest);
+        Ok(newest)
+    }
+
     /// The index that is kept, if there is one.
     pub(crate) fn kept_index(&self) -> Option<Arc<Index>> {
         self.handle.index().lock().clone()

@@ -74,9 +74,7 @@ impl<'a> Checker<'a> {
     }
 
     fn look_up(&mut self, base: Offset) {
-        let found = self.log.state().epochs.of(base);
-        self.epoch = found.map(|(epoch, _)| epoch);
-        self.until = found.and_then(|(_, until)| until);
+        (self.epoch, self.until) = self.log.state().epochs.of(base);
     }
 }
 
@@ -94,6 +92,10 @@ impl PartitionLog {
         reason: &'static str,
         wanted: Offset,
     ) -> Result<(u64, Offset), ReadError> {
+        if self.is_retired(&extent.part) {
+            // It is being removed. The reader is told so.
+            return Err(extent.part.segment.damaged(at, reason));
+        }
         let next = self.next_sound(extent, at, base)?;
         let path = extent.part.segment.path.to_path_buf();
         let hole = Some(Hole { base, next: next.offset, hides: next.hides });

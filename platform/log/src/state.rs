@@ -56,6 +56,10 @@ pub(crate) struct State {
     /// How many entries of it are in its file.
     pub(crate) index_stored: usize,
     pub(crate) start: Offset,
+    /// The frame that said so, if it is of this run.
+    pub(crate) start_lsn: u64,
+    /// Segments below the start. Their files go when a mark that says so is durable.
+    pub(crate) retired: Vec<Part>,
     pub(crate) end: Offset,
     pub(crate) epochs: Epochs,
     pub(crate) epochs_changed: bool,
@@ -118,6 +122,8 @@ impl State {
             index: None,
             index_stored: 0,
             start,
+            start_lsn: 0,
+            retired: Vec::new(),
             end,
             epochs: Epochs::default(),
             epochs_changed: false,
@@ -250,6 +256,40 @@ impl State {
     pub(crate) fn note(&mut self, header: &BatchHeader, now: TimestampMs) {
         self.saved.behind |= self.producers.note(header, now);
         self.unsaved_bytes += header.batch_bytes() as u64;
+    }
+
+    /// Lets the log begin at `start`, which is not past its end. Segments that lie below it as a whole are retired, but for the
+    /// one that is appended to.
+    pub(crate) fn advance_start(&mut self, start: Offset) {
+        assert!(start <= self.end, "a log begins before it ends");
+        if start <= self.start {
+            return;
+        }
+        self.start = start;
+        self.epochs_changed |= self.epochs.cut_below(start);
+        self.retire();
+    }
+
+    /// Retires what lies below the start as a whole. (Also what is closed only after the start has moved to its end.)
+    pub(crate) fn retire(&mut self) {
+        let below = self.parts.partition_point(|part| part.segment.base <= self.start).saturating_sub(1);
+        self.retired.extend(self.parts.drain(..below));
+        self.synced_parts = self.synced_parts.saturating_sub(below);
+    }
+
+    /// Lets the log begin, and end, at `segment`'s base, past its end: what was between is lost, and what was before is to go.
+    /// `producers`: none.
+    pub(crate) fn restart(&mut self, segment: Segment, producers: Producers) {
+        let start = segment.base;
+        assert!(start > self.end, "a log that reaches its start keeps what it has");
+        self.retired.append(&mut self.parts);
+        self.parts.push(Part { segment: Arc::new(segment), len: 0 });
+        self.synced_parts = 0;
+        self.index = None;
+        self.index_stored = 0;
+        (self.start, self.end) = (start, start);
+        self.epochs_changed |= self.epochs.cut_below(start);
+        (self.producers, self.saved, self.unsaved_bytes) = (producers, Saved::default(), 0);
     }
 
     /// Notes that frame `lsn` concerns this log. Whether it is the first since the last sync: then the caller pins it.

@@ -61,7 +61,8 @@ fn work(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     }
     // In turns: a journal under pressure must not keep the others waiting, nor they it.
     let recycled = recycle(journal)? || relieve(journal)?;
-    Ok(sync_unjournaled(journal)? || recycled)
+    let cleared = clear_below_starts(journal)?;
+    Ok(sync_unjournaled(journal)? || cleared || recycled)
 }
 
 /// Sets room aside again, once there is some.
@@ -108,6 +109,25 @@ fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         }
     }
     Ok(cleared)
+}
+
+/// Syncs one of the logs whose start has moved past segments, which then go.
+fn clear_below_starts(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+    while let Some(log) = { journal.queue().started.pop() } {
+        if log.state().retired.is_empty() {
+            continue;
+        }
+        let synced = sync_log(journal, &log)?;
+        let state = log.state();
+        let cleared = state.retired.is_empty() || state.discarded;
+        drop(state);
+        if !cleared {
+            // At the next tick.
+            journal.queue().started.push(log);
+        }
+        return Ok(synced && cleared);
+    }
+    Ok(false)
 }
 
 /// Makes the next journal file ready when the present one is half full, so that the commit loop need not wait for it.

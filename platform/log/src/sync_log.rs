@@ -38,6 +38,8 @@ struct Plan {
     first_mark: bool,
     unsynced_bytes: u64,
     listed: bool,
+    /// Segments below the mark's start: they go when it is durable.
+    retired: Vec<Part>,
 }
 
 /// What became of a sync.
@@ -86,7 +88,7 @@ impl PartitionLog {
     /// # Errors
     /// The failure; the caller spreads it.
     pub(crate) fn sync(self: &Arc<Self>, closing: bool) -> Result<Synced, StorageFailed> {
-        let Some(plan) = self.plan_sync(closing) else { return Ok(Synced::Done) };
+        let Some(mut plan) = self.plan_sync(closing) else { return Ok(Synced::Done) };
         match self.carry_out(&plan) {
             Ok(()) => {
                 self.finish_sync(&plan);
@@ -94,10 +96,12 @@ impl PartitionLog {
                     // One that stays behind is removed at the next start.
                     let _ = self.disk().remove_file(&snapshot::path(self.dir(), before));
                 }
+                self.clear_away(plan.retired)?;
                 Ok(Synced::Done)
             }
             Err(SyncError::Lacking(lack, failure)) => {
-                self.postpone_sync(&plan);
+                let retired = std::mem::take(&mut plan.retired);
+                self.postpone_sync(&plan, retired);
                 Ok(Synced::Postponed(lack, failure))
             }
             Err(SyncError::Failed(failure)) => Err(failure),
@@ -153,6 +157,7 @@ impl PartitionLog {
             Pin::At(at) => Some(at),
             Pin::Syncing { .. } => return None,
         };
+        state.retire();
         // Its own deletion is not in the mark, and stays pinned until the files are gone.
         state.pin = Pin::Syncing { at, after: state.dropped };
         let listed = std::mem::take(&mut state.listed);
@@ -175,13 +180,16 @@ impl PartitionLog {
             first_mark: state.mark.is_none(),
             unsynced_bytes,
             listed,
+            retired: std::mem::take(&mut state.retired),
         })
     }
 
     /// Takes the producers as they are now, if they have changed and it is time to write them down.
     fn plan_snapshot(&self, state: &mut State, closing: bool) -> Option<(Producers, Offset)> {
         let step = self.journal().options.journal_bytes_max / SNAPSHOT_STEP_PART;
-        if !state.saved.behind || !(closing || state.unsaved_bytes >= step) {
+        // Batches below the start can tell of no producer any more.
+        let last_chance = state.start > state.saved.at;
+        if !state.saved.behind || !(closing || last_chance || state.unsaved_bytes >= step) {
             return None;
         }
         state.producers.expire(self.journal().now());
@@ -220,8 +228,9 @@ impl PartitionLog {
     }
 
     /// Goes back to before [`PartitionLog::plan_sync`]: all of it is still to be done.
-    fn postpone_sync(self: &Arc<Self>, plan: &Plan) {
+    fn postpone_sync(self: &Arc<Self>, plan: &Plan, retired: Vec<Part>) {
         let mut state = self.state();
+        state.retired.splice(..0, retired);
         state.epochs_changed |= plan.epochs.is_some();
         state.dir_changed |= plan.dir_changed;
         state.parents_changed |= plan.parents_changed;
@@ -247,7 +256,9 @@ impl PartitionLog {
     fn finish_sync(self: &Arc<Self>, plan: &Plan) {
         let mut state = self.state();
         let synced = plan.parts.len() - 1;
-        state.synced_parts += synced;
+        // By name: the log's start may have moved past some of them meanwhile.
+        let last = &plan.parts[synced].segment.base;
+        state.synced_parts = state.parts.partition_point(|part| part.segment.base < *last);
         state.mark = Some(plan.mark);
         if let Pin::Syncing { at, after } = state.pin {
             let mut queue = self.journal().queue();

@@ -19,7 +19,10 @@ use bytes::Bytes;
 use common::{batch, log_id, options, read_all, sequenced, stored};
 use futures::FutureExt;
 use millstream_env::sim::{DiskOperation, Fault, SimRng, World};
-use millstream_log::{AppendError, Appended, LogId, LogOptions, OpenError, PartitionLog, Recovered, Storage, Ticket};
+use millstream_log::{
+    AppendError, Appended, LogId, LogOptions, OpenError, PartitionLog, ReadError, Recovered, StartError, Storage,
+    Ticket,
+};
 use millstream_model::{Durability, LeaderEpoch, Offset};
 use millstream_record::BatchHeader;
 
@@ -38,6 +41,11 @@ struct Model {
     attempted: Vec<Bytes>,
     /// All below was acknowledged as durable.
     acknowledged: Offset,
+    /// Where the log starts, and what of that was acknowledged as durable.
+    start: Offset,
+    start_acknowledged: Offset,
+    /// A log that a power cut left with less than its start begins there, empty.
+    floor: Offset,
     /// The epoch whose start was acknowledged.
     epoch: i32,
     started: i32,
@@ -54,7 +62,19 @@ enum Deleted {
 
 impl Model {
     fn end(&self) -> Offset {
-        self.batches.last().map_or(Offset(0), |(_, end)| *end)
+        self.batches.last().map_or(Offset(0), |(_, end)| *end).max(self.floor)
+    }
+
+    /// What can be read: the batch that holds the start, and what follows.
+    fn readable(&self) -> &[(Bytes, Offset)] {
+        &self.batches[self.batches.partition_point(|(_, end)| *end <= self.start)..]
+    }
+
+    /// Where the epoch of a batch that can be read ends: where the first batch of a later one begins.
+    fn end_of_epoch(&self, epoch: LeaderEpoch) -> Offset {
+        let headers = self.batches.iter().map(|(batch, _)| BatchHeader::parse(batch).unwrap());
+        let later = headers.filter(|header| header.partition_leader_epoch > epoch).map(|header| header.base_offset);
+        later.min().unwrap_or(self.end())
     }
 
     /// What a producer has appended, as headers.
@@ -117,6 +137,7 @@ enum Wait {
     /// A duplicate of what ends there.
     Again(LogId, Offset),
     Epoch(LogId, i32),
+    Start(LogId, Offset),
     Delete(LogId),
 }
 
@@ -233,6 +254,7 @@ impl History {
                 for model in self.logs.values_mut() {
                     model.acknowledged = model.end();
                     model.epoch = model.started;
+                    model.start_acknowledged = model.start;
                     if model.deleted == Deleted::Asked {
                         model.deleted = Deleted::Yes;
                     }
@@ -254,8 +276,9 @@ impl History {
             assert!(self.faulty, "{id} opens");
             return;
         };
-        match self.rng.below(20) {
+        match self.rng.below(21) {
             0 => self.start_epoch(id, &log, waiting),
+            20 => self.advance_start(id, &log, waiting),
             1 if self.rng.one_in(6) => match storage.delete_log(id) {
                 Ok(ticket) => {
                     self.logs.get_mut(&id).unwrap().deleted = Deleted::Asked;
@@ -277,6 +300,44 @@ impl History {
             Ok(ticket) => {
                 model.started = epoch;
                 waiting.push((Wait::Epoch(id, epoch), ticket));
+            }
+            Err(error) => assert!(self.faulty, "{error}"),
+        }
+    }
+
+    fn advance_start(&mut self, id: LogId, log: &Arc<PartitionLog>, waiting: &mut Vec<(Wait, Ticket)>) {
+        let model = self.logs.get_mut(&id).unwrap();
+        let (start, end) = (model.start.0, model.end().0);
+        let wanted = match self.rng.below(8) {
+            0 => end,
+            1 => end + 1 + self.rng.below(3) as i64,
+            2 => self.rng.below(1 + start as u64) as i64,
+            3..6 => start + self.rng.below(1 + (end - start) as u64 / 3) as i64,
+            _ => start + self.rng.below(1 + (end - start) as u64) as i64,
+        };
+        match log.advance_start(Offset(wanted)) {
+            Ok(ticket) => {
+                assert!(wanted <= end, "{id}: a start past the end");
+                model.start = Offset(wanted.max(start));
+                waiting.push((Wait::Start(id, model.start), ticket));
+            }
+            Err(StartError::BeyondEnd { .. }) => assert!(wanted > end, "{id}: {wanted} of {end}"),
+            Err(error) => assert!(self.faulty, "{error}"),
+        }
+        assert_eq!(log.start_offset(), model.start);
+        if start > 0 {
+            let below = log.read(Offset(self.rng.below(start as u64) as i64), Offset(end), 1000);
+            assert!(matches!(below, Err(ReadError::OutOfRange { .. })), "{id}: {below:?} is below {start}");
+        }
+        match log.closed_segments() {
+            Ok(closed) => {
+                assert!(closed.windows(2).all(|pair| pair[0].end_offset == pair[1].base_offset));
+                let kept = closed.first().is_none_or(|oldest| oldest.end_offset > model.start);
+                assert!(
+                    kept || model.start.0 == start,
+                    "{id}: a whole segment below {} is kept: {closed:?}",
+                    model.start
+                );
             }
             Err(error) => assert!(self.faulty, "{error}"),
         }
@@ -386,6 +447,10 @@ impl History {
                     Wait::Again(..) => {}
                     // Acknowledged in memory.
                     Wait::Append(..) => {}
+                    Wait::Start(id, start) => {
+                        let model = self.logs.get_mut(&id).unwrap();
+                        model.start_acknowledged = model.start_acknowledged.max(start);
+                    }
                     Wait::Epoch(id, epoch) => self.logs.get_mut(&id).unwrap().epoch = epoch,
                     Wait::Delete(id) => self.logs.get_mut(&id).unwrap().deleted = Deleted::Yes,
                 },
@@ -405,6 +470,7 @@ impl History {
                 Deleted::No if !there => {
                     assert_eq!(model.acknowledged, Offset(0), "{id} is gone");
                     assert_eq!(model.epoch, 0, "{id} is gone");
+                    assert_eq!(model.start_acknowledged, Offset(0), "{id} is gone");
                     *model = Model::default();
                 }
                 Deleted::Asked if !there => model.deleted = Deleted::Yes,
@@ -424,12 +490,28 @@ impl History {
             if replicated {
                 model.push(&attempted, LeaderEpoch(model.started));
             }
+            let start = log.start_offset();
+            assert!(
+                start >= model.start_acknowledged && start <= model.start,
+                "{id}: it starts at {start}, of {} and {} acknowledged",
+                model.start,
+                model.start_acknowledged
+            );
+            (model.start, model.start_acknowledged) = (start, start);
             let count = model.batches.partition_point(|(_, batch_end)| *batch_end <= end);
             model.batches.truncate(count);
+            // A power cut can leave less of a log without a journal than its start: then nothing is left, producers included.
+            let remembers = |batch: &BatchHeader| log.find_duplicate(batch).is_some();
+            let known = (0..PRODUCERS as i64).filter_map(|producer| model.appended_by(producer).last().copied());
+            if replicated && start == end && (model.end() != end || !known.into_iter().all(|last| remembers(&last))) {
+                assert!(last != Some(End::Close), "{id}: an orderly close loses nothing");
+                model.batches.clear();
+                model.floor = end;
+            }
             assert_eq!(model.end(), end, "{id}: what is recovered ends with a batch");
             let bytes_max = 1 + self.rng.below(30_000) as usize;
             let recovered = read_all(&log, end, bytes_max);
-            let expected: Vec<_> = model.batches.iter().map(|(batch, _)| batch.clone()).collect();
+            let expected: Vec<_> = model.readable().iter().map(|(batch, _)| batch.clone()).collect();
             assert!(recovered == expected, "{id}: what is recovered is a prefix of what was appended");
             for producer in 0..PRODUCERS as i64 {
                 let own = model.appended_by(producer);
@@ -438,6 +520,13 @@ impl History {
                     let expected = model.verdict(batch).ok().flatten();
                     let expected = expected.map(|base| (base, base.plus(i64::from(batch.count) - 1)));
                     assert_eq!(found, expected, "{id}: producers are recovered with what they appended");
+                }
+            }
+            for (batch, _) in model.readable() {
+                let epoch = BatchHeader::parse(batch).unwrap().partition_leader_epoch;
+                if epoch.0 > 0 {
+                    let found = log.end_offset_for_epoch(epoch);
+                    assert_eq!(found, Some((epoch, model.end_of_epoch(epoch))), "{id}: epochs are recovered");
                 }
             }
             let epoch = log.latest_epoch().map_or(0, |epoch| epoch.0);
@@ -461,7 +550,7 @@ impl History {
 
     fn check_reads(&mut self, id: LogId, log: &Arc<PartitionLog>) {
         let model = &self.logs[&id];
-        let from = Offset(self.rng.below(1 + model.end().0 as u64) as i64);
+        let from = model.start.plus(self.rng.below(1 + (model.end().0 - model.start.0) as u64) as i64);
         let bound = Offset(self.rng.below(1 + model.end().0 as u64) as i64);
         let bytes_max = self.rng.below(20_000) as usize;
         let read = match log.read(from, bound, bytes_max) {

@@ -7,7 +7,7 @@ use millstream_record::BatchHeader;
 
 use super::unreadable;
 use crate::{
-    LogId, LogOptions, OpenError, PartitionLog,
+    LogId, LogOptions, OpenError, PartitionLog, ReadError,
     data_dir::{io, list},
     epochs::Epochs,
     index::Index,
@@ -57,7 +57,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let known = mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
     let mut bases: Vec<Offset> = list(disk, &dir)?.iter().filter_map(|path| Segment::base_in(path)).collect();
     bases.sort();
-    let mut parts = load_closed(journal, &dir, &bases, &known)?;
+    let (mut parts, retired) = load_closed(journal, &dir, &bases, &known)?;
     parts.push(cut_to_mark(journal, &dir, &known)?);
     let closed = parts.len() - 1;
     let mut end = known.end;
@@ -82,6 +82,8 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     }
     let (producers, unsaved_bytes) = load_producers(journal, &dir, &parts, &known)?;
     let mut state = State::new(parts, known.start, end, LogOptions::default(), producers, journal.now());
+    // They go once this start is durable for certain: a killed process may have left a mark that is not.
+    state.retired = retired;
     state.saved = known.producers;
     state.unsaved_bytes = unsaved_bytes;
     state.synced_parts = closed;
@@ -121,38 +123,61 @@ fn remove(journal: &Journal, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// The segments before the one that the mark ends in: each must end where the next one begins.
+/// The segments before the one that the mark ends in, back to the one that the log starts in: each must end where the next
+/// one begins. Also those that lie below the start, which were to go.
 ///
 /// What an append left that ran out of room in a new segment lies within the one before: it is no part of the log.
-fn load_closed(journal: &Journal, dir: &Path, bases: &[Offset], mark: &Mark) -> Result<Vec<Part>, OpenError> {
-    let mut parts: Vec<Part> = Vec::new();
-    let mut next = mark.start;
+fn load_closed(
+    journal: &Journal,
+    dir: &Path,
+    bases: &[Offset],
+    mark: &Mark,
+) -> Result<(Vec<Part>, Vec<Part>), OpenError> {
+    let mut found = Vec::new();
+    let mut unsound = None;
     for base in bases.iter().copied().filter(|base| *base < mark.segment_base) {
         let segment = Segment::new(&journal.handles, dir, base);
         let len = segment.len().map_err(io("measure", &segment.path))?;
-        segment.handle.release();
         if len == 0 {
+            segment.handle.release();
             tracing::warn!(path = %segment.path.display(), "an empty segment between others; removed");
             remove(journal, &segment.path)?;
             continue;
         }
-        // The first may begin before the log's start.
-        if base > next || (base < next && !parts.is_empty()) {
-            if base < next {
-                tracing::warn!(path = %segment.path.display(), "left by an append that was refused; passed over");
-                continue;
-            }
-            break;
-        }
-        next = segment.end_offset(len).map_err(unreadable)?;
+        let end = if mark.segment_base > mark.start { segment.end_offset(len) } else { Ok(base) };
         segment.handle.release();
-        parts.push(Part { segment: Arc::new(segment), len });
+        let end = match end {
+            Ok(end) => Some(end),
+            // One that was to go need never have been synced.
+            Err(error @ ReadError::Damaged { .. }) => {
+                unsound.get_or_insert(error);
+                None
+            }
+            Err(error) => return Err(unreadable(error)),
+        };
+        found.push((Part { segment: Arc::new(segment), len }, end));
     }
-    if mark.segment_base > mark.start && (parts.is_empty() || next != mark.segment_base) {
-        let reason = format!("the segments before {} end at {next}: one is not there, or not whole", mark.segment_base);
-        return Err(OpenError::Damaged { path: dir.to_owned(), reason });
+    // From behind, since what lies below the start says nothing about where the log begins.
+    let mut parts: Vec<Part> = Vec::new();
+    let mut next = mark.segment_base;
+    while next > mark.start {
+        let Some(at) = found.iter().position(|(part, end)| *end == Some(next) && part.segment.base < next) else {
+            return Err(unsound.map_or_else(
+                || OpenError::Damaged {
+                    path: dir.to_owned(),
+                    reason: format!("no segment ends at {next}: the one before is not there, or not whole"),
+                },
+                unreadable,
+            ));
+        };
+        for (part, _) in found.drain(at + 1..) {
+            tracing::warn!(path = %part.segment.path.display(), "left by an append that was refused; passed over");
+        }
+        parts.extend(found.pop().map(|(part, _)| part));
+        next = parts[parts.len() - 1].segment.base;
     }
-    Ok(parts)
+    parts.reverse();
+    Ok((parts, found.into_iter().map(|(part, _)| part).collect()))
 }
 
 /// The segment that the mark ends in. Its index, where it reaches further, tells of batches that are gone.
@@ -224,23 +249,36 @@ fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Res
     let stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
     let is_stored = stored.is_some();
     let mut epochs = match stored {
+        // Its first one is cut to a start that the mark does not know of, and that need not have become durable.
+        Some(stored) if stored.first_start().is_some_and(|first| first > state.start && end > state.start) => {
+            let mut epochs = epochs_of(state, stored.first_start().unwrap_or(end))?;
+            epochs.extend(&stored);
+            epochs
+        }
         Some(epochs) => epochs,
         None if end == Offset(0) => Epochs::default(),
         None => {
             tracing::warn!(path = %path.display(), "not sound; the epochs are taken from the batches");
-            let mut epochs = Epochs::default();
-            for part in state.parts.iter().filter(|part| part.len > 0) {
-                let mut walk = part.segment.walk(0, part.len).map_err(unreadable)?;
-                while let Some((_, header)) = walk.next().map_err(unreadable)? {
-                    epochs.begin(header.partition_leader_epoch, header.base_offset);
-                }
-                part.segment.handle.release();
-            }
-            epochs
+            epochs_of(state, end)?
         }
     };
-    let changed = epochs.cut(end) || (!is_stored && end > Offset(0));
+    let changed = epochs.cut(end) | epochs.cut_below(state.start) || (!is_stored && end > Offset(0));
     Ok((epochs, changed))
+}
+
+/// The epochs that the batches below `end` tell of.
+fn epochs_of(state: &State, end: Offset) -> Result<Epochs, OpenError> {
+    let mut epochs = Epochs::default();
+    for part in state.parts.iter().filter(|part| part.len > 0 && part.segment.base < end) {
+        let mut walk = part.segment.walk(0, part.len).map_err(unreadable)?;
+        while let Some((_, header)) = walk.next().map_err(unreadable)?
+            && header.base_offset < end
+        {
+            epochs.begin(header.partition_leader_epoch, header.base_offset);
+        }
+        part.segment.handle.release();
+    }
+    Ok(epochs)
 }
 
 /// The producers at the mark: as its snapshot says and the batches after it, or where that is not sound as all batches say. Also

@@ -17,6 +17,7 @@ use crate::{
     frame::Kind,
     journal::Journal,
     journal_file::{FILE_HEADER_BYTES, Found, Scan},
+    producers::Producers,
     sync_log::discard,
 };
 
@@ -72,7 +73,11 @@ impl Replay<'_> {
         }
         for log in self.logs.values() {
             // The sound tail of a log without a journal is synced like what was replayed.
-            if log.state().unsynced_bytes > 0 {
+            // So is a start below which something is left.
+            let state = log.state();
+            let behind = state.unsynced_bytes > 0 || !state.retired.is_empty();
+            drop(state);
+            if behind {
                 self.touched.insert(log.id(), log.clone());
             }
         }
@@ -145,6 +150,15 @@ impl Replay<'_> {
             Kind::EpochStart => {
                 let start = frame.base_offset.min(state.end);
                 state.epochs_changed |= state.epochs.begin(frame.leader_epoch, start);
+            }
+            Kind::LogStart if frame.base_offset <= state.end => state.advance_start(frame.base_offset),
+            Kind::LogStart if journaled => {
+                return Err(lies(&format!("the start {} is past the end {}", frame.base_offset, state.end)));
+            }
+            // A log without a journal may have lost what was below; what it still has was to go.
+            Kind::LogStart => {
+                let producers = Producers::new(self.journal.producer_limits());
+                state.restart(log.segment(frame.base_offset), producers);
             }
             _ => return Err(lies("of a kind that is not built")),
         }

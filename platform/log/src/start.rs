@@ -1,0 +1,140 @@
+//! A log's beginning: moved forward, and the segments below it cleared away.
+
+use std::{io, path::Path, sync::Arc};
+
+use millstream_env::lack;
+use millstream_model::{LeaderEpoch, Offset, TimestampMs};
+
+use crate::{
+    AppendError, PartitionLog, ReadError, StartError, StorageFailed, Ticket, bytes_io::failing, frame::Kind,
+    state::Part,
+};
+
+/// A segment that takes no more batches, as retention sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClosedSegment {
+    /// The offset of its first record. The oldest segment's may lie below the log's start.
+    pub base_offset: Offset,
+    /// The offset after its last record: where the next segment begins.
+    pub end_offset: Offset,
+    /// Bytes of its batches.
+    pub bytes: u64,
+    /// The greatest timestamp in it; none where none of its records has one, or damage hides it.
+    pub newest: Option<TimestampMs>,
+}
+
+impl PartitionLog {
+    /// Moves the log's start forward: what is below is never read again ([`ReadError::OutOfRange`] from now on), and segments
+    /// that lie below it as a whole go in the background. `start`: at most the log's end; at or below the present start it
+    /// is no change. It need not be where a batch begins.
+    ///
+    /// Durable once the ticket resolves, also in a log in durability `replicated`: such a log, if a power cut has
+    /// left less of it than the start, begins (empty) at the start. What producers have sent is remembered all the same.
+    ///
+    /// # Errors
+    /// [`StartError`]; the log is unchanged.
+    pub fn advance_start(self: &Arc<Self>, start: Offset) -> Result<Ticket, StartError> {
+        let mut state = self.state();
+        if state.dropped.is_some() {
+            return Err(StartError::Deleted);
+        }
+        if start > state.end {
+            return Err(StartError::BeyondEnd { start, end: state.end });
+        }
+        let start = start.max(state.start);
+        if start == state.start && state.start_lsn <= self.journal().ring().committed_lsn {
+            return Ok(Ticket::done());
+        }
+        // The present start is journaled again while it is not durable, so that this ticket too stands for it.
+        let (resolve, ticket) = Ticket::new();
+        let epoch = state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN);
+        let end = state.end;
+        let entry = self.mutation(Kind::LogStart, epoch, (start, end), resolve);
+        self.enqueue(&mut state, [entry]).map_err(|error| match error {
+            AppendError::Failed(failure) => StartError::Failed(failure),
+            _ => StartError::Closed,
+        })?;
+        state.start_lsn = state.lsn;
+        state.advance_start(start);
+        drop(state);
+        self.journal().commit_work.notify_one();
+        Ok(ticket)
+    }
+
+    /// The segments that take no more batches, oldest first: what a policy chooses among (see [`crate::Retention`]).
+    ///
+    /// Blocks on the disk where a segment's greatest timestamp was not looked for since the start.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn closed_segments(&self) -> Result<Vec<ClosedSegment>, ReadError> {
+        let parts = {
+            let state = self.state();
+            if state.dropped.is_some() {
+                return Err(ReadError::Deleted);
+            }
+            state.parts.clone()
+        };
+        let mut closed = Vec::with_capacity(parts.len() - 1);
+        for (part, next) in parts.iter().zip(&parts[1..]) {
+            let newest = match part.segment.find_newest(part.len) {
+                Ok(newest) => Some(newest),
+                // It went meanwhile.
+                Err(_) if self.is_retired(part) => continue,
+                Err(ReadError::Damaged { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            closed.push(ClosedSegment {
+                base_offset: part.segment.base,
+                end_offset: next.segment.base,
+                bytes: part.len,
+                newest: newest.filter(|newest| newest.0 >= 0),
+            });
+        }
+        Ok(closed)
+    }
+
+    /// Whether a segment that was the log's is none of it any more.
+    pub(crate) fn is_retired(&self, part: &Part) -> bool {
+        part.segment.base < self.state().parts[0].segment.base
+    }
+
+    /// Moves the files of segments below a start that is durable into `trash`. Only the loop that syncs calls this. What
+    /// cannot be moved for want of something is retired again.
+    pub(crate) fn clear_away(&self, retired: Vec<Part>) -> Result<(), StorageFailed> {
+        if retired.is_empty() {
+            return Ok(());
+        }
+        let trash = self.journal().options.dir.join("trash").join(format!("{:016x}", self.journal().rng.next_u64()));
+        match self.move_away(&retired, &trash) {
+            Err(error) if lack(&error).is_some() => {
+                self.state().retired.splice(..0, retired);
+                Ok(())
+            }
+            outcome => outcome.map_err(failing("remove", self.dir())),
+        }
+    }
+
+    fn move_away(&self, retired: &[Part], trash: &Path) -> io::Result<()> {
+        let disk = self.disk();
+        disk.create_dir_all(trash)?;
+        for part in retired {
+            // A reader that has it open goes on with it.
+            part.segment.handle.release();
+            // The index first: no index stays behind without its segment.
+            missing_is_fine(disk.remove_file(&part.segment.index_path()))?;
+            let name = part.segment.path.file_name().unwrap_or_default();
+            missing_is_fine(disk.rename(&part.segment.path, &trash.join(name)))?;
+        }
+        // Before they are shrunk there: a name that comes back must not name less than it did.
+        disk.sync_dir(self.dir())
+    }
+}
+
+/// What is gone already need not go.
+fn missing_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}

@@ -1,0 +1,249 @@
+//! Moving a log's start forward: what is refused, what goes, and that nothing goes too early.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use common::{batch, log_id, options, read_all, sequenced, stored};
+use futures::FutureExt;
+use millstream_env::{Disk, sim::World};
+use millstream_log::{AppendError, LogOptions, PartitionLog, ReadError, StartError, Storage};
+use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
+
+const EPOCH: LeaderEpoch = LeaderEpoch(1);
+/// Four batches of one record and 4,000 bytes fit, and a fifth does not.
+const SEGMENT_BYTES: u64 = 20_000;
+
+struct Bench {
+    world: World,
+    durability: Durability,
+    storage: Option<Storage>,
+}
+
+impl Bench {
+    fn new(durability: Durability) -> Self {
+        let mut bench = Self { world: World::new(3), durability, storage: None };
+        bench.open();
+        bench
+    }
+
+    fn open(&mut self) {
+        self.storage = Some(Storage::open(options(Path::new("/data")), self.world.env()).unwrap().0);
+    }
+
+    fn log(&self) -> Arc<PartitionLog> {
+        let options = LogOptions { segment_bytes: SEGMENT_BYTES, durability: self.durability, ..LogOptions::default() };
+        self.storage.as_ref().unwrap().open_log(log_id(0), options).unwrap()
+    }
+
+    /// Appends batches of one record each; gives them as they are stored.
+    fn append(&self, count: usize) -> Vec<Bytes> {
+        let log = self.log();
+        let append = |_| {
+            let base = log.end_offset();
+            let batch = batch(1, 4_000, 10 * base.0);
+            self.world.run_until(log.append(batch.clone(), EPOCH).unwrap().ticket).unwrap();
+            stored(&batch, base, EPOCH)
+        };
+        (0..count).map(append).collect()
+    }
+
+    fn advance(&self, start: i64) {
+        let ticket = self.log().advance_start(Offset(start)).unwrap();
+        self.world.run_until(ticket).unwrap();
+    }
+
+    /// The base offsets in the names that the log's directory has of a kind.
+    fn names(&self, kind: &str) -> Vec<u64> {
+        let dir = format!("/data/logs/{}/0/records-0", log_id(0).topic);
+        let paths = self.world.disk().read_dir(Path::new(&dir)).unwrap();
+        let of_kind = paths.iter().filter(|path| path.extension().is_some_and(|found| found == kind));
+        of_kind.map(|path| path.file_stem().unwrap().to_str().unwrap().parse().unwrap()).collect()
+    }
+
+    fn trash(&self) -> usize {
+        self.world.disk().read_dir(Path::new("/data/trash")).unwrap().len()
+    }
+
+    fn kill(&mut self) {
+        self.world.first().kill();
+        self.storage = None;
+        self.open();
+    }
+
+    fn crash(&mut self) {
+        self.world.first().crash();
+        self.storage = None;
+        self.open();
+    }
+}
+
+#[test]
+fn what_is_below_the_start_is_not_read_and_its_segments_go_in_the_background() {
+    for durability in [Durability::Fsync, Durability::Replicated] {
+        let mut bench = Bench::new(durability);
+        let stored = bench.append(14);
+        assert_eq!(bench.names("log"), [0, 4, 8, 12]);
+        let log = bench.log();
+        let whole = log.size_bytes();
+        bench.advance(9);
+        assert_eq!((log.start_offset(), log.end_offset()), (Offset(9), Offset(14)));
+        assert!(log.size_bytes() < whole * 6 / 10, "{} of {whole}", log.size_bytes());
+        for below in [0, 4, 8] {
+            let refused = log.read(Offset(below), Offset(14), 1000);
+            assert!(matches!(refused, Err(ReadError::OutOfRange { start: Offset(9), .. })), "{refused:?}");
+        }
+        assert_eq!(log.offset_for_timestamp(TimestampMs(0)).unwrap().unwrap().0, Offset(9));
+        assert_eq!(read_all(&log, Offset(14), 1000), stored[9..]);
+        bench.world.run_for(Duration::from_secs(1));
+        assert_eq!(bench.names("log"), [8, 12]);
+        assert_eq!(bench.trash(), 0, "and their room is given back");
+        assert!(bench.names("index").iter().all(|base| *base >= 8));
+        bench.crash();
+        assert_eq!(bench.log().start_offset(), Offset(9));
+        assert_eq!(read_all(&bench.log(), bench.log().end_offset(), 1000)[..3], stored[9..12]);
+    }
+}
+
+#[test]
+fn an_acknowledged_start_is_kept_by_whatever_comes() {
+    for durability in [Durability::Fsync, Durability::Replicated] {
+        let mut bench = Bench::new(durability);
+        let stored = bench.append(10);
+        let log = bench.log();
+        let first = log.advance_start(Offset(6)).unwrap();
+        let mut again = log.advance_start(Offset(2)).unwrap();
+        assert!((&mut again).now_or_never().is_none(), "it is not durable yet");
+        bench.world.run_until(first).unwrap();
+        bench.world.run_until(again).unwrap();
+        assert!(log.advance_start(Offset(6)).unwrap().now_or_never().is_some(), "it is durable already");
+        drop(log);
+        bench.kill();
+        assert_eq!(bench.log().start_offset(), Offset(6));
+        assert_eq!(read_all(&bench.log(), Offset(10), 1000), stored[6..]);
+        bench.crash();
+        assert_eq!(bench.log().start_offset(), Offset(6));
+        assert_eq!(read_all(&bench.log(), Offset(10), 1000), stored[6..]);
+    }
+}
+
+#[test]
+fn a_start_past_the_end_is_refused_and_one_at_the_end_leaves_an_empty_log() {
+    let mut bench = Bench::new(Durability::Fsync);
+    bench.append(6);
+    let past = bench.log().advance_start(Offset(7));
+    assert!(matches!(past, Err(StartError::BeyondEnd { start: Offset(7), end: Offset(6) })), "{past:?}");
+    assert_eq!(bench.log().start_offset(), Offset(0));
+    bench.advance(6);
+    assert_eq!(read_all(&bench.log(), Offset(6), 1000), Vec::<Bytes>::new());
+    let more = bench.append(5);
+    bench.world.run_for(Duration::from_secs(1));
+    bench.crash();
+    assert_eq!(bench.log().start_offset(), Offset(6));
+    assert_eq!(read_all(&bench.log(), Offset(11), 1000), more);
+}
+
+#[test]
+fn a_replicated_log_that_lost_its_tail_begins_empty_at_the_start() {
+    let mut bench = Bench::new(Durability::Replicated);
+    bench.append(3);
+    // The journal is synced, and the segment is not.
+    bench.advance(2);
+    bench.crash();
+    assert_eq!((bench.log().start_offset(), bench.log().end_offset()), (Offset(2), Offset(2)), "this seed loses all");
+    let more = bench.append(6);
+    bench.kill();
+    assert_eq!(bench.log().start_offset(), Offset(2));
+    assert_eq!(read_all(&bench.log(), Offset(8), 1000), more);
+}
+
+#[test]
+fn segments_that_a_power_cut_brings_back_go_at_the_next_start() {
+    let mut bench = Bench::new(Durability::Fsync);
+    let stored = bench.append(14);
+    bench.world.run_until(bench.storage.take().unwrap().close()).unwrap();
+    bench.world.first().kill();
+    let copy: Vec<_> = [0, 4].map(|base| (base, bytes_of(&bench, base))).into();
+    bench.open();
+    bench.advance(9);
+    bench.world.run_for(Duration::from_secs(1));
+    bench.world.run_until(bench.storage.take().unwrap().close()).unwrap();
+    bench.world.first().kill();
+    // One whole, one torn.
+    for (base, bytes) in copy {
+        let keep = if base == 0 { bytes.len() } else { bytes.len() / 2 };
+        write(&bench, base, &bytes[..keep]);
+    }
+    bench.open();
+    bench.world.run_for(Duration::from_secs(1));
+    assert_eq!(bench.names("log"), [8, 12]);
+    assert_eq!(read_all(&bench.log(), Offset(14), 1000), stored[9..]);
+}
+
+fn path(base: u64) -> std::path::PathBuf {
+    format!("/data/logs/{}/0/records-0/{base:020}.log", log_id(0).topic).into()
+}
+
+fn bytes_of(bench: &Bench, base: u64) -> Vec<u8> {
+    let file = bench.world.disk().open(&path(base), millstream_env::OpenMode::Read).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+fn write(bench: &Bench, base: u64, bytes: &[u8]) {
+    let file = bench.world.disk().open(&path(base), millstream_env::OpenMode::Create).unwrap();
+    file.write_at(&[std::io::IoSlice::new(bytes)], 0).unwrap();
+    file.sync_data().unwrap();
+}
+
+#[test]
+fn a_producer_whose_batches_went_is_still_known_after_a_restart() {
+    let mut bench = Bench::new(Durability::Fsync);
+    let once = sequenced(7, 0, 0, 1, 4_000, 1);
+    let ticket = bench.log().append(once.clone(), EPOCH).unwrap().ticket;
+    bench.world.run_until(ticket).unwrap();
+    bench.append(9);
+    bench.advance(8);
+    bench.world.run_for(Duration::from_secs(1));
+    bench.crash();
+    let log = bench.log();
+    assert!(log.append(once, EPOCH).unwrap().duplicate);
+    let gap = log.append(sequenced(7, 0, 5, 1, 10, 1), EPOCH);
+    assert!(matches!(gap, Err(AppendError::Sequence(_))), "{gap:?}");
+    assert!(!log.append(sequenced(7, 0, 1, 1, 10, 1), EPOCH).unwrap().duplicate);
+}
+
+#[test]
+fn on_a_full_disk_the_start_moves_and_makes_room() {
+    let bench = Bench::new(Durability::Fsync);
+    bench.append(14);
+    bench.world.run_for(Duration::from_secs(1));
+    bench.world.disk().set_capacity(Some(bench.world.disk().used_bytes()));
+    let full = loop {
+        match bench.log().append(batch(1, 4_000, 0), EPOCH) {
+            Ok(appended) => bench.world.run_until(appended.ticket).unwrap(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, AppendError::StorageFull { .. }), "{full}");
+    bench.advance(12);
+    bench.world.run_for(Duration::from_secs(20));
+    assert_eq!(bench.names("log")[0], 12);
+    bench.append(1);
+}
+
+#[test]
+fn closed_segments_say_how_large_and_how_old_they_are() {
+    let bench = Bench::new(Durability::Fsync);
+    bench.append(10);
+    let closed = bench.log().closed_segments().unwrap();
+    let found: Vec<_> = closed.iter().map(|one| (one.base_offset.0, one.end_offset.0, one.newest.unwrap().0)).collect();
+    assert_eq!(found, [(0, 4, 30), (4, 8, 70)]);
+    assert_eq!(closed.iter().map(|one| one.bytes).sum::<u64>(), bench.log().size_bytes() * 8 / 10);
+    bench.advance(5);
+    assert_eq!(bench.log().closed_segments().unwrap(), closed[1..]);
+}
