@@ -188,7 +188,9 @@ impl From<ReadError> for WireError {
         let code = match &error {
             ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
             ReadError::Deleted => ErrorCode::UnknownTopicOrPartition,
-            ReadError::Damaged { .. } | ReadError::Io { .. } => ErrorCode::KafkaStorage,
+            // Kafka's consumers stop with it; "storage error" would have them ask for ever.
+            ReadError::Damaged { .. } => ErrorCode::CorruptMessage,
+            ReadError::Io { .. } => ErrorCode::KafkaStorage,
         };
         Self::new(code, error)
     }

@@ -274,14 +274,15 @@ pub enum ConsumeError {
         /// The end of what may be read, if the broker said so.
         end: Option<Offset>,
     },
-    /// A batch is damaged. It was not handed out, and nothing after it.
+    /// A batch is damaged, as the broker found or as it came. It was not handed out, and nothing after it. Asking again helps
+    /// only where it was damaged on the way; a reader can go on after it, from where the broker's words say.
     #[error("the records of {topic} partition {partition} from offset {offset} on are damaged: {detail}")]
     Damaged {
         /// The topic or view.
         topic: Arc<str>,
         /// The partition.
         partition: PartitionId,
-        /// Where the batch begins; where not even that can be read, the offset that was asked for.
+        /// Where the batch begins; where the broker refused it, or not even that can be read, the offset that was asked for.
         offset: Offset,
         /// What is wrong.
         detail: Arc<str>,

@@ -195,6 +195,11 @@ impl Consumer {
             let (start, end) = (known(answer.log_start_offset), known(answer.high_watermark));
             return Err(ConsumeError::OutOfRange { topic: topic(), partition, offset: from, start, end });
         }
+        // For other requests this may pass; what is on a broker's disk stays as it is.
+        if answer.error_code == ErrorCode::CorruptMessage {
+            let detail = answer.error_message.as_deref().unwrap_or("the broker found them so").into();
+            return Err(ConsumeError::Damaged { topic: topic(), partition, offset: from, detail });
+        }
         let what = || format!("{} partition {partition}", self.name);
         if !answer.error_code.is_ok() {
             return Err(CallError::refused(what(), answer.error_code, answer.error_message.as_deref()).into());
