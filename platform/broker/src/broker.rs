@@ -151,8 +151,12 @@ impl Broker {
     /// [`StartError`]; the data directory is as recoverable as before, and unchanged if another broker has it.
     pub async fn prepare(options: BrokerOptions, env: Env, bound: SocketAddr) -> Result<Prepared, StartError> {
         let address = advertised(&options, bound)?;
-        let open_segments_max = options.open_segments_max;
-        let storage_options = StorageOptions { open_segments_max, ..StorageOptions::new(&options.data_dir) };
+        let storage_options = StorageOptions {
+            open_segments_max: options.open_segments_max,
+            journal_file_bytes: options.journal_file_bytes,
+            journal_bytes_max: options.journal_bytes_max,
+            ..StorageOptions::new(&options.data_dir)
+        };
         let (storage, recovered) = Storage::open(storage_options, env.clone())?;
         let storage = Arc::new(storage);
         let catalog_dir = options.data_dir.join("catalog");

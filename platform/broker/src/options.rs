@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use millstream_env::Budget;
+use millstream_log::StorageOptions;
 use millstream_model::BrokerId;
 use millstream_protocol::session::SessionLimits;
 use millstream_wasm::Compiler;
@@ -30,12 +31,17 @@ pub struct BrokerOptions {
     pub frames: Budget,
     /// How many segments' files may be open at a time.
     pub open_segments_max: usize,
+    /// How large a journal file is, bytes; a multiple of 4096. Less than the largest batch refuses batches.
+    pub journal_file_bytes: u64,
+    /// How large all journal files may grow together, bytes: at least two files.
+    pub journal_bytes_max: u64,
 }
 
 impl BrokerOptions {
     /// Defaults around a number and a directory.
     #[must_use]
     pub fn new(id: BrokerId, data_dir: PathBuf) -> Self {
+        let storage = StorageOptions::new(&data_dir);
         Self {
             id,
             view_dir: Some(data_dir.join("catalog/view")),
@@ -45,6 +51,8 @@ impl BrokerOptions {
             session: SessionLimits::default(),
             frames: Budget::new(FRAMES_BYTES_DEFAULT),
             open_segments_max: 512,
+            journal_file_bytes: storage.journal_file_bytes,
+            journal_bytes_max: storage.journal_bytes_max,
         }
     }
 }

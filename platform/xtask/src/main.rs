@@ -29,6 +29,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Cut the power of a broker on an ext4 and an XFS image, and see whether it kept its word. Needs root.
+    Powercut(test::PowerCuts),
     /// Install the Wasm toolchain if needed and build the guest examples; the last line printed is where they are.
     Guests,
     /// Run the benchmarks.
@@ -75,6 +77,7 @@ fn chore(chore: Chore) -> anyhow::Result<()> {
     match chore {
         Chore::Quickstart(options) => quickstart::run(&options),
         Chore::Test { words } => test::all(&words),
+        Chore::Powercut(options) => test::power_cuts(&options),
         Chore::Guests => {
             println!("{}", guests::build(&run::root(), &run::millstream()?)?.display());
             Ok(())

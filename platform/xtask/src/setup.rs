@@ -1,4 +1,4 @@
-//! What the tests need on a machine that has only Rust: kcat from Debian, kafka-python from PyPI.
+//! What the tests need on a machine that has only Rust: kcat, strace and XFS's programs from Debian, kafka-python from PyPI.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,6 +18,16 @@ pub(crate) fn kcat() -> anyhow::Result<()> {
         return Ok(());
     }
     debian(&["kcat"]).context("kcat is needed to test Kafka's own clients against the broker; install it by hand")
+}
+
+/// Makes sure that file systems can be made whose power is cut.
+pub(crate) fn file_systems() -> anyhow::Result<()> {
+    let made = |program| output(Command::new(program).arg("-V")).is_some();
+    if made("mkfs.ext4") && made("mkfs.xfs") {
+        return Ok(());
+    }
+    debian(&["e2fsprogs", "xfsprogs"])
+        .context("mkfs.ext4 and mkfs.xfs are needed to test power cuts; install them by hand")
 }
 
 /// Makes sure that there is a Python with kafka-python, apart from the system's, and returns it.

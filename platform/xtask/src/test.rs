@@ -16,6 +16,7 @@ use crate::{
 /// Runs every test of the project. `words` go to cargo test and narrow what is run.
 pub(crate) fn all(words: &[String]) -> anyhow::Result<()> {
     setup::kcat()?;
+    setup::file_systems()?;
     let python = setup::python()?;
     // All that the tests need in one go, and with the tests' features: nothing is compiled twice, and programs that tests
     // start are not built under their feet.
@@ -80,6 +81,38 @@ fn run_counting(command: &mut Command) -> anyhow::Result<Counts> {
     }
     ensure!(counts.ignored == 0, "{} tests were ignored: a test runs, or it is not here", counts.ignored);
     Ok(counts)
+}
+
+/// What `cargo xtask powercut` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PowerCuts {
+    /// How often the power is cut, on each file system.
+    #[arg(long, default_value_t = 200)]
+    cuts: u32,
+    /// The file system.
+    #[arg(long, default_value = "both", value_parser = ["ext4", "xfs", "both"])]
+    fs: String,
+    /// Where the plan comes from; drawn and printed unless told.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Cuts the power of a broker, again and again, on file systems of its own.
+pub(crate) fn power_cuts(options: &PowerCuts) -> anyhow::Result<()> {
+    setup::file_systems()?;
+    let millstream = run::millstream()?;
+    let mut tests =
+        cargo(&["test", "--release", "--locked", "--workspace", "--test", "power_cuts", "--", "--nocapture"]);
+    if options.fs != "both" {
+        tests.arg(format!("on_{}", options.fs));
+    }
+    tests.env("MILLSTREAM_BIN", millstream).env("POWER_CUTS", options.cuts.to_string());
+    if let Some(seed) = options.seed {
+        tests.env("POWER_SEED", seed.to_string());
+    }
+    let counts = run_counting(&mut tests)?;
+    ensure!(counts.passed > 0, "no power was cut");
+    Ok(())
 }
 
 /// Runs the benchmarks; `words` go to them.

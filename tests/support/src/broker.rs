@@ -29,6 +29,7 @@ const FREE_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0
 pub struct Broker {
     home: TempDir,
     profile: PathBuf,
+    data_dir: PathBuf,
     /// Where it listens when nothing else is asked for: usually on a free port.
     listen: SocketAddr,
     serve: Vec<String>,
@@ -71,6 +72,17 @@ impl Broker {
         Self::start_in(home, profile, listen, serve)
     }
 
+    /// A broker that is not started yet, whose data directory is somewhere else. It stays there when the broker is dropped.
+    ///
+    /// # Errors
+    /// When there is no folder for its log.
+    pub fn over(data_dir: PathBuf, serve: &[&str]) -> anyhow::Result<Self> {
+        let home = tempfile::Builder::new().prefix("millstream-test-").tempdir()?;
+        let profile = home.path().join("profile.json");
+        let serve = serve.iter().map(ToString::to_string).collect();
+        Ok(Self { home, profile, data_dir, listen: FREE_PORT, serve, running: None, address: None, starts: 0 })
+    }
+
     /// Starts a second broker of the same user: with data of its own, and the client profile of the first.
     ///
     /// # Errors
@@ -82,7 +94,8 @@ impl Broker {
 
     fn start_in(home: TempDir, profile: PathBuf, listen: SocketAddr, serve: &[&str]) -> anyhow::Result<Self> {
         let serve = serve.iter().map(ToString::to_string).collect();
-        let mut broker = Self { home, profile, listen, serve, running: None, address: None, starts: 0 };
+        let data_dir = home.path().join("data");
+        let mut broker = Self { home, profile, data_dir, listen, serve, running: None, address: None, starts: 0 };
         broker.restart()?;
         Ok(broker)
     }
@@ -175,6 +188,12 @@ impl Broker {
         Ok(())
     }
 
+    /// Whether it was ready once: then it has an address to come back to.
+    #[must_use]
+    pub fn has_run(&self) -> bool {
+        self.address.is_some()
+    }
+
     /// Whether the process still runs: false once it has stopped by itself.
     ///
     /// # Errors
@@ -212,7 +231,7 @@ impl Broker {
     /// The data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.home.path().join("data")
+        self.data_dir.clone()
     }
 
     /// The client profile that the broker writes and clients read, apart from the user's own.

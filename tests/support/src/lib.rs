@@ -4,6 +4,8 @@ pub mod broker;
 pub mod cli;
 pub mod flights;
 pub mod guests;
+pub mod history;
+pub mod image;
 pub mod message;
 pub mod peers;
 pub mod rules;

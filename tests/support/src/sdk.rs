@@ -8,11 +8,12 @@ use millstream_client::{
     Client, ClientOptions, Compression, ConsumedRecord, ConsumerOptions, Header, Producer, ProducerOptions,
     ProducerRecord, Security, StartFrom,
 };
-use millstream_model::{PartitionId, TimestampMs};
+use millstream_model::{PartitionId, TimestampMs, limits::BATCH_BYTES_MAX};
 use millstream_record::{BatchBuilder, BatchOptions};
 
 use crate::{
     broker::Broker,
+    history::{Pass, Seen},
     message::{Message, Placed},
 };
 
@@ -94,6 +95,34 @@ impl Sdk {
         }
         Ok(read)
     }
+}
+
+/// Reads a topic from its beginning to where its end is now, with all that a history is held against.
+///
+/// # Errors
+/// When it cannot be read, or a batch is not sound.
+pub async fn read_pass(client: &Client, topic: &str) -> anyhow::Result<Pass> {
+    let options = ConsumerOptions { until_end: true, ..ConsumerOptions::default() };
+    let mut consumer = client.consumer(topic, options).await?;
+    let mut pass = Pass::default();
+    while let Some(fetched) = consumer.next_batches().await? {
+        for batch in &fetched.batches {
+            for record in batch.records(BATCH_BYTES_MAX)? {
+                let record = record?;
+                if record.offset >= fetched.from {
+                    pass.seen.push(Seen {
+                        partition: fetched.partition.0,
+                        offset: record.offset.0,
+                        epoch: Some(batch.header().partition_leader_epoch.0),
+                        value: record.value.unwrap_or_default().to_vec(),
+                    });
+                }
+            }
+        }
+    }
+    let told = consumer.positions().filter_map(|at| Some((at.partition.0, at.high_watermark?.0)));
+    pass.high_watermarks = told.collect();
+    Ok(pass)
 }
 
 /// [`Sdk::send_all`] for a test without a runtime of its own.

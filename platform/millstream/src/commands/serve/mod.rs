@@ -85,6 +85,12 @@ pub(crate) struct Serve {
     /// Write where the broker listens to this file, as JSON, once it is ready.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_READY_FILE")]
     ready_file: Option<PathBuf>,
+    /// Bytes of a journal file: for tests, which want to see files used again and again.
+    #[arg(long, value_name = "BYTES", hide = true)]
+    journal_file_bytes: Option<u64>,
+    /// Bytes that all journal files may take together: for tests.
+    #[arg(long, value_name = "BYTES", hide = true)]
+    journal_bytes: Option<u64>,
     #[command(flatten)]
     form: Form,
     #[command(flatten)]
@@ -126,11 +132,14 @@ impl Running {
             warn!(address = %bound, "whoever reaches this address may do everything: there are no access rights yet");
         }
         let frames = Budget::new(settings.frame_memory);
+        let defaults = BrokerOptions::new(settings.node_id, data_dir.clone());
         let options = BrokerOptions {
             advertise: settings.advertise.as_ref().map(ToString::to_string),
             frames: frames.clone(),
             open_segments_max: limits::raise_open_files(),
-            ..BrokerOptions::new(settings.node_id, data_dir.clone())
+            journal_file_bytes: settings.journal_file_bytes.unwrap_or(defaults.journal_file_bytes),
+            journal_bytes_max: settings.journal_bytes.unwrap_or(defaults.journal_bytes_max),
+            ..defaults
         };
         let prepared = Broker::prepare(options, millstream_env::real::env(), bound)
             .await

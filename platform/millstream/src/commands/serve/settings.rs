@@ -41,6 +41,9 @@ pub(crate) struct Settings {
     pub(crate) node_id: BrokerId,
     pub(crate) frame_memory: usize,
     pub(crate) ready_file: Option<PathBuf>,
+    /// None: the broker's own.
+    pub(crate) journal_file_bytes: Option<u64>,
+    pub(crate) journal_bytes: Option<u64>,
 }
 
 /// The configuration file. Its keys are the flags' names.
@@ -153,6 +156,8 @@ impl Settings {
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
             frame_memory: usize::try_from(frame_memory).unwrap_or(usize::MAX),
             ready_file: given.ready_file.or(file.ready_file),
+            journal_file_bytes: given.journal_file_bytes,
+            journal_bytes: given.journal_bytes,
         })
     }
 
