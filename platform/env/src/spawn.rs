@@ -19,6 +19,15 @@ pub trait Spawn: Send + Sync + 'static {
     fn blocking(&self, name: &'static str, work: Box<dyn FnOnce() + Send>) -> Task {
         self.spawn(name, Box::pin(async move { work() }))
     }
+
+    /// Calls `work` with every number below `count`, several at a time, and returns when all calls have: for work that waits for
+    /// the disk more than it computes. Blocks. In simulation one after the other, in order.
+    ///
+    /// # Panics
+    /// When a call panics; the others are ended first.
+    fn each(&self, count: usize, work: &(dyn Fn(usize) + Sync)) {
+        (0..count).for_each(work);
+    }
 }
 
 /// A handle on started work: resolves when it ended. Dropping it lets the work go on.

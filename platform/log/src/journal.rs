@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::{Ballast, Clock, Disk, Env, Lack, Rng};
+use millstream_env::{Ballast, Clock, Disk, Env, Lack, Rng, Spawn};
 use millstream_model::TimestampMs;
 use millstream_record::PATCH_BYTES;
 use parking_lot::{Mutex, MutexGuard};
@@ -130,6 +130,7 @@ pub(crate) struct Journal {
     /// The segments' files, on the disk as it is.
     pub(crate) handles: Arc<Handles>,
     pub(crate) rng: Arc<dyn Rng>,
+    pub(crate) spawn: Arc<dyn Spawn>,
     clock: Arc<dyn Clock>,
     pub(crate) directory_id: Uuid,
     /// Held while directories of logs are made, and while those that are left empty go.
@@ -157,6 +158,7 @@ impl Journal {
             handles: Handles::new(env.disk.clone(), options.open_segments_max, sync_work.clone()),
             options,
             rng: env.rng.clone(),
+            spawn: env.spawn.clone(),
             clock: env.clock.clone(),
             directory_id,
             names: Mutex::default(),

@@ -176,6 +176,7 @@ mod start;
 mod state;
 mod storage;
 mod sync;
+mod sync_all;
 mod sync_log;
 mod ticket;
 

@@ -12,6 +12,7 @@ use crate::{
     journal::{FullFile, Journal, PanicGuard},
     journal_file::{self, FileHeader},
     state::Pin,
+    sync_all::sync_all,
     sync_log::Synced,
 };
 
@@ -269,28 +270,18 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         let due = std::mem::take(&mut queue.due);
         due.into_iter().chain(std::mem::take(&mut queue.unjournaled)).collect::<Vec<_>>()
     };
-    for log in logs {
-        sync_last(&log)?;
-    }
+    sync_all(journal, &logs, true)?;
     loop {
-        let first = journal.queue().pins.first_key_value().map(|(_, log)| log.clone());
-        match first {
-            Some(log) => sync_last(&log)?,
-            None => break,
+        let pinning: Vec<_> = journal.queue().pins.values().cloned().collect();
+        if pinning.is_empty() {
+            break;
         }
+        sync_all(journal, &pinning, true)?;
     }
     let clean = journal.options.dir.join(data_dir::CLEAN);
     replace_file(&*journal.disk, &clean, &[b""], true).map_err(failing("write", &clean))?;
     journal.disk.sync_dir(&journal.options.dir).map_err(failing("sync", &journal.options.dir))?;
     Ok(true)
-}
-
-/// Syncs a log for the last time: nobody tries again but the next start.
-fn sync_last(log: &Arc<PartitionLog>) -> Result<(), StorageFailed> {
-    match log.sync(true)? {
-        Synced::Done => Ok(()),
-        Synced::Postponed(_, failure) => Err(failure),
-    }
 }
 
 /// Removes the directories above a log that is gone, PARTITION and TOPIC, where they hold nothing else. What stays is harmless.

@@ -2,8 +2,10 @@
 
 use std::{collections::HashMap, io, path::Path, sync::Arc};
 
+use millstream_env::Disk;
 use millstream_model::{Durability, Offset};
 use millstream_record::BatchHeader;
+use parking_lot::Mutex;
 
 use super::unreadable;
 use crate::{
@@ -20,10 +22,25 @@ use crate::{
     sync,
 };
 
-/// The logs found on disk, each as its mark says.
+/// The logs found on disk, each as its mark says. Several are read at a time.
 pub(super) fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<HashMap<LogId, Arc<PartitionLog>>, OpenError> {
-    let disk = &*journal.disk;
-    let mut logs = HashMap::new();
+    let found = find_logs(&*journal.disk, dir)?;
+    let logs = Mutex::new(HashMap::with_capacity(found.len()));
+    let failure = Mutex::new(None);
+    journal.spawn.each(found.len(), &|turn| match load(journal, found[turn]) {
+        Ok(log) => {
+            logs.lock().insert(found[turn], Arc::new(log));
+        }
+        Err(error) => {
+            failure.lock().get_or_insert(error);
+        }
+    });
+    failure.into_inner().map_or(Ok(logs.into_inner()), Err)
+}
+
+/// What has a log's directory.
+fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<Vec<LogId>, OpenError> {
+    let mut found = Vec::new();
     for topic in list(disk, dir)? {
         for partition in list(disk, &topic)? {
             let paths = list(disk, &partition)?;
@@ -33,15 +50,13 @@ pub(super) fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<HashMap<Lo
             }
             for path in paths {
                 match LogId::from_path(&path) {
-                    Some(id) => {
-                        logs.insert(id, Arc::new(load(journal, id)?));
-                    }
+                    Some(id) => found.push(id),
                     None => tracing::warn!(path = %path.display(), "not a log's directory; left alone"),
                 }
             }
         }
     }
-    Ok(logs)
+    Ok(found)
 }
 
 /// Loads one log and cuts it to its mark. One in durability `replicated` keeps what is sound beyond it.

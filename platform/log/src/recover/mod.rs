@@ -14,7 +14,7 @@ use std::{
 use self::{files::JournalFiles, load::load_logs, replay::Replay};
 use crate::{
     LogId, OpenError, PartitionLog, ReadError, StorageFailed, data_dir::io, journal::Journal, journal_file::ReadyFile,
-    sync_log::Synced,
+    sync_all::sync_all,
 };
 
 /// What recovery hands over.
@@ -53,12 +53,9 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
         let dir = journal.options.dir.join(id.path());
         disk.create_dir_all(&dir).map_err(io("make", &dir))?;
     }
-    for log in replay.touched.values() {
-        match log.sync(false).map_err(failed)? {
-            Synced::Done => {}
-            Synced::Postponed(_, failure) => return Err(failed(failure)),
-        }
-    }
+    let mut touched: Vec<_> = replay.touched.values().cloned().collect();
+    touched.sort_by_key(|log| log.id());
+    sync_all(journal, &touched, false).map_err(failed)?;
     let active = files.start_afresh(journal)?;
     Ok(Outcome { logs: replay.logs, active, replayed_frames: replay.frames, replayed_bytes: replay.bytes })
 }

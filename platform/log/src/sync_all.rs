@@ -1,0 +1,62 @@
+//! Syncing many logs: at a start those that the journal names, at the end those that still pin it.
+//!
+//! Each takes a few syncs, and each sync waits for the disk: several logs at a time, and every directory above them once.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use crate::{PartitionLog, StorageFailed, bytes_io::failing, journal::Journal, sync_log::Synced};
+
+/// Syncs all of `logs`, several at a time. Nobody else may be syncing one of them. `closing`: see [`PartitionLog::sync`].
+///
+/// # Errors
+/// The first failure; also where the disk lacks something, since nobody will try again.
+pub(crate) fn sync_all(journal: &Journal, logs: &[Arc<PartitionLog>], closing: bool) -> Result<(), StorageFailed> {
+    sync_parents(journal, logs)?;
+    let again = Mutex::new(Vec::new());
+    each(journal, logs, |log| {
+        if let Synced::Postponed(..) = log.sync(closing)? {
+            again.lock().push(log.clone());
+        }
+        Ok(())
+    })?;
+    // One that was refused just before another gave up the ballast finds room now.
+    for log in again.into_inner() {
+        if let Synced::Postponed(_, failure) = log.sync(closing)? {
+            return Err(failure);
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names above the logs' own directories durable, each directory once: a topic's partitions share most of them.
+fn sync_parents(journal: &Journal, logs: &[Arc<PartitionLog>]) -> Result<(), StorageFailed> {
+    let new: Vec<_> = logs.iter().filter(|log| log.state().parents_changed).collect();
+    let dirs: BTreeSet<&Path> = new.iter().flat_map(|log| log.dir().ancestors().skip(1).take(3)).collect();
+    let dirs: Vec<PathBuf> = dirs.into_iter().map(Path::to_owned).collect();
+    each(journal, &dirs, |dir| journal.disk.sync_dir(dir).map_err(failing("sync", dir)))?;
+    for log in new {
+        log.state().parents_changed = false;
+    }
+    Ok(())
+}
+
+/// Does the same for all, several at a time; the first failure, after all were done.
+fn each<T: Sync>(
+    journal: &Journal,
+    all: &[T],
+    work: impl Fn(&T) -> Result<(), StorageFailed> + Sync,
+) -> Result<(), StorageFailed> {
+    let first = Mutex::new(None);
+    journal.spawn.each(all.len(), &|turn| {
+        if let Err(failure) = work(&all[turn]) {
+            first.lock().get_or_insert(failure);
+        }
+    });
+    first.into_inner().map_or(Ok(()), Err)
+}
