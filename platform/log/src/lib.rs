@@ -114,7 +114,7 @@
 //! 3. Replay the journal in the order of LSNs, skipping what a mark already covers. It ends where the next LSN is not found; see
 //!    *synced LSN* above.
 //! 4. Sync every log that the journal names: even one whose mark covers all, since a killed process may leave marks that can be
-//!    read and are not durable.
+//!    read and are not durable. (Several at a time, `sync_all`, as they were loaded.)
 //! 5. Prepare a fresh journal file, rename the old ones to spares.
 //! 6. Serve.
 //!

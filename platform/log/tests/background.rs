@@ -15,7 +15,7 @@ use std::{
 
 use common::{batch, log_id, options};
 use millstream_env::{Disk, Env, Rng, real, sim::World};
-use millstream_log::{LogOptions, Storage};
+use millstream_log::{LogOptions, Storage, StorageOptions};
 use millstream_model::{Durability, LeaderEpoch, Offset};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
@@ -149,4 +149,21 @@ fn a_start_pays_nothing_for_logs_that_were_made_and_deleted_again() {
         assert_eq!(kept.latest_epoch(), Some(EPOCH));
         world.run_until(kept.append(batch(1, 10, 0), EPOCH).unwrap().ticket).unwrap();
     }
+}
+
+#[test]
+fn the_names_above_many_logs_are_synced_once() {
+    const LOGS: u64 = 40;
+    let world = World::new(1);
+    // Room for all in the journal and open: no log is synced before the end.
+    let roomy = StorageOptions { journal_bytes_max: 4 << 20, open_segments_max: 64, ..options(Path::new("/data")) };
+    let storage = Storage::open(roomy, world.env()).unwrap().0;
+    for partition in 0..LOGS as i32 {
+        let log = storage.open_log(log_id(partition), LogOptions::default()).unwrap();
+        world.run_until(log.append(batch(1, 10, 0), EPOCH).unwrap().ticket).unwrap();
+    }
+    let before = world.disk().counts().dir_syncs;
+    world.run_until(storage.close()).unwrap();
+    // Of each log its own directory, with its mark and without, and PARTITION; then TOPIC, logs, and the data directory.
+    assert_eq!(world.disk().counts().dir_syncs - before, 3 * LOGS + 3);
 }
