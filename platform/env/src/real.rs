@@ -130,7 +130,7 @@ impl Spawn for RealSpawn {
         std::thread::scope(|scope| {
             for _ in 1..EACH_THREADS.min(count) {
                 // Where there is no other thread to be had, this one does it all.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, &take_turns);
+                let _ = std::thread::Builder::new().spawn_scoped(scope, take_turns);
             }
             take_turns();
         });
