@@ -17,7 +17,7 @@ use millstream_client::{Client, ClientOptions, NewTopic, Producer, ProducerOptio
 use millstream_model::PartitionId;
 use millstream_test_support::{
     broker::Broker,
-    history::{History, Wrong},
+    history::{History, Moment, Wrong},
     image::{Image, Kind},
     sdk,
 };
@@ -35,7 +35,7 @@ const SMALL_JOURNAL: [&str; 4] = ["--journal-file-bytes", "262144", "--journal-b
 
 /// In which state the power finds the broker.
 #[derive(Clone, Copy, Debug)]
-enum Moment {
+enum State {
     /// Records are under way.
     Burst,
     /// So many that segments are closed and the journal goes round.
@@ -54,15 +54,15 @@ enum Moment {
     Stopped,
 }
 
-const MOMENTS: [Moment; 8] = [
-    Moment::Burst,
-    Moment::Start,
-    Moment::Acknowledged,
-    Moment::Deleted,
-    Moment::Flood,
-    Moment::Started,
-    Moment::Created,
-    Moment::Stopped,
+const STATES: [State; 8] = [
+    State::Burst,
+    State::Start,
+    State::Acknowledged,
+    State::Deleted,
+    State::Flood,
+    State::Started,
+    State::Created,
+    State::Stopped,
 ];
 
 /// A topic under load, and what its producers were told.
@@ -180,6 +180,12 @@ impl Load {
         self.history.lock().unwrap().check(begun, &pass)
     }
 
+    /// How many of these values the last pass did not find.
+    fn lacks(&self, values: &mut Vec<Vec<u8>>) -> usize {
+        let history = self.history.lock().unwrap();
+        values.drain(..).filter(|value| !history.has_read(value)).count()
+    }
+
     /// Waits until everything that was sent is acknowledged.
     async fn finish(&mut self) {
         self.permits.close();
@@ -238,13 +244,24 @@ struct Run {
     broker: Broker,
     random: StdRng,
     others: Others,
+    /// What was acknowledged while the power was off, and how much of that was lost so far.
+    doubtful: Vec<Vec<u8>>,
+    doubtful_lost: usize,
 }
 
 impl Run {
     fn new(kind: Kind, seed: u64) -> Self {
         let image = Image::new(kind).unwrap();
         let broker = Broker::over(image.root().join("data"), &SMALL_JOURNAL).unwrap();
-        Self { kind, image, broker, random: StdRng::seed_from_u64(seed), others: Others::default() }
+        Self {
+            kind,
+            image,
+            broker,
+            random: StdRng::seed_from_u64(seed),
+            others: Others::default(),
+            doubtful: Vec::new(),
+            doubtful_lost: 0,
+        }
     }
 
     fn pause(&mut self, most: Duration) {
@@ -253,54 +270,59 @@ impl Run {
     }
 
     /// The power fails now, and comes back.
-    fn cut(&mut self) {
-        self.image.switch().unwrap().cut().unwrap();
-        self.power_on();
+    fn cut(&mut self, history: &Mutex<History>) {
+        let switch = self.image.switch().unwrap();
+        let cut = history.lock().unwrap().now();
+        switch.cut().unwrap();
+        self.power_on(history, cut);
     }
 
     /// Whatever became of the broker, its process is no more.
-    fn power_on(&mut self) {
+    fn power_on(&mut self, history: &Mutex<History>, cut: Moment) {
         let _ = self.broker.kill();
+        self.doubtful = history.lock().unwrap().power_failed(cut);
         self.image.power_on().unwrap();
     }
 
     /// The power fails while the broker starts: before it has made anything, in the middle, or when it is ready.
-    fn cut_start(&mut self) {
+    fn cut_start(&mut self, history: &Arc<Mutex<History>>) {
         let switch = self.image.switch().unwrap();
         let after = Duration::from_millis(self.random.random_range(0..150));
+        let told = Arc::clone(history);
         let cutter = thread::spawn(move || {
             thread::sleep(after);
-            switch.cut()
+            let cut = told.lock().unwrap().now();
+            switch.cut().map(|()| cut)
         });
         let started = match self.broker.has_run() {
             true => self.broker.restart_in_place(),
             false => self.broker.restart(),
         };
-        cutter.join().unwrap().unwrap();
+        let cut = cutter.join().unwrap().unwrap();
         if let Err(error) = started {
             // It must say so and end; it may not hang.
             assert!(error.to_string().contains("before it was ready"), "{error:#}");
         }
-        self.power_on();
+        self.power_on(history, cut);
     }
 
     /// Brings the broker into a state, and cuts its power there.
-    fn live(&mut self, runtime: &Runtime, load: &Load, moment: Moment) {
-        match moment {
-            Moment::Burst => {
+    fn live(&mut self, runtime: &Runtime, load: &Load, state: State) {
+        match state {
+            State::Burst => {
                 runtime.block_on(load.send(600, 100));
                 self.pause(Duration::from_millis(20));
             }
-            Moment::Flood => {
+            State::Flood => {
                 let acknowledged = self.random.random_range(1_000..2_500);
                 runtime.block_on(load.send(3_000, acknowledged));
             }
-            Moment::Acknowledged => runtime.block_on(load.send(50, 50)),
-            Moment::Created => {
+            State::Acknowledged => runtime.block_on(load.send(50, 50)),
+            State::Created => {
                 let records = self.random.random_range(0..3);
                 runtime.block_on(async { self.others.create(&connect(&self.broker).await, records).await });
             }
-            Moment::Deleted => {
+            State::Deleted => {
                 let client = runtime.block_on(connect(&self.broker));
                 runtime.block_on(self.others.create(&client, 5));
                 runtime.block_on(load.send(300, 20));
@@ -310,33 +332,35 @@ impl Run {
                 }
                 self.pause(Duration::from_millis(20));
             }
-            Moment::Start | Moment::Started => {
+            State::Start | State::Started => {
                 runtime.block_on(load.send(600, 50));
                 self.broker.kill().unwrap();
-                if matches!(moment, Moment::Start) {
-                    return self.cut_start();
+                load.history.lock().unwrap().ended();
+                if matches!(state, State::Start) {
+                    return self.cut_start(&load.history);
                 }
                 self.broker.restart_in_place().unwrap();
                 self.pause(Duration::from_millis(300));
             }
-            Moment::Stopped => {
+            State::Stopped => {
                 runtime.block_on(load.send(600, 300));
                 self.broker.stop().unwrap();
+                load.history.lock().unwrap().ended();
                 self.pause(Duration::from_millis(5));
             }
         }
-        self.cut();
+        self.cut(&load.history);
     }
 
     /// Starts the broker, and asks whether it kept its word.
     fn check(&mut self, runtime: &Runtime, load: &Load, told: &str) {
-        load.history.lock().unwrap().ended();
         self.broker.restart_in_place().unwrap();
         let wrong = runtime.block_on(async {
             let client = connect(&self.broker).await;
             self.others.check(&client, &load.topic).await;
             load.check(&client).await
         });
+        self.doubtful_lost += load.lacks(&mut self.doubtful);
         let said: Vec<_> = wrong.iter().take(10).map(ToString::to_string).collect();
         assert!(wrong.is_empty(), "{told}: {} wrong:\n  {}", wrong.len(), said.join("\n  "));
     }
@@ -347,18 +371,18 @@ fn cuts(kind: Kind, cuts: u32, seed: u64) -> usize {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut run = Run::new(kind, seed);
     // The first cut finds a directory that is being made.
-    run.cut_start();
+    run.cut_start(&Arc::default());
     run.broker.restart().unwrap();
     let mut acknowledged = 0;
     let mut load: Option<Load> = None;
     for cut in 1..cuts {
-        let moment = MOMENTS[(cut - 1) as usize % MOMENTS.len()];
-        let told = format!("seed {seed}, {} cut {cut}, {moment:?}", run.kind.name());
+        let state = STATES[(cut - 1) as usize % STATES.len()];
+        let told = format!("seed {seed}, {} cut {cut}, {state:?}", run.kind.name());
         let current = load.get_or_insert_with(|| {
             runtime.block_on(Load::start(&run.broker, &format!("load-{cut}"), seed ^ (u64::from(cut) << 32)))
         });
         let start = Instant::now();
-        run.live(&runtime, current, moment);
+        run.live(&runtime, current, state);
         let lived = start.elapsed();
         run.check(&runtime, current, &told);
         eprintln!("{told}: {} acknowledged, {lived:?} and {:?}", current.acknowledgements(), start.elapsed() - lived);
@@ -371,6 +395,7 @@ fn cuts(kind: Kind, cuts: u32, seed: u64) -> usize {
             load = None;
         }
     }
+    eprintln!("{}: {} records were acknowledged without power and are lost", kind.name(), run.doubtful_lost);
     acknowledged
 }
 

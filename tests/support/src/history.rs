@@ -156,6 +156,32 @@ impl History {
         self.life += 1;
     }
 
+    /// Notes that the broker's power failed at `cut`, and that its process is gone now. What was acknowledged in between is no
+    /// promise: a machine without power acknowledges nothing, but a process on a file system without power may still be told
+    /// that a sync went well. Gives the values.
+    pub fn power_failed(&mut self, cut: Moment) -> Vec<Vec<u8>> {
+        self.ended();
+        let mut doubtful = Vec::new();
+        for (value, sent) in &mut self.sent {
+            if let Fate::Acknowledged { place, at, .. } = sent.fate
+                && at > cut
+            {
+                sent.fate = Fate::Unknown;
+                doubtful.push(value.clone());
+                if self.known.get(&place).is_some_and(|known| !known.read) {
+                    self.known.remove(&place);
+                }
+            }
+        }
+        doubtful
+    }
+
+    /// Whether a pass has found this value.
+    #[must_use]
+    pub fn has_read(&self, value: &[u8]) -> bool {
+        self.known.values().any(|known| known.read && known.value == value)
+    }
+
     /// How many acknowledgements were noted.
     #[must_use]
     pub fn acknowledgements(&self) -> usize {

@@ -110,6 +110,34 @@ fn an_acknowledged_duplicate_that_is_lost_is_found() {
     assert_eq!(wrong[0].to_string(), r#"AcknowledgedIsRead: "unknown" was acknowledged at 1/2, where nothing is"#);
 }
 
+/// Of two acknowledgements about a power cut the first counts, and the second binds nobody.
+#[test]
+fn what_was_acknowledged_without_power_is_no_promise() {
+    let mut history = history();
+    let before = history.now();
+    history.acknowledged(b"unknown", 1, 2);
+    assert_eq!(history.power_failed(before), [b"unknown"]);
+    assert_eq!(broken(&mut history, &pass()), []);
+    // Its place is another's now.
+    history.sent(1, b"f");
+    history.acknowledged(b"f", 1, 2);
+    let mut read = pass();
+    read.seen.push(seen(1, 2, 2, "f"));
+    read.high_watermarks.insert(1, 3);
+    assert_eq!(broken(&mut history, &read), []);
+    let after = history.now();
+    assert!(history.power_failed(after).is_empty());
+    assert_eq!(
+        broken(&mut history, &pass()),
+        [
+            Invariant::HighWatermarkIsKept,
+            Invariant::AcknowledgedIsRead,
+            Invariant::HighWatermarkIsKept,
+            Invariant::ReadIsKept
+        ]
+    );
+}
+
 #[test]
 fn a_producers_records_out_of_order_are_found() {
     let mut history = History::default();
