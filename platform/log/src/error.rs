@@ -50,6 +50,16 @@ pub enum OpenError {
         /// The kind's number.
         kind: u8,
     },
+    /// A journal file is not there, and the last run was not closed in order.
+    #[error(
+        "{} is missing, and the broker was not stopped in order: acknowledged records may be nowhere else. Put the file back, \
+         or restore the whole data directory from one copy",
+        path.display()
+    )]
+    JournalMissing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The directory is not empty and is not ours.
     #[error("{} is not a Millstream data directory: {reason}", path.display())]
     NotOurs {

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    io,
+    ops::Range,
     path::PathBuf,
     sync::Arc,
 };
@@ -16,10 +18,12 @@ use uuid::Uuid;
 
 use crate::{
     AppendError, CommitError, PartitionLog, StorageFailed, StorageOptions,
+    bytes_io::failing,
     frame::{FRAME_HEADER_BYTES, Frame, GROUP_ALIGN},
     handles::Handles,
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
     producers::{Limits, PRODUCERS_MAX},
+    span::{SPAN_FILE, Span},
     ticket::Resolve,
 };
 
@@ -137,6 +141,8 @@ pub(crate) struct Journal {
     pub(crate) names: Mutex<()>,
     queue: Mutex<Queue>,
     ring: Mutex<Ring>,
+    /// Which files a start must find; none until recovery has looked.
+    span: Mutex<Option<Span>>,
     /// For the commit loop: entries, a file, or the end.
     pub(crate) commit_work: Notify,
     /// For the sync loop.
@@ -176,6 +182,7 @@ impl Journal {
                 drained: false,
             }),
             ring: Mutex::default(),
+            span: Mutex::default(),
             commit_work: Notify::new(),
             sync_work,
             room: Notify::new(),
@@ -195,6 +202,34 @@ impl Journal {
 
     pub(crate) fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock()
+    }
+
+    /// Where it is written which journal files a start must find.
+    pub(crate) fn span_path(&self) -> PathBuf {
+        self.options.dir.join(SPAN_FILE)
+    }
+
+    /// What is written there now.
+    pub(crate) fn needed(&self) -> Option<Range<u64>> {
+        self.span.lock().as_ref().map(Span::files)
+    }
+
+    /// Reads it, at a start.
+    pub(crate) fn load_span(&self) -> io::Result<()> {
+        *self.span.lock() = Span::load(&*self.disk, &self.span_path())?;
+        Ok(())
+    }
+
+    /// Writes durably which files a start must find. One is added before it takes frames, and taken away before its name goes.
+    pub(crate) fn need(&self, files: Range<u64>) -> Result<(), StorageFailed> {
+        let (path, mut span) = (self.span_path(), self.span.lock());
+        match &mut *span {
+            Some(span) => span.store(files).map_err(failing("write", &path)),
+            None => {
+                *span = Some(Span::create(&*self.disk, &path, files).map_err(failing("write", &path))?);
+                self.disk.sync_dir(&self.options.dir).map_err(failing("sync", &self.options.dir))
+            }
+        }
     }
 
     /// The largest batch that fits a journal file with its frame.
@@ -377,7 +412,7 @@ impl PanicGuard {
 impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let source = Arc::new(std::io::Error::other(format!("{} has panicked", self.what)));
+            let source = Arc::new(io::Error::other(format!("{} has panicked", self.what)));
             self.journal.fail(StorageFailed { action: "go on with", path: self.journal.dir(), source });
         }
     }

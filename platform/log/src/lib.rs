@@ -26,6 +26,7 @@
 //! ```text
 //! DIR/LOCK, FORMAT, CLEAN          one opener; version and id of the directory; there after an orderly close only (`data_dir`)
 //! DIR/BALLAST                      room for what must be written on a full disk, given up then
+//! DIR/JOURNAL                      which journal files a start must find (`span`)
 //! DIR/journal/N.journal            journal files, N: 20 digits, counts uses
 //! DIR/journal/spare-N              recycled, waiting for their next use
 //! DIR/logs/TOPIC/PARTITION/STREAM-GENERATION/
@@ -90,7 +91,8 @@
 //! A batch that an idempotent producer sends again is answered with the offsets that it has, and its ticket resolves when the
 //! first one's does: an answer never says "durable" of what is only queued.
 //!
-//! A file is called a journal only after its header is durable: a journal with a bad header is always damage.
+//! A file is called a journal only after its header is durable: a journal with a bad header is always damage. The note JOURNAL
+//! tells the numbers of the files that are needed, so that one that is missing is known from one that never was.
 //!
 //! Logs in durability `replicated` skip the journal; they are synced every `sync_interval` or 32 MiB.
 //!
@@ -111,7 +113,8 @@
 //! 1. Lock the directory, check its version.
 //! 2. Cut every log to its mark: bytes past it may never have reached the disk, whatever the page cache says. (A `replicated`
 //!    log goes on past its mark as far as batches are sound.)
-//! 3. Replay the journal in the order of LSNs, skipping what a mark already covers. It ends where the next LSN is not found; see
+//! 3. Unless the last run closed the directory, see that every file of the journal is there that JOURNAL names. Replay the
+//!    journal in the order of LSNs, skipping what a mark already covers. It ends where the next LSN is not found; see
 //!    *synced LSN* above.
 //! 4. Sync every log that the journal names: even one whose mark covers all, since a killed process may leave marks that can be
 //!    read and are not durable. (Several at a time, `sync_all`, as they were loaded.)
@@ -172,6 +175,7 @@ mod retention;
 mod segment;
 mod snapshot;
 mod sound;
+mod span;
 mod start;
 mod state;
 mod storage;

@@ -145,6 +145,9 @@ fn prepare_next(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     let header = journal.next_header(sequence);
     match journal_file::prepare(&*journal.disk, &journal.dir(), spare.as_deref(), header) {
         Ok(ready) => {
+            if let Some(files) = journal.needed() {
+                journal.need(files.start..sequence + 1)?;
+            }
             let mut ring = journal.ring();
             ring.files += u64::from(spare.is_none());
             ring.next_sequence += 1;
@@ -201,6 +204,9 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
 
 /// Takes a file's name away, durably: it is no journal any more. (Each before the next, or recovery would see a gap.)
 pub(crate) fn retire(journal: &Journal, path: &std::path::Path, sequence: u64) -> Result<PathBuf, StorageFailed> {
+    if let Some(files) = journal.needed() {
+        journal.need(files.start.max(sequence + 1)..files.end.max(sequence + 1))?;
+    }
     let dir = journal.dir();
     let spare = journal_file::spare_path(&dir, sequence);
     journal.disk.rename(path, &spare).map_err(failing("rename", path))?;

@@ -38,6 +38,20 @@ impl JournalFiles {
         Ok(Self { used, spares })
     }
 
+    /// Checks that the files are there which the note names; `logs`: whether there are any. What a note of an older version
+    /// does not tell is not asked for, but for there being a journal at all.
+    pub(super) fn check_whole(&self, journal: &Journal, logs: bool) -> Result<(), OpenError> {
+        let there: HashSet<u64> = self.used.iter().map(|(sequence, _)| *sequence).collect();
+        let missing = match journal.needed() {
+            Some(mut files) => files.find(|sequence| !there.contains(sequence)),
+            None => (logs && there.is_empty()).then_some(1),
+        };
+        match missing {
+            Some(sequence) => Err(OpenError::JournalMissing { path: journal.dir().join(journal_file::name(sequence)) }),
+            None => Ok(()),
+        }
+    }
+
     /// Makes a fresh file ready, then takes the names of the old ones, whose frames are all in synced segments.
     pub(super) fn start_afresh(mut self, journal: &Arc<Journal>) -> Result<ReadyFile, OpenError> {
         let disk = &*journal.disk;
@@ -71,13 +85,14 @@ impl JournalFiles {
         let fresh = spare.is_none();
         let active = match prepare(spare) {
             Err(error) if fresh && lack(&error).is_some() && !self.used.is_empty() => {
-                // All that the old files tell is in synced segments: one of them serves again.
+                // All that the old files tell is in synced segments: one of them serves again. Until it does, none is needed.
                 self.retire(journal, &mut spares)?;
                 prepare(spares.pop())
             }
             prepared => prepared,
         };
         let active = active.map_err(io("prepare", &journal.dir()))?;
+        journal.need(sequence..sequence + 1).map_err(failed)?;
         self.retire(journal, &mut spares)?;
         let mut ring = journal.ring();
         ring.next_sequence = sequence + 1;

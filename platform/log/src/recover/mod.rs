@@ -45,7 +45,15 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
         frames: 0,
         bytes: 0,
     };
+    journal.load_span().map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidData => OpenError::Damaged { path: journal.span_path(), reason: source.to_string() },
+        _ => OpenError::Io { action: "read", path: journal.span_path(), source },
+    })?;
     let files = JournalFiles::list(journal)?;
+    // After an orderly close the segments have everything.
+    if !clean {
+        files.check_whole(journal, !replay.logs.is_empty())?;
+    }
     let next = replay.run(&files)?;
     journal.queue().next_lsn = next;
     journal.ring().committed_lsn = next - 1;

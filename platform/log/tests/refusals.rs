@@ -1,0 +1,152 @@
+//! Is a start refused when something is missing that acknowledged records may be in, and not when it may be missing?
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{batch, log_id, options, read_all};
+use millstream_env::{Disk, sim::World};
+use millstream_log::{LogOptions, OpenError, Storage, StorageOptions};
+use millstream_model::{LeaderEpoch, Offset};
+
+const EPOCH: LeaderEpoch = LeaderEpoch(1);
+
+/// How a storage ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Close,
+    Kill,
+    PowerCut,
+}
+
+fn open(world: &World) -> Result<Storage, OpenError> {
+    // Eight files: none of the first three is used again before there is a fourth.
+    let options = StorageOptions { journal_bytes_max: 512 << 10, ..options(Path::new("/data")) };
+    Storage::open(options, world.env()).map(|(storage, _)| storage)
+}
+
+/// So much in one log that the journal goes on to a third file and none has gone yet, and then the end.
+fn world(end: End) -> World {
+    let world = World::new(5);
+    let storage = open(&world).unwrap();
+    let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+    let mut time = 0;
+    while files(&world).len() < 3 {
+        world.run_until(log.append(batch(1, 9_000, time), EPOCH).unwrap().ticket).unwrap();
+        time += 10;
+    }
+    if end == End::Close {
+        world.run_until(storage.close()).unwrap();
+    }
+    match end {
+        End::Close | End::Kill => world.first().kill(),
+        End::PowerCut => world.first().crash(),
+    }
+    world
+}
+
+/// The journal's files, oldest first.
+fn files(world: &World) -> Vec<PathBuf> {
+    let paths = world.disk().read_dir(Path::new("/data/journal")).unwrap();
+    paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "journal")).collect()
+}
+
+fn records(storage: &Storage) -> usize {
+    let log = storage.log(log_id(0)).unwrap();
+    read_all(&log, log.end_offset(), 100_000).len()
+}
+
+#[test]
+fn a_journal_file_that_went_missing_after_a_crash_is_named() {
+    for end in [End::Kill, End::PowerCut] {
+        for nth in 0..3 {
+            let world = world(end);
+            let path = files(&world)[nth].clone();
+            world.disk().remove_file(&path).unwrap();
+            match open(&world) {
+                Err(OpenError::JournalMissing { path: missing }) => assert_eq!(missing, path, "{end:?}"),
+                other => panic!("{end:?} without file {nth}: {:?}", other.err()),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_journal_that_went_missing_after_a_crash_is_named() {
+    for note in [true, false] {
+        let world = world(End::Kill);
+        world.disk().remove_dir_all(Path::new("/data/journal")).unwrap();
+        if !note {
+            // Then it is a directory of a version that had none.
+            world.disk().remove_file(Path::new("/data/JOURNAL")).unwrap();
+        }
+        assert!(matches!(open(&world), Err(OpenError::JournalMissing { .. })), "note: {note}");
+        // And again: the refused start has changed nothing about it.
+        assert!(matches!(open(&world), Err(OpenError::JournalMissing { .. })), "note: {note}");
+    }
+}
+
+#[test]
+fn what_is_put_back_is_served() {
+    let world = world(End::Kill);
+    let count = 3;
+    let path = files(&world)[1].clone();
+    let aside = Path::new("/data/aside");
+    world.disk().rename(&path, aside).unwrap();
+    assert!(open(&world).is_err());
+    world.disk().rename(aside, &path).unwrap();
+    let storage = open(&world).unwrap();
+    assert!(records(&storage) > count);
+}
+
+#[test]
+fn after_an_orderly_close_nobody_needs_the_journal() {
+    let whole = records(&open(&world(End::Close)).unwrap());
+    // Not the one between: that there is nothing to be replayed does not excuse a hole in what is there.
+    for nth in [0, 2] {
+        let world = world(End::Close);
+        world.disk().remove_file(&files(&world)[nth]).unwrap();
+        assert_eq!(records(&open(&world).unwrap()), whole);
+    }
+    let world = world(End::Close);
+    world.disk().remove_dir_all(Path::new("/data/journal")).unwrap();
+    let storage = open(&world).unwrap();
+    assert_eq!(records(&storage), whole);
+    // It goes on from there, and the journal is needed again.
+    let log = storage.log(log_id(0)).unwrap();
+    let appended = log.append(batch(1, 10, 0), EPOCH).unwrap();
+    assert_eq!(appended.base_offset, Offset(whole as i64));
+    world.run_until(appended.ticket).unwrap();
+    world.first().kill();
+    drop(storage);
+    world.disk().remove_file(&files(&world)[0]).unwrap();
+    assert!(matches!(open(&world), Err(OpenError::JournalMissing { .. })));
+}
+
+/// Without room for a new journal file a start gives up the old ones first: a crash just then leaves logs without a journal.
+#[test]
+fn a_crash_between_two_journals_on_a_full_disk_is_no_reason_to_refuse() {
+    use millstream_env::sim::{DiskOperation, Fault, FaultError};
+    let whole = records(&open(&world(End::Kill)).unwrap());
+    for end in [End::Kill, End::PowerCut] {
+        let world = world(End::Kill);
+        for path in world.disk().read_dir(Path::new("/data/journal")).unwrap() {
+            if path.file_name().unwrap().to_str().unwrap().starts_with("spare") {
+                world.disk().remove_file(&path).unwrap();
+            }
+        }
+        // No room for a new file; the old ones go; the one that is to serve again fails.
+        world.disk().inject(Fault::nth(DiskOperation::Resize, 1).on("spare").with(FaultError::Full).for_good());
+        world.disk().inject(Fault::nth(DiskOperation::Write, 1).on("spare").with(FaultError::Io));
+        open(&world).err().unwrap();
+        assert!(files(&world).is_empty(), "the window that is asked about");
+        match end {
+            End::PowerCut => world.first().crash(),
+            _ => world.first().kill(),
+        }
+        world.disk().clear_faults();
+        assert_eq!(records(&open(&world).unwrap()), whole, "{end:?}");
+    }
+}
