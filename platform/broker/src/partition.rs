@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures::FutureExt;
 use millstream_env::Spawn;
-use millstream_log::{AppendError, Appended, CommitError, PartitionLog, Read, ReadError, Ticket};
+use millstream_log::{AppendError, Appended, CommitError, PartitionLog, ReadError, ReadParts, Ticket};
 use millstream_model::{LeaderEpoch, Offset, TopicPartition};
 use millstream_record::BatchHeader;
 use millstream_replica::{Acks, AppendRefused, Replica};
@@ -123,8 +123,8 @@ impl Partition {
     }
 
     /// Reads whole batches below the high watermark.
-    pub(crate) fn read(&self, from: Offset, bytes_max: usize) -> Result<Read, ReadError> {
-        self.log.read(from, self.high_watermark(), bytes_max)
+    pub(crate) fn read(&self, from: Offset, bytes_max: usize) -> Result<ReadParts, ReadError> {
+        self.log.read_parts(from, self.high_watermark(), bytes_max)
     }
 }
 

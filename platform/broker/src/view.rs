@@ -139,10 +139,10 @@ impl Reader<'_> {
             let bytes = self.room.bytes(read_max, self.partition.batch_bytes_max);
             let _held = self.shared.memory.unpack(bytes).await;
             let read = self.partition.read(self.next, read_max)?;
-            if read.batches.is_empty() {
+            if read.parts.is_empty() {
                 return Ok(());
             }
-            for batch in batches(read.batches) {
+            for batch in read.parts.into_iter().flat_map(batches) {
                 let batch = batch.map_err(RowsError::from)?;
                 let header = *batch.header();
                 let Some(mut unpacked) = self.room.unpack(&batch, self.next)? else { break };

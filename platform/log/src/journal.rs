@@ -24,6 +24,7 @@ use crate::{
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
     producers::{Limits, PRODUCERS_MAX},
     span::{SPAN_FILE, Span},
+    tail::Tails,
     ticket::Resolve,
 };
 
@@ -133,6 +134,7 @@ pub(crate) struct Journal {
     pub(crate) ballast: Arc<Ballast>,
     /// The segments' files, on the disk as it is.
     pub(crate) handles: Arc<Handles>,
+    pub(crate) tails: Arc<Tails>,
     pub(crate) rng: Arc<dyn Rng>,
     pub(crate) spawn: Arc<dyn Spawn>,
     clock: Arc<dyn Clock>,
@@ -162,6 +164,7 @@ impl Journal {
             disk: ballast.disk(),
             ballast,
             handles: Handles::new(env.disk.clone(), options.open_segments_max, sync_work.clone()),
+            tails: Tails::new(options.tail_bytes_max),
             options,
             rng: env.rng.clone(),
             spawn: env.spawn.clone(),

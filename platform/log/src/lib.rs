@@ -102,6 +102,9 @@
 //! itself is one `pread` of the segment's file and a walk over the batches' headers. Readers say up to which offset (their high
 //! watermark) they may read; the log's own end is not durable yet.
 //!
+//! Who reads at the end is served from memory, if there is a reader there already (`tail`): the newest batches of such logs are
+//! kept as they were written, at most `tail_bytes_max` (64 MiB) of all logs together, oldest out first.
+//!
 //! Each batch that came from the disk is checked before it is served (`sound`): its CRC, that its offsets follow those before
 //! it, and its leader epoch against the log's, since the CRC covers neither base offset nor epoch. Where one is damaged, what is
 //! sound before it is served, and a read that begins at it is refused and names the offsets that are lost. Readers go on after
@@ -182,6 +185,7 @@ mod storage;
 mod sync;
 mod sync_all;
 mod sync_log;
+mod tail;
 mod ticket;
 
 pub use error::{
@@ -191,7 +195,7 @@ pub use error::{
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};
 pub use partition::{Appended, PartitionLog};
-pub use read::Read;
+pub use read::{Read, ReadParts};
 pub use retention::Retention;
 pub use start::ClosedSegment;
 pub use storage::Storage;

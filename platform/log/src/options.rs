@@ -26,6 +26,8 @@ pub struct StorageOptions {
     pub sync_interval: Duration,
     /// How many segments' files may be open at a time; more only while they wait to be synced, which is then done at once.
     pub open_segments_max: usize,
+    /// How much of the newest batches is kept in memory for those who read at the end, bytes, of all logs together; 0: nothing.
+    pub tail_bytes_max: usize,
     /// How much room is set aside for what must be written even on a full disk, bytes. Appends are refused while it is not.
     pub ballast_bytes: u64,
 }
@@ -43,6 +45,7 @@ impl StorageOptions {
             producer_expiration: Duration::from_secs(24 * 60 * 60),
             sync_interval: Duration::from_secs(5),
             open_segments_max: 512,
+            tail_bytes_max: 64 << 20,
             ballast_bytes: 16 << 20,
         }
     }

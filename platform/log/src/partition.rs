@@ -21,6 +21,7 @@ use crate::{
     producers::{Producers, Verdict},
     segment::Segment,
     state::{Checkpoint, Part, State},
+    tail::{Copied, Tail},
     ticket::Resolve,
 };
 
@@ -34,6 +35,7 @@ pub struct PartitionLog {
     durability: Durability,
     journal: Arc<Journal>,
     flushed: watch::Sender<Offset>,
+    tail: Arc<Tail>,
     state: Mutex<State>,
 }
 
@@ -173,7 +175,8 @@ impl PartitionLog {
 
     pub(crate) fn new(id: LogId, journal: Arc<Journal>, durability: Durability, state: State, flushed: Offset) -> Self {
         let dir = journal.options.dir.join(id.path());
-        Self { id, dir, durability, journal, flushed: watch::Sender::new(flushed), state: Mutex::new(state) }
+        let tail = journal.tails.tail();
+        Self { id, dir, durability, journal, flushed: watch::Sender::new(flushed), tail, state: Mutex::new(state) }
     }
 
     /// A log that holds nothing. Its directory must be made before the first append.
@@ -195,6 +198,10 @@ impl PartitionLog {
 
     pub(crate) fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+
+    pub(crate) fn tail(&self) -> &Arc<Tail> {
+        &self.tail
     }
 
     pub(crate) fn durability(&self) -> Durability {
@@ -231,6 +238,7 @@ impl PartitionLog {
         let (resolve, ticket) = Ticket::new();
         let (epoch, end) = (state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN), state.end);
         self.enqueue(&mut state, [self.mutation(Kind::Drop, epoch, (end, end), resolve)])?;
+        self.tail.clear();
         drop(state);
         self.journal.commit_work.notify_one();
         Ok(ticket)
@@ -281,9 +289,16 @@ impl PartitionLog {
         let before = state.checkpoint();
         let base = state.end;
         let mut entries = Vec::with_capacity(batches.len());
+        let (followed, mut copies) = (self.tail.is_followed(), Vec::new());
         for batch in batches {
             match self.write(&mut state, batch, epoch, now) {
-                Ok(entry) => entries.push(entry),
+                Ok(entry) => {
+                    if followed {
+                        let Entry { frame, prefix, body, .. } = &entry;
+                        copies.push(Copied::new(frame.base_offset, frame.end_offset, prefix, body));
+                    }
+                    entries.push(entry);
+                }
                 Err(error) => return Err(self.refuse(&mut state, &before, error)),
             }
         }
@@ -300,6 +315,7 @@ impl PartitionLog {
                 Err(source) => self.fail("cut", source).into(),
             });
         }
+        self.tail.push(copies);
         state.epochs_changed |= state.epochs.begin(epoch, base);
         // Only now: what was undone has left no trace in its producer's sequence.
         match idempotent {

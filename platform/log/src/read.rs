@@ -27,6 +27,23 @@ pub struct Read {
     pub next: Offset,
 }
 
+/// What was read, in pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadParts {
+    /// Whole batches in each piece, which follow each other; otherwise as [`Read::batches`]. None is empty.
+    pub parts: Vec<Bytes>,
+    /// Where to read on.
+    pub next: Offset,
+}
+
+impl ReadParts {
+    /// Bytes of all pieces.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+}
+
 /// What was cut out of a segment, and where its end is.
 struct Cut {
     batches: Bytes,
@@ -39,14 +56,27 @@ impl PartitionLog {
     /// consumers), about `bytes_max` bytes of them but always at least one if there is one. Stops at a segment's end, and
     /// before a damaged batch.
     ///
-    /// Blocks on the page cache or the disk. A `from` at or past `end`, but not past the log's end, reads nothing. A
-    /// batch that reaches past `end` is not read. What is read is what was appended: each batch is checked, its CRC above all.
+    /// Blocks on the page cache or the disk, but for what is kept of the log's end. A `from` at or past `end`, but not past the
+    /// log's end, reads nothing. A batch that reaches past `end` is not read. What is read is what was appended: each batch is checked, its CRC above all.
     ///
     /// # Errors
     /// [`ReadError`]. Where `from` lies in a damaged batch, [`ReadError::Damaged`] with the offsets that are lost: those after
     /// them can be read.
     pub fn read(&self, from: Offset, end: Offset, bytes_max: usize) -> Result<Read, ReadError> {
-        let nothing = Read { batches: Bytes::new(), next: from };
+        let ReadParts { mut parts, next } = self.read_parts(from, end, bytes_max)?;
+        let batches = match parts.len() {
+            0 | 1 => parts.pop().unwrap_or_default(),
+            _ => parts.concat().into(),
+        };
+        Ok(Read { batches, next })
+    }
+
+    /// As [`PartitionLog::read`], without the copy that puts together what is kept in several pieces.
+    ///
+    /// # Errors
+    /// [`ReadError`], as there.
+    pub fn read_parts(&self, from: Offset, end: Offset, bytes_max: usize) -> Result<ReadParts, ReadError> {
+        let nothing = ReadParts { parts: Vec::new(), next: from };
         let (extent, exact, indexed, end) = {
             let mut state = self.state();
             if state.dropped.is_some() {
@@ -57,7 +87,12 @@ impl PartitionLog {
             }
             let end = end.min(state.end);
             if from >= end {
+                self.tail().follow(from);
                 return Ok(nothing);
+            }
+            if let Some((parts, next)) = self.tail().read(from, end, bytes_max, state.end) {
+                let parts = if parts.is_empty() { nothing } else { ReadParts { parts, next } };
+                return Ok(parts);
             }
             let at = state.parts.partition_point(|part| part.segment.base <= from).saturating_sub(1);
             let part = state.parts[at].clone();
@@ -86,8 +121,16 @@ impl PartitionLog {
         let Some(cut) = cut.map_err(|error| self.explain(from, error))? else {
             return Ok(nothing);
         };
+        if cut.next >= end {
+            self.tail().follow(cut.next);
+        }
         self.state().remember(cut.next, segment.base, cut.position);
-        Ok(Read { batches: cut.batches, next: cut.next })
+        Ok(ReadParts { parts: vec![cut.batches], next: cut.next })
+    }
+
+    /// Says that a reader waits at the log's end: what is appended from now on is kept for it in memory, as far as there is room.
+    pub fn follow(&self) {
+        self.tail().follow(self.end_offset());
     }
 
     /// Why a read from `from` failed: the segment may have gone in the middle of it.

@@ -159,6 +159,7 @@ impl Counted<'_> {
             return None;
         }
         if self.next == high_watermark {
+            self.source.partition.log.follow();
             return Some(self.bytes);
         }
         // What a view shows is known once its modules have seen it: its reader is answered at any progress.
@@ -171,7 +172,7 @@ impl Counted<'_> {
         let bytes_max = self.partition_bytes_max.min(bytes_max).saturating_sub(self.bytes);
         if bytes_max > 0 {
             let read = self.source.partition.read(self.next, bytes_max).ok()?;
-            self.bytes += read.batches.len();
+            self.bytes += read.bytes();
             self.next = read.next;
         }
         Some(self.bytes)
@@ -299,7 +300,7 @@ impl Shown {
                 seen[index] = Some(read.map_err(Arc::new));
             } else if source.view.is_none() && source.has_news(&target.request) {
                 // Counted and let go, to be read with a share: what the request names first has the room first.
-                budget.take(partition.read(from, room).map_or(0, |read| read.batches.len()));
+                budget.take(partition.read(from, room).map_or(0, |read| read.bytes()));
             }
         }
         held.shrink(seen.iter().flatten().flatten().map(Seen::bytes).sum());
@@ -426,7 +427,7 @@ fn read_source(
     let (parts, next) = match (&source.view, seen) {
         (None, _) => {
             let read = partition.read(from, bytes_max).map_err(|error| Arc::new(error.into()))?;
-            (if read.batches.is_empty() { Vec::new() } else { vec![read.batches] }, answer.next_offset)
+            (read.parts, answer.next_offset)
         }
         (Some(_), Some(Ok(seen))) => (seen.batches.clone(), seen.next),
         (Some(_), Some(Err(error))) => return Err(error.clone()),

@@ -164,7 +164,7 @@ impl<'a> Task<'a> {
         let started = clock.now();
         let read = partition.read(self.done, READ_BYTES)?;
         let mut largest = 0;
-        for batch in batches(read.batches) {
+        for batch in read.parts.into_iter().flat_map(batches) {
             let batch = batch.map_err(RowsError::from)?;
             let Some(mut unpacked) = self.room.unpack(&batch, self.done)? else { return Ok(()) };
             largest = largest.max(unpacked.bytes());
