@@ -17,7 +17,10 @@ use millstream_env::{Disk, DiskFile, OpenMode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::index::Index;
+use crate::{
+    buffers::{Buffer, Buffers},
+    index::Index,
+};
 
 /// How many files are looked at, at most, to find those to be closed for one that was opened.
 const LOOKS_MAX: usize = 64;
@@ -25,6 +28,8 @@ const LOOKS_MAX: usize = 64;
 /// The open files of a storage.
 pub(crate) struct Handles {
     pub(crate) disk: Arc<dyn Disk>,
+    /// For reads of their files.
+    buffers: Arc<Buffers>,
     max: usize,
     /// In the order in which they were opened or spared.
     open: Mutex<VecDeque<Weak<Handle>>>,
@@ -57,7 +62,8 @@ struct Opened {
 impl Handles {
     /// No file is open. `sync_work` is notified when there are too many to be synced.
     pub(crate) fn new(disk: Arc<dyn Disk>, max: usize, sync_work: Arc<Notify>) -> Arc<Self> {
-        Arc::new(Self { disk, max, open: Mutex::default(), pressed: AtomicBool::new(false), sync_work })
+        let (buffers, open, pressed) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { disk, buffers, max, open, pressed, sync_work })
     }
 
     /// A file at a path, not opened yet.
@@ -143,6 +149,11 @@ impl Handle {
         };
         self.handles.add(self);
         Ok(file)
+    }
+
+    /// A buffer to read so many bytes into.
+    pub(crate) fn buffer(&self, bytes: usize) -> Buffer {
+        self.handles.buffers.take(bytes)
     }
 
     /// The file, if it is open.

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::{
     ReadError,
+    buffers::Buffer,
     handles::{Handle, Handles},
     index::Index,
 };
@@ -207,7 +208,7 @@ impl Segment {
     }
 
     /// Reads exactly `bytes` bytes at `at`.
-    pub(crate) fn read_exact(&self, at: u64, bytes: usize) -> Result<BytesMut, ReadError> {
+    pub(crate) fn read_exact(&self, at: u64, bytes: usize) -> Result<Buffer, ReadError> {
         let buffer = self.read_some(at, bytes)?;
         if buffer.len() < bytes {
             return Err(self.damaged(at + buffer.len() as u64, "it ends in the middle of a batch"));
@@ -216,10 +217,10 @@ impl Segment {
     }
 
     /// Reads `bytes` bytes at `at`; fewer where the file ends before.
-    pub(crate) fn read_some(&self, at: u64, bytes: usize) -> Result<BytesMut, ReadError> {
-        let mut buffer = BytesMut::zeroed(bytes);
-        let read =
-            self.handle.reader().and_then(|file| file.read_at(&mut buffer, at)).map_err(|source| self.io(source))?;
+    pub(crate) fn read_some(&self, at: u64, bytes: usize) -> Result<Buffer, ReadError> {
+        let mut buffer = self.handle.buffer(bytes);
+        let read = self.handle.reader().and_then(|file| file.read_at(buffer.as_mut(), at));
+        let read = read.map_err(|source| self.io(source))?;
         buffer.truncate(read);
         Ok(buffer)
     }
