@@ -179,7 +179,7 @@ impl Broker {
         // All that was agreed on before is applied now.
         modules.sweep(&catalog.state()).await;
 
-        let partitions = Partitions::new(options.id, storage.clone(), env.spawn.clone());
+        let partitions = Partitions::new(options.id, storage.clone(), env.clone());
         partitions.follow(&catalog).await.map_err(|error| StartError::Partitions(Box::new(error)))?;
         let shared = Arc::new(Shared {
             started_at: TimestampMs(env.clock.wall_ms()),

@@ -6,12 +6,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use millstream_env::Spawn;
+use millstream_catalog::Topic;
+use millstream_env::Env;
 use millstream_log::{AppendError, Appended, CommitError, PartitionLog, ReadError, ReadParts, Ticket};
-use millstream_model::{LeaderEpoch, Offset, TopicPartition};
-use millstream_record::BatchHeader;
+use millstream_model::{LeaderEpoch, Offset, TimestampMs, TimestampType, TopicPartition};
+use millstream_record::{BatchHeader, set_log_append_time};
 use millstream_replica::{Acks, AppendRefused, Replica};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -20,12 +21,11 @@ use tokio::sync::watch;
 pub(crate) struct Partition {
     pub(crate) id: TopicPartition,
     pub(crate) epoch: LeaderEpoch,
-    /// `max.message.bytes` of the topic.
-    pub(crate) batch_bytes_max: usize,
+    pub(crate) topic: Arc<Topic>,
     pub(crate) log: Arc<PartitionLog>,
     replica: Mutex<Replica>,
     high_watermark: watch::Sender<Offset>,
-    spawn: Arc<dyn Spawn>,
+    env: Env,
 }
 
 /// Why an append was not taken. Nothing was appended.
@@ -41,6 +41,8 @@ pub(crate) enum PartitionAppendError {
 pub(crate) struct PendingAppend {
     pub(crate) base_offset: Offset,
     pub(crate) end_offset: Offset,
+    /// The time that the broker has given its records; none if they have their producer's, or the time is not known any more.
+    pub(crate) log_append_time: Option<TimestampMs>,
     pub(crate) commit: Commit,
 }
 
@@ -48,26 +50,39 @@ impl Partition {
     pub(crate) fn new(
         id: TopicPartition,
         epoch: LeaderEpoch,
-        batch_bytes_max: usize,
+        topic: Arc<Topic>,
         log: Arc<PartitionLog>,
         replica: Replica,
-        spawn: Arc<dyn Spawn>,
+        env: Env,
     ) -> Arc<Self> {
         let high_watermark = watch::Sender::new(replica.high_watermark());
-        Arc::new(Self { id, epoch, batch_bytes_max, log, replica: Mutex::new(replica), high_watermark, spawn })
+        Arc::new(Self { id, epoch, topic, log, replica: Mutex::new(replica), high_watermark, env })
     }
 
-    /// Appends validated batches as one step, if the rules admit it. A batch that an idempotent producer has sent before is not
+    /// `max.message.bytes` of the topic.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        self.topic.config.message_bytes_max
+    }
+
+    /// Appends validated batches as one step, if the rules admit it, with the broker's time where the topic says so. A batch that an idempotent producer has sent before is not
     /// appended again: what is given is the first one's.
     pub(crate) fn append(
         self: &Arc<Self>,
-        batches: Vec<Bytes>,
+        mut batches: Vec<Bytes>,
         acks: Acks,
     ) -> Result<PendingAppend, PartitionAppendError> {
         self.replica.lock().admits(acks, LeaderEpoch::UNKNOWN)?;
+        let now = match self.topic.config.timestamp_type {
+            TimestampType::CreateTime => None,
+            TimestampType::LogAppendTime => Some(TimestampMs(self.env.clock.wall_ms())),
+        };
+        for (batch, now) in batches.iter_mut().zip(now.into_iter().cycle()) {
+            *batch = stamped(batch, now)?;
+        }
         let appended = self.log.append_many(batches, self.epoch)?;
         self.advance();
-        Ok(self.pending(appended))
+        let now = now.filter(|_| !appended.duplicate);
+        Ok(PendingAppend { log_append_time: now, ..self.pending(appended) })
     }
 
     /// The append of a batch that an idempotent producer has sent before, if it is remembered: as far as that one has come.
@@ -79,6 +94,7 @@ impl Partition {
         PendingAppend {
             base_offset: appended.base_offset,
             end_offset: appended.last_offset.plus(1),
+            log_append_time: None,
             commit: Commit { partition: self.clone(), ticket: Some(appended.ticket) },
         }
     }
@@ -128,6 +144,13 @@ impl Partition {
     }
 }
 
+/// A copy of the batch whose records have the broker's time.
+fn stamped(batch: &Bytes, now: TimestampMs) -> Result<Bytes, AppendError> {
+    let mut bytes = BytesMut::from(&batch[..]);
+    set_log_append_time(&mut bytes, now)?;
+    Ok(bytes.freeze())
+}
+
 /// Resolves once the append is durable by the topic's rules on this broker, and has then moved the high watermark.
 ///
 /// Dropping it (the client went away) loses nothing: a task takes over, so that the high watermark moves all the same.
@@ -152,7 +175,7 @@ impl Drop for Commit {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
             let commit = Self { partition: self.partition.clone(), ticket: Some(ticket) };
-            self.partition.spawn.spawn(
+            self.partition.env.spawn.spawn(
                 "commit",
                 async move {
                     // A failure stops the broker through the storage itself.

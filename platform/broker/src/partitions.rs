@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use millstream_catalog::Catalog;
-use millstream_env::Spawn;
+use millstream_env::Env;
 use millstream_log::{AppendError, DeleteError, LogId, LogOptions, OpenLogError, Storage, Stream};
 use millstream_model::{BrokerId, PartitionId, TopicConfig, TopicId, TopicPartition};
 use millstream_replica::{Leadership, Replica, ReplicaOptions};
@@ -18,7 +18,7 @@ type Led = HashMap<TopicPartition, Arc<Partition>>;
 pub(crate) struct Partitions {
     broker: BrokerId,
     storage: Arc<Storage>,
-    spawn: Arc<dyn Spawn>,
+    env: Env,
     led: ArcSwap<Led>,
     /// Held while the table is brought in step, so that no step is lost to another.
     step: tokio::sync::Mutex<()>,
@@ -38,8 +38,8 @@ pub(crate) enum FollowError {
 }
 
 impl Partitions {
-    pub(crate) fn new(broker: BrokerId, storage: Arc<Storage>, spawn: Arc<dyn Spawn>) -> Self {
-        Self { broker, storage, spawn, led: ArcSwap::default(), step: tokio::sync::Mutex::default() }
+    pub(crate) fn new(broker: BrokerId, storage: Arc<Storage>, env: Env) -> Self {
+        Self { broker, storage, env, led: ArcSwap::default(), step: tokio::sync::Mutex::default() }
     }
 
     /// The partition, if this broker leads it.
@@ -89,7 +89,7 @@ impl Partitions {
 
     fn lead(
         &self,
-        topic: &millstream_catalog::Topic,
+        topic: &Arc<millstream_catalog::Topic>,
         id: TopicPartition,
         partition: &millstream_catalog::Partition,
     ) -> Result<(Arc<Partition>, millstream_log::Ticket), FollowError> {
@@ -109,14 +109,7 @@ impl Partitions {
             log_end: log.end_offset(),
             flushed_end: log.flushed_end(),
         })?;
-        let led = Partition::new(
-            id,
-            partition.leader_epoch,
-            topic.config.message_bytes_max,
-            log,
-            replica,
-            self.spawn.clone(),
-        );
+        let led = Partition::new(id, partition.leader_epoch, topic.clone(), log, replica, self.env.clone());
         Ok((led, ticket))
     }
 

@@ -136,7 +136,7 @@ impl Reader<'_> {
         let enough = |shown: &Shown, scan: &Scan| shown.bytes > 0 && shown.bytes >= bytes_max.min(scan.shown);
         while !scan.is_over(clock) && !enough(&self.shown, scan) {
             let read_max = READ_BYTES.min(scan.stored);
-            let bytes = self.room.bytes(read_max, self.partition.batch_bytes_max);
+            let bytes = self.room.bytes(read_max, self.partition.batch_bytes_max());
             let _held = self.shared.memory.unpack(bytes).await;
             let read = self.partition.read(self.next, read_max)?;
             if read.parts.is_empty() {

@@ -24,11 +24,13 @@ pub enum CleanupPolicy {
     Delete,
 }
 
-/// What `message.timestamp.type` says. Only the producer's time is built.
+/// What `message.timestamp.type` says: whose time a record has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TimestampType {
     /// The producer's.
     CreateTime,
+    /// The broker's, of the moment when it appends the record.
+    LogAppendTime,
 }
 
 /// What `millstream.partitioner.enforce` says. Only `off` is built.
@@ -204,8 +206,20 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "message.timestamp.type",
-        show: |_| Some("CreateTime".into()),
-        set: |_, key, text| only(key, text, "CreateTime", &["LogAppendTime"], "CreateTime or LogAppendTime"),
+        show: |config| {
+            Some(match config.timestamp_type {
+                TimestampType::CreateTime => "CreateTime".into(),
+                TimestampType::LogAppendTime => "LogAppendTime".into(),
+            })
+        },
+        set: |config, key, text| {
+            config.timestamp_type = match text {
+                "CreateTime" => TimestampType::CreateTime,
+                "LogAppendTime" => TimestampType::LogAppendTime,
+                _ => return Err(ConfigError::Value { key, value: text.into(), takes: "CreateTime or LogAppendTime" }),
+            };
+            Ok(())
+        },
     },
     ConfigKey {
         key: "min.insync.replicas",
@@ -337,6 +351,7 @@ mod tests {
         let config = TopicConfig::from_pairs([
             ("segment.bytes", "1048576"),
             ("segment.ms", "60000"),
+            ("message.timestamp.type", "LogAppendTime"),
             ("millstream.durability", "replicated"),
             ("millstream.partitioner", "by-field@1"),
             ("millstream.partitioner.param.field", "tailnum"),
@@ -354,7 +369,6 @@ mod tests {
             ("cleanup.policy", "compact"),
             ("cleanup.policy", "compact,delete"),
             ("retention.ms", "1000"),
-            ("message.timestamp.type", "LogAppendTime"),
             ("segment.jitter.ms", "1"),
             ("millstream.partitioner.enforce", "verify"),
         ] {
@@ -370,6 +384,7 @@ mod tests {
             ("segment.bytes", "-1"),
             ("segment.bytes", "ten"),
             ("segment.ms", "0"),
+            ("message.timestamp.type", "logappendtime"),
             ("segment.ms", "9223372036854775808"),
             ("min.insync.replicas", "0"),
         ] {

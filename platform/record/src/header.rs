@@ -227,6 +227,23 @@ pub fn set_producer(
     Ok(())
 }
 
+/// Gives all of a batch's records the broker's time (Kafka's LogAppendTime): sets the flag that says so and the greatest time,
+/// which then is every record's, and the CRC that covers them, in place.
+///
+/// `batch`: one whole encoded batch; nothing else in it changes, compressed or not. Costs a pass over its bytes, for the CRC.
+///
+/// # Errors
+/// [`BatchError::Truncated`] when it is shorter than a header; nothing was changed.
+pub fn set_log_append_time(batch: &mut [u8], now: TimestampMs) -> Result<(), BatchError> {
+    if batch.len() < HEADER_BYTES {
+        return Err(BatchError::Truncated { needed: HEADER_BYTES, remaining: batch.len() });
+    }
+    let attributes = u16::from_be_bytes([batch[21], batch[22]]) | Attributes::LOG_APPEND_TIME;
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    set_max_timestamp(batch, now);
+    Ok(())
+}
+
 /// Sets the greatest time of a whole batch, and the CRC that covers it, which is returned.
 pub(crate) fn set_max_timestamp(batch: &mut [u8], latest: TimestampMs) -> u32 {
     batch[35..43].copy_from_slice(&latest.0.to_be_bytes());

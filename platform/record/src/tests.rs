@@ -519,3 +519,30 @@ proptest! {
         prop_assert!(taken <= section.len());
     }
 }
+
+#[test]
+fn the_brokers_time_is_given_to_every_record_and_nothing_else_changes() {
+    let now = TimestampMs(1_800_000_000_000);
+    let plain = small();
+    // Said to be packed: nothing is unpacked, so it need not be true.
+    for packed in [plain.clone(), lie(&plain, |bytes| put(bytes, 21, &4_u16.to_be_bytes()))] {
+        let mut bytes = packed.to_vec();
+        set_log_append_time(&mut bytes, now).unwrap();
+        // Attributes, greatest time, and the CRC, are all that differs.
+        let differs: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != packed[*at]).collect();
+        assert!(differs.iter().all(|at| matches!(at, 17..=20 | 22 | 35..=42)), "{differs:?}");
+        let batch = Batch::parse_one(bytes.into()).unwrap();
+        batch.verify_crc().unwrap();
+        let attributes = batch.header().attributes;
+        assert!(attributes.is_log_append_time());
+        assert_eq!(attributes.0 & 0b111, u16::from(packed[22]));
+        if packed == plain {
+            let records: Vec<_> = batch.records(LIMIT).unwrap().map(Result::unwrap).collect();
+            assert_eq!(records.len(), 2);
+            assert!(records.iter().all(|record| record.timestamp == now));
+        }
+    }
+    let mut short = small()[..HEADER_BYTES - 1].to_vec();
+    assert!(matches!(set_log_append_time(&mut short, now), Err(BatchError::Truncated { .. })));
+    assert_eq!(short, small()[..HEADER_BYTES - 1]);
+}

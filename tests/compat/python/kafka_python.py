@@ -40,7 +40,7 @@ def produce(address, topic):
     producer.flush(timeout=60)
     for future in sent:
         placed = future.get(timeout=60)
-        print(json.dumps({"partition": placed.partition, "offset": placed.offset}))
+        print(json.dumps({"partition": placed.partition, "offset": placed.offset, "timestamp": placed.timestamp}))
     producer.close(timeout=10)
 
 
@@ -64,6 +64,7 @@ def consume(address, topic):
                             "partition": record.partition,
                             "offset": record.offset,
                             "timestamp": record.timestamp,
+                            "timestamp_type": record.timestamp_type,
                             "key": shown(record.key),
                             "value": shown(record.value),
                             "headers": [[name, shown(value)] for name, value in record.headers],

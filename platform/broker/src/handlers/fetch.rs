@@ -313,7 +313,7 @@ fn wanted_of_views<'a>(targets: impl Iterator<Item = &'a Target>) -> usize {
     let (mut wanted, mut largest) = (0_usize, 0);
     for target in targets {
         wanted = wanted.saturating_add(usize::try_from(target.request.partition_max_bytes).unwrap_or(0));
-        let batch_bytes_max = target.source.as_ref().map_or(0, |source| source.partition.batch_bytes_max);
+        let batch_bytes_max = target.source.as_ref().map_or(0, |source| source.partition.batch_bytes_max());
         largest = largest.max(batch_bytes_max);
     }
     wanted.min(view::SHOWN_BYTES_MAX) + largest
@@ -334,7 +334,7 @@ impl Reading<'_> {
             (Ok(_), Some(Ok(seen))) => seen.bytes(),
             (Ok(source), None) if source.view.is_none() && source.has_news(&target.request) => {
                 // A single batch may be larger than was asked for.
-                usize::try_from(target.request.partition_max_bytes).unwrap_or(0).max(source.partition.batch_bytes_max)
+                usize::try_from(target.request.partition_max_bytes).unwrap_or(0).max(source.partition.batch_bytes_max())
             }
             _ => 0,
         });

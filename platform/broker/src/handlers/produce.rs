@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::{Either, select};
 use millstream_catalog::Topic;
-use millstream_model::{Offset, PartitionId, ProducerId, TopicId, limits};
+use millstream_model::{Offset, PartitionId, ProducerId, TimestampMs, TopicId, limits};
 use millstream_protocol::{
     ErrorCode,
     messages::produce::{
@@ -144,10 +144,10 @@ fn check_partition(
 ) -> Result<CheckedBatch, WireError> {
     let partition = shared.led(readable, data.index)?;
     let stale = check_routing(readable.topic(), data).err();
-    let batch = check_batch(data.records.clone(), partition.batch_bytes_max, version)?;
+    let batch = check_batch(data.records.clone(), partition.batch_bytes_max(), version)?;
     let packed = match batch.header().attributes.compression()? {
         Compression::None => None,
-        _ => Some(unpacked_bytes_max(partition.batch_bytes_max)),
+        _ => Some(unpacked_bytes_max(partition.batch_bytes_max())),
     };
     Ok(CheckedBatch { partition, batch, packed, stale })
 }
@@ -290,9 +290,11 @@ impl Checked {
                     let mut response =
                         PartitionProduceResponse { index, base_offset: Offset(-1), ..Default::default() };
                     match outcome {
-                        Ok((base_offset, log_start_offset)) => {
-                            response.base_offset = base_offset;
-                            response.log_start_offset = log_start_offset;
+                        Ok(settled) => {
+                            response.base_offset = settled.base_offset;
+                            response.log_start_offset = settled.log_start_offset;
+                            response.log_append_time_ms =
+                                settled.log_append_time.unwrap_or(response.log_append_time_ms);
                         }
                         Err(error) => {
                             response.error_code = error.kafka_code();
@@ -323,14 +325,21 @@ fn begin(checked: CheckedBatch, acks: Acks) -> Result<(Arc<Partition>, PendingAp
     Ok((partition, pending))
 }
 
+/// What an append is answered with.
+struct Settled {
+    base_offset: Offset,
+    log_start_offset: Offset,
+    log_append_time: Option<TimestampMs>,
+}
+
 /// Waits until the append is what `acks` promises, at most until the deadline.
 async fn settle(
     partition: &Partition,
     pending: PendingAppend,
     acks: Acks,
     deadline: &mut (impl Future<Output = ()> + Unpin),
-) -> Result<(Offset, Offset), WireError> {
-    let base_offset = pending.base_offset;
+) -> Result<Settled, WireError> {
+    let (base_offset, log_append_time) = (pending.base_offset, pending.log_append_time);
     let done = async {
         pending.commit.await?;
         if acks == Acks::All {
@@ -339,7 +348,9 @@ async fn settle(
         Ok(())
     };
     match select(std::pin::pin!(done), deadline).await {
-        Either::Left((done, _)) => done.map(|()| (base_offset, partition.log.start_offset())),
+        Either::Left((done, _)) => {
+            done.map(|()| Settled { base_offset, log_start_offset: partition.log.start_offset(), log_append_time })
+        }
         Either::Right(_) => Err(WireError::new(
             ErrorCode::RequestTimedOut,
             format!(

@@ -160,7 +160,7 @@ impl<'a> Task<'a> {
     async fn process(&mut self, shared: &Arc<Shared>) -> Result<(), TransformError> {
         let partition = &self.work.partition;
         let clock = &shared.env.clock;
-        let held = shared.memory.unpack(self.room.bytes(READ_BYTES, partition.batch_bytes_max)).await;
+        let held = shared.memory.unpack(self.room.bytes(READ_BYTES, partition.batch_bytes_max())).await;
         let started = clock.now();
         let read = partition.read(self.done, READ_BYTES)?;
         let mut largest = 0;
