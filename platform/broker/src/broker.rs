@@ -20,7 +20,7 @@ use crate::{
     partitions::Partitions,
     pools::{Modules, ModulesError},
     producer_ids::ProducerIds,
-    serve,
+    retention, serve,
     shared::Shared,
     slow::Slow,
     transform::Transforms,
@@ -110,7 +110,10 @@ impl Prepared {
     #[must_use]
     pub fn serve(self, listeners: Vec<Arc<dyn Listener>>) -> Broker {
         let shared = self.shared;
-        let mut tasks = vec![shared.env.spawn.spawn("follow catalog", follow_catalog(shared.clone()).boxed())];
+        let mut tasks = vec![
+            shared.env.spawn.spawn("follow catalog", follow_catalog(shared.clone()).boxed()),
+            shared.env.spawn.spawn("retention", retention::run(shared.clone()).boxed()),
+        ];
         for listener in &listeners {
             let accept = serve::accept_connections(shared.clone(), listener.clone());
             tasks.push(shared.env.spawn.spawn("accept", accept.boxed()));
@@ -189,6 +192,7 @@ impl Broker {
             memory: Memory::new(),
             unpacking: Slow::new(env.spawn.clone()),
             searching: Slow::new(env.spawn.clone()),
+            retaining: Slow::new(env.spawn.clone()),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
             options,

@@ -16,6 +16,7 @@ mod pools;
 mod producer_ids;
 mod readable;
 mod reply;
+mod retention;
 mod rows;
 mod serve;
 mod shared;

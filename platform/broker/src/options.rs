@@ -1,6 +1,6 @@
 //! What a broker is started with.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use millstream_env::Budget;
 use millstream_log::StorageOptions;
@@ -29,6 +29,8 @@ pub struct BrokerOptions {
     /// What large requests and answers may take together. The same budget belongs into the listeners' limits: it counts
     /// frames from their first byte until nothing uses them any more.
     pub frames: Budget,
+    /// How often to look for records that topics need not keep (Kafka's `log.retention.check.interval.ms`).
+    pub retention_check: Duration,
     /// How many segments' files may be open at a time.
     pub open_segments_max: usize,
     /// How large a journal file is, bytes; a multiple of 4096. Less than the largest batch refuses batches.
@@ -50,6 +52,7 @@ impl BrokerOptions {
             compiler: Compiler::this_executable(),
             session: SessionLimits::default(),
             frames: Budget::new(FRAMES_BYTES_DEFAULT),
+            retention_check: Duration::from_secs(5 * 60),
             open_segments_max: 512,
             journal_file_bytes: storage.journal_file_bytes,
             journal_bytes_max: storage.journal_bytes_max,

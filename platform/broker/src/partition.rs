@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use millstream_catalog::Topic;
 use millstream_env::Env;
-use millstream_log::{AppendError, Appended, CommitError, PartitionLog, ReadError, ReadParts, Ticket};
+use millstream_log::{AppendError, Appended, CommitError, PartitionLog, ReadError, ReadParts, Retention, Ticket};
 use millstream_model::{LeaderEpoch, Offset, TimestampMs, TimestampType, TopicPartition};
 use millstream_record::{BatchHeader, set_log_append_time};
 use millstream_replica::{Acks, AppendRefused, Replica};
@@ -62,6 +62,14 @@ impl Partition {
     /// `max.message.bytes` of the topic.
     pub(crate) fn batch_bytes_max(&self) -> usize {
         self.topic.config.message_bytes_max
+    }
+
+    /// How long, and how much of, its records the topic keeps.
+    pub(crate) fn retention(&self) -> Retention {
+        let config = &self.topic.config;
+        // The settings' limits are Kafka's.
+        let ms = config.retention_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+        Retention { ms, bytes: config.retention_bytes }
     }
 
     /// Appends validated batches as one step, if the rules admit it, with the broker's time where the topic says so. A batch that an idempotent producer has sent before is not

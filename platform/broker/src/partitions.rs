@@ -47,6 +47,11 @@ impl Partitions {
         self.led.load().get(&TopicPartition { topic, partition }).cloned()
     }
 
+    /// All that this broker leads now.
+    pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
+        self.led.load().values().cloned().collect()
+    }
+
     /// Opens what the catalog says this broker leads and does not lead yet, and closes and deletes what is no longer there.
     ///
     /// A failure concerns one partition: the others are opened all the same, and the first failure is returned.

@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) unpacking: Slow,
     /// Looking through logs.
     pub(crate) searching: Slow,
+    /// Looking for what topics need not keep.
+    pub(crate) retaining: Slow,
     /// Cancelled when the broker stops: nothing more is read, what was asked is answered.
     pub(crate) stop: CancellationToken,
     /// The connections that are served.

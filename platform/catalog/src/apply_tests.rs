@@ -471,12 +471,14 @@ fn topics_from_before_there_were_all_settings_are_read() {
     let topics = json["topics"].as_object_mut().unwrap();
     let topic = topics.values_mut().find(|topic| topic["name"] == "old").unwrap();
     let config = topic["config"].as_object_mut().unwrap();
-    for since in ["segment_ms"] {
+    for since in ["retention_bytes", "retention_ms", "segment_ms"] {
         assert!(config.remove(since).is_some(), "{since}");
     }
     let read: State = serde_json::from_value(json).unwrap();
     let old = &read.topics.values().find(|topic| topic.name.as_str() == "old").unwrap().config;
-    assert_eq!(*old, TopicConfig::default());
+    // It was told that all is kept.
+    assert_eq!(*old, TopicConfig { retention_ms: None, retention_bytes: None, ..TopicConfig::default() });
+    assert_ne!(old.retention_ms, TopicConfig::default().retention_ms);
 }
 
 fn any_command() -> impl Strategy<Value = Command> {

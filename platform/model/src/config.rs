@@ -60,6 +60,14 @@ pub struct TopicConfig {
     pub partitioner_params: BTreeMap<String, String>,
     /// `min.insync.replicas`: how many replicas must hold a record before acks=all is answered.
     pub insync_replicas_min: u32,
+    /// `retention.bytes`: the oldest segments of a partition go while so many bytes are left; none: however many there are.
+    /// A topic of a version that kept all has none.
+    #[serde(default)]
+    pub retention_bytes: Option<u64>,
+    /// `retention.ms`: a segment goes when all its records are older, milliseconds; none: never. A topic of a version that kept
+    /// all has none, whatever the default: an update deletes nothing.
+    #[serde(default)]
+    pub retention_ms: Option<u64>,
     /// `segment.bytes`: a segment is closed before it would grow past this.
     pub segment_bytes: u64,
     /// `segment.ms`: a segment is closed before it would hold batches further apart in time than this, milliseconds.
@@ -84,6 +92,8 @@ impl Default for TopicConfig {
             partitioner_enforce: PartitionerEnforce::Off,
             partitioner_params: BTreeMap::new(),
             insync_replicas_min: 1,
+            retention_bytes: None,
+            retention_ms: Some(WEEK_MS),
             segment_bytes: 1 << 30,
             segment_ms: segment_ms_default(),
         }
@@ -137,8 +147,8 @@ impl fmt::Debug for ConfigKey {
     }
 }
 
-/// Kafka's largest time, milliseconds.
-const MS_MAX: u64 = i64::MAX.cast_unsigned();
+/// Kafka's largest time, milliseconds, and size, bytes.
+const LIMIT_MAX: u64 = i64::MAX.cast_unsigned();
 const PARAM_PREFIX: &str = "millstream.partitioner.param.";
 
 fn number(key: &'static str, text: &str, low: u64, high: u64, takes: &'static str) -> Result<u64, ConfigError> {
@@ -166,13 +176,16 @@ fn only(
     }
 }
 
-/// `-1` ("for ever") until retention is built; other integers are Kafka's, but not built.
-fn unlimited(key: &'static str, text: &str) -> Result<(), ConfigError> {
-    match text.parse::<i64>() {
-        Ok(-1) => Ok(()),
-        Ok(value) if value >= 0 => Err(ConfigError::NotBuilt { key, value: text.into(), takes: "-1 (no limit)" }),
-        _ => Err(ConfigError::Value { key, value: text.into(), takes: "-1 (no limit)" }),
+/// A limit of Kafka's, where `-1` is none.
+fn limit(key: &'static str, text: &str, takes: &'static str) -> Result<Option<u64>, ConfigError> {
+    match text {
+        "-1" => Ok(None),
+        _ => number(key, text, 0, LIMIT_MAX, takes).map(Some),
     }
+}
+
+fn show_limit(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "-1".into(), |limit| limit.to_string())
 }
 
 /// Every setting, in the order in which it is shown.
@@ -229,8 +242,22 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
             Ok(())
         },
     },
-    ConfigKey { key: "retention.bytes", show: |_| Some("-1".into()), set: |_, key, text| unlimited(key, text) },
-    ConfigKey { key: "retention.ms", show: |_| Some("-1".into()), set: |_, key, text| unlimited(key, text) },
+    ConfigKey {
+        key: "retention.bytes",
+        show: |config| Some(show_limit(config.retention_bytes)),
+        set: |config, key, text| {
+            config.retention_bytes = limit(key, text, "bytes of a partition, or -1 (no limit)")?;
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "retention.ms",
+        show: |config| Some(show_limit(config.retention_ms)),
+        set: |config, key, text| {
+            config.retention_ms = limit(key, text, "milliseconds, or -1 (for ever)")?;
+            Ok(())
+        },
+    },
     ConfigKey {
         key: "segment.bytes",
         show: |config| Some(config.segment_bytes.to_string()),
@@ -242,7 +269,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     ConfigKey {
         key: "segment.jitter.ms",
         show: |_| Some("0".into()),
-        set: |_, key, text| match number(key, text, 0, MS_MAX, "milliseconds, 0 or more")? {
+        set: |_, key, text| match number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")? {
             0 => Ok(()),
             _ => Err(ConfigError::NotBuilt { key, value: text.into(), takes: "0" }),
         },
@@ -251,7 +278,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
         key: "segment.ms",
         show: |config| Some(config.segment_ms.to_string()),
         set: |config, key, text| {
-            config.segment_ms = number(key, text, 1, MS_MAX, "milliseconds, 1 or more")?;
+            config.segment_ms = number(key, text, 1, LIMIT_MAX, "milliseconds, 1 or more")?;
             Ok(())
         },
     },
@@ -351,6 +378,8 @@ mod tests {
         let config = TopicConfig::from_pairs([
             ("segment.bytes", "1048576"),
             ("segment.ms", "60000"),
+            ("retention.ms", "-1"),
+            ("retention.bytes", "5000000000"),
             ("message.timestamp.type", "LogAppendTime"),
             ("millstream.durability", "replicated"),
             ("millstream.partitioner", "by-field@1"),
@@ -368,7 +397,6 @@ mod tests {
         for (key, value) in [
             ("cleanup.policy", "compact"),
             ("cleanup.policy", "compact,delete"),
-            ("retention.ms", "1000"),
             ("segment.jitter.ms", "1"),
             ("millstream.partitioner.enforce", "verify"),
         ] {
@@ -384,6 +412,8 @@ mod tests {
             ("segment.bytes", "-1"),
             ("segment.bytes", "ten"),
             ("segment.ms", "0"),
+            ("retention.ms", "-2"),
+            ("retention.bytes", "1.5"),
             ("message.timestamp.type", "logappendtime"),
             ("segment.ms", "9223372036854775808"),
             ("min.insync.replicas", "0"),

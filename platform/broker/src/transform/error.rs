@@ -117,7 +117,12 @@ impl ProgressError {
 }
 
 fn read_again(error: &ReadError) -> bool {
-    matches!(error, ReadError::Io { .. })
+    match error {
+        ReadError::Io { .. } => true,
+        // Deleted just now: the input begins later.
+        ReadError::OutOfRange { offset, start, .. } => offset < start,
+        _ => false,
+    }
 }
 
 /// Whether the same append may succeed later: a full disk, a full journal, too few replicas, another leader.

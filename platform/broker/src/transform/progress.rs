@@ -1,7 +1,7 @@
 //! How far a transform has read an input partition, kept in a stream beside the partition's records.
 //!
 //! Each entry is a batch of one record, key `next`, value JSON `{"version":1,"next":OFFSET}`; the last one counts. Older ones
-//! stay until the log can drop segments (retention is not built yet): about 110 bytes for each commit of outputs.
+//! stay (nothing moves this log's start yet): about 110 bytes for each commit of outputs.
 
 use std::sync::Arc;
 

@@ -162,6 +162,7 @@ impl<'a> Task<'a> {
         let clock = &shared.env.clock;
         let held = shared.memory.unpack(self.room.bytes(READ_BYTES, partition.batch_bytes_max())).await;
         let started = clock.now();
+        self.pass_over_deleted();
         let read = partition.read(self.done, READ_BYTES)?;
         let mut largest = 0;
         for batch in read.parts.into_iter().flat_map(batches) {
@@ -183,6 +184,16 @@ impl<'a> Task<'a> {
         self.room.fit(largest);
         drop(held);
         Ok(())
+    }
+
+    /// Goes on at the input's first record where those before it had their time before they were read.
+    fn pass_over_deleted(&mut self) {
+        let start = self.work.partition.log.start_offset();
+        if start > self.done {
+            let (transform, from) = (&self.work.transform, self.done);
+            warn!(transform = %transform.name, place = self.place, %from, to = %start, "deleted before they were read");
+            self.done = start;
+        }
     }
 
     /// Has the module process these rows. Where a call fails, fewer go into the next, until the record at fault is alone: the

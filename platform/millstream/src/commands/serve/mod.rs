@@ -49,6 +49,7 @@ The configuration file is TOML; its keys are the flags' names:
     advertise = \"broker-1.example.com:9092\"
     node-id = 1
     frame-memory = 1073741824
+    retention-check-ms = 300000
 
 SIGINT or SIGTERM stops the broker in order; a second one stops it at once, which the next start recovers from. \
 RUST_LOG says what is logged, such as RUST_LOG=debug."
@@ -82,6 +83,9 @@ pub(crate) struct Serve {
     /// most 2 GiB.
     #[arg(long, value_name = "BYTES", env = "MILLSTREAM_FRAME_MEMORY", value_parser = clap::value_parser!(u64).range(settings::FRAME_MEMORY_MIN..))]
     frame_memory: Option<u64>,
+    /// How often to look for records that topics need not keep any longer, milliseconds; the default is 300000, five minutes.
+    #[arg(long, value_name = "MS", env = "MILLSTREAM_RETENTION_CHECK_MS", value_parser = clap::value_parser!(u64).range(1..))]
+    retention_check_ms: Option<u64>,
     /// Write where the broker listens to this file, as JSON, once it is ready.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_READY_FILE")]
     ready_file: Option<PathBuf>,
@@ -136,6 +140,7 @@ impl Running {
         let options = BrokerOptions {
             advertise: settings.advertise.as_ref().map(ToString::to_string),
             frames: frames.clone(),
+            retention_check: settings.retention_check,
             open_segments_max: limits::raise_open_files(),
             journal_file_bytes: settings.journal_file_bytes.unwrap_or(defaults.journal_file_bytes),
             journal_bytes_max: settings.journal_bytes.unwrap_or(defaults.journal_bytes_max),

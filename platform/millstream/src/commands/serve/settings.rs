@@ -2,7 +2,9 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU64,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -23,6 +25,9 @@ pub(crate) const FRAME_MEMORY_MIN: u64 = 128 << 20;
 /// Most that is taken of the machine's memory unless the operator says so, bytes.
 const FRAME_MEMORY_DEFAULT_MAX: u64 = 2 << 30;
 
+/// Kafka's default.
+const RETENTION_CHECK_MS_DEFAULT: u64 = 5 * 60 * 1000;
+
 const _: () = assert!(FRAME_MEMORY_MIN > FRAME_BYTES_MAX as u64);
 
 /// Where health and metrics are served.
@@ -40,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) advertise: Option<Address>,
     pub(crate) node_id: BrokerId,
     pub(crate) frame_memory: usize,
+    pub(crate) retention_check: Duration,
     pub(crate) ready_file: Option<PathBuf>,
     /// None: the broker's own.
     pub(crate) journal_file_bytes: Option<u64>,
@@ -61,6 +67,7 @@ struct File {
     join: Option<Vec<Address>>,
     #[serde(default, deserialize_with = "frame_memory_bytes")]
     frame_memory: Option<u64>,
+    retention_check_ms: Option<NonZeroU64>,
     ready_file: Option<PathBuf>,
 }
 
@@ -154,6 +161,12 @@ impl Settings {
             listen,
             advertise,
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
+            retention_check: Duration::from_millis(
+                given
+                    .retention_check_ms
+                    .or(file.retention_check_ms.map(NonZeroU64::get))
+                    .unwrap_or(RETENTION_CHECK_MS_DEFAULT),
+            ),
             frame_memory: usize::try_from(frame_memory).unwrap_or(usize::MAX),
             ready_file: given.ready_file.or(file.ready_file),
             journal_file_bytes: given.journal_file_bytes,

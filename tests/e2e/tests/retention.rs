@@ -1,0 +1,142 @@
+//! What topics need not keep goes, and only that: by time, by size, and not again after `kill -9`.
+
+#![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use millstream_test_support::{broker::Broker, message::Message, sdk};
+use serde_json::Value;
+
+/// How long what is due may take, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The least that a segment may have.
+const SEGMENT_BYTES: u64 = 1 << 20;
+
+fn broker() -> Broker {
+    Broker::start_with(&["--retention-check-ms", "20"]).unwrap()
+}
+
+fn create(broker: &Broker, topic: &str, settings: &[&str]) {
+    let mut words = vec!["topic", "create", topic, "--config", "segment.bytes=1048576"];
+    words.extend(settings.iter().flat_map(|setting| ["--config", *setting]));
+    broker.cli(&words).unwrap().ok().unwrap();
+}
+
+/// Writes four and a half segments of records that are of 2013.
+fn fill(broker: &Broker, topic: &str) -> i64 {
+    let value = vec![b'x'; 9_000];
+    let messages = vec![Message::new(0, None, Some(&value)); 500];
+    sdk::produce(broker, topic, &messages).unwrap();
+    messages.len() as i64
+}
+
+/// The first offset of a topic's only partition, and its end.
+fn bounds(broker: &Broker, topic: &str) -> (i64, i64) {
+    let told = broker.json(&["topic", "describe", topic, "--output", "json"]).unwrap();
+    let partition = &told[0]["partitions"][0];
+    let number = |name: &str| partition[name].as_i64().unwrap();
+    (number("start_offset"), number("end_offset"))
+}
+
+fn bytes_below(path: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+    let bytes = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        Some(if path.is_dir() { bytes_below(&path) } else { path.metadata().map_or(0, |meta| meta.len()) })
+    };
+    entries.filter_map(bytes).sum()
+}
+
+/// What segments and indexes take: of this broker's only topic, and what is on its way out.
+fn logs_bytes(broker: &Broker) -> u64 {
+    bytes_below(&broker.data_dir().join("logs")) + bytes_below(&broker.data_dir().join("trash"))
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "{what} does not come");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn values(broker: &Broker, topic: &str) -> Vec<Value> {
+    let words = ["consume", topic, "--from", "beginning", "--until", "end", "--format", "json"];
+    broker.json(&words).unwrap()
+}
+
+#[test]
+fn what_is_old_goes_for_good_down_to_the_last_segment() {
+    let mut broker = broker();
+    create(&broker, "brief", &["retention.ms=60000"]);
+    let count = fill(&broker, "brief");
+    wait_until("the end of retention", || bounds(&broker, "brief").0 == count);
+    broker.kill().unwrap();
+    broker.restart().unwrap();
+    assert_eq!(bounds(&broker, "brief"), (count, count), "what has gone does not come back");
+    wait_until("room", || logs_bytes(&broker) < SEGMENT_BYTES);
+    assert!(values(&broker, "brief").is_empty());
+    // What comes now is of now, and stays.
+    broker.cli_with(&["produce", "brief"], b"fresh\n").unwrap().ok().unwrap();
+    create(&broker, "sentinel", &["retention.ms=60000"]);
+    let sentinel = fill(&broker, "sentinel");
+    wait_until("another round", || bounds(&broker, "sentinel").0 == sentinel);
+    let read = values(&broker, "brief");
+    assert_eq!(read.len(), 1);
+    assert_eq!((&read[0]["offset"], &read[0]["value"]), (&count.into(), &"fresh".into()));
+}
+
+#[test]
+fn a_topic_keeps_the_newest_bytes_that_it_is_told_to() {
+    let mut broker = broker();
+    create(&broker, "small", &["retention.ms=-1", "retention.bytes=2000000"]);
+    let count = fill(&broker, "small");
+    // Whole segments go, as long as so much is left.
+    wait_until("room", || (2_000_000..2_000_000 + 2 * SEGMENT_BYTES).contains(&logs_bytes(&broker)));
+    let before = bounds(&broker, "small");
+    broker.kill().unwrap();
+    broker.restart().unwrap();
+    let (start, end) = bounds(&broker, "small");
+    assert_eq!((start, end), before);
+    assert_eq!(end, count);
+    assert!(start > 0 && end - start >= 2_000_000 / 9_100, "{start}..{end}");
+    assert_eq!(sdk::consume(&broker, "small").unwrap().len() as i64, end - start);
+}
+
+#[test]
+fn a_topic_keeps_all_where_it_is_told_to() {
+    let broker = broker();
+    create(&broker, "for-ever", &["retention.ms=-1"]);
+    create(&broker, "sentinel", &["retention.ms=60000"]);
+    let count = fill(&broker, "for-ever");
+    fill(&broker, "sentinel");
+    // Several rounds have come by then.
+    for _ in 0..3 {
+        let end = bounds(&broker, "sentinel").1;
+        wait_until("the end of retention", || bounds(&broker, "sentinel").0 == end);
+        fill(&broker, "sentinel");
+    }
+    assert_eq!(bounds(&broker, "for-ever"), (0, count));
+}
+
+#[test]
+fn a_transform_goes_on_where_its_input_now_begins() {
+    let broker = broker();
+    create(&broker, "input", &["retention.ms=60000"]);
+    create(&broker, "output", &[]);
+    let module = millstream_test_support::guests::component("view-redact").unwrap();
+    let push = ["module", "push", module.to_str().unwrap(), "--name", "redact", "--version", "1"];
+    broker.cli(&push).unwrap().ok().unwrap();
+    let deploy = ["transform", "deploy", "copy", "--module", "redact@1", "--input", "input", "--output", "output"];
+    broker.cli(&[&deploy[..], &["--param", "fields=none"]].concat()).unwrap().ok().unwrap();
+    broker.cli(&["transform", "pause", "copy"]).unwrap().ok().unwrap();
+    let count = fill(&broker, "input");
+    wait_until("the end of retention", || bounds(&broker, "input").0 == count);
+    broker.cli(&["transform", "resume", "copy"]).unwrap().ok().unwrap();
+    broker.cli_with(&["produce", "input"], b"{\"fresh\":1}\n").unwrap().ok().unwrap();
+    wait_until("the output", || bounds(&broker, "output").1 == 1);
+}
