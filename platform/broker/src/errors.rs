@@ -1,7 +1,7 @@
 //! Wire error codes: the one place where our errors become Kafka's numbers (and ours).
 
 use millstream_catalog::{ProposeError, Refused};
-use millstream_log::{AppendError, CommitError, ReadError, SequenceError};
+use millstream_log::{AppendError, CommitError, ReadError, SequenceError, StartError};
 use millstream_model::{ConfigError, ModuleRef};
 use millstream_protocol::ErrorCode;
 use millstream_record::{BatchError, RecordError};
@@ -162,6 +162,17 @@ impl From<BatchError> for WireError {
 impl From<CommitError> for WireError {
     fn from(error: CommitError) -> Self {
         Self::new(ErrorCode::KafkaStorage, error)
+    }
+}
+
+impl From<StartError> for WireError {
+    fn from(error: StartError) -> Self {
+        let code = match &error {
+            StartError::BeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
+            StartError::Deleted => ErrorCode::UnknownTopicOrPartition,
+            StartError::Closed | StartError::Failed(_) => ErrorCode::KafkaStorage,
+        };
+        Self::new(code, error)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     extension::{cluster::*, modules::*, routing::*, transforms::*, views::*},
     messages::{
         api_versions::*, cluster::*, configs::*, fetch::*, groups::*, metadata::*, offsets::*, produce::*,
-        producers::*, topics::*,
+        producers::*, records::*, topics::*,
     },
 };
 
@@ -189,6 +189,8 @@ apis! {
     CreateTopics = 19: CreateTopicsRequest => CreateTopicsResponse;
     /// Deletes topics.
     DeleteTopics = 20: DeleteTopicsRequest => DeleteTopicsResponse;
+    /// Deletes the records before an offset.
+    DeleteRecords = 21: DeleteRecordsRequest => DeleteRecordsResponse;
     /// Gives an idempotent producer its id and epoch.
     InitProducerId = 22: InitProducerIdRequest => InitProducerIdResponse;
     /// Settings of topics and brokers.

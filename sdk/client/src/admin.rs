@@ -24,6 +24,7 @@ use millstream_protocol::{
         configs::{DescribeConfigsRequest, DescribeConfigsResource, RESOURCE_TOPIC, SOURCE_DEFAULT},
         metadata::MetadataTopic,
         offsets::{EARLIEST_TIMESTAMP, LATEST_TIMESTAMP},
+        records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic, HIGH_WATERMARK},
         topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, DeleteTopicState, DeleteTopicsRequest},
     },
 };
@@ -199,6 +200,31 @@ impl Admin {
         let response = self.cluster.ask_once(Target::Any, request).await?;
         let deleted = response.responses.into_iter().next().ok_or_else(|| left_out(&what))?;
         CallError::check(&what, deleted.error_code, deleted.error_message.as_deref())
+    }
+
+    /// Deletes a partition's records before an offset, or where that is none all that can be read. Gives the first offset that
+    /// is kept, which may be a later one than asked for. Durable when it returns; room on the disk comes later, in whole segments.
+    ///
+    /// # Errors
+    /// There is no such topic or partition, or it ends before the offset (`OffsetOutOfRange`).
+    pub async fn delete_records(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        before: Option<Offset>,
+    ) -> Result<Offset, CallError> {
+        let what = format!("{topic} partition {partition}");
+        let (leader, _) = self.cluster.refresh_topic(topic).await?.leader(partition)?;
+        let asked = DeleteRecordsPartition { partition_index: partition, offset: before.unwrap_or(HIGH_WATERMARK) };
+        let request = DeleteRecordsRequest {
+            topics: vec![DeleteRecordsTopic { name: topic.into(), partitions: vec![asked] }],
+            timeout_ms: self.timeout_ms(),
+        };
+        let response = self.cluster.ask_once(Target::Broker(leader), request).await?;
+        let mut partitions = response.topics.into_iter().flat_map(|topic| topic.partitions);
+        let deleted = partitions.next().ok_or_else(|| left_out(&what))?;
+        CallError::check(&what, deleted.error_code, None)?;
+        Ok(deleted.low_watermark)
     }
 
     /// The topics, by name; without views and the cluster's own, which brokers call internal.

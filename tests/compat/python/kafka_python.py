@@ -1,6 +1,6 @@
 """Speaks to a broker with kafka-python: one JSON object a line on stdin or stdout, bytes as hex, null as null.
 
-usage: kafka_python.py produce|consume|group|transact|delete HOST:PORT TOPIC
+usage: kafka_python.py produce|consume|group|transact|delete|delete_records HOST:PORT TOPIC
 """
 
 import json
@@ -91,8 +91,22 @@ def delete(address, topic):
     KafkaAdminClient(bootstrap_servers=address).delete_topics([topic])
 
 
+def delete_records(address, topic):
+    """Reads {partition: offset} and deletes the records before; an offset of -1 means all."""
+    asked = {TopicPartition(topic, int(number)): offset for number, offset in json.load(sys.stdin).items()}
+    done = KafkaAdminClient(bootstrap_servers=address).delete_records(asked)
+    print(json.dumps({str(partition.partition): done[partition]["low_watermark"] for partition in asked}))
+
+
 if __name__ == "__main__":
-    verbs = {"produce": produce, "consume": consume, "group": group, "transact": transact, "delete": delete}
+    verbs = {
+        "produce": produce,
+        "consume": consume,
+        "group": group,
+        "transact": transact,
+        "delete": delete,
+        "delete_records": delete_records,
+    }
     try:
         verbs[sys.argv[1]](*sys.argv[2:])
     except KafkaError as error:

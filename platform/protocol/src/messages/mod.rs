@@ -12,4 +12,5 @@ pub mod metadata;
 pub mod offsets;
 pub mod produce;
 pub mod producers;
+pub mod records;
 pub mod topics;

@@ -14,7 +14,7 @@ use crate::{
     codec::{Message, decode_body, encode_body},
     messages::{
         api_versions::*, cluster::*, configs::*, fetch::*, groups::*, metadata::*, offsets::*, produce::*,
-        producers::*, topics::*,
+        producers::*, records::*, topics::*,
     },
     sample::{Sample, SampleRng},
 };
@@ -111,6 +111,7 @@ messages! {
     find_coordinator: FindCoordinatorRequest, FindCoordinatorResponse;
     create_topics: CreateTopicsRequest, CreateTopicsResponse;
     delete_topics: DeleteTopicsRequest, DeleteTopicsResponse;
+    delete_records: DeleteRecordsRequest, DeleteRecordsResponse;
     describe_configs: DescribeConfigsRequest, DescribeConfigsResponse;
     describe_cluster: DescribeClusterRequest, DescribeClusterResponse;
 }

@@ -34,6 +34,7 @@ samples! {
     ApiVersions;
     CreateTopics;
     DeleteTopics;
+    DeleteRecords;
     InitProducerId;
     DescribeConfigs;
     DescribeCluster;

@@ -1,0 +1,100 @@
+//! DeleteRecords: moves where partitions begin. Answered once that is durable; the files go in the background.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::{Either, select};
+use millstream_log::Ticket;
+use millstream_model::{Offset, PartitionId};
+use millstream_protocol::{
+    ErrorCode,
+    messages::records::{
+        DeleteRecordsPartition, DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsResponse,
+        DeleteRecordsTopicResult, HIGH_WATERMARK,
+    },
+};
+use tracing::{debug, info};
+
+use crate::{errors::WireError, readable::Readable, shared::Shared};
+
+/// The longest wait for the disk, whatever the client allows.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A start that was moved and may not be durable yet.
+struct Moved {
+    start: Offset,
+    ticket: Ticket,
+}
+
+pub(crate) async fn handle(shared: Arc<Shared>, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
+    let state = shared.catalog.state();
+    // All first, so that one sync serves all.
+    let moved: Vec<_> = request
+        .topics
+        .into_iter()
+        .map(|topic| {
+            let readable = Readable::by_name(&state, &topic.name);
+            let advance = |asked: &DeleteRecordsPartition| {
+                (asked.partition_index, advance(&shared, &topic.name, readable.as_ref(), asked))
+            };
+            let partitions: Vec<_> = topic.partitions.iter().map(advance).collect();
+            (topic.name, partitions)
+        })
+        .collect();
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(WAIT_MAX);
+    let mut deadline = shared.env.clock.sleep(timeout);
+    let mut topics = Vec::with_capacity(moved.len());
+    for (name, moved) in moved {
+        let mut partitions = Vec::with_capacity(moved.len());
+        for (index, moved) in moved {
+            let outcome = match moved {
+                Ok(Moved { start, ticket }) => match select(ticket, &mut deadline).await {
+                    Either::Left((Ok(()), _)) => Ok(start),
+                    Either::Left((Err(error), _)) => Err(error.into()),
+                    Either::Right(_) => Err(WireError::new(ErrorCode::RequestTimedOut, "deleted, but not durable yet")),
+                },
+                Err(error) => Err(error),
+            };
+            partitions.push(result(&name, index, outcome));
+        }
+        topics.push(DeleteRecordsTopicResult { name, partitions });
+    }
+    DeleteRecordsResponse { topics, ..Default::default() }
+}
+
+fn result(name: &str, index: PartitionId, outcome: Result<Offset, WireError>) -> DeleteRecordsPartitionResult {
+    let (low_watermark, error_code) = match outcome {
+        Ok(start) => (start, ErrorCode::None),
+        Err(error) => {
+            debug!(topic = name, partition = %index, error = error.message, "DeleteRecords refused");
+            (Offset(-1), error.kafka_code())
+        }
+    };
+    DeleteRecordsPartitionResult { partition_index: index, low_watermark, error_code }
+}
+
+fn advance(
+    shared: &Shared,
+    name: &str,
+    readable: Option<&Readable>,
+    asked: &DeleteRecordsPartition,
+) -> Result<Moved, WireError> {
+    let readable =
+        readable.ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?;
+    if let Readable::View { view, topic } = readable {
+        let message = format!("{} is a view of {}: delete the topic's records", view.name, topic.name);
+        return Err(WireError::new(ErrorCode::InvalidTopic, message));
+    }
+    let partition = shared.led(readable, asked.partition_index)?;
+    let end = partition.high_watermark();
+    let start = if asked.offset == HIGH_WATERMARK { end } else { asked.offset };
+    if start.0 < 0 || start > end {
+        let message = format!("offset {start} is not in 0..={end}");
+        return Err(WireError::new(ErrorCode::OffsetOutOfRange, message));
+    }
+    let before = partition.log.start_offset();
+    let ticket = partition.log.advance_start(start)?;
+    if start > before {
+        info!(topic = name, partition = %asked.partition_index, from = %before, to = %start, "records deleted as asked");
+    }
+    Ok(Moved { start: start.max(before), ticket })
+}
