@@ -57,6 +57,8 @@ struct Opened {
     writable: bool,
     /// It was written, or may have been, since it was last synced.
     unsynced: bool,
+    /// Another file has its name, or will have.
+    gone: bool,
 }
 
 impl Handles {
@@ -143,8 +145,11 @@ impl Handle {
                 opened.unsynced |= write;
                 return Ok(file);
             }
+            if opened.gone {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             let file = self.handles.disk.open(&self.path, mode)?;
-            *opened = Opened { file: Some(file.clone()), writable: write, unsynced: write };
+            *opened = Opened { file: Some(file.clone()), writable: write, unsynced: write, gone: false };
             file
         };
         self.handles.add(self);
@@ -168,8 +173,27 @@ impl Handle {
 
     /// Closes the file and lets the index go. Not while there is something to sync.
     pub(crate) fn release(&self) {
-        *self.opened.lock() = Opened::default();
+        let mut opened = self.opened.lock();
+        *opened = Opened { gone: opened.gone, ..Opened::default() };
+        drop(opened);
         *self.index.lock() = None;
+    }
+
+    /// Says that another file is about to have the name: this one is closed, and is not found any more. Whoever has it open goes on
+    /// with it.
+    pub(crate) fn retire(&self) {
+        self.opened.lock().gone = true;
+        self.release();
+    }
+
+    /// Takes back [`Handle::retire`].
+    pub(crate) fn restore(&self) {
+        self.opened.lock().gone = false;
+    }
+
+    /// Whether another file has the name.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.opened.lock().gone
     }
 
     /// The index of a segment that takes no more batches, where it is kept.
@@ -185,7 +209,7 @@ impl Handle {
         if opened.file.is_some() && (opened.unsynced || used) {
             return false;
         }
-        *opened = Opened::default();
+        *opened = Opened { gone: opened.gone, ..Opened::default() };
         *index = None;
         true
     }

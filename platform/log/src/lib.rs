@@ -34,6 +34,8 @@
 //!     mark                         up to where the segments are durable (`mark`)
 //!     epochs                       leader epochs and where they began (`epochs`)
 //!     OFFSET.producers             idempotent producers as of that offset (`snapshot`)
+//!     compacted                    how far it was compacted, and when (`compact`)
+//!     BASE.compacting              a compacted segment that is not finished; removed at the next start
 //! DIR/trash/                       directories of deleted logs, and segments below the starts of logs; removed in steps
 //! ```
 //!
@@ -144,6 +146,11 @@
 //! a crash leaves below the start is moved away by the next start, after a mark that is durable for certain.
 //! What to let go for its age or size is computed by [`Retention`]; when is the caller's.
 //!
+//! # Compacting
+//!
+//! [`PartitionLog::compact`] leaves of each key the newest record in closed segments that a mark covers; when is the caller's. Offsets
+//! stay dense, batch by batch. The new segment is synced, then takes the first old one's name, then the other names go. (`compact`)
+//!
 //! # Failing
 //!
 //! After a failed write or sync nothing that was not durable may be believed: the storage is *failed*, every ticket fails, nothing
@@ -160,6 +167,7 @@ mod age;
 mod buffers;
 mod bytes_io;
 mod commit;
+mod compact;
 mod data_dir;
 mod epochs;
 mod error;
@@ -189,6 +197,7 @@ mod sync_log;
 mod tail;
 mod ticket;
 
+pub use compact::{CompactError, Compacted, Compaction};
 pub use error::{
     AppendError, CommitError, DeleteError, Hole, OpenError, OpenLogError, ReadError, SequenceError, StartError,
     StorageFailed,

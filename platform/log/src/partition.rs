@@ -37,6 +37,8 @@ pub struct PartitionLog {
     flushed: watch::Sender<Offset>,
     tail: Arc<Tail>,
     state: Mutex<State>,
+    /// Held by the pass of compaction that is under way.
+    compacting: Mutex<()>,
 }
 
 /// What an append was given.
@@ -175,8 +177,8 @@ impl PartitionLog {
 
     pub(crate) fn new(id: LogId, journal: Arc<Journal>, durability: Durability, state: State, flushed: Offset) -> Self {
         let dir = journal.options.dir.join(id.path());
-        let tail = journal.tails.tail();
-        Self { id, dir, durability, journal, flushed: watch::Sender::new(flushed), tail, state: Mutex::new(state) }
+        let (tail, flushed) = (journal.tails.tail(), watch::Sender::new(flushed));
+        Self { id, dir, durability, journal, flushed, tail, state: Mutex::new(state), compacting: Mutex::new(()) }
     }
 
     /// A log that holds nothing. Its directory must be made before the first append.
@@ -210,6 +212,10 @@ impl PartitionLog {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    pub(crate) fn compacting(&self) -> &Mutex<()> {
+        &self.compacting
     }
 
     /// Whether nothing was ever appended, journaled or marked.

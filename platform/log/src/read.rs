@@ -118,13 +118,20 @@ impl PartitionLog {
                 .map(|(delta, position)| (segment.base.plus(delta.cast_signed()), position)),
         };
         let cut = place.and_then(|at| self.cut(&extent, at, from, end, bytes_max.min(READ_BYTES_MAX), slack));
-        let Some(cut) = cut.map_err(|error| self.explain(from, error))? else {
-            return Ok(nothing);
+        let cut = match cut {
+            // Compacted in the middle of it: what took its place has the same offsets.
+            Err(_) if segment.handle.is_retired() => return self.read_parts(from, end, bytes_max),
+            cut => cut.map_err(|error| self.explain(from, error))?,
         };
+        let Some(cut) = cut else { return Ok(nothing) };
         if cut.next >= end {
             self.tail().follow(cut.next);
         }
-        self.state().remember(cut.next, segment.base, cut.position);
+        let mut state = self.state();
+        if !segment.handle.is_retired() {
+            state.remember(cut.next, segment.base, cut.position);
+        }
+        drop(state);
         Ok(ReadParts { parts: vec![cut.batches], next: cut.next })
     }
 
@@ -164,6 +171,8 @@ impl PartitionLog {
             }
             match find_timestamp(&part, target, start) {
                 Ok(None) => {}
+                // Another has its place.
+                Err(_) if part.segment.handle.is_retired() => return self.offset_for_timestamp(target),
                 // It went meanwhile.
                 Err(_) if self.is_retired(&part) => {}
                 found => return found,

@@ -79,6 +79,8 @@ impl PartitionLog {
         for (part, next) in parts.iter().zip(&parts[1..]) {
             let newest = match part.segment.find_newest(part.len) {
                 Ok(newest) => Some(newest),
+                // Another has its place.
+                Err(_) if part.segment.handle.is_retired() => return self.closed_segments(),
                 // It went meanwhile.
                 Err(_) if self.is_retired(part) => continue,
                 Err(ReadError::Damaged { .. }) => None,
@@ -96,7 +98,7 @@ impl PartitionLog {
 
     /// Whether a segment that was the log's is none of it any more.
     pub(crate) fn is_retired(&self, part: &Part) -> bool {
-        part.segment.base < self.state().parts[0].segment.base
+        part.segment.handle.is_retired() || part.segment.base < self.state().parts[0].segment.base
     }
 
     /// Moves the files of segments below a start that is durable into `trash`. Only the loop that syncs calls this. What

@@ -322,6 +322,11 @@ impl State {
         }
     }
 
+    /// Forgets where readers go on: positions have changed.
+    pub(crate) fn forget_places(&mut self) {
+        self.hints = [None; HINTS];
+    }
+
     /// Remembers where a reader goes on.
     pub(crate) fn remember(&mut self, next: Offset, segment: Offset, position: u64) {
         self.hints[self.next_hint] = Some(Hint { next, segment, position });

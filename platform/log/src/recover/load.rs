@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::unreadable;
 use crate::{
-    LogId, LogOptions, OpenError, PartitionLog, ReadError,
+    LogId, LogOptions, OpenError, PartitionLog, ReadError, compact,
     data_dir::{io, list},
     epochs::Epochs,
     index::Index,
@@ -70,7 +70,11 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     })?;
     // Without a mark nothing was synced, and the journal still has all of it.
     let known = mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
-    let mut bases: Vec<Offset> = list(disk, &dir)?.iter().filter_map(|path| Segment::base_in(path)).collect();
+    let paths = list(disk, &dir)?;
+    for path in paths.iter().filter(|path| compact::is_unfinished(path)) {
+        remove(journal, path)?;
+    }
+    let mut bases: Vec<Offset> = paths.iter().filter_map(|path| Segment::base_in(path)).collect();
     bases.sort();
     let (mut parts, retired) = load_closed(journal, &dir, &bases, &known)?;
     parts.push(cut_to_mark(journal, &dir, &known)?);
@@ -139,9 +143,8 @@ fn remove(journal: &Journal, path: &Path) -> Result<(), OpenError> {
 }
 
 /// The segments before the one that the mark ends in, back to the one that the log starts in: each must end where the next
-/// one begins. Also those that lie below the start, which were to go.
-///
-/// What an append left that ran out of room in a new segment lies within the one before: it is no part of the log.
+/// one begins. Also those that are no part of the log and are to go: below the start; or within another, left by an append that
+/// ran out of room in a new segment, or by a compaction that joined them.
 fn load_closed(
     journal: &Journal,
     dir: &Path,
@@ -173,7 +176,7 @@ fn load_closed(
         found.push((Part { segment: Arc::new(segment), len }, end));
     }
     // From behind, since what lies below the start says nothing about where the log begins.
-    let mut parts: Vec<Part> = Vec::new();
+    let (mut parts, mut within): (Vec<Part>, Vec<Part>) = Default::default();
     let mut next = mark.segment_base;
     while next > mark.start {
         let Some(at) = found.iter().position(|(part, end)| *end == Some(next) && part.segment.base < next) else {
@@ -186,13 +189,15 @@ fn load_closed(
             ));
         };
         for (part, _) in found.drain(at + 1..) {
-            tracing::warn!(path = %part.segment.path.display(), "left by an append that was refused; passed over");
+            tracing::warn!(path = %part.segment.path.display(), "the segment before holds what it holds; removed");
+            within.push(part);
         }
         parts.extend(found.pop().map(|(part, _)| part));
         next = parts[parts.len() - 1].segment.base;
     }
     parts.reverse();
-    Ok((parts, found.into_iter().map(|(part, _)| part).collect()))
+    within.extend(found.into_iter().map(|(part, _)| part));
+    Ok((parts, within))
 }
 
 /// The segment that the mark ends in. Its index, where it reaches further, tells of batches that are gone.
