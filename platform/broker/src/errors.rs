@@ -112,7 +112,8 @@ impl From<PartitionAppendError> for WireError {
                 AppendError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
                 AppendError::Sequence(SequenceError::StaleEpoch { .. }) => ErrorCode::InvalidProducerEpoch,
                 AppendError::NotAlone => ErrorCode::InvalidRequest,
-                AppendError::StaleEpoch { .. } => ErrorCode::NotLeaderOrFollower,
+                // Only a follower's log is cut.
+                AppendError::StaleEpoch { .. } | AppendError::Truncating => ErrorCode::NotLeaderOrFollower,
                 AppendError::Overloaded { .. } => ErrorCode::RequestTimedOut,
                 AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
                 AppendError::StorageFull { .. }

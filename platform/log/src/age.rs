@@ -85,7 +85,8 @@ impl PartitionLog {
 
     fn roll_if(&self, condition: impl FnOnce(&Part) -> bool) -> bool {
         let mut state = self.state();
-        let rolls = state.dropped.is_none() && state.active().len > 0 && condition(state.active());
+        let rolls =
+            state.dropped.is_none() && state.cut.is_none() && state.active().len > 0 && condition(state.active());
         if rolls {
             let segment = self.segment(state.end);
             state.roll(segment);

@@ -130,17 +130,17 @@ impl Committer {
     /// Tells everybody concerned that a group is durable.
     fn resolve(&self, group: Vec<Entry>) {
         let bytes: usize = group.iter().map(Entry::bytes).sum();
-        let (mut dropped, mut started) = (false, false);
+        let (mut dropped, mut moved) = (false, false);
         for (at, entry) in group.iter().enumerate() {
             // Once per log where its batches follow each other. Other frames say where the log ended, not that this is durable:
             // a log without a journal is further than its segments.
             let appends = |entry: &Entry| entry.frame.kind == Kind::Append;
             let last = group.get(at + 1).is_none_or(|next| !Arc::ptr_eq(&next.log, &entry.log) || !appends(next));
             if appends(entry) && last {
-                entry.log.advance_flushed(entry.frame.end_offset);
+                entry.log.advance_flushed(entry.frame.end_offset, entry.frame.lsn);
             }
             dropped |= entry.frame.kind == Kind::Drop;
-            started |= entry.frame.kind == Kind::LogStart;
+            moved |= matches!(entry.frame.kind, Kind::LogStart | Kind::Truncate);
         }
         {
             let mut queue = self.journal.queue();
@@ -149,8 +149,8 @@ impl Committer {
             if dropped {
                 queue.dropped.extend(of(Kind::Drop));
             }
-            if started {
-                queue.started.extend(of(Kind::LogStart));
+            if moved {
+                queue.moved.extend(of(Kind::LogStart).chain(of(Kind::Truncate)));
             }
         }
         let half = self.journal.options.journal_file_bytes / 2;
@@ -161,13 +161,14 @@ impl Committer {
             ring.committed_lsn = self.synced_lsn;
             crossed
         };
-        if dropped || started || crossed {
+        if dropped || moved || crossed {
             self.journal.sync_work.notify_one();
         }
         for mut entry in group {
             if let Some(resolve) = entry.resolve.take() {
                 // Nobody may be waiting any more.
-                let _ = resolve.send(Ok(()));
+                let cut = entry.log.was_cut(&entry.frame);
+                let _ = resolve.send(if cut { Err(CommitError::Truncated) } else { Ok(()) });
             }
         }
         self.journal.announce_room();

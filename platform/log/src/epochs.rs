@@ -49,6 +49,18 @@ impl Epochs {
         self.entries.len() < before
     }
 
+    /// Forgets epochs that begin at or after `end`, where the log was cut. Whether there were any.
+    pub(crate) fn truncate(&mut self, end: Offset) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|(_, start)| *start < end);
+        self.entries.len() < before
+    }
+
+    /// Whether one begins at or after `end`.
+    pub(crate) fn reach(&self, end: Offset) -> bool {
+        self.entries.last().is_some_and(|(_, start)| *start >= end)
+    }
+
     /// Forgets what lies below `start`, the log's: the epoch that `start` is in begins there then, as in Kafka's cache. Whether
     /// anything changed.
     pub(crate) fn cut_below(&mut self, start: Offset) -> bool {

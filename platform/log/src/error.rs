@@ -203,6 +203,9 @@ pub enum AppendError {
     /// What is on disk already is not what was written, so nothing can follow it.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
+    /// The log's end is being cut back: appends work again when that is done.
+    #[error("the log is being cut: wait until that is done")]
+    Truncating,
     /// The log is being deleted.
     #[error("the log is being deleted")]
     Deleted,
@@ -236,13 +239,47 @@ pub enum StartError {
     Failed(#[from] StorageFailed),
 }
 
+/// Why a log was not cut. It is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum TruncateError {
+    /// The log starts later: what is to be left of it is gone already.
+    #[error("a log cannot end at {end}: it starts at {start}")]
+    BelowStart {
+        /// What was asked for.
+        end: Offset,
+        /// The log's first offset.
+        start: Offset,
+    },
+    /// An earlier truncation is not durable yet.
+    #[error("the log is being cut already: wait until that is done")]
+    UnderWay,
+    /// Where the batch begins cannot be found.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
+    /// The log is being deleted.
+    #[error("the log is being deleted")]
+    Deleted,
+    /// The storage has been closed.
+    #[error("the storage is closed")]
+    Closed,
+    /// The storage has failed.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
+}
+
 /// Why what was appended is not durable.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
     /// The storage failed before: the append may or may not be found after recovery.
     #[error(transparent)]
     Failed(#[from] StorageFailed),
-    /// The storage was dropped before: as above.
+    /// The log was cut before it. (A batch that was waited for a second time may be there still: send it again, and see.)
+    #[error("the log was cut where this was appended")]
+    Truncated,
+    /// The log was deleted before it was cut for good.
+    #[error("the log was deleted")]
+    Deleted,
+    /// The storage was dropped before: as for a failure.
     #[error("the storage went away before the append was durable")]
     Stopped,
 }

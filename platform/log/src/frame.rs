@@ -25,7 +25,7 @@ pub(crate) enum Kind {
     AppendRef = 2,
     /// A leader's term begins at the base offset.
     EpochStart = 3,
-    /// The log was cut at the base offset: not built.
+    /// The log was cut at the base offset.
     Truncate = 4,
     /// The log starts at the base offset.
     LogStart = 5,
@@ -38,7 +38,9 @@ pub(crate) enum Kind {
 impl Kind {
     /// The kind, if this version can replay it.
     fn built(code: u8) -> Option<Self> {
-        [Self::Append, Self::EpochStart, Self::LogStart, Self::Drop].into_iter().find(|kind| *kind as u8 == code)
+        [Self::Append, Self::EpochStart, Self::Truncate, Self::LogStart, Self::Drop]
+            .into_iter()
+            .find(|kind| *kind as u8 == code)
     }
 }
 
@@ -260,7 +262,7 @@ mod tests {
     #[test]
     fn kinds_that_are_not_built_are_a_newer_versions() {
         let (frame, place) = frame();
-        for kind in [0, 2, 4, 7, 8, 255] {
+        for kind in [0, 2, 7, 8, 255] {
             let mut bytes = frame.encode(place);
             bytes[32] = kind;
             let crc = crc32c(&bytes[8..]);

@@ -84,8 +84,8 @@ pub(crate) struct Queue {
     pub(crate) unjournaled: Vec<Arc<PartitionLog>>,
     /// Deleted logs whose deletion is durable: their files can go.
     pub(crate) dropped: Vec<Arc<PartitionLog>>,
-    /// Logs whose new start is durable: segments below it can go.
-    pub(crate) started: Vec<Arc<PartitionLog>>,
+    /// Logs whose new start or end is durable in the journal: their files are to follow.
+    pub(crate) moved: Vec<Arc<PartitionLog>>,
     /// The sync loop is asked to sync `unjournaled` now.
     pub(crate) sync_unjournaled: bool,
     /// Those of them whose turn it is.
@@ -179,7 +179,7 @@ impl Journal {
                 pins: BTreeMap::new(),
                 unjournaled: Vec::new(),
                 dropped: Vec::new(),
-                started: Vec::new(),
+                moved: Vec::new(),
                 sync_unjournaled: false,
                 due: VecDeque::new(),
                 drained: false,
@@ -369,7 +369,7 @@ impl Journal {
             queue.unjournaled.clear();
             queue.due.clear();
             queue.dropped.clear();
-            queue.started.clear();
+            queue.moved.clear();
             (std::mem::take(&mut queue.entries), std::mem::take(&mut queue.pins))
         };
         // The logs go outside of the lock.

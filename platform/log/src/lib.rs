@@ -65,9 +65,9 @@
 //!            group: one write, one sync, filled up to 4096 bytes
 //! ```
 //!
-//! Kinds: 1 Append (the payload is the batch), 2 AppendRef, 3 EpochStart, 4 Truncate, 5 LogStart (its base offset is the
-//! start), 6 Drop, 7 DurabilityChange. Those that this version does not build (2, 4, 7 and any other) are refused at replay as a
-//! newer version's.
+//! Kinds: 1 Append (the payload is the batch), 2 AppendRef, 3 EpochStart, 4 Truncate (its base offset is the new
+//! end), 5 LogStart (its base offset is the start), 6 Drop, 7 DurabilityChange. Those that this version does not build (2, 7 and any
+//! other) are refused at replay as a newer version's.
 //!
 //! An Append's payload CRC is the batch's own, which covers it from byte 21; bytes 0..21 must repeat the frame's base offset,
 //! epoch, length and CRC. So no byte is summed twice, and a caller must have checked the CRC of what it appends.
@@ -151,6 +151,22 @@
 //! [`PartitionLog::compact`] leaves of each key the newest record in closed segments that a mark covers; when is the caller's. Offsets
 //! stay dense, batch by batch. The new segment is synced, then takes the first old one's name, then the other names go. (`compact`)
 //!
+//! # Truncating
+//!
+//! Truncate (`truncate`) cuts a log's end back, as a follower must whose records are not the leader's. What is below a mark is
+//! believed after a crash, so no byte of it may be written over while that mark may be found:
+//!
+//! 1. Under the log's lock the end, segments, index, epochs and producers are cut in memory, and the frame is queued. Tickets of
+//!    what is cut fail. Appends are refused from now on.
+//! 2. The sync loop, where the mark reaches past the new end, writes the producers as of that end, then a mark that ends there
+//!    and is of the frame *before* the truncation's; then it cuts the segment's file, durably, and moves later ones into `trash`.
+//! 3. It syncs the log as ever, with a mark of the truncation's frame. When that frame is durable too, the ticket resolves and
+//!    appends are taken. So no frame after a Truncate is ever replayed onto files that are not cut.
+//!
+//! At replay a Truncate does the same at once. That of a log without a journal also cuts what was found past the mark: a tail that a
+//! crash between the mark and the cut has left looks as sound as any. A start that finds a mark which says less than the one before
+//! it writes it again and syncs it before it believes it.
+//!
 //! # Failing
 //!
 //! After a failed write or sync nothing that was not durable may be believed: the storage is *failed*, every ticket fails, nothing
@@ -196,11 +212,12 @@ mod sync_all;
 mod sync_log;
 mod tail;
 mod ticket;
+mod truncate;
 
 pub use compact::{CompactError, Compacted, Compaction};
 pub use error::{
     AppendError, CommitError, DeleteError, Hole, OpenError, OpenLogError, ReadError, SequenceError, StartError,
-    StorageFailed,
+    StorageFailed, TruncateError,
 };
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};

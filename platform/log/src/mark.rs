@@ -129,22 +129,30 @@ impl Mark {
 
     /// Reads a log's mark; none if it never had one. A file without a sound slot is invalid data: a mark is made by a
     /// rename of a synced file, so there is always one.
+    ///
+    /// A mark that says less than the one before it is written again, and synced: a killed process may have left it where it can be
+    /// read and is not durable, and what only the one before speaks of is about to go.
     pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<Self>> {
         let file = match disk.open(path, OpenMode::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut newest: Option<Self> = None;
+        let (mut newest, mut end_max): (Option<Self>, _) = (None, Offset(0));
         for slot in 0..2 {
             let mut bytes = [0; SLOT_BYTES];
             if file.read_at(&mut bytes, slot * SLOT_STRIDE)? < SLOT_BYTES {
                 continue;
             }
             let mark = Self::decode(&bytes).filter(|mark| mark.sequence % 2 == slot);
+            end_max = mark.map_or(end_max, |mark| end_max.max(mark.end));
             if mark.is_some_and(|mark| newest.is_none_or(|newest| newest.sequence < mark.sequence)) {
                 newest = mark;
             }
+        }
+        drop(file);
+        if let Some(mark) = newest.filter(|mark| mark.end < end_max) {
+            mark.store(disk, path)?;
         }
         newest.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "neither of its slots is sound"))
     }

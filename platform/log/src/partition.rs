@@ -34,11 +34,22 @@ pub struct PartitionLog {
     dir: PathBuf,
     durability: Durability,
     journal: Arc<Journal>,
-    flushed: watch::Sender<Offset>,
+    flushed: watch::Sender<Flushed>,
     tail: Arc<Tail>,
     state: Mutex<State>,
     /// Held by the pass of compaction that is under way.
     compacting: Mutex<()>,
+}
+
+/// How far a log is durable.
+#[derive(Clone, Copy, Debug)]
+struct Flushed {
+    end: Offset,
+    /// The latest truncation: its frame, and where it cut. What was durable before says nothing of the log since.
+    cut_lsn: u64,
+    cut_end: Offset,
+    /// Truncations so far.
+    cuts: u64,
 }
 
 /// What an append was given.
@@ -149,10 +160,10 @@ impl PartitionLog {
         self.state.lock().end
     }
 
-    /// The end of what is durable on this disk: what the high watermark counts under `fsync`.
+    /// The end of what is durable on this disk: what the high watermark counts under `fsync`. Only a truncation moves it back.
     #[must_use]
     pub fn flushed_end(&self) -> Offset {
-        *self.flushed.borrow()
+        self.flushed.borrow().end
     }
 
     /// What the log's batches take on disk, bytes.
@@ -177,6 +188,7 @@ impl PartitionLog {
 
     pub(crate) fn new(id: LogId, journal: Arc<Journal>, durability: Durability, state: State, flushed: Offset) -> Self {
         let dir = journal.options.dir.join(id.path());
+        let flushed = Flushed { end: flushed, cut_lsn: 0, cut_end: Offset(0), cuts: 0 };
         let (tail, flushed) = (journal.tails.tail(), watch::Sender::new(flushed));
         Self { id, dir, durability, journal, flushed, tail, state: Mutex::new(state), compacting: Mutex::new(()) }
     }
@@ -224,15 +236,30 @@ impl PartitionLog {
         state.end == Offset(0) && state.lsn == 0 && state.mark.is_none() && state.dropped.is_none()
     }
 
-    /// Notes that all below `end` is durable. Never goes back.
-    pub(crate) fn advance_flushed(&self, end: Offset) {
+    /// Notes that all below `end` is durable, as of frame `lsn`. Never goes back.
+    pub(crate) fn advance_flushed(&self, end: Offset, lsn: u64) {
         self.flushed.send_if_modified(|flushed| {
-            let ahead = end > *flushed;
+            let ahead = end > flushed.end && lsn >= flushed.cut_lsn;
             if ahead {
-                *flushed = end;
+                flushed.end = end;
             }
             ahead
         });
+    }
+
+    /// Notes that frame `lsn` cuts the log at `end`.
+    pub(crate) fn cut_flushed(&self, end: Offset, lsn: u64) {
+        self.flushed.send_modify(|flushed| {
+            let cuts = flushed.cuts + 1;
+            *flushed = Flushed { end: flushed.end.min(end), cut_lsn: lsn, cut_end: end, cuts };
+        });
+    }
+
+    /// Whether what a frame appended was cut off since.
+    pub(crate) fn was_cut(&self, frame: &Frame) -> bool {
+        // One truncation at a time: it ends after all frames before its own.
+        let flushed = self.flushed.borrow();
+        frame.kind == Kind::Append && frame.lsn < flushed.cut_lsn && frame.end_offset > flushed.cut_end
     }
 
     /// Takes no more appends and reads; journals the deletion.
@@ -245,6 +272,7 @@ impl PartitionLog {
         let (epoch, end) = (state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN), state.end);
         self.enqueue(&mut state, [self.mutation(Kind::Drop, epoch, (end, end), resolve)])?;
         self.tail.clear();
+        Self::abandon_cut(&mut state);
         drop(state);
         self.journal.commit_work.notify_one();
         Ok(ticket)
@@ -354,11 +382,16 @@ impl PartitionLog {
             return Ticket::done();
         }
         let (mut flushed, mut ended) = (self.flushed.subscribe(), self.journal.subscribe_ended());
+        let cuts = flushed.borrow().cuts;
         Ticket::watching(async move {
             tokio::select! {
                 // What was durable before the end is durable after it.
                 biased;
-                reached = flushed.wait_for(|end| *end > offset) => reached.map(|_| ()).map_err(|_| CommitError::Stopped),
+                reached = flushed.wait_for(|flushed| flushed.end > offset || flushed.cuts > cuts) => match reached {
+                    // What is there now may be another's.
+                    Ok(flushed) if flushed.cuts > cuts => Err(CommitError::Truncated),
+                    reached => reached.map(|_| ()).map_err(|_| CommitError::Stopped),
+                },
                 why = ended.wait_for(Option::is_some) => {
                     Err(why.ok().and_then(|why| why.clone()).unwrap_or(CommitError::Stopped))
                 }
@@ -502,6 +535,9 @@ impl State {
     fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), AppendError> {
         if self.dropped.is_some() {
             return Err(AppendError::Deleted);
+        }
+        if self.cut.is_some() {
+            return Err(AppendError::Truncating);
         }
         match self.epochs.latest() {
             Some(current) if epoch < current => Err(AppendError::StaleEpoch { epoch, current }),

@@ -118,17 +118,17 @@ impl PartitionLog {
                 .map(|(delta, position)| (segment.base.plus(delta.cast_signed()), position)),
         };
         let cut = place.and_then(|at| self.cut(&extent, at, from, end, bytes_max.min(READ_BYTES_MAX), slack));
-        let cut = match cut {
-            // Compacted in the middle of it: what took its place has the same offsets.
-            Err(_) if segment.handle.is_retired() => return self.read_parts(from, end, bytes_max),
-            cut => cut.map_err(|error| self.explain(from, error))?,
+        let found = match cut {
+            // In the middle of it the segment went, was cut, or was compacted: another has its place.
+            Err(_) if self.is_gone(&extent.part) => return self.read_parts(from, end, bytes_max),
+            cut => cut?,
         };
-        let Some(cut) = cut else { return Ok(nothing) };
+        let Some(cut) = found else { return Ok(nothing) };
         if cut.next >= end {
             self.tail().follow(cut.next);
         }
         let mut state = self.state();
-        if !segment.handle.is_retired() {
+        if state.holds(segment) {
             state.remember(cut.next, segment.base, cut.position);
         }
         drop(state);
@@ -138,16 +138,6 @@ impl PartitionLog {
     /// Says that a reader waits at the log's end: what is appended from now on is kept for it in memory, as far as there is room.
     pub fn follow(&self) {
         self.tail().follow(self.end_offset());
-    }
-
-    /// Why a read from `from` failed: the segment may have gone in the middle of it.
-    fn explain(&self, from: Offset, error: ReadError) -> ReadError {
-        let state = self.state();
-        match (state.dropped, from < state.start) {
-            (Some(_), _) => ReadError::Deleted,
-            (None, true) => ReadError::OutOfRange { offset: from, start: state.start, end: state.end },
-            (None, false) => error,
-        }
     }
 
     /// The first record with a timestamp at or after `target`: its offset and its timestamp. None if there is none. Where a
@@ -171,10 +161,8 @@ impl PartitionLog {
             }
             match find_timestamp(&part, target, start) {
                 Ok(None) => {}
-                // Another has its place.
-                Err(_) if part.segment.handle.is_retired() => return self.offset_for_timestamp(target),
-                // It went meanwhile.
-                Err(_) if self.is_retired(&part) => {}
+                // It went meanwhile, was cut, or was compacted.
+                Err(_) if self.is_gone(&part) => return self.offset_for_timestamp(target),
                 found => return found,
             }
         }

@@ -92,8 +92,8 @@ impl PartitionLog {
         reason: &'static str,
         wanted: Offset,
     ) -> Result<(u64, Offset), ReadError> {
-        if self.is_retired(&extent.part) {
-            // It is being removed. The reader is told so.
+        if self.is_gone(&extent.part) {
+            // It is being removed or cut: the reader looks again.
             return Err(extent.part.segment.damaged(at, reason));
         }
         let next = self.next_sound(extent, at, base)?;

@@ -1,6 +1,6 @@
 //! A log's beginning: moved forward, and the segments below it cleared away.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, sync::Arc};
 
 use millstream_env::lack;
 use millstream_model::{LeaderEpoch, Offset, TimestampMs};
@@ -79,10 +79,8 @@ impl PartitionLog {
         for (part, next) in parts.iter().zip(&parts[1..]) {
             let newest = match part.segment.find_newest(part.len) {
                 Ok(newest) => Some(newest),
-                // Another has its place.
-                Err(_) if part.segment.handle.is_retired() => return self.closed_segments(),
-                // It went meanwhile.
-                Err(_) if self.is_retired(part) => continue,
+                // It went meanwhile, was cut, or was compacted.
+                Err(_) if self.is_gone(part) => return self.closed_segments(),
                 Err(ReadError::Damaged { .. }) => None,
                 Err(error) => return Err(error),
             };
@@ -96,9 +94,13 @@ impl PartitionLog {
         Ok(closed)
     }
 
-    /// Whether a segment that was the log's is none of it any more.
-    pub(crate) fn is_retired(&self, part: &Part) -> bool {
-        part.segment.handle.is_retired() || part.segment.base < self.state().parts[0].segment.base
+    /// Whether a segment that was the log's is so no more, or not as it was.
+    pub(crate) fn is_gone(&self, part: &Part) -> bool {
+        if part.segment.handle.is_retired() {
+            return true;
+        }
+        let state = self.state();
+        state.dropped.is_some() || !state.holds(&part.segment)
     }
 
     /// Moves the files of segments below a start that is durable into `trash`. Only the loop that syncs calls this. What
@@ -107,8 +109,7 @@ impl PartitionLog {
         if retired.is_empty() {
             return Ok(());
         }
-        let trash = self.journal().options.dir.join("trash").join(format!("{:016x}", self.journal().rng.next_u64()));
-        match self.move_away(&retired, &trash) {
+        match self.move_to_trash(&retired) {
             Err(error) if lack(&error).is_some() => {
                 self.state().retired.splice(..0, retired);
                 Ok(())
@@ -117,9 +118,11 @@ impl PartitionLog {
         }
     }
 
-    fn move_away(&self, retired: &[Part], trash: &Path) -> io::Result<()> {
+    /// Moves the files of segments away, durably.
+    pub(crate) fn move_to_trash(&self, retired: &[Part]) -> io::Result<()> {
         let disk = self.disk();
-        disk.create_dir_all(trash)?;
+        let trash = self.journal().options.dir.join("trash").join(format!("{:016x}", self.journal().rng.next_u64()));
+        disk.create_dir_all(&trash)?;
         for part in retired {
             // A reader that has it open goes on with it.
             part.segment.handle.release();
@@ -134,7 +137,7 @@ impl PartitionLog {
 }
 
 /// What is gone already need not go.
-fn missing_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+pub(crate) fn missing_is_fine(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,

@@ -16,6 +16,7 @@ use crate::{
     mark::{Mark, Saved},
     producers::Producers,
     segment::Segment,
+    truncate::Cut,
 };
 
 /// A segment and how much of it counts, bytes. What its file has beyond that is not ours.
@@ -90,6 +91,8 @@ pub(crate) struct State {
     pub(crate) dropped: Option<u64>,
     /// Its files are gone.
     pub(crate) discarded: bool,
+    /// Its end is being cut back.
+    pub(crate) cut: Option<Cut>,
     hints: [Option<Hint>; HINTS],
     next_hint: usize,
 }
@@ -141,6 +144,7 @@ impl State {
             parents_changed: true,
             dropped: None,
             discarded: false,
+            cut: None,
             hints: [None; HINTS],
             next_hint: 0,
         }
@@ -163,6 +167,18 @@ impl State {
     /// The index of the segment that is appended to, if it is there.
     pub(crate) fn index(&self) -> Option<&Index> {
         self.index.as_ref()
+    }
+
+    /// The index of a segment that is appended to from now on; nothing of it is in its file.
+    pub(crate) fn set_index(&mut self, index: Index) {
+        self.index = Some(index);
+        self.index_stored = 0;
+    }
+
+    /// Whether a segment is one of the log's. One that was cut, or has gone, is not.
+    pub(crate) fn holds(&self, segment: &Arc<Segment>) -> bool {
+        let after = self.parts.partition_point(|part| part.segment.base <= segment.base);
+        after.checked_sub(1).is_some_and(|at| Arc::ptr_eq(&self.parts[at].segment, segment))
     }
 
     /// What to go back to when an append fails half-way. The index must have been made.

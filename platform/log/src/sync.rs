@@ -62,7 +62,7 @@ fn work(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     }
     // In turns: a journal under pressure must not keep the others waiting, nor they it.
     let recycled = recycle(journal)? || relieve(journal)?;
-    let cleared = clear_below_starts(journal)?;
+    let cleared = follow_moved(journal)?;
     Ok(sync_unjournaled(journal)? || cleared || recycled)
 }
 
@@ -112,21 +112,23 @@ fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     Ok(cleared)
 }
 
-/// Syncs one of the logs whose start has moved past segments, which then go.
-fn clear_below_starts(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
-    while let Some(log) = { journal.queue().started.pop() } {
-        if log.state().retired.is_empty() {
+/// Syncs one of the logs whose start has moved past segments, which then go, or whose end was cut back.
+fn follow_moved(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+    while let Some(log) = { journal.queue().moved.pop() } {
+        let is_behind = || {
+            let state = log.state();
+            !state.discarded && (!state.retired.is_empty() || state.cut.is_some())
+        };
+        if !is_behind() {
             continue;
         }
         let synced = sync_log(journal, &log)?;
-        let state = log.state();
-        let cleared = state.retired.is_empty() || state.discarded;
-        drop(state);
-        if !cleared {
+        let is_left = is_behind();
+        if is_left {
             // At the next tick.
-            journal.queue().started.push(log);
+            journal.queue().moved.push(log);
         }
-        return Ok(synced && cleared);
+        return Ok(synced && !is_left);
     }
     Ok(false)
 }
@@ -284,6 +286,9 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         }
         sync_all(journal, &pinning, true)?;
     }
+    let moved = std::mem::take(&mut journal.queue().moved);
+    // Whose files had followed before the frame was durable.
+    moved.iter().for_each(|log| log.end_cut());
     let clean = journal.options.dir.join(data_dir::CLEAN);
     replace_file(&*journal.disk, &clean, &[b""], true).map_err(failing("write", &clean))?;
     journal.disk.sync_dir(&journal.options.dir).map_err(failing("sync", &journal.options.dir))?;

@@ -53,7 +53,7 @@ pub(crate) enum Synced {
 }
 
 /// Why a sync did not go through.
-enum SyncError {
+pub(crate) enum SyncError {
     Lacking(Lack, StorageFailed),
     Failed(StorageFailed),
 }
@@ -66,7 +66,7 @@ impl From<StorageFailed> for SyncError {
 
 /// Turns an I/O error of anything but a segment's sync into what it means: the files beside the segments are replaced or
 /// written over as a whole when it is tried again.
-fn refused<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SyncError + 'a {
+pub(crate) fn refused<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SyncError + 'a {
     move |error| match lack(&error) {
         Some(lack) => SyncError::Lacking(lack, failing(action, path)(error)),
         None => SyncError::Failed(failing(action, path)(error)),
@@ -88,15 +88,24 @@ impl PartitionLog {
     /// # Errors
     /// The failure; the caller spreads it.
     pub(crate) fn sync(self: &Arc<Self>, closing: bool) -> Result<Synced, StorageFailed> {
+        match self.cut_files() {
+            Ok(()) => {}
+            // It is among those that have moved, and has its turn again.
+            Err(SyncError::Lacking(lack, failure)) => return Ok(Synced::Postponed(lack, failure)),
+            Err(SyncError::Failed(failure)) => return Err(failure),
+        }
         let Some(mut plan) = self.plan_sync(closing) else { return Ok(Synced::Done) };
         match self.carry_out(&plan) {
             Ok(()) => {
                 self.finish_sync(&plan);
-                if let Some((_, before)) = plan.producers.filter(|(_, before)| *before > Offset(0)) {
+                if let Some((_, before)) =
+                    plan.producers.filter(|(_, before)| *before > Offset(0) && *before != plan.mark.end)
+                {
                     // One that stays behind is removed at the next start.
                     let _ = self.disk().remove_file(&snapshot::path(self.dir(), before));
                 }
                 self.clear_away(plan.retired)?;
+                self.end_cut();
                 Ok(Synced::Done)
             }
             Err(SyncError::Lacking(lack, failure)) => {
@@ -258,7 +267,7 @@ impl PartitionLog {
         let synced = plan.parts.len() - 1;
         // By name: the log's start may have moved past some of them meanwhile.
         let last = &plan.parts[synced].segment.base;
-        state.synced_parts = state.parts.partition_point(|part| part.segment.base < *last);
+        state.synced_parts = state.parts.partition_point(|part| part.segment.base < *last).min(state.parts.len() - 1);
         state.mark = Some(plan.mark);
         if let Pin::Syncing { at, after } = state.pin {
             let mut queue = self.journal().queue();
@@ -272,7 +281,7 @@ impl PartitionLog {
         }
         // Unless it was written to meanwhile.
         let active = state.active();
-        if plan.parts.last().is_some_and(|part| part.len == active.len && part.segment.base == active.segment.base) {
+        if plan.parts.last().is_some_and(|part| part.len == active.len && Arc::ptr_eq(&part.segment, &active.segment)) {
             active.segment.handle.synced();
         }
         drop(state);
@@ -280,7 +289,7 @@ impl PartitionLog {
             // Closed and synced: whoever reads it opens it again.
             part.segment.handle.release();
         }
-        self.advance_flushed(plan.mark.end);
+        self.advance_flushed(plan.mark.end, plan.mark.lsn);
     }
 
     /// Moves a deleted log's directory out of the way, durably. What is in `trash` is removed in steps.

@@ -20,8 +20,8 @@ use common::{batch, log_id, options, read_all, sequenced, stored};
 use futures::FutureExt;
 use millstream_env::sim::{DiskOperation, Fault, SimRng, World};
 use millstream_log::{
-    AppendError, Appended, LogId, LogOptions, OpenError, PartitionLog, ReadError, Recovered, StartError, Storage,
-    Ticket,
+    AppendError, Appended, CommitError, LogId, LogOptions, OpenError, PartitionLog, ReadError, Recovered, StartError,
+    Storage, Ticket, TruncateError,
 };
 use millstream_model::{Durability, LeaderEpoch, Offset};
 use millstream_record::BatchHeader;
@@ -49,7 +49,20 @@ struct Model {
     /// The epoch whose start was acknowledged.
     epoch: i32,
     started: i32,
+    /// The latest epoch of the log: a truncation can take some away.
+    latest: i32,
     deleted: Deleted,
+    /// A truncation that is not durable yet.
+    cutting: Option<Before>,
+    /// The log was cut when it had a start: what it knows of producers whose batches are below that is not certain.
+    vague: bool,
+}
+
+/// What a log held before it was cut: it may be found so.
+struct Before {
+    batches: Vec<(Bytes, Offset)>,
+    acknowledged: Offset,
+    epoch: i32,
 }
 
 #[derive(Default, PartialEq, Clone, Copy, Debug)]
@@ -72,7 +85,7 @@ impl Model {
 
     /// Where the epoch of a batch that can be read ends: where the first batch of a later one begins.
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Offset {
-        let headers = self.batches.iter().map(|(batch, _)| BatchHeader::parse(batch).unwrap());
+        let headers = self.readable().iter().map(|(batch, _)| BatchHeader::parse(batch).unwrap());
         let later = headers.filter(|header| header.partition_leader_epoch > epoch).map(|header| header.base_offset);
         later.min().unwrap_or(self.end())
     }
@@ -105,6 +118,7 @@ impl Model {
             let count = i64::from(i32::from_be_bytes(batch[57..61].try_into().unwrap()));
             self.batches.push((stored(batch, base, epoch), base.plus(count)));
         }
+        self.latest = self.latest.max(epoch.0);
     }
 }
 
@@ -138,6 +152,11 @@ enum Wait {
     Again(LogId, Offset),
     Epoch(LogId, i32),
     Start(LogId, Offset),
+    Truncate(LogId),
+    /// What was appended there has been cut off.
+    Cut,
+    /// The log was cut since; what this waits for may be there.
+    AgainCut,
     Delete(LogId),
 }
 
@@ -253,8 +272,9 @@ impl History {
                 self.world.first().kill();
                 for model in self.logs.values_mut() {
                     model.acknowledged = model.end();
-                    model.epoch = model.started;
+                    model.epoch = model.latest;
                     model.start_acknowledged = model.start;
+                    model.cutting = None;
                     if model.deleted == Deleted::Asked {
                         model.deleted = Deleted::Yes;
                     }
@@ -276,8 +296,10 @@ impl History {
             assert!(self.faulty, "{id} opens");
             return;
         };
-        match self.rng.below(21) {
+        assert!(log.flushed_end() <= log.end_offset());
+        match self.rng.below(22) {
             0 => self.start_epoch(id, &log, waiting),
+            21 if self.rng.one_in(2) => self.truncate(id, &log, waiting),
             20 => self.advance_start(id, &log, waiting),
             1 if self.rng.one_in(6) => match storage.delete_log(id) {
                 Ok(ticket) => {
@@ -298,9 +320,10 @@ impl History {
         let epoch = model.started + 1;
         match log.start_epoch(LeaderEpoch(epoch)) {
             Ok(ticket) => {
-                model.started = epoch;
+                (model.started, model.latest) = (epoch, epoch);
                 waiting.push((Wait::Epoch(id, epoch), ticket));
             }
+            Err(AppendError::Truncating) => assert!(model.cutting.is_some()),
             Err(error) => assert!(self.faulty, "{error}"),
         }
     }
@@ -343,6 +366,56 @@ impl History {
         }
     }
 
+    fn truncate(&mut self, id: LogId, log: &Arc<PartitionLog>, waiting: &mut Vec<(Wait, Ticket)>) {
+        // What has been acknowledged is so.
+        self.settle(waiting, false);
+        let model = self.logs.get_mut(&id).unwrap();
+        let (start, end) = (model.start.0, model.end().0);
+        let wanted = match self.rng.below(8) {
+            0 => end + self.rng.below(3) as i64,
+            1 => self.rng.below(1 + end as u64) as i64,
+            2 => start + self.rng.below(1 + (end - start) as u64) as i64,
+            _ => (end - self.rng.below(30) as i64).max(start),
+        };
+        // The batch that holds it goes as a whole.
+        let count = model.batches.partition_point(|(_, batch_end)| batch_end.0 <= wanted);
+        let base = count.checked_sub(1).map_or(Offset(0), |last| model.batches[last].1).max(model.floor);
+        if wanted >= start && base.0 < start {
+            // The log starts in the middle of that batch: tests/truncate.rs.
+            return;
+        }
+        match log.truncate(Offset(wanted)) {
+            Ok(ticket) if wanted > end => assert!(ticket.now_or_never().is_some()),
+            Ok(ticket) => {
+                assert!(model.cutting.is_none(), "{id}: one truncation at a time");
+                let before =
+                    Before { batches: model.batches.clone(), acknowledged: model.acknowledged, epoch: model.epoch };
+                model.cutting = Some(before);
+                model.batches.truncate(count);
+                model.acknowledged = model.acknowledged.min(model.end());
+                let epochs = model.readable().iter().map(|(batch, _)| BatchHeader::parse(batch).unwrap());
+                model.epoch = epochs.map(|header| header.partition_leader_epoch.0).max().unwrap_or(0).max(0);
+                model.latest = model.epoch;
+                model.vague |= start > 0;
+                let end = model.end();
+                for (wait, _) in waiting.iter_mut() {
+                    match wait {
+                        Wait::Append(of, to) if *of == id && *to > end => *wait = Wait::Cut,
+                        Wait::Again(of, _) if *of == id => *wait = Wait::AgainCut,
+                        // It may have begun where there is nothing any more.
+                        Wait::Epoch(of, epoch) if *of == id => *epoch = 0,
+                        _ => {}
+                    }
+                }
+                waiting.push((Wait::Truncate(id), ticket));
+            }
+            Err(TruncateError::UnderWay) => assert!(model.cutting.is_some()),
+            Err(TruncateError::BelowStart { .. }) => assert!(wanted < start),
+            Err(error) => assert!(self.faulty, "{error}"),
+        }
+        assert_eq!(log.end_offset(), model.end());
+    }
+
     fn append(&mut self, id: LogId, log: &Arc<PartitionLog>, waiting: &mut Vec<(Wait, Ticket)>) {
         let batches: Vec<Bytes> = (0..1 + self.rng.below(3))
             .map(|_| {
@@ -361,6 +434,7 @@ impl History {
                 waiting.push((Wait::Append(id, model.end()), appended.ticket));
             }
             Err(AppendError::Overloaded { .. }) => {}
+            Err(AppendError::Truncating) => assert!(model.cutting.is_some()),
             Err(error) => {
                 assert!(self.faulty, "{error}");
                 if model.attempted.is_empty() {
@@ -399,21 +473,24 @@ impl History {
         let end_of = |appended: &Appended| appended.last_offset.plus(1);
         match log.append(batch.clone(), leader_epoch) {
             Ok(appended) if appended.duplicate => {
-                assert_eq!(verdict, Ok(Some(appended.base_offset)), "{id} {header:?}");
+                assert!(model.vague || verdict == Ok(Some(appended.base_offset)), "{id} {header:?}");
                 assert_eq!(end_of(&appended), appended.base_offset.plus(count.into()));
                 waiting.push((Wait::Again(id, end_of(&appended)), appended.ticket));
             }
             Ok(appended) => {
-                assert_eq!(verdict, Ok(None), "{id} {header:?}");
+                assert!(model.vague || verdict == Ok(None), "{id} {header:?}");
                 assert_eq!(appended.base_offset, model.end(), "offsets are dense");
                 model.push(&[batch], leader_epoch);
                 waiting.push((Wait::Append(id, model.end()), appended.ticket));
             }
             Err(AppendError::Overloaded { .. }) => {}
-            Err(AppendError::Sequence(error)) => assert_eq!(verdict, Err(()), "{id} {header:?}: {error}"),
+            Err(AppendError::Truncating) => assert!(model.cutting.is_some()),
+            Err(AppendError::Sequence(error)) => {
+                assert!(model.vague || verdict == Err(()), "{id} {header:?}: {error}");
+            }
             Err(error) => {
                 assert!(self.faulty, "{error}");
-                if model.attempted.is_empty() && verdict == Ok(None) {
+                if model.attempted.is_empty() && (model.vague || verdict == Ok(None)) {
                     model.attempted = vec![batch];
                 }
             }
@@ -432,6 +509,13 @@ impl History {
                     }
                     waiting.push((wait, ticket));
                 }
+                Some(Err(CommitError::Truncated)) => {
+                    assert!(matches!(wait, Wait::Cut | Wait::AgainCut), "what is there was not cut");
+                }
+                Some(Err(CommitError::Deleted)) => match wait {
+                    Wait::Truncate(id) => assert!(self.logs[&id].deleted != Deleted::No),
+                    _ => panic!("only a truncation is overtaken by a deletion"),
+                },
                 Some(Err(error)) => assert!(self.faulty || ended, "{error}"),
                 Some(Ok(())) => match wait {
                     Wait::Append(id, end) if id.partition.0 != REPLICATED => {
@@ -445,13 +529,19 @@ impl History {
                         model.acknowledged = model.acknowledged.max(end);
                     }
                     Wait::Again(..) => {}
+                    Wait::Cut => panic!("what was cut off is durable"),
+                    Wait::AgainCut => {}
+                    Wait::Truncate(id) => self.logs.get_mut(&id).unwrap().cutting = None,
                     // Acknowledged in memory.
                     Wait::Append(..) => {}
                     Wait::Start(id, start) => {
                         let model = self.logs.get_mut(&id).unwrap();
                         model.start_acknowledged = model.start_acknowledged.max(start);
                     }
-                    Wait::Epoch(id, epoch) => self.logs.get_mut(&id).unwrap().epoch = epoch,
+                    Wait::Epoch(id, epoch) => {
+                        let model = self.logs.get_mut(&id).unwrap();
+                        model.epoch = model.epoch.max(epoch);
+                    }
                     Wait::Delete(id) => self.logs.get_mut(&id).unwrap().deleted = Deleted::Yes,
                 },
             }
@@ -482,6 +572,12 @@ impl History {
             model.deleted = Deleted::No;
             let log = storage.log(*id).unwrap();
             let end = log.end_offset();
+            if let Some(before) = model.cutting.take()
+                && end > model.end()
+            {
+                // Nothing came of it.
+                (model.batches, model.acknowledged, model.epoch) = (before.batches, before.acknowledged, before.epoch);
+            }
             assert!(end >= model.acknowledged, "{id}: {end} is less than the {} acknowledged", model.acknowledged);
             if replicated && last == Some(End::Kill) && !faulty {
                 assert_eq!(end, model.end(), "{id}: a kill loses nothing of the page cache");
@@ -503,7 +599,10 @@ impl History {
             // A power cut can leave less of a log without a journal than its start: then nothing is left, producers included.
             let remembers = |batch: &BatchHeader| log.find_duplicate(batch).is_some();
             let known = (0..PRODUCERS as i64).filter_map(|producer| model.appended_by(producer).last().copied());
-            if replicated && start == end && (model.end() != end || !known.into_iter().all(|last| remembers(&last))) {
+            if replicated
+                && start == end
+                && (model.end() != end || (!model.vague && !known.into_iter().all(|last| remembers(&last))))
+            {
                 assert!(last != Some(End::Close), "{id}: an orderly close loses nothing");
                 model.batches.clear();
                 model.floor = end;
@@ -513,7 +612,7 @@ impl History {
             let recovered = read_all(&log, end, bytes_max);
             let expected: Vec<_> = model.readable().iter().map(|(batch, _)| batch.clone()).collect();
             assert!(recovered == expected, "{id}: what is recovered is a prefix of what was appended");
-            for producer in 0..PRODUCERS as i64 {
+            for producer in (0..PRODUCERS as i64).filter(|_| !model.vague) {
                 let own = model.appended_by(producer);
                 for batch in own.iter().rev().take(7) {
                     let found = log.find_duplicate(batch).map(|found| (found.base_offset, found.last_offset));
@@ -532,8 +631,7 @@ impl History {
             let epoch = log.latest_epoch().map_or(0, |epoch| epoch.0);
             assert!(epoch >= model.epoch && epoch <= model.started, "{id}: epoch {epoch} of {}", model.started);
             assert_eq!(log.flushed_end(), end, "{id}: what was recovered is durable");
-            model.started = epoch;
-            model.epoch = epoch;
+            (model.started, model.latest, model.epoch) = (epoch, epoch, epoch);
             model.acknowledged = end;
         }
         for id in found {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::{batch, log_id, options, read_all, sequenced, stored};
 use futures::FutureExt;
 use millstream_env::{Disk, sim::World};
-use millstream_log::{AppendError, LogOptions, PartitionLog, ReadError, StartError, Storage};
+use millstream_log::{AppendError, LogOptions, PartitionLog, ReadError, StartError, Storage, StorageOptions};
 use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
@@ -20,18 +20,21 @@ const SEGMENT_BYTES: u64 = 20_000;
 struct Bench {
     world: World,
     durability: Durability,
+    /// Producers are written down after a part of it.
+    journal_bytes_max: u64,
     storage: Option<Storage>,
 }
 
 impl Bench {
     fn new(durability: Durability) -> Self {
-        let mut bench = Self { world: World::new(3), durability, storage: None };
+        let mut bench = Self { world: World::new(3), durability, journal_bytes_max: 192 << 10, storage: None };
         bench.open();
         bench
     }
 
     fn open(&mut self) {
-        self.storage = Some(Storage::open(options(Path::new("/data")), self.world.env()).unwrap().0);
+        let options = StorageOptions { journal_bytes_max: self.journal_bytes_max, ..options(Path::new("/data")) };
+        self.storage = Some(Storage::open(options, self.world.env()).unwrap().0);
     }
 
     fn log(&self) -> Arc<PartitionLog> {
@@ -203,6 +206,8 @@ fn write(bench: &Bench, base: u64, bytes: &[u8]) {
 #[test]
 fn a_producer_whose_batches_went_is_still_known_after_a_restart() {
     let mut bench = Bench::new(Durability::Fsync);
+    bench.journal_bytes_max = 1 << 30;
+    bench.kill();
     let once = sequenced(7, 0, 0, 1, 4_000, 1);
     let ticket = bench.log().append(once.clone(), EPOCH).unwrap().ticket;
     bench.world.run_until(ticket).unwrap();
@@ -246,4 +251,66 @@ fn closed_segments_say_how_large_and_how_old_they_are() {
     assert_eq!(closed.iter().map(|one| one.bytes).sum::<u64>(), bench.log().size_bytes() * 8 / 10);
     bench.advance(5);
     assert_eq!(bench.log().closed_segments().unwrap(), closed[1..]);
+}
+
+#[test]
+fn epochs_below_the_start_are_forgotten_and_the_one_it_is_in_begins_there() {
+    let mut bench = Bench::new(Durability::Fsync);
+    let log = bench.log();
+    for (epoch, count) in [(1, 3), (2, 4), (5, 3)] {
+        for _ in 0..count {
+            let batch = batch(1, 4_000, 0);
+            bench.world.run_until(log.append(batch, LeaderEpoch(epoch)).unwrap().ticket).unwrap();
+        }
+    }
+    drop(log);
+    bench.advance(4);
+    for _ in 0..2 {
+        let end_of = |epoch| bench.log().end_offset_for_epoch(LeaderEpoch(epoch)).map(|(epoch, end)| (epoch.0, end.0));
+        assert_eq!((end_of(1), end_of(2), end_of(3), end_of(9)), (None, Some((2, 7)), Some((2, 7)), Some((5, 10))));
+        bench.crash();
+    }
+}
+
+/// Segments are moved away, shrunk and removed under the readers' hands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_whose_segment_goes_is_told_that_it_is_out_of_range() {
+    const ENDS: i64 = 400;
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, _) = Storage::open(options(dir.path()), millstream_env::real::env()).unwrap();
+    let log = storage.open_log(log_id(0), LogOptions { segment_bytes: 5_000, ..LogOptions::default() }).unwrap();
+    for at in 0..ENDS {
+        storage.writable().await;
+        log.append(batch(1, 4_000, at), EPOCH).unwrap().ticket.await.unwrap();
+    }
+    let readers: Vec<_> = (0..2)
+        .map(|reader| {
+            let log = log.clone();
+            std::thread::spawn(move || {
+                let mut refused = 0;
+                let mut at = reader;
+                while log.start_offset() < Offset(ENDS) {
+                    // Around the start, where segments go.
+                    at = (at * 5 + 3) % 16;
+                    let from = Offset((log.start_offset().0 + at - 2).clamp(0, ENDS));
+                    match log.read(from, Offset(ENDS), 9_000) {
+                        Ok(_) => {}
+                        Err(ReadError::OutOfRange { .. }) => refused += 1,
+                        Err(error) => panic!("{from}: {error}"),
+                    }
+                    match log.offset_for_timestamp(TimestampMs(from.0)) {
+                        Ok(_) => {}
+                        Err(error) => panic!("at {from}: {error}"),
+                    }
+                    log.closed_segments().unwrap();
+                }
+                refused
+            })
+        })
+        .collect();
+    for start in 1..=ENDS {
+        log.advance_start(Offset(start)).unwrap().await.unwrap();
+    }
+    let refused: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+    assert!(refused > 0, "no reader came too late");
 }

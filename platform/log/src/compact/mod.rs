@@ -360,6 +360,11 @@ impl Pass<'_> {
         // Before the other names go, or a power cut could leave neither.
         disk.sync_dir(log.dir()).map_err(writing("sync", log.dir()))?;
         for (part, _) in &group[1..] {
+            // A log that was cut meanwhile may have begun a new segment there.
+            let state = log.state();
+            if state.parts.iter().any(|live| live.segment.base == part.segment.base) {
+                continue;
+            }
             for path in [part.segment.index_path(), part.segment.path.to_path_buf()] {
                 match disk.remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -10,7 +10,7 @@ use millstream_env::{Lack, lack};
 use millstream_model::Durability;
 use millstream_record::{BatchHeader, PATCH_BYTES};
 
-use super::{files::JournalFiles, unreadable};
+use super::{failed, files::JournalFiles, unreadable};
 use crate::{
     LogId, LogOptions, OpenError, PartitionLog,
     data_dir::io,
@@ -18,7 +18,7 @@ use crate::{
     journal::Journal,
     journal_file::{FILE_HEADER_BYTES, Found, Scan},
     producers::Producers,
-    sync_log::discard,
+    sync_log::{SyncError, discard},
 };
 
 /// The journal being replayed.
@@ -151,6 +151,25 @@ impl Replay<'_> {
                 let start = frame.base_offset.min(state.end);
                 state.epochs_changed |= state.epochs.begin(frame.leader_epoch, start);
             }
+            Kind::Truncate if frame.base_offset > state.end && journaled => {
+                return Err(lies(&format!("it is cut at {}, past the end {}", frame.base_offset, state.end)));
+            }
+            Kind::Truncate if frame.base_offset < state.end => {
+                let (point, before) = (state.find_point(frame.base_offset).map_err(unreadable)?, state.lsn);
+                if point.end != frame.base_offset {
+                    return Err(lies(&format!("it is cut at {}, where no batch begins", frame.base_offset)));
+                }
+                drop(log.begin_cut(&mut state, point, before));
+                drop(state);
+                match log.cut_files() {
+                    Ok(()) => {}
+                    Err(SyncError::Lacking(_, failure) | SyncError::Failed(failure)) => return Err(failed(failure)),
+                }
+                state = log.state();
+                state.cut = None;
+            }
+            // Its files are so already; or a log without a journal has lost more than that.
+            Kind::Truncate => state.epochs_changed |= state.epochs.truncate(frame.base_offset),
             Kind::LogStart if frame.base_offset <= state.end => state.advance_start(frame.base_offset),
             Kind::LogStart if journaled => {
                 return Err(lies(&format!("the start {} is past the end {}", frame.base_offset, state.end)));

@@ -1,0 +1,341 @@
+//! Cutting a log's end back.
+//!
+//! What is below the mark is believed after a crash, so none of it may change before a mark that says less is durable. So the log
+//! is cut in two steps: at once in what it says of itself, while the journal gets the frame; then, in the sync loop, a mark that
+//! ends where the log is cut, and the files. Until that is done the log takes no appends.
+
+use std::sync::Arc;
+
+use millstream_model::{LeaderEpoch, Offset};
+use tokio::sync::oneshot;
+
+use crate::{
+    AppendError, CommitError, PartitionLog, ReadError, Ticket, TruncateError,
+    age::Age,
+    bytes_io::failing,
+    frame::Kind,
+    index::Index,
+    mark::{Mark, Saved},
+    producers::Producers,
+    segment::Segment,
+    snapshot,
+    state::{Part, State},
+    sync_log::{SyncError, refused},
+    ticket::Resolve,
+};
+
+/// Where a log is cut: in which of its segments, at which batch.
+pub(crate) struct Point {
+    at: usize,
+    /// The batch's base offset, or the log's start if that is in the batch: the log's end from then on.
+    pub(crate) end: Offset,
+    position: u64,
+    /// Of the segment's batches before.
+    index: Index,
+    /// Nothing is kept of that segment: the log begins in the middle of its last batch.
+    whole: bool,
+}
+
+/// For whoever waits until a truncation is done.
+type Done = oneshot::Receiver<Result<(), CommitError>>;
+
+/// A truncation that is not done yet.
+pub(crate) struct Cut {
+    /// Its frame, and the log's last one before it.
+    lsn: u64,
+    lsn_before: u64,
+    /// The segment that was cut, as it was.
+    cut: Option<Part>,
+    /// Segments of which nothing is kept.
+    gone: Vec<Part>,
+    /// The files are cut.
+    settled: bool,
+    done: Resolve,
+}
+
+impl PartitionLog {
+    /// Cuts the log's end back to `end`: for a follower whose records from there on are not the leader's. A batch that reaches
+    /// past `end` goes as a whole, as in Kafka; where the log starts in the middle of that batch, nothing is left. An `end`
+    /// at or past the log's end is no change, but that epochs without records there go.
+    ///
+    /// From the call on, what was cut is not read; its tickets fail as [`CommitError::Truncated`]; the log forgets its epochs
+    /// and what its producers did there. Durable once the ticket resolves. Until then the log takes no appends
+    /// ([`AppendError::Truncating`]). A ticket that is dropped changes nothing. [`PartitionLog::flushed_end`] goes back; that nobody
+    /// was promised what is cut is the caller's rule.
+    ///
+    /// Blocks on the disk to find the batch. In the background, producers are found again from their last snapshot, or where
+    /// that is of a later offset from all batches that are left.
+    ///
+    /// # Errors
+    /// [`TruncateError`]; the log is unchanged.
+    pub fn truncate(self: &Arc<Self>, end: Offset) -> Result<Ticket, TruncateError> {
+        let mut state = self.state();
+        if state.dropped.is_some() {
+            return Err(TruncateError::Deleted);
+        }
+        if state.cut.is_some() {
+            return Err(TruncateError::UnderWay);
+        }
+        if end < state.start {
+            return Err(TruncateError::BelowStart { end, start: state.start });
+        }
+        if end > state.end || (end == state.end && !state.epochs.reach(end)) {
+            return Ok(Ticket::done());
+        }
+        let point = state.find_point(end)?;
+        let epoch = state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN);
+        // Its own ticket is of no use: the frame is not all that has to be durable.
+        let (resolve, _) = Ticket::new();
+        let entry = self.mutation(Kind::Truncate, epoch, (point.end, point.end), resolve);
+        let lsn_before = state.lsn;
+        self.enqueue(&mut state, [entry]).map_err(|error| match error {
+            AppendError::Failed(failure) => TruncateError::Failed(failure),
+            _ => TruncateError::Closed,
+        })?;
+        let done = self.begin_cut(&mut state, point, lsn_before);
+        drop(state);
+        self.journal().commit_work.notify_one();
+        let mut ended = self.journal().subscribe_ended();
+        Ok(Ticket::watching(async move {
+            tokio::select! {
+                biased;
+                done = done => done.unwrap_or(Err(CommitError::Stopped)),
+                why = ended.wait_for(Option::is_some) => {
+                    Err(why.ok().and_then(|why| why.clone()).unwrap_or(CommitError::Stopped))
+                }
+            }
+        }))
+    }
+
+    /// Cuts what the log says of itself; its last frame is the truncation's. The files are to follow.
+    pub(crate) fn begin_cut(&self, state: &mut State, point: Point, lsn_before: u64) -> Done {
+        let (done, waiting) = oneshot::channel();
+        let base = if point.whole { point.end } else { state.parts[point.at].segment.base };
+        // Another object for the same file: who has the one before is told that it is the log's no more.
+        let segment = self.segment(base);
+        let producers = Producers::new(self.journal().producer_limits());
+        let age = Age::new(state.age.segment_ms, self.journal().now());
+        self.cut_flushed(point.end, state.lsn);
+        self.tail().clear();
+        let (cut, gone) = state.truncate(point, segment, producers, age);
+        state.cut = Some(Cut { lsn: state.lsn, lsn_before, cut, gone, settled: false, done });
+        waiting
+    }
+
+    /// Carries out a truncation that has begun, but for the mark that says so to the journal: every sync begins with it. Only who
+    /// syncs calls this. Each step can be repeated.
+    ///
+    /// # Errors
+    /// What is lacking or has failed; it is still to be done.
+    pub(crate) fn cut_files(&self) -> Result<(), SyncError> {
+        let (mut saved, mut mark, parts, mut told, start, end, cut, gone) = {
+            let state = self.state();
+            let Some(cut) = state.cut.as_ref().filter(|cut| !cut.settled && !state.discarded) else { return Ok(()) };
+            let active = state.active();
+            // What the mark says is durable is so below the cut, too.
+            let mark = state.mark.filter(|mark| mark.end > state.end).map(|mark| Mark {
+                sequence: mark.sequence + 1,
+                start: state.start,
+                end: state.end,
+                lsn: cut.lsn_before,
+                segment_base: active.segment.base,
+                segment_len: active.len,
+                ..mark
+            });
+            let parts = state.parts.clone();
+            // The start may have moved since the log was cut.
+            let told = state.retired.clone();
+            (state.saved, mark, parts, told, state.start, state.end, cut.cut.clone(), cut.gone.clone())
+        };
+        let disk = self.disk();
+        let later = Some(saved.at).filter(|at| *at > end);
+        if later.is_some() {
+            saved = Saved::default();
+        }
+        // Where the log begins within the batch that was cut, producers have sent those before it.
+        told.extend(gone.iter().filter(|part| part.segment.base < start).cloned());
+        told.extend(parts.iter().cloned());
+        let producers = self.producers_below(&told, saved, end).map_err(unreadable)?;
+        saved.behind = saved.at < end;
+        if let Some(mark) = &mut mark {
+            if producers.iter().len() > 0 {
+                let path = snapshot::path(self.dir(), end);
+                snapshot::store(disk, self.dir(), end, &producers).map_err(refused("write", &path))?;
+                disk.sync_dir(self.dir()).map_err(failing("sync", self.dir()))?;
+                saved = Saved { at: end, behind: false };
+            } else {
+                saved = Saved::default();
+            }
+            mark.producers = saved;
+            let path = self.mark_path();
+            mark.store(disk, &path).map_err(refused("write", &path))?;
+            self.state().mark = Some(*mark);
+        }
+        if let Some(part) = &cut {
+            let (path, len) = (&part.segment.path, parts[parts.len() - 1].len);
+            if part.segment.len().map_err(refused("measure", path))? > len {
+                let file = part.segment.handle.writer().map_err(refused("open", path))?;
+                file.set_len(len).map_err(refused("cut", path))?;
+                file.sync_data().map_err(failing("sync", path))?;
+            }
+            let path = part.segment.index_path();
+            crate::start::missing_is_fine(disk.remove_file(&path)).map_err(refused("remove", &path))?;
+        }
+        if gone.is_empty() {
+            disk.sync_dir(self.dir()).map_err(failing("sync", self.dir()))?;
+        } else {
+            self.move_to_trash(&gone).map_err(refused("remove", self.dir()))?;
+        }
+        if let Some(at) = later {
+            // One that stays behind is removed at the next start.
+            let _ = disk.remove_file(&snapshot::path(self.dir(), at));
+        }
+        let mut state = self.state();
+        state.producers = producers;
+        state.saved = saved;
+        state.unsaved_bytes = u64::MAX >> 1;
+        if let Some(cut) = &mut state.cut {
+            cut.settled = true;
+            cut.gone.clear();
+            if let Some(part) = cut.cut.take() {
+                part.segment.handle.release();
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the log take appends again, when the truncation is durable in every way.
+    pub(crate) fn end_cut(&self) {
+        let committed = self.journal().ring().committed_lsn;
+        let ended = self.state().cut.take_if(|cut| cut.settled && cut.lsn <= committed);
+        if let Some(cut) = ended {
+            // Nobody may be waiting any more.
+            let _ = cut.done.send(Ok(()));
+        }
+    }
+
+    /// Gives a truncation up, since the log is deleted.
+    pub(crate) fn abandon_cut(state: &mut State) {
+        if let Some(cut) = state.cut.take() {
+            let _ = cut.done.send(Err(CommitError::Deleted));
+        }
+    }
+
+    /// The producers as of `end`: as written down, and as the batches since tell.
+    fn producers_below(&self, parts: &[Part], saved: Saved, end: Offset) -> Result<Producers, ReadError> {
+        let limits = self.journal().producer_limits();
+        let stored = match saved.at {
+            Offset(0) => None,
+            at => snapshot::load(self.disk(), self.dir(), at, limits)
+                .map_err(|source| ReadError::Io { path: snapshot::path(self.dir(), at), source })?,
+        };
+        let from = if stored.is_some() { saved.at } else { Offset(0) };
+        let mut producers = stored.unwrap_or_else(|| Producers::new(limits));
+        let mut next = from;
+        for (index, part) in parts.iter().enumerate() {
+            let passed = parts.get(index + 1).is_some_and(|next| next.segment.base <= from);
+            if part.len == 0 || passed || from >= end {
+                continue;
+            }
+            match self.note_all(part, &mut next, end, &mut producers) {
+                // What lies below the start need not be sound any more.
+                Err(ReadError::Damaged { .. }) if self.is_gone(part) => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(producers)
+    }
+
+    /// Notes the producers of a segment's batches between two offsets, and moves the first past them.
+    fn note_all(
+        &self,
+        part: &Part,
+        next: &mut Offset,
+        end: Offset,
+        producers: &mut Producers,
+    ) -> Result<(), ReadError> {
+        let now = self.journal().now();
+        let position = match part.segment.base < *next {
+            true => part.segment.build_index(part.len)?.position(part.segment.delta(*next).into()),
+            false => 0,
+        };
+        let mut walk = part.segment.walk(position, part.len)?;
+        while let Some((_, header)) = walk.next()?
+            && header.end_offset() <= end
+        {
+            if header.base_offset >= *next {
+                producers.note(&header, now);
+                *next = header.end_offset();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Where the log is cut so that it ends at `target`, or before it. The disk is read.
+    pub(crate) fn find_point(&mut self, target: Offset) -> Result<Point, ReadError> {
+        let at = self.parts.partition_point(|part| part.segment.base <= target).saturating_sub(1);
+        let part = self.parts[at].clone();
+        if part.len == 0 {
+            // There need not even be a file.
+            return Ok(Point { at, end: self.end, position: 0, index: Index::default(), whole: false });
+        }
+        let mut index = match at + 1 == self.parts.len() {
+            true => self.active_index()?.clone(),
+            false => (*part.segment.closed_index(part.len)?).clone(),
+        };
+        let mut walk = part.segment.walk(index.position(part.segment.delta(target).into()), part.len)?;
+        let (mut position, mut end) = (part.len, self.end);
+        while let Some((at, header)) = walk.next()? {
+            if header.end_offset() > target {
+                (position, end) = (at, header.base_offset);
+                break;
+            }
+        }
+        if end < self.start {
+            return Ok(Point { at, end: self.start, position: 0, index: Index::default(), whole: true });
+        }
+        index.cut(position);
+        let mut walk = part.segment.walk(index.reach(), position)?;
+        while let Some((_, header)) = walk.next()? {
+            index.add(part.segment.delta(header.base_offset), header.batch_bytes() as u64);
+        }
+        Ok(Point { at, end, position, index, whole: false })
+    }
+
+    /// Cuts all that the log says of itself. Gives the segment that is cut, as it was, and those that go.
+    fn truncate(
+        &mut self,
+        point: Point,
+        segment: Segment,
+        producers: Producers,
+        age: Age,
+    ) -> (Option<Part>, Vec<Part>) {
+        assert!(self.start <= point.end && point.end <= self.end, "a log is cut within itself");
+        let mut gone = self.parts.split_off(point.at + 1);
+        let mut cut = self.parts.pop();
+        if point.whole {
+            gone.splice(..0, cut.take());
+        }
+        self.parts.push(Part { segment: Arc::new(segment), len: point.position });
+        self.synced_parts = self.synced_parts.min(point.at);
+        self.set_index(point.index);
+        self.end = point.end;
+        self.epochs_changed |= self.epochs.truncate(point.end);
+        (self.producers, self.age) = (producers, age);
+        self.forget_places();
+        (cut, gone)
+    }
+}
+
+/// What was written cannot be read back: what that means to a sync.
+fn unreadable(error: ReadError) -> SyncError {
+    match error {
+        ReadError::Io { path, source } => refused("read", &path)(source),
+        other => {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidData, other.to_string());
+            SyncError::Failed(failing("cut", std::path::Path::new("the log"))(source))
+        }
+    }
+}
