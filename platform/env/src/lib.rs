@@ -10,11 +10,13 @@
 //! - [`Net`]: listeners and connections of ordered frame streams.
 //! - [`Spawn`]: tasks, and loops that own a thread in the real world.
 //!
-//! Beside them, a [`Budget`]: bytes that those who read frames and those who write them share.
+//! Beside them, a [`Budget`]: bytes that those who read frames and those who write them share; and [`Buffers`] that are used
+//! again.
 
 pub mod ambient;
 mod ballast;
 mod budget;
+mod buffers;
 mod clock;
 mod disk;
 mod net;
@@ -25,6 +27,7 @@ mod spawn;
 
 pub use ballast::Ballast;
 pub use budget::{Budget, Share};
+pub use buffers::Buffers;
 pub use clock::{Clock, Monotonic};
 pub use disk::{Disk, DiskFile, DiskLock, Lack, OpenMode, lack};
 pub use net::{Connection, Frame, FrameSink, FrameSource, FrameStream, Listener, Net, Peer};

@@ -13,14 +13,11 @@ use std::{
     },
 };
 
-use millstream_env::{Disk, DiskFile, OpenMode};
+use millstream_env::{Buffers, Disk, DiskFile, OpenMode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::{
-    buffers::{Buffer, Buffers},
-    index::Index,
-};
+use crate::index::Index;
 
 /// How many files are looked at, at most, to find those to be closed for one that was opened.
 const LOOKS_MAX: usize = 64;
@@ -29,7 +26,7 @@ const LOOKS_MAX: usize = 64;
 pub(crate) struct Handles {
     pub(crate) disk: Arc<dyn Disk>,
     /// For reads of their files.
-    buffers: Arc<Buffers>,
+    buffers: Buffers,
     max: usize,
     /// In the order in which they were opened or spared.
     open: Mutex<VecDeque<Weak<Handle>>>,
@@ -64,7 +61,7 @@ struct Opened {
 impl Handles {
     /// No file is open. `sync_work` is notified when there are too many to be synced.
     pub(crate) fn new(disk: Arc<dyn Disk>, max: usize, sync_work: Arc<Notify>) -> Arc<Self> {
-        let (buffers, open, pressed) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
+        let (buffers, open, pressed) = (Buffers::default(), Mutex::default(), AtomicBool::new(false));
         Arc::new(Self { disk, buffers, max, open, pressed, sync_work })
     }
 
@@ -156,9 +153,9 @@ impl Handle {
         Ok(file)
     }
 
-    /// A buffer to read so many bytes into.
-    pub(crate) fn buffer(&self, bytes: usize) -> Buffer {
-        self.handles.buffers.take(bytes)
+    /// Buffers to read into.
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.handles.buffers
     }
 
     /// The file, if it is open.

@@ -180,7 +180,6 @@
 //! At most `open_segments_max` segments are open (`handles`); those that were written and not synced stay open.
 
 mod age;
-mod buffers;
 mod bytes_io;
 mod commit;
 mod compact;

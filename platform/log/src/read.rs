@@ -182,6 +182,7 @@ impl PartitionLog {
         slack: usize,
     ) -> Result<Option<Cut>, ReadError> {
         let segment: &Segment = &extent.part.segment;
+        let buffers = segment.handle.buffers();
         let mut checker = Checker::new(self, base);
         let mut want = bytes_max.saturating_add(slack).max(HEADER_BYTES);
         loop {
@@ -218,7 +219,10 @@ impl PartitionLog {
                 (at, base) = self.pass_damage(extent, position, base, reason, from)?;
                 break None;
             };
-            let Some(first) = first else { continue };
+            let Some(first) = first else {
+                buffers.give_back(bytes);
+                continue;
+            };
             if first.end_offset() > end {
                 return Ok(None);
             }
@@ -236,8 +240,12 @@ impl PartitionLog {
             // A slice keeps all that was read in memory for as long as it is held: where most of that is not asked for, the
             // rest is copied.
             let batches = match stop - start < bytes.len() / 2 {
-                true => Bytes::copy_from_slice(&bytes[start..stop]),
-                false => bytes.freeze().slice(start..stop),
+                true => {
+                    let batches = Bytes::copy_from_slice(&bytes[start..stop]);
+                    buffers.give_back(bytes);
+                    batches
+                }
+                false => buffers.lend(bytes).slice(start..stop),
             };
             return Ok(Some(Cut { batches, next, position: at + stop as u64 }));
         }

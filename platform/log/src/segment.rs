@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 
 use crate::{
     ReadError,
-    buffers::Buffer,
     handles::{Handle, Handles},
     index::Index,
 };
@@ -208,7 +207,7 @@ impl Segment {
     }
 
     /// Reads exactly `bytes` bytes at `at`.
-    pub(crate) fn read_exact(&self, at: u64, bytes: usize) -> Result<Buffer, ReadError> {
+    pub(crate) fn read_exact(&self, at: u64, bytes: usize) -> Result<BytesMut, ReadError> {
         let buffer = self.read_some(at, bytes)?;
         if buffer.len() < bytes {
             return Err(self.damaged(at + buffer.len() as u64, "it ends in the middle of a batch"));
@@ -217,9 +216,9 @@ impl Segment {
     }
 
     /// Reads `bytes` bytes at `at`; fewer where the file ends before.
-    pub(crate) fn read_some(&self, at: u64, bytes: usize) -> Result<Buffer, ReadError> {
-        let mut buffer = self.handle.buffer(bytes);
-        let read = self.handle.reader().and_then(|file| file.read_at(buffer.as_mut(), at));
+    pub(crate) fn read_some(&self, at: u64, bytes: usize) -> Result<BytesMut, ReadError> {
+        let mut buffer = self.handle.buffers().take_filled(bytes);
+        let read = self.handle.reader().and_then(|file| file.read_at(&mut buffer, at));
         let read = read.map_err(|source| self.io(source))?;
         buffer.truncate(read);
         Ok(buffer)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream_env::Budget;
+use millstream_env::{Budget, Buffers};
 use millstream_model::limits::FRAME_BYTES_MAX;
 
 /// Bounds of a listener and of the connections that it, or a connector, makes. The defaults are those measured to reach
@@ -32,6 +32,8 @@ pub struct Limits {
     /// What large frames that are being put together, and those that are being worked on, share with whoever else is given
     /// it. A large frame waits for its share before it is read; one that a single read holds (32 KiB) needs none.
     pub budget: Budget,
+    /// Where large frames are put together.
+    pub buffers: Buffers,
     /// How long a handshake may take before the connection is given up by a listener.
     pub handshake_timeout: Duration,
     /// How long a connector tries one address of a host.
@@ -69,6 +71,7 @@ impl Default for Limits {
             frame_bytes_max: FRAME_BYTES_MAX,
             assembly_bytes_max: FRAME_BYTES_MAX + (28 << 20),
             budget: Budget::unlimited(),
+            buffers: Buffers::default(),
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),

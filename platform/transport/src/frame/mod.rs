@@ -8,7 +8,8 @@
 //! once it has its share of two budgets of announced bytes, for frames being put together on all streams of a connection
 //! ([`Assembly`]) and on those of all connections ([`Limits::budget`](crate::Limits::budget)); a stream whose frame does not fit
 //! waits for its turn. The buffer has the frame's length up to 2 MiB, and doubles as bytes arrive beyond that: what a peer
-//! announces costs no memory that is touched, only what it sends does. A frame that has begun must go on arriving.
+//! announces costs no memory that is touched, only what it sends does. Buffers are used again. A frame that has begun must go
+//! on arriving.
 //!
 //! **Writing.** Small parts, lengths and whole small frames are copied together; parts from 8 KiB are passed on as they are.
 //! Nothing leaves before the sink is flushed or 256 KiB are queued, so a caller that feeds several frames and flushes once gets

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::Stream;
-use millstream_env::{BoxFuture, Budget, Clock, Monotonic, Share};
+use millstream_env::{BoxFuture, Budget, Buffers, Clock, Monotonic, Share};
 use tokio::{
     io::AsyncRead,
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -51,6 +51,7 @@ pub(crate) struct ReadLimits {
     pub(crate) frame_rate_min: u64,
     pub(crate) assembly: Assembly,
     pub(crate) budget: Budget,
+    pub(crate) buffers: Buffers,
     pub(crate) activity: Option<Arc<Activity>>,
 }
 
@@ -65,6 +66,7 @@ impl ReadLimits {
             frame_rate_min: limits.frame_rate_min.max(1),
             assembly,
             budget: limits.budget.clone(),
+            buffers: limits.buffers.clone(),
             activity,
         }
     }
@@ -167,7 +169,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 State::Body { len, body, share, .. } => {
                     let len = *len;
                     if body.len() == len {
-                        let body = std::mem::take(body).freeze();
+                        let body = self.limits.buffers.lend(std::mem::take(body));
                         // Its share is held until nothing of the frame is used any more.
                         let body = match share.take() {
                             Some(share) => share.hold(body),
@@ -204,7 +206,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         // The wait was ours, not the peer's.
         self.frame_deadline = None;
         self.inbox.advance(LENGTH_BYTES);
-        let mut body = BytesMut::with_capacity(len.min(FIRST_BYTES));
+        let mut body = self.limits.buffers.take_empty(len, FIRST_BYTES);
         // The frame is larger than the inbox, so all that the inbox holds belongs to it.
         body.extend_from_slice(&self.inbox);
         self.inbox.clear();
