@@ -6,10 +6,7 @@
 
 use millstream_model::TimestampMs;
 
-use crate::{
-    PartitionLog, ReadError,
-    state::{Part, State},
-};
+use crate::{PartitionLog, ReadError, state::State};
 
 /// The age of the segment that is appended to.
 #[derive(Clone, Copy, Debug)]
@@ -57,11 +54,24 @@ impl State {
     }
 }
 
+impl State {
+    /// Whether there is anything to close, and nothing in the way.
+    fn may_roll(&self) -> bool {
+        self.dropped.is_none() && self.cut.is_none() && self.active().len > 0
+    }
+}
+
 impl PartitionLog {
     /// Closes the segment that is appended to, if it holds anything; the next append begins a new one. Writes nothing: after a
     /// crash it may be open again. Whether there was something to close.
     pub fn roll(&self) -> bool {
-        self.roll_if(|_| true)
+        let mut state = self.state();
+        let rolls = state.may_roll();
+        if rolls {
+            let segment = self.segment(state.end);
+            state.roll(segment);
+        }
+        rolls
     }
 
     /// As [`PartitionLog::roll`], but only if all that the segment holds is older than `than`. What has no time is not.
@@ -71,27 +81,17 @@ impl PartitionLog {
     /// # Errors
     /// [`ReadError`].
     pub fn roll_older(&self, than: TimestampMs) -> Result<bool, ReadError> {
-        let active = self.state().active().clone();
-        if active.len == 0 {
-            return Ok(false);
-        }
-        let newest = active.segment.find_newest(active.len)?;
-        if newest.0 < 0 || newest >= than {
-            return Ok(false);
-        }
-        // Unless it has grown meanwhile.
-        Ok(self.roll_if(|now| now.len == active.len && now.segment.base == active.segment.base))
-    }
-
-    fn roll_if(&self, condition: impl FnOnce(&Part) -> bool) -> bool {
         let mut state = self.state();
-        let rolls =
-            state.dropped.is_none() && state.cut.is_none() && state.active().len > 0 && condition(state.active());
+        if !state.may_roll() {
+            return Ok(false);
+        }
+        let newest = state.active_index()?.newest();
+        let rolls = newest.0 >= 0 && newest < than;
         if rolls {
             let segment = self.segment(state.end);
             state.roll(segment);
         }
-        rolls
+        Ok(rolls)
     }
 }
 

@@ -12,7 +12,7 @@
 //! 3. A segment has at most 2^31 - 1 bytes of batches, one batch excepted that is larger by itself; its last offset is less
 //!    than 2^32 past its first. Positions are 32 bits. It ends earlier where a batch is later than its first by more than
 //!    `segment_ms` (`age`).
-//! 4. An index has one entry per 32 KiB of batches.
+//! 4. An index has one entry of 16 bytes per 32 KiB of batches.
 //! 5. What waits for the journal is at most `queue_bytes_max` (64 MiB), one append excepted. Past half of it, or with the journal
 //!    85 % full, [`Storage::writable`] holds appenders back.
 //! 6. A log remembers the last five batches of at most 4,096 idempotent producers, each for `producer_expiration` (a day) after

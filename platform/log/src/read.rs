@@ -143,26 +143,41 @@ impl PartitionLog {
     /// The first record with a timestamp at or after `target`: its offset and its timestamp. None if there is none. Where a
     /// batch is compressed in a way that cannot be looked into, its base offset and greatest timestamp stand for it.
     ///
-    /// Scans batch headers; a segment that has not grown since, and holds nothing so late, is passed by. Blocks on the disk.
+    /// Costs a look into each segment's index, the first time after a start, and the scan of a short stretch of one. Blocks on the
+    /// disk.
     ///
     /// # Errors
     /// [`ReadError`].
     pub fn offset_for_timestamp(&self, target: TimestampMs) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
-        let (parts, start) = {
-            let state = self.state();
+        let (parts, start, in_active) = {
+            let mut state = self.state();
             if state.dropped.is_some() {
                 return Err(ReadError::Deleted);
             }
-            (state.parts.clone(), state.start)
+            let base = state.active().segment.base;
+            let from = u64::try_from(state.start.0 - base.0).unwrap_or(0);
+            let in_active = match state.active_index() {
+                Ok(index) => index.position_of_time(target, from),
+                // As in the closed ones.
+                Err(ReadError::Damaged { .. }) => Some(0),
+                Err(error) => return Err(error),
+            };
+            (state.parts.clone(), state.start, in_active)
         };
-        for part in parts {
-            if part.len == 0 || part.segment.newest(part.len).is_some_and(|newest| newest < target) {
-                continue;
-            }
-            match find_timestamp(&part, target, start) {
+        for (nth, part) in parts.iter().enumerate() {
+            let position = match nth + 1 == parts.len() {
+                true => Ok(in_active),
+                false => part.segment.position_of_time(part.len, target, start),
+            };
+            let found = match position {
+                Ok(None) => continue,
+                Ok(Some(position)) => find_timestamp(part, position, target, start),
+                Err(error) => Err(error),
+            };
+            match found {
                 Ok(None) => {}
                 // It went meanwhile, was cut, or was compacted.
-                Err(_) if self.is_gone(&part) => return self.offset_for_timestamp(target),
+                Err(_) if self.is_gone(part) => return self.offset_for_timestamp(target),
                 found => return found,
             }
         }
@@ -252,12 +267,16 @@ impl PartitionLog {
     }
 }
 
-/// The first record of a segment at or after `start` with a timestamp at or after `target`.
-fn find_timestamp(part: &Part, target: TimestampMs, start: Offset) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
-    let mut newest = TimestampMs(i64::MIN);
-    let mut walk = part.segment.walk(0, part.len)?;
+/// The first record of a segment at or after `start` with a timestamp at or after `target`, looked for from `position` on, where a
+/// batch begins.
+fn find_timestamp(
+    part: &Part,
+    position: u64,
+    target: TimestampMs,
+    start: Offset,
+) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+    let mut walk = part.segment.walk(position, part.len)?;
     while let Some((at, header)) = walk.next()? {
-        newest = newest.max(header.max_timestamp);
         if header.max_timestamp < target || header.end_offset() <= start {
             continue;
         }
@@ -275,6 +294,5 @@ fn find_timestamp(part: &Part, target: TimestampMs, start: Offset) -> Result<Opt
             }
         }
     }
-    part.segment.set_newest(part.len, newest);
     Ok(None)
 }

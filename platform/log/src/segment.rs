@@ -117,18 +117,34 @@ impl Segment {
         news
     }
 
-    /// The greatest timestamp in the first `len` bytes: kept, or looked for in the batches' headers.
+    /// The greatest timestamp in a closed segment of `len` bytes: kept, or its index's.
     pub(crate) fn find_newest(&self, len: u64) -> Result<TimestampMs, ReadError> {
         if let Some(newest) = self.newest(len) {
             return Ok(newest);
         }
-        let mut newest = TimestampMs(i64::MIN);
-        let mut walk = self.walk(0, len)?;
-        while let Some((_, header)) = walk.next()? {
-            newest = newest.max(header.max_timestamp);
+        let index = self.closed_index(len)?;
+        if index.reach() < len {
+            return Err(self.damaged(index.reach(), "there is no record batch where one must begin"));
         }
-        self.set_newest(len, newest);
-        Ok(newest)
+        self.set_newest(len, index.newest());
+        Ok(index.newest())
+    }
+
+    /// Where to look from, in a closed segment of `len` bytes, for the first record at or after `start` and `target`; none if
+    /// nothing in it is so late.
+    pub(crate) fn position_of_time(
+        &self,
+        len: u64,
+        target: TimestampMs,
+        start: Offset,
+    ) -> Result<Option<u64>, ReadError> {
+        match self.find_newest(len) {
+            Ok(newest) if newest < target => Ok(None),
+            Ok(_) => Ok(self.closed_index(len)?.position_of_time(target, self.delta(start.max(self.base)).into())),
+            // Whoever looks finds out about the damage, if it is in the way.
+            Err(ReadError::Damaged { .. }) => Ok(Some(0)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The index that is kept, if there is one.
@@ -174,7 +190,7 @@ impl Segment {
     fn grow_index(&self, index: &mut Index, len: u64) -> Result<(), ReadError> {
         let mut walk = self.walk(index.reach(), len)?;
         while let Some((_, header)) = walk.next()? {
-            index.add(self.delta(header.base_offset), header.batch_bytes() as u64);
+            index.add(self.delta(header.base_offset), header.batch_bytes() as u64, header.max_timestamp);
         }
         if index.reach() != len {
             return Err(self.damaged(index.reach(), "its last batch is not whole"));

@@ -12,7 +12,7 @@ use crate::{
     LogOptions, ReadError,
     age::Age,
     epochs::Epochs,
-    index::Index,
+    index::{Index, Known},
     mark::{Mark, Saved},
     producers::Producers,
     segment::Segment,
@@ -101,9 +101,8 @@ pub(crate) struct State {
 pub(crate) struct Checkpoint {
     parts: usize,
     len: u64,
-    index_len: usize,
+    index: Option<Known>,
     index_stored: usize,
-    reach: u64,
     end: Offset,
     unsynced_bytes: u64,
     age: Age,
@@ -186,9 +185,8 @@ impl State {
         Checkpoint {
             parts: self.parts.len(),
             len: self.active().len,
-            index_len: self.index.as_ref().map_or(0, Index::len),
+            index: self.index.as_ref().map(Index::known),
             index_stored: self.index_stored,
-            reach: self.index.as_ref().map_or(0, Index::reach),
             end: self.end,
             unsynced_bytes: self.unsynced_bytes,
             age: self.age,
@@ -209,7 +207,7 @@ impl State {
             // It went with the segment when that was closed.
             _ => active.segment.take_index().unwrap_or_default(),
         };
-        index.restore(to.index_len, to.reach);
+        index.restore(to.index.unwrap_or_else(|| Index::default().known()));
         active.len = to.len;
         self.index = Some(index);
         self.index_stored = to.index_stored;
@@ -262,7 +260,7 @@ impl State {
         active.segment.handle.writer()?.write_at(&[IoSlice::new(prefix), IoSlice::new(body)], active.len)?;
         let delta = active.segment.delta(header.base_offset);
         active.len += bytes;
-        self.index.get_or_insert_default().add(delta, bytes);
+        self.index.get_or_insert_default().add(delta, bytes, header.max_timestamp);
         self.unsynced_bytes += bytes;
         self.end = header.end_offset();
         Ok(())

@@ -299,7 +299,8 @@ impl State {
         index.cut(position);
         let mut walk = part.segment.walk(index.reach(), position)?;
         while let Some((_, header)) = walk.next()? {
-            index.add(part.segment.delta(header.base_offset), header.batch_bytes() as u64);
+            let latest = header.max_timestamp;
+            index.add(part.segment.delta(header.base_offset), header.batch_bytes() as u64, latest);
         }
         Ok(Point { at, end, position, index, whole: false })
     }

@@ -9,7 +9,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use common::{batch, log_id, options, read_all, stored};
 use millstream_env::sim::World;
 use millstream_log::{AppendError, LogOptions, PartitionLog, Storage};
-use millstream_model::{LeaderEpoch, Offset};
+use millstream_model::{LeaderEpoch, Offset, TimestampMs};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
 const DIR: &str = "/data";
@@ -118,4 +118,69 @@ fn an_append_that_is_refused_leaves_the_segment_as_old_as_it_was() {
     append(&world, &log, 11_900);
     assert_eq!(segments(&world), [0, 1]);
     check_content(&log, &[10_000, 11_900]);
+}
+
+/// A log of one closed segment and an active one, each of many intervals of its index; times go up by tens, each batch's once
+/// back and forth.
+fn long_log(world: &World, storage: &Storage) -> Arc<PartitionLog> {
+    let log = storage.open_log(log_id(0), LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() }).unwrap();
+    for at in 0..LONG {
+        world.run_until(storage.writable());
+        let time = 10 * (at ^ 1);
+        world.run_until(log.append(batch(2, 4000, time), EPOCH).unwrap().ticket).unwrap();
+    }
+    assert_eq!(segments(world).len(), 2);
+    log
+}
+
+const LONG: i64 = 200;
+
+/// Where the first record is at or after that time, by the batches as `long_log` made them.
+fn expected(target: i64) -> Option<(Offset, TimestampMs)> {
+    let records = (0..LONG).flat_map(|at| [0, 1].map(|nth| (Offset(2 * at + nth), TimestampMs(10 * (at ^ 1) + nth))));
+    records.into_iter().find(|(_, time)| time.0 >= target)
+}
+
+#[test]
+fn a_time_costs_a_short_stretch_of_one_segment() {
+    let world = World::new(1);
+    let (storage, _) = Storage::open(options(Path::new(DIR)), world.env()).unwrap();
+    let log = long_log(&world, &storage);
+    for target in (-1..10 * LONG + 12).step_by(7) {
+        assert_eq!(log.offset_for_timestamp(TimestampMs(target)).unwrap(), expected(target), "{target}");
+    }
+    let reads = |target| {
+        let before = world.disk().counts().reads;
+        assert_eq!(log.offset_for_timestamp(TimestampMs(target)).unwrap(), expected(target));
+        world.disk().counts().reads - before
+    };
+    // Two windows of headers, and the batch. A segment is sixteen windows.
+    for target in [5, 950, 1995, 10 * LONG + 9] {
+        let reads = reads(target);
+        assert!(reads <= 3, "{reads} reads for {target}");
+    }
+    assert_eq!(reads(10 * LONG + 20), 0, "nothing is so late");
+    // What was deleted is not found, and does not hide what is there.
+    world.run_until(log.advance_start(Offset(41)).unwrap()).unwrap();
+    assert_eq!(log.offset_for_timestamp(TimestampMs(0)).unwrap(), Some((Offset(41), TimestampMs(211))));
+}
+
+#[test]
+fn an_index_of_an_older_version_is_made_again() {
+    let world = World::new(1);
+    let (storage, _) = Storage::open(options(Path::new(DIR)), world.env()).unwrap();
+    let log = long_log(&world, &storage);
+    close(&world, &storage);
+    drop((storage, log));
+    let id = log_id(0);
+    let dir = Path::new(DIR).join(format!("logs/{}/{}/records-0", id.topic.0, id.partition));
+    for base in segments(&world) {
+        // Its version, the last of the eight bytes that it begins with.
+        world.disk().corrupt(&dir.join(format!("{base:020}.index")), 7, 2 ^ 1).unwrap();
+    }
+    let (storage, _) = Storage::open(options(Path::new(DIR)), world.env()).unwrap();
+    let log = storage.log(id).unwrap();
+    for target in (-1..10 * LONG + 12).step_by(50) {
+        assert_eq!(log.offset_for_timestamp(TimestampMs(target)).unwrap(), expected(target), "{target}");
+    }
 }

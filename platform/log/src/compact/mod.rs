@@ -402,7 +402,7 @@ impl New<'_> {
             BatchHeader::parse(&batch).map_err(|error| writing("encode", self.path)(io::Error::other(error)))?;
         // A group reaches no further than a segment may.
         let delta = u32::try_from(header.base_offset.0 - self.base.0).unwrap_or(u32::MAX);
-        self.index.add(delta, batch.len() as u64);
+        self.index.add(delta, batch.len() as u64, header.max_timestamp);
         self.len += batch.len() as u64;
         self.queued.push(batch);
         match self.queued.iter().map(Bytes::len).sum::<usize>() >= WRITE_BYTES {
