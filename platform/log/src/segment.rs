@@ -198,9 +198,18 @@ impl Segment {
         Ok(())
     }
 
-    /// The offset after the last batch of the first `len` bytes: read from the last place that the index knows.
+    /// The offset after the last batch of a closed segment of `len` bytes: read from the last place that the index knows. An
+    /// index that had to be made again is written.
     pub(crate) fn end_offset(&self, len: u64) -> Result<Offset, ReadError> {
-        let index = self.build_index(len)?;
+        let mut index = self.load_index(len);
+        let known = index.reach();
+        self.grow_index(&mut index, len)?;
+        if known < len {
+            // Or the next start would look through all of it again.
+            if let Err(error) = index.store(&*self.disk, &self.index_path(), self.base) {
+                tracing::warn!(path = %self.index_path().display(), %error, "cannot write an index");
+            }
+        }
         let mut end = self.base;
         let mut walk = self.walk(index.position(u64::MAX), len)?;
         while let Some((_, header)) = walk.next()? {

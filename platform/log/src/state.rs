@@ -72,6 +72,9 @@ pub(crate) struct State {
     pub(crate) segment_bytes: u64,
     /// Of the last segment.
     pub(crate) age: Age,
+    /// Where segments began past the mark, before a crash; sorted. Replay begins them there again: a log that came back as one
+    /// segment could only go as a whole.
+    pub(crate) begun: Vec<Offset>,
     pub(crate) pin: Pin,
     /// The last frame of this log, but for its deletion.
     pub(crate) lsn: u64,
@@ -134,6 +137,7 @@ impl State {
             unsaved_bytes: 0,
             segment_bytes: options.segment_bytes,
             age: Age::new(options.segment_ms, now),
+            begun: Vec::new(),
             pin: Pin::Free,
             lsn: 0,
             mark: None,
@@ -247,7 +251,8 @@ impl State {
         let active = self.active();
         let far = header.end_offset().0 - active.segment.base.0 > i64::from(u32::MAX);
         let full = active.len + bytes > self.segment_bytes;
-        if active.len > 0 && (far || full || self.age.is_over(header.max_timestamp, now)) {
+        let begun = self.begun.binary_search(&self.end).is_ok();
+        if active.len > 0 && (far || full || begun || self.age.is_over(header.max_timestamp, now)) {
             self.roll(new_segment(self.end));
         }
         let last = self.parts.len() - 1;

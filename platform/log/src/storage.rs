@@ -274,6 +274,8 @@ fn adopt(log: &Arc<PartitionLog>, options: LogOptions) -> Result<Arc<PartitionLo
     let mut state = log.state();
     state.segment_bytes = options.segment_bytes;
     state.age.segment_ms = options.segment_ms;
+    // Replay is over.
+    state.begun = Vec::new();
     drop(state);
     Ok(log.clone())
 }

@@ -7,8 +7,8 @@ mod common;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use common::{batch, log_id, options, read_all, stored};
-use millstream_env::sim::World;
-use millstream_log::{AppendError, LogOptions, PartitionLog, Storage};
+use millstream_env::{Disk, OpenMode, sim::World};
+use millstream_log::{AppendError, LogOptions, PartitionLog, Storage, StorageOptions};
 use millstream_model::{LeaderEpoch, Offset, TimestampMs};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
@@ -180,7 +180,55 @@ fn an_index_of_an_older_version_is_made_again() {
     }
     let (storage, _) = Storage::open(options(Path::new(DIR)), world.env()).unwrap();
     let log = storage.log(id).unwrap();
+    // That of the closed segment is there again, so that the next start need not look through the segment.
+    let mut magic = [0; 8];
+    let file = world.disk().open(&dir.join(format!("{:020}.index", 0)), OpenMode::Read).unwrap();
+    assert_eq!((file.read_at(&mut magic, 0).unwrap(), &magic), (8, b"MSindx\0\x02"));
     for target in (-1..10 * LONG + 12).step_by(50) {
         assert_eq!(log.offset_for_timestamp(TimestampMs(target)).unwrap(), expected(target), "{target}");
     }
+}
+
+#[test]
+fn a_killed_process_leaves_the_segments_that_there_were() {
+    let world = World::new(1);
+    // So much room in the journal, and so many descriptors, that nothing is synced.
+    let options = options(Path::new(DIR));
+    let roomy = StorageOptions { journal_file_bytes: 1 << 20, journal_bytes_max: 4 << 20, ..options };
+    let roomy = StorageOptions { open_segments_max: 100, ..roomy };
+    let (storage, _) = Storage::open(roomy.clone(), world.env()).unwrap();
+    let small = LogOptions { segment_bytes: 15_000, ..LogOptions::default() };
+    let log = storage.open_log(log_id(0), small).unwrap();
+    for time in 0..10 {
+        world.run_until(log.append(batch(1, 5000, time), EPOCH).unwrap().ticket).unwrap();
+    }
+    let before = segments(&world);
+    assert_eq!(before, [0, 2, 4, 6, 8]);
+    drop((storage, log));
+    world.first().kill();
+    let (storage, recovered) = Storage::open(roomy, world.env()).unwrap();
+    assert!(recovered.replayed_frames >= 10, "{recovered:?}");
+    assert_eq!(segments(&world), before);
+    let log = storage.log(log_id(0)).unwrap();
+    assert_eq!(log.closed_segments().unwrap().len(), 4);
+    assert_eq!(read_all(&log, log.end_offset(), 100).len(), 10);
+}
+
+#[test]
+fn the_last_segment_is_closed_for_its_age_only_if_all_of_it_is_older() {
+    let world = World::new(1);
+    let (storage, log) = open(&world);
+    let roll_older = |log: &PartitionLog, than| log.roll_older(TimestampMs(than)).unwrap();
+    assert!(!roll_older(&log, i64::MAX), "there is nothing to close");
+    append(&world, &log, 2_000);
+    append(&world, &log, 1_500);
+    assert!(!roll_older(&log, 2_000), "as old is not older");
+    close(&world, &storage);
+    drop((storage, log));
+    // Its newest record is known after a start too.
+    let (_storage, log) = open(&world);
+    assert!(!roll_older(&log, 2_000) && roll_older(&log, 2_001) && !roll_older(&log, i64::MAX));
+    append(&world, &log, -1);
+    assert!(!roll_older(&log, i64::MAX), "what has no time is not old");
+    assert_eq!(log.closed_segments().unwrap().len(), 1);
 }

@@ -91,8 +91,8 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let for_good = mark.is_none() || known.durability == Durability::Replicated;
     cut_active(&parts[parts.len() - 1], for_good)?;
     let removes = !rest.is_empty();
-    for base in rest {
-        let segment = Segment::new(&journal.handles, &dir, base);
+    for base in &rest {
+        let segment = Segment::new(&journal.handles, &dir, *base);
         remove(journal, &segment.path)?;
         remove(journal, &segment.index_path())?;
     }
@@ -103,6 +103,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let mut state = State::new(parts, known.start, end, LogOptions::default(), producers, journal.now());
     // They go once this start is durable for certain: a killed process may have left a mark that is not.
     state.retired = retired;
+    state.begun = rest;
     state.saved = known.producers;
     state.unsaved_bytes = unsaved_bytes;
     state.synced_parts = closed;
