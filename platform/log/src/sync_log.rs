@@ -312,3 +312,72 @@ pub(crate) fn discard(disk: &dyn Disk, dir: &Path, trash: &Path, name: &str) -> 
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use millstream_env::sim::World;
+    use millstream_model::{LeaderEpoch, TimestampMs};
+    use millstream_record::{BatchBuilder, BatchOptions};
+
+    use super::*;
+    use crate::{LogId, LogOptions, Storage, StorageOptions};
+
+    fn batch() -> Bytes {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(TimestampMs(1), None, Some(&[7; 1000]), &[]).unwrap();
+        builder.build().unwrap()
+    }
+
+    /// A log of twelve records in segments of three, with a sync of it that has been planned and no more.
+    fn planned(world: &World) -> (Storage, Arc<PartitionLog>, Plan) {
+        let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
+        let storage = Storage::open(options, world.env()).unwrap().0;
+        let id = LogId::records(millstream_model::TopicId::NIL, millstream_model::PartitionId(0));
+        let log = storage.open_log(id, LogOptions { segment_bytes: 3500, ..LogOptions::default() }).unwrap();
+        for _ in 0..12 {
+            let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
+        }
+        let plan = log.plan_sync(false).unwrap();
+        assert_eq!(plan.parts.len(), 4);
+        (storage, log, plan)
+    }
+
+    fn carry_on(log: &Arc<PartitionLog>, plan: &Plan) {
+        assert!(log.carry_out(plan).is_ok());
+        log.finish_sync(plan);
+    }
+
+    #[test]
+    fn a_start_that_overtakes_a_sync_leaves_nothing_that_counts_as_synced_and_is_not() {
+        let world = World::new(1);
+        let (_storage, log, plan) = planned(&world);
+        drop(log.advance_start(Offset(7)).unwrap());
+        for _ in 0..6 {
+            let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
+        }
+        carry_on(&log, &plan);
+        let state = log.state();
+        let bases: Vec<_> = state.parts.iter().map(|part| part.segment.base.0).collect();
+        assert_eq!(bases, [6, 9, 12, 15]);
+        // The one that begins at 9 was appended to when the sync was planned.
+        assert_eq!(state.synced_parts, 1);
+        assert_eq!(state.retired.len(), 2, "this mark does not say yet that they may go");
+    }
+
+    #[test]
+    fn a_truncation_that_overtakes_a_sync_is_not_undone_by_it() {
+        let world = World::new(1);
+        let (_storage, log, plan) = planned(&world);
+        drop(log.truncate(Offset(7)).unwrap());
+        carry_on(&log, &plan);
+        assert_eq!(log.flushed_end(), Offset(0), "what was synced is of before");
+        assert_eq!(log.state().mark.unwrap().end, Offset(12));
+        assert_eq!(log.state().synced_parts, 2);
+        assert!(matches!(log.sync(false), Ok(Synced::Done)));
+        let mark = log.state().mark.unwrap();
+        assert_eq!((mark.end, mark.segment_base), (Offset(7), Offset(6)));
+        assert_eq!(log.flushed_end(), Offset(7));
+        assert!(log.state().cut.is_some(), "its frame is not durable yet");
+    }
+}
