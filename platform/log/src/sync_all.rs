@@ -36,7 +36,12 @@ pub(crate) fn sync_all(journal: &Journal, logs: &[Arc<PartitionLog>], closing: b
 
 /// Makes the names above the logs' own directories durable, each directory once: a topic's partitions share most of them.
 fn sync_parents(journal: &Journal, logs: &[Arc<PartitionLog>]) -> Result<(), StorageFailed> {
-    let new: Vec<_> = logs.iter().filter(|log| log.state().parents_changed).collect();
+    // What was deleted may have taken the directories above it along.
+    let is_new = |log: &&Arc<PartitionLog>| {
+        let state = log.state();
+        state.parents_changed && !state.discarded
+    };
+    let new: Vec<_> = logs.iter().filter(is_new).collect();
     let dirs: BTreeSet<&Path> = new.iter().flat_map(|log| log.dir().ancestors().skip(1).take(3)).collect();
     let dirs: Vec<PathBuf> = dirs.into_iter().map(Path::to_owned).collect();
     each(journal, &dirs, |dir| journal.disk.sync_dir(dir).map_err(failing("sync", dir)))?;

@@ -167,3 +167,15 @@ fn the_names_above_many_logs_are_synced_once() {
     // Of each log its own directory, with its mark and without, and PARTITION; then TOPIC, logs, and the data directory.
     assert_eq!(world.disk().counts().dir_syncs - before, 3 * LOGS + 3);
 }
+
+#[test]
+fn a_replicated_log_that_is_deleted_before_its_first_sync_is_no_hindrance_to_a_close() {
+    let world = World::new(4);
+    let storage = open(&world);
+    let log = storage.open_log(log_id(0), REPLICATED).unwrap();
+    // It waits for the next tick now.
+    drop(log.append(batch(1, 10, 1), EPOCH).unwrap());
+    let gone = storage.delete_log(log_id(0)).unwrap();
+    world.run_until(gone).unwrap();
+    world.run_until(storage.close()).unwrap();
+}
