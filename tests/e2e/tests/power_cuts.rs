@@ -294,10 +294,7 @@ impl Run {
             let cut = told.lock().unwrap().now();
             switch.cut().map(|()| cut)
         });
-        let started = match self.broker.has_run() {
-            true => self.broker.restart_in_place(),
-            false => self.broker.restart(),
-        };
+        let started = self.broker.restart();
         let cut = cutter.join().unwrap().unwrap();
         if let Err(error) = started {
             // It must say so and end; it may not hang.
@@ -339,7 +336,7 @@ impl Run {
                 if matches!(state, State::Start) {
                     return self.cut_start(&load.history);
                 }
-                self.broker.restart_in_place().unwrap();
+                self.broker.restart().unwrap();
                 self.pause(Duration::from_millis(300));
             }
             State::Stopped => {
@@ -354,7 +351,7 @@ impl Run {
 
     /// Starts the broker, and asks whether it kept its word.
     fn check(&mut self, runtime: &Runtime, load: &Load, told: &str) {
-        self.broker.restart_in_place().unwrap();
+        self.broker.restart().unwrap();
         let wrong = runtime.block_on(async {
             let client = connect(&self.broker).await;
             self.others.check(&client, &load.topic).await;

@@ -2,7 +2,8 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    hash::{BuildHasher, Hasher, RandomState},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -72,15 +73,16 @@ impl Broker {
         Self::start_in(home, profile, listen, serve)
     }
 
-    /// A broker that is not started yet, whose data directory is somewhere else. It stays there when the broker is dropped.
+    /// A broker that is not started yet, whose data directory is somewhere else. It stays there when the broker is dropped. Its
+    /// port is one that stays free while it is down.
     ///
     /// # Errors
-    /// When there is no folder for its log.
+    /// When there is no folder for its log, or no such port.
     pub fn over(data_dir: PathBuf, serve: &[&str]) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("millstream-test-").tempdir()?;
         let profile = home.path().join("profile.json");
         let serve = serve.iter().map(ToString::to_string).collect();
-        Ok(Self { home, profile, data_dir, listen: FREE_PORT, serve, running: None, address: None, starts: 0 })
+        Ok(Self { home, profile, data_dir, listen: lasting_port()?, serve, running: None, address: None, starts: 0 })
     }
 
     /// Starts a second broker of the same user: with data of its own, and the client profile of the first.
@@ -100,7 +102,7 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Starts the process again on the same data directory; the ports are new.
+    /// Starts the process again on the same data directory; the port is new unless one was asked for.
     ///
     /// # Errors
     /// When it runs already, or as [`Broker::start`].
@@ -186,12 +188,6 @@ impl Broker {
         let status = waited.with_context(|| format!("stopping:\n{}", self.log()))?;
         ensure!(status.success(), "serve ended with {status} when asked to stop:\n{}", self.log());
         Ok(())
-    }
-
-    /// Whether it was ready once: then it has an address to come back to.
-    #[must_use]
-    pub fn has_run(&self) -> bool {
-        self.address.is_some()
     }
 
     /// Whether the process still runs: false once it has stopped by itself.
@@ -295,6 +291,19 @@ impl Broker {
     pub fn json(&self, words: &[&str]) -> anyhow::Result<Vec<Value>> {
         self.cli(words)?.ok()?.json()
     }
+}
+
+/// A free port below those that the operating system gives to clients, which would take it sooner or later while a broker is
+/// down: each attempt to reach it has a port, too.
+fn lasting_port() -> anyhow::Result<SocketAddr> {
+    for _ in 0..100 {
+        let port = 10_000 + u16::try_from(RandomState::new().build_hasher().finish() % 20_000)?;
+        let address = SocketAddr::new(FREE_PORT.ip(), port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port from 10000 to 29999 is free")
 }
 
 impl Drop for Broker {
