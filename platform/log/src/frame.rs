@@ -4,7 +4,10 @@ use millstream_model::{Durability, LeaderEpoch, Offset, PartitionId, TopicId};
 use millstream_record::{BatchHeader, PATCH_BYTES, crc32c};
 use uuid::Uuid;
 
-use crate::{LogId, Stream};
+use crate::{
+    LogId, Stream,
+    fault::{self, Fault},
+};
 
 /// Bytes of a frame's header.
 pub(crate) const FRAME_HEADER_BYTES: usize = 104;
@@ -122,7 +125,10 @@ impl Frame {
         let bytes = bytes.get(..FRAME_HEADER_BYTES).ok_or(NotAFrame::Absent)?;
         let u32_at = |at: usize| u32::from_be_bytes(array(bytes, at));
         let u64_at = |at: usize| u64::from_be_bytes(array(bytes, at));
-        if u32_at(0) != MAGIC || u64_at(8) != nonce || u32_at(4) != crc32c(&bytes[8..]) {
+        if u32_at(0) != MAGIC
+            || !(u64_at(8) == nonce || fault::is_on(Fault::StaleNonce))
+            || u32_at(4) != crc32c(&bytes[8..])
+        {
             return Err(NotAFrame::Absent);
         }
         let newer = NotAFrame::Newer { kind: bytes[32] };

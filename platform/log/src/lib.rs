@@ -186,6 +186,10 @@ mod compact;
 mod data_dir;
 mod epochs;
 mod error;
+#[cfg(feature = "faults")]
+pub mod fault;
+#[cfg(not(feature = "faults"))]
+mod fault;
 mod frame;
 mod handles;
 mod id;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     AppendError, CommitError, LogId, LogOptions, ReadError, StorageFailed, Ticket,
     bytes_io::failing,
+    fault::{self, Fault},
     frame::{FRAME_HEADER_BYTES, Frame, Kind},
     journal::{Entry, Journal},
     producers::{Producers, Verdict},
@@ -138,6 +139,7 @@ impl PartitionLog {
     pub fn start_epoch(self: &Arc<Self>, epoch: LeaderEpoch) -> Result<Ticket, AppendError> {
         let mut state = self.state.lock();
         state.check_epoch(epoch)?;
+        let epoch = state.leading(epoch);
         let (resolve, ticket) = Ticket::new();
         let end = state.end;
         // The current epoch is journaled again, so that this ticket too stands for it.
@@ -310,6 +312,7 @@ impl PartitionLog {
 
         let mut state = self.state.lock();
         state.check_epoch(epoch)?;
+        let epoch = state.leading(epoch);
         if let Some(header) = &idempotent {
             let verdict = state.producers.check(header, now)?;
             if let Some(duplicate) = self.duplicate(verdict) {
@@ -370,8 +373,8 @@ impl PartitionLog {
     fn duplicate(&self, verdict: Verdict) -> Option<Appended> {
         let Verdict::Duplicate { base_offset, last_offset } = verdict else { return None };
         let ticket = match self.travel() {
-            Travel::Journal => self.flushed_past(last_offset),
-            Travel::Background => Ticket::done(),
+            Travel::Journal if !fault::is_on(Fault::EarlyDuplicate) => self.flushed_past(last_offset),
+            _ => Ticket::done(),
         };
         Some(Appended { base_offset, last_offset, duplicate: true, ticket })
     }
@@ -543,6 +546,11 @@ impl State {
             Some(current) if epoch < current => Err(AppendError::StaleEpoch { epoch, current }),
             _ => Ok(()),
         }
+    }
+
+    /// The epoch that a leader of `epoch` writes in: that one, unless it is to be seen what happens otherwise.
+    fn leading(&self, epoch: LeaderEpoch) -> LeaderEpoch {
+        self.epochs.latest().filter(|_| fault::is_on(Fault::ReusedEpoch)).unwrap_or(epoch)
     }
 }
 

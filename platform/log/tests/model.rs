@@ -229,7 +229,7 @@ impl History {
                 storage
             }
             Err(error) => {
-                assert!(self.faulty, "a sound disk opens: {error}");
+                assert!(self.faulty, "SoundDiskOpens: {error}");
                 assert!(matches!(error, OpenError::Io { .. }), "a failing disk is no damage: {error}");
                 return self.end(None);
             }
@@ -558,8 +558,8 @@ impl History {
             match model.deleted {
                 Deleted::Yes => assert!(!there, "{id} was deleted"),
                 Deleted::No if !there => {
-                    assert_eq!(model.acknowledged, Offset(0), "{id} is gone");
-                    assert_eq!(model.epoch, 0, "{id} is gone");
+                    assert_eq!(model.acknowledged, Offset(0), "AcknowledgedIsRead: {id} is gone");
+                    assert_eq!(model.epoch, 0, "EpochIsOneLeaders: {id} is gone");
                     assert_eq!(model.start_acknowledged, Offset(0), "{id} is gone");
                     *model = Model::default();
                 }
@@ -578,7 +578,7 @@ impl History {
                 // Nothing came of it.
                 (model.batches, model.acknowledged, model.epoch) = (before.batches, before.acknowledged, before.epoch);
             }
-            assert!(end >= model.acknowledged, "{id}: {end} is less than the {} acknowledged", model.acknowledged);
+            assert!(end >= model.acknowledged, "AcknowledgedIsRead: {id}: {end} of {}", model.acknowledged);
             if replicated && last == Some(End::Kill) && !faulty {
                 assert_eq!(end, model.end(), "{id}: a kill loses nothing of the page cache");
             }
@@ -611,7 +611,10 @@ impl History {
             let bytes_max = 1 + self.rng.below(30_000) as usize;
             let recovered = read_all(&log, end, bytes_max);
             let expected: Vec<_> = model.readable().iter().map(|(batch, _)| batch.clone()).collect();
-            assert!(recovered == expected, "{id}: what is recovered is a prefix of what was appended");
+            assert!(
+                recovered == expected,
+                "OffsetHasOneValue: {id}: what is recovered is a prefix of what was appended"
+            );
             for producer in (0..PRODUCERS as i64).filter(|_| !model.vague) {
                 let own = model.appended_by(producer);
                 for batch in own.iter().rev().take(7) {
@@ -629,7 +632,11 @@ impl History {
                 }
             }
             let epoch = log.latest_epoch().map_or(0, |epoch| epoch.0);
-            assert!(epoch >= model.epoch && epoch <= model.started, "{id}: epoch {epoch} of {}", model.started);
+            assert!(
+                epoch >= model.epoch && epoch <= model.started,
+                "EpochIsOneLeaders: {id}: epoch {epoch} of {}",
+                model.started
+            );
             assert_eq!(log.flushed_end(), end, "{id}: what was recovered is durable");
             (model.started, model.latest, model.epoch) = (epoch, epoch, epoch);
             model.acknowledged = end;
@@ -688,6 +695,37 @@ fn nothing_acknowledged_is_lost_and_what_is_found_is_a_prefix() {
         if let Err(panic) = outcome {
             eprintln!("seed {seed} failed: LOG_SEED={seed} LOG_SEEDS=1 runs it again");
             std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Each promise that can be broken in a build for it is missed, and by its name.
+#[cfg(feature = "faults")]
+#[test]
+fn a_broken_promise_is_found_by_its_name() {
+    use millstream_log::fault::{self, Fault};
+    // As many as a run without a fault passes by far; the rarest is found within a hundred.
+    const SEEDS: u64 = 1_000;
+    // The reports are what is asked for: they need not be shown as well.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut found = Vec::new();
+    for (fault, invariant) in [
+        (Fault::SkipSync, "AcknowledgedIsRead"),
+        (Fault::EarlyDuplicate, "AcknowledgedIsRead"),
+        (Fault::ReusedEpoch, "EpochIsOneLeaders"),
+        (Fault::StaleNonce, "SoundDiskOpens"),
+    ] {
+        fault::switch(Some(fault));
+        let report = |seed| Some(std::panic::catch_unwind(|| run(seed)).err()?.downcast_ref::<String>()?.clone());
+        let seed = (0..SEEDS).find(|seed| report(*seed).is_some_and(|report| report.contains(invariant)));
+        fault::switch(None);
+        found.push((fault, invariant, seed));
+    }
+    drop(std::panic::take_hook());
+    for (fault, invariant, seed) in found {
+        match seed {
+            Some(seed) => eprintln!("{fault:?}: seed {seed} reports {invariant}"),
+            None => panic!("{fault:?}: no seed of {SEEDS} reports {invariant}"),
         }
     }
 }

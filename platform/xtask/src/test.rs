@@ -34,8 +34,20 @@ pub(crate) fn all(words: &[String]) -> anyhow::Result<()> {
     let counts = run_counting(&mut tests)?;
     if words.is_empty() {
         ensure!(counts.passed > 0, "no test was run");
+        broken_promises()?;
         println!("tests: {} passed, {} failed", counts.passed, counts.failed);
     }
+    Ok(())
+}
+
+/// Builds the log so that its promises can be broken, and runs the tests that must notice. Only what contains the log is
+/// compiled again, and no program.
+fn broken_promises() -> anyhow::Result<()> {
+    let mut tests =
+        cargo(&["test", "--release", "--locked", "--workspace", "--features", "millstream-tests-sim/faults"]);
+    tests.args(["--test", "model", "--test", "one_broker", "a_broken_promise"]);
+    let counts = run_counting(&mut tests)?;
+    ensure!(counts.passed == 2, "{} tests of broken promises were run", counts.passed);
     Ok(())
 }
 

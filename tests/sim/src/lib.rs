@@ -3,8 +3,6 @@
 //! The broker is the program's own, with the catalog's read view left out (sled knows no other disk than the real one) and
 //! modules compiled in the process. Its address, its disk and its tasks are those of one [`Machine`].
 
-mod history;
-
 use std::{path::PathBuf, sync::Arc};
 
 use futures::FutureExt;
@@ -18,8 +16,6 @@ use millstream_log::Recovered;
 use millstream_model::BrokerId;
 use millstream_wasm::Compiler;
 use tokio::sync::oneshot;
-
-pub use history::{History, Wrong};
 
 /// Where clients find the broker.
 pub const ADDRESS: &str = "broker:9092";
