@@ -60,6 +60,12 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// A log has records, and nothing tells how many of them are durable.
+    #[error("{} is missing, though records lie beside it: put it back, or restore the whole data directory from one copy", path.display())]
+    MarkMissing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The directory is not empty and is not ours.
     #[error("{} is not a Millstream data directory: {reason}", path.display())]
     NotOurs {
@@ -106,6 +112,12 @@ pub enum OpenLogError {
     Durability {
         /// Which.
         id: LogId,
+    },
+    /// As [`OpenError::MarkMissing`].
+    #[error("{} is missing, though records lie beside it: put it back, or restore the whole data directory from one copy", path.display())]
+    MarkMissing {
+        /// The file.
+        path: PathBuf,
     },
     /// The storage has failed.
     #[error(transparent)]

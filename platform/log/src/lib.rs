@@ -96,7 +96,8 @@
 //! A file is called a journal only after its header is durable: a journal with a bad header is always damage. The note JOURNAL
 //! tells the numbers of the files that are needed, so that one that is missing is known from one that never was.
 //!
-//! Logs in durability `replicated` skip the journal; they are synced every `sync_interval` or 32 MiB.
+//! Logs in durability `replicated` skip the journal; they are synced every `sync_interval` or 32 MiB. Such a log has its mark,
+//! durably, before it has a record: one whose mark is missing is refused, and nothing of it is cut.
 //!
 //! # Reading
 //!

@@ -80,6 +80,8 @@ pub(crate) struct State {
     pub(crate) lsn: u64,
     /// The mark on disk.
     pub(crate) mark: Option<Mark>,
+    /// There is none, though the segments hold something: nothing of that counts, nor may it go before it is known what the log is.
+    pub(crate) unmarked: bool,
     /// Parts before this one are synced.
     pub(crate) synced_parts: usize,
     /// Bytes that were written since the last sync began.
@@ -141,6 +143,7 @@ impl State {
             pin: Pin::Free,
             lsn: 0,
             mark: None,
+            unmarked: false,
             unsynced_bytes: 0,
             listed: false,
             dir_changed: true,

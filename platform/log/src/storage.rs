@@ -16,7 +16,8 @@ use crate::{
     bytes_io::failing,
     commit, data_dir,
     journal::{self, Journal},
-    recover, sync,
+    recover::{self, load::cut_unmarked},
+    sync,
 };
 
 /// An open data directory. Dropping it without [`Storage::close`] is like a crash that lets the operating system finish
@@ -153,6 +154,17 @@ impl Storage {
         if logs.deleted.ids.contains(&id) {
             return Err(OpenLogError::Deleted { id });
         }
+        if let Some(log) = logs.open.get(&id).filter(|log| log.state().unmarked) {
+            if options.durability == Durability::Replicated {
+                return Err(OpenLogError::MarkMissing { path: log.mark_path() });
+            }
+            cut_unmarked(&self.journal, log).map_err(|error| match error {
+                OpenError::Io { action, path, source } => OpenLogError::Io { action, path, source },
+                error => {
+                    OpenLogError::Io { action: "cut", path: log.dir().to_owned(), source: std::io::Error::other(error) }
+                }
+            })?;
+        }
         // A directory without a mark may be left of a creation that failed half-way: then, if nobody has it, it is made again.
         if let Some(log) = logs.open.get(&id)
             && (log.durability() == options.durability || Arc::strong_count(log) > 1 || !log.is_untouched())
@@ -177,6 +189,8 @@ impl Storage {
                     failure.into()
                 }
             })?;
+            // Before it has a record: one without a mark is then known to have lost it.
+            log.sync_names().inspect_err(|failure| self.journal.fail(failure.clone()))?;
         }
         logs.open.insert(id, log.clone());
         Ok(log)

@@ -147,12 +147,20 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Writes the mark of a new log that keeps no journal: after a killed process it alone says that the tail is to be kept.
+    /// Writes the mark of a new log that keeps no journal: it alone says that the tail is to be kept.
     pub(crate) fn write_first_mark(&self) -> io::Result<()> {
         let mut state = self.state();
         let mark = state.next_mark(self.durability());
         mark.create(self.disk(), &self.mark_path())?;
         state.mark = Some(mark);
+        Ok(())
+    }
+
+    /// Makes durable that there is a new log, with what its directory holds.
+    pub(crate) fn sync_names(&self) -> Result<(), StorageFailed> {
+        let mut state = self.state();
+        self.sync_dirs(true)?;
+        (state.dir_changed, state.parents_changed) = (false, false);
         Ok(())
     }
 

@@ -4,12 +4,15 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use common::{batch, log_id, options, read_all};
 use millstream_env::{Disk, sim::World};
-use millstream_log::{LogOptions, OpenError, Storage, StorageOptions};
-use millstream_model::{LeaderEpoch, Offset};
+use millstream_log::{LogOptions, OpenError, OpenLogError, Storage, StorageOptions};
+use millstream_model::{Durability, LeaderEpoch, Offset};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
 
@@ -148,5 +151,85 @@ fn a_crash_between_two_journals_on_a_full_disk_is_no_reason_to_refuse() {
         }
         world.disk().clear_faults();
         assert_eq!(records(&open(&world).unwrap()), whole, "{end:?}");
+    }
+}
+
+/// A log without a journal has nothing but its mark to tell what its segments are worth.
+#[test]
+fn a_mark_that_went_missing_from_a_log_without_a_journal_is_named_and_nothing_is_cut() {
+    let options = LogOptions { durability: Durability::Replicated, ..LogOptions::default() };
+    let mark = PathBuf::from(format!("/data/logs/{}/0/records-0/mark", log_id(0).topic));
+    for (epoch, end) in [(true, End::Kill), (true, End::PowerCut), (false, End::Kill), (false, End::PowerCut)] {
+        let world = World::new(5);
+        let storage = open(&world).unwrap();
+        let log = storage.open_log(log_id(0), options).unwrap();
+        if epoch {
+            world.run_until(log.start_epoch(EPOCH).unwrap()).unwrap();
+        }
+        for time in 0..5 {
+            world.run_until(log.append(batch(1, 1_000, time * 10), EPOCH).unwrap().ticket).unwrap();
+        }
+        world.run_for(Duration::from_secs(12));
+        drop((log, storage));
+        match end {
+            End::PowerCut => world.first().crash(),
+            _ => world.first().kill(),
+        }
+        let aside = Path::new("/data/aside");
+        world.disk().rename(&mark, aside).unwrap();
+        for _ in 0..2 {
+            match open(&world) {
+                Err(OpenError::MarkMissing { path }) => assert!(epoch && path == mark, "{path:?}"),
+                // The journal does not know it: then whoever opens the log does.
+                Ok(storage) => match storage.open_log(log_id(0), options) {
+                    Err(OpenLogError::MarkMissing { path }) => assert!(!epoch && path == mark, "{path:?}"),
+                    other => panic!("{:?}", other.err()),
+                },
+                Err(error) => panic!("{error}"),
+            }
+            world.first().kill();
+        }
+        world.disk().rename(aside, &mark).unwrap();
+        let storage = open(&world).unwrap();
+        storage.open_log(log_id(0), options).unwrap();
+        assert_eq!(records(&storage), 5, "{end:?}");
+    }
+}
+
+/// What a power cut may take of the names that were not synced must not look like a mark that somebody lost.
+#[test]
+fn a_power_cut_leaves_no_records_without_their_mark() {
+    let options = LogOptions { durability: Durability::Replicated, ..LogOptions::default() };
+    for seed in 0..100 {
+        let world = World::new(seed);
+        let storage = open(&world).unwrap();
+        let log = storage.open_log(log_id(0), options).unwrap();
+        world.run_until(log.start_epoch(EPOCH).unwrap()).unwrap();
+        world.run_until(log.append(batch(1, 5_000, 0), EPOCH).unwrap().ticket).unwrap();
+        drop((log, storage));
+        world.first().crash();
+        let storage = open(&world).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        storage.open_log(log_id(0), options).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+/// A journaled log may have records and no mark: they were never acknowledged, or the journal has them.
+#[test]
+fn a_log_that_the_journal_has_needs_no_mark() {
+    for durable in [true, false] {
+        let world = World::new(5);
+        let storage = open(&world).unwrap();
+        let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+        let appended = log.append(batch(1, 1_000, 0), EPOCH).unwrap();
+        if durable {
+            world.run_until(appended.ticket).unwrap();
+        }
+        drop((log, storage));
+        world.first().kill();
+        let storage = open(&world).unwrap();
+        let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+        assert_eq!(records(&storage), usize::from(durable));
+        world.run_until(log.append(batch(1, 500, 0), EPOCH).unwrap().ticket).unwrap();
+        assert_eq!(records(&storage), usize::from(durable) + 1);
     }
 }

@@ -89,9 +89,14 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     // What the journal will not write again must be durably gone before other batches take its place, or a power cut could
     // bring it back in theirs. (Without a mark, the log may be one without a journal.)
     let for_good = mark.is_none() || known.durability == Durability::Replicated;
-    cut_active(&parts[parts.len() - 1], for_good)?;
-    let removes = !rest.is_empty();
-    for base in &rest {
+    // Or one whose mark went missing: then nothing may be cut. Whoever opens it, or its first frame, tells.
+    let unmarked = mark.is_none() && (!rest.is_empty() || has_bytes(&parts[parts.len() - 1])?);
+    if !unmarked {
+        cut_active(&parts[parts.len() - 1], for_good)?;
+    }
+    let gone = if unmarked { &[][..] } else { &rest };
+    let removes = !gone.is_empty();
+    for base in gone {
         let segment = Segment::new(&journal.handles, &dir, *base);
         remove(journal, &segment.path)?;
         remove(journal, &segment.index_path())?;
@@ -108,6 +113,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     state.unsaved_bytes = unsaved_bytes;
     state.synced_parts = closed;
     state.mark = mark;
+    state.unmarked = unmarked;
     // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
     state.parents_changed = mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
     state.lsn = known.lsn;
@@ -215,6 +221,32 @@ fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenE
         remove(journal, &index_path)?;
     }
     Ok(Part { segment: Arc::new(segment), len: mark.segment_len })
+}
+
+/// Whether there is anything in a segment's file.
+fn has_bytes(part: &Part) -> Result<bool, OpenError> {
+    let path = &part.segment.path;
+    let len = part.segment.len().map_err(io("measure", path))?;
+    part.segment.handle.release();
+    Ok(len > 0)
+}
+
+/// Takes away, durably, what the segments hold of a log without a mark: it never was durable there, and the journal writes what
+/// was acknowledged of it again.
+pub(crate) fn cut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
+    for base in list(&*journal.disk, log.dir())?.iter().filter_map(|path| Segment::base_in(path)) {
+        let segment = Segment::new(&journal.handles, log.dir(), base);
+        match base {
+            Offset(0) => cut_active(&Part { segment: Arc::new(segment), len: 0 }, true)?,
+            _ => {
+                remove(journal, &segment.path)?;
+                remove(journal, &segment.index_path())?;
+            }
+        }
+    }
+    journal.disk.sync_dir(log.dir()).map_err(io("sync", log.dir()))?;
+    log.state().unmarked = false;
+    Ok(())
 }
 
 /// Cuts the file of the last segment to the length that counts; `for_good` durably.

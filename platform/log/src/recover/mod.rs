@@ -1,7 +1,7 @@
 //! Recovery: every log is cut to its mark, then the journal is replayed, then all of it is synced.
 
 mod files;
-mod load;
+pub(crate) mod load;
 mod replay;
 
 use std::{

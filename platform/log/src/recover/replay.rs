@@ -10,7 +10,7 @@ use millstream_env::{Lack, lack};
 use millstream_model::Durability;
 use millstream_record::{BatchHeader, PATCH_BYTES};
 
-use super::{failed, files::JournalFiles, unreadable};
+use super::{failed, files::JournalFiles, load::cut_unmarked, unreadable};
 use crate::{
     LogId, LogOptions, OpenError, PartitionLog,
     data_dir::io,
@@ -88,6 +88,13 @@ impl Replay<'_> {
         let frame = &found.frame;
         if frame.kind == Kind::Drop {
             return self.drop_log(frame.log);
+        }
+        if let Some(log) = self.logs.get(&frame.log).filter(|log| log.state().unmarked) {
+            // A log without a journal has its mark, durably, before it has anything else.
+            if frame.durability == Durability::Replicated {
+                return Err(OpenError::MarkMissing { path: log.mark_path() });
+            }
+            cut_unmarked(self.journal, log)?;
         }
         // What was made and never synced is made again. (An untouched directory does not know its log's durability.)
         let known = self.logs.get(&frame.log).filter(|log| log.durability() == frame.durability || !log.is_untouched());
