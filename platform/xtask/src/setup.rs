@@ -20,6 +20,14 @@ pub(crate) fn kcat() -> anyhow::Result<()> {
     debian(&["kcat"]).context("kcat is needed to test Kafka's own clients against the broker; install it by hand")
 }
 
+/// Makes sure that a process's calls can be made to fail.
+pub(crate) fn strace() -> anyhow::Result<()> {
+    if output(Command::new("strace").arg("-V")).is_some() {
+        return Ok(());
+    }
+    debian(&["strace"]).context("strace is needed to test what a failed sync does; install it by hand")
+}
+
 /// Makes sure that file systems can be made whose power is cut.
 pub(crate) fn file_systems() -> anyhow::Result<()> {
     let made = |program| output(Command::new(program).arg("-V")).is_some();

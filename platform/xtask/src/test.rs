@@ -17,6 +17,7 @@ use crate::{
 pub(crate) fn all(words: &[String]) -> anyhow::Result<()> {
     setup::kcat()?;
     setup::file_systems()?;
+    setup::strace()?;
     let python = setup::python()?;
     // All that the tests need in one go, and with the tests' features: nothing is compiled twice, and programs that tests
     // start are not built under their feet.

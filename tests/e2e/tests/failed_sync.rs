@@ -1,0 +1,98 @@
+//! The disk refuses a sync: does the broker stop and say what to do, and is all that it acknowledged there at the next start?
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests: a failure here is the test's")]
+
+use std::{
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use millstream_test_support::{
+    broker::Broker,
+    message::Message,
+    sdk::{self, Sdk},
+};
+
+/// How long any one thing may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// strace, while it has every fdatasync of a process fail.
+struct Refusal(Child);
+
+impl Refusal {
+    fn of_syncs(process: u32) -> Self {
+        let child = Command::new("strace")
+            .args(["-f", "-q", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO", "-p"])
+            .arg(process.to_string())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("strace is needed to have a sync fail: see platform/xtask/src/setup.rs");
+        let mut refusal = Self(child);
+        let start = Instant::now();
+        while !refusal.is_everywhere(process) {
+            let ended = refusal.0.try_wait().unwrap();
+            assert!(ended.is_none(), "strace cannot trace the broker (it needs root): {ended:?}");
+            assert!(start.elapsed() < PATIENCE, "strace does not come to every thread of the broker");
+            thread::sleep(Duration::from_millis(1));
+        }
+        refusal
+    }
+
+    /// Whether every thread is traced.
+    fn is_everywhere(&self, process: u32) -> bool {
+        let tracer = format!("TracerPid:\t{}\n", self.0.id());
+        let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        // A thread that has ended meanwhile needs none.
+        threads.flatten().all(|thread| {
+            std::fs::read_to_string(thread.path().join("status")).map_or(true, |status| status.contains(&tracer))
+        })
+    }
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        // It ends by itself when the broker does.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn message(number: usize) -> Message {
+    Message::new(0, None, Some(format!("value {number}").as_bytes()))
+}
+
+#[test]
+fn a_failed_sync_stops_the_broker_and_what_was_acknowledged_is_there_afterwards() {
+    let mut broker = Broker::start().unwrap();
+    broker.cli(&["topic", "create", "t"]).unwrap().ok().unwrap();
+    let acknowledged: Vec<_> = (0..50).map(message).collect();
+    sdk::produce(&broker, "t", &acknowledged).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let client = runtime.block_on(async { Arc::new(Sdk::connect(&broker).await.unwrap()) });
+    let refusal = Refusal::of_syncs(broker.process_id());
+    let sent = runtime.spawn(async move { client.send("t", &message(50)).await });
+    let start = Instant::now();
+    while broker.is_running().unwrap() {
+        assert!(start.elapsed() < PATIENCE, "the broker goes on after a failed sync:\n{}", broker.log());
+        thread::sleep(Duration::from_millis(1));
+    }
+    drop(refusal);
+    // Nobody may have been told that it is durable.
+    let told = sent.is_finished().then(|| runtime.block_on(sent).unwrap());
+    assert!(!matches!(told, Some(Ok(_))), "acknowledged: {told:?}");
+    let said = broker.log();
+    for part in ["cannot sync", ".journal", "the broker must stop, and recovers when it is started again"] {
+        assert!(said.contains(part), "no {part:?} in\n{said}");
+    }
+    broker.kill().unwrap();
+    broker.restart().unwrap();
+    let read = sdk::consume(&broker, "t").unwrap();
+    let read: Vec<_> = read.into_iter().map(|placed| placed.message.value.unwrap()).collect();
+    let mut expected: Vec<_> = (0..=50).map(|number| message(number).value.unwrap()).collect();
+    // What was not acknowledged may be there or not.
+    expected.truncate(read.len().max(acknowledged.len()));
+    assert_eq!(read, expected);
+    sdk::produce(&broker, "t", &[message(51)]).unwrap();
+}
