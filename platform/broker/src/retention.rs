@@ -51,8 +51,9 @@ fn check(partition: &Partition, now: TimestampMs) -> Result<bool, Unreadable> {
     let log = &partition.log;
     let before = (log.start_offset(), log.size_bytes());
     let start = match start(partition, now) {
-        Ok(Some(start)) => start,
-        Ok(None) | Err(ReadError::Deleted) => return Ok(true),
+        // What lies below the start is on its way already.
+        Ok(Some(start)) if start > before.0 => start,
+        Ok(_) | Err(ReadError::Deleted) => return Ok(true),
         Err(source) => {
             let (topic, partition) = (partition.topic.name.to_string(), partition.id.partition.0);
             return Err(Unreadable { topic, partition, source });

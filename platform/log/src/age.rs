@@ -4,6 +4,8 @@
 //! that a log that is copied later has the same segments. Where the first batch has no time, the broker's clock counts, since the
 //! segment was begun or opened.
 
+use std::sync::Arc;
+
 use millstream_model::TimestampMs;
 
 use crate::{PartitionLog, ReadError, state::State};
@@ -64,12 +66,11 @@ impl State {
 impl PartitionLog {
     /// Closes the segment that is appended to, if it holds anything; the next append begins a new one. Writes nothing: after a
     /// crash it may be open again. Whether there was something to close.
-    pub fn roll(&self) -> bool {
+    pub fn roll(self: &Arc<Self>) -> bool {
         let mut state = self.state();
         let rolls = state.may_roll();
         if rolls {
-            let segment = self.segment(state.end);
-            state.roll(segment);
+            self.close_active(&mut state);
         }
         rolls
     }
@@ -80,7 +81,7 @@ impl PartitionLog {
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn roll_older(&self, than: TimestampMs) -> Result<bool, ReadError> {
+    pub fn roll_older(self: &Arc<Self>, than: TimestampMs) -> Result<bool, ReadError> {
         let mut state = self.state();
         if !state.may_roll() {
             return Ok(false);
@@ -88,10 +89,20 @@ impl PartitionLog {
         let newest = state.active_index()?.newest();
         let rolls = newest.0 >= 0 && newest < than;
         if rolls {
-            let segment = self.segment(state.end);
-            state.roll(segment);
+            self.close_active(&mut state);
         }
         Ok(rolls)
+    }
+
+    fn close_active(self: &Arc<Self>, state: &mut State) {
+        let segment = self.segment(state.end);
+        state.roll(segment);
+        // The start may have moved past all of it before, and nothing else may happen to this log any more.
+        state.retire();
+        if !state.retired.is_empty() {
+            self.journal().queue().moved.push(self.clone());
+            self.journal().sync_work.notify_one();
+        }
     }
 }
 

@@ -218,7 +218,7 @@ fn a_killed_process_leaves_the_segments_that_there_were() {
 fn the_last_segment_is_closed_for_its_age_only_if_all_of_it_is_older() {
     let world = World::new(1);
     let (storage, log) = open(&world);
-    let roll_older = |log: &PartitionLog, than| log.roll_older(TimestampMs(than)).unwrap();
+    let roll_older = |log: &Arc<PartitionLog>, than| log.roll_older(TimestampMs(than)).unwrap();
     assert!(!roll_older(&log, i64::MAX), "there is nothing to close");
     append(&world, &log, 2_000);
     append(&world, &log, 1_500);
@@ -231,4 +231,21 @@ fn the_last_segment_is_closed_for_its_age_only_if_all_of_it_is_older() {
     append(&world, &log, -1);
     assert!(!roll_older(&log, i64::MAX), "what has no time is not old");
     assert_eq!(log.closed_segments().unwrap().len(), 1);
+}
+
+/// A broker was killed after retention had moved a log's start to its end: the segment, open again, was closed and stayed for good.
+#[test]
+fn a_segment_that_is_closed_below_the_start_goes() {
+    let world = World::new(1);
+    let (_storage, log) = open(&world);
+    append(&world, &log, 1);
+    append(&world, &log, 2);
+    world.run_until(log.advance_start(Offset(2)).unwrap()).unwrap();
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(segments(&world), [0], "it is appended to");
+    assert!(log.roll_older(TimestampMs(3)).unwrap());
+    world.run_for(Duration::from_secs(20));
+    assert!(segments(&world).is_empty());
+    append(&world, &log, 3);
+    assert_eq!(segments(&world), [2]);
 }
