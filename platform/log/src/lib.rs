@@ -127,6 +127,9 @@
 //! 5. Prepare a fresh journal file, rename the old ones to spares.
 //! 6. Serve.
 //!
+//! Where the names of segments past the mark are still there, as after a killed process, replay begins segments there again: one
+//! large segment could only be let go as a whole.
+//!
 //! Producers are those of the snapshot that the mark names, and of the batches after it; each replayed batch adds to them. Snapshots
 //! that the mark does not name are removed.
 //!
