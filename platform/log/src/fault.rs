@@ -13,6 +13,8 @@ pub enum Fault {
     EarlyDuplicate,
     /// A leader that starts again writes on in the epoch that was.
     ReusedEpoch,
+    /// The journal does not tell that a log's end was cut back.
+    NoTruncate,
     /// Frames of a journal file's earlier use are taken for those of this one.
     StaleNonce,
 }

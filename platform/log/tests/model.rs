@@ -704,8 +704,9 @@ fn nothing_acknowledged_is_lost_and_what_is_found_is_a_prefix() {
 #[test]
 fn a_broken_promise_is_found_by_its_name() {
     use millstream_log::fault::{self, Fault};
-    // As many as a run without a fault passes by far; the rarest is found within a hundred.
-    const SEEDS: u64 = 1_000;
+    // The first that finds it ends the search. A cut is durable in the files soon after it is journaled, so that its frame is
+    // missed in a few of a thousand seeds only; the others are missed within a hundred.
+    const SEEDS: u64 = 5_000;
     // The reports are what is asked for: they need not be shown as well.
     std::panic::set_hook(Box::new(|_| {}));
     let mut found = Vec::new();
@@ -713,6 +714,7 @@ fn a_broken_promise_is_found_by_its_name() {
         (Fault::SkipSync, "AcknowledgedIsRead"),
         (Fault::EarlyDuplicate, "AcknowledgedIsRead"),
         (Fault::ReusedEpoch, "EpochIsOneLeaders"),
+        (Fault::NoTruncate, "SoundDiskOpens"),
         (Fault::StaleNonce, "SoundDiskOpens"),
     ] {
         fault::switch(Some(fault));
