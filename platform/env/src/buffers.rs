@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 /// Smaller ones have memory of their own.
 const POOLED_BYTES_MIN: usize = 32 << 10;
 /// What waits for its next use, bytes at most.
-const IDLE_BYTES_MAX: usize = 16 << 20;
+const IDLE_BYTES_MAX: usize = 4 << 20;
 /// A buffer is not used for less than this part of it.
 const SPARE_MAX: usize = 4;
 
-/// Buffers that come back. Cloning shares them. At most 16 MiB wait for their next use.
+/// Buffers that come back. Cloning shares them. At most 4 MiB wait for their next use.
 #[derive(Clone, Debug, Default)]
 pub struct Buffers {
     /// The last one that came back is used first: it may still be in the processor's cache.
