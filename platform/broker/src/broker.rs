@@ -15,7 +15,7 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::{
-    BrokerOptions,
+    BrokerOptions, compaction,
     memory::Memory,
     partitions::Partitions,
     pools::{Modules, ModulesError},
@@ -113,6 +113,7 @@ impl Prepared {
         let mut tasks = vec![
             shared.env.spawn.spawn("follow catalog", follow_catalog(shared.clone()).boxed()),
             shared.env.spawn.spawn("retention", retention::run(shared.clone()).boxed()),
+            shared.env.spawn.spawn("compaction", compaction::run(shared.clone()).boxed()),
         ];
         for listener in &listeners {
             let accept = serve::accept_connections(shared.clone(), listener.clone());
@@ -193,6 +194,7 @@ impl Broker {
             unpacking: Slow::new(env.spawn.clone()),
             searching: Slow::new(env.spawn.clone()),
             retaining: Slow::new(env.spawn.clone()),
+            compacting: Slow::new(env.spawn.clone()),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
             options,

@@ -105,6 +105,7 @@ impl From<PartitionAppendError> for WireError {
     fn from(error: PartitionAppendError) -> Self {
         let code = match &error {
             PartitionAppendError::Rules(refused) => return (*refused).into(),
+            PartitionAppendError::Compacted(_) => ErrorCode::InvalidRecord,
             PartitionAppendError::Log(error) => match error {
                 AppendError::Malformed(_) | AppendError::Empty => ErrorCode::CorruptMessage,
                 AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,

@@ -31,6 +31,8 @@ pub struct BrokerOptions {
     pub frames: Budget,
     /// How often to look for records that topics need not keep (Kafka's `log.retention.check.interval.ms`).
     pub retention_check: Duration,
+    /// How often to look for topics to be compacted (Kafka's `log.cleaner.backoff.ms`).
+    pub compaction_check: Duration,
     /// How many segments' files may be open at a time.
     pub open_segments_max: usize,
     /// How large a journal file is, bytes; a multiple of 4096. Less than the largest batch refuses batches.
@@ -53,6 +55,7 @@ impl BrokerOptions {
             session: SessionLimits::default(),
             frames: Budget::new(FRAMES_BYTES_DEFAULT),
             retention_check: Duration::from_secs(5 * 60),
+            compaction_check: Duration::from_secs(15),
             open_segments_max: 512,
             journal_file_bytes: storage.journal_file_bytes,
             journal_bytes_max: storage.journal_bytes_max,

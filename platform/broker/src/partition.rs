@@ -10,12 +10,17 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use millstream_catalog::Topic;
 use millstream_env::Env;
-use millstream_log::{AppendError, Appended, CommitError, PartitionLog, ReadError, ReadParts, Retention, Ticket};
+use millstream_log::{
+    AppendError, Appended, CommitError, Compaction, PartitionLog, ReadError, ReadParts, Retention, Ticket,
+};
 use millstream_model::{LeaderEpoch, Offset, TimestampMs, TimestampType, TopicPartition};
-use millstream_record::{BatchHeader, set_log_append_time};
+use millstream_record::{Batch, BatchError, BatchHeader, Compression, set_log_append_time};
 use millstream_replica::{Acks, AppendRefused, Replica};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+/// What a pass of compaction remembers of keys, bytes: about 1.4 million keys. (Kafka's `log.cleaner.dedupe.buffer.size` is as much.)
+const COMPACTION_KEYS_BYTES_MAX: usize = 128 << 20;
 
 /// A led partition. Appends get their offsets in the order of the calls; readers see what lies below the high watermark.
 pub(crate) struct Partition {
@@ -35,6 +40,8 @@ pub(crate) enum PartitionAppendError {
     Rules(#[from] AppendRefused),
     #[error(transparent)]
     Log(#[from] AppendError),
+    #[error("the topic is compacted, which goes by keys: {0}")]
+    Compacted(BatchError),
 }
 
 /// An append under way.
@@ -67,9 +74,28 @@ impl Partition {
     /// How long, and how much of, its records the topic keeps.
     pub(crate) fn retention(&self) -> Retention {
         let config = &self.topic.config;
+        if !config.cleanup_policy.deletes() {
+            return Retention::default();
+        }
         // The settings' limits are Kafka's.
         let ms = config.retention_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
         Retention { ms, bytes: config.retention_bytes }
+    }
+
+    /// What a pass of compaction may do now.
+    pub(crate) fn compaction(&self) -> Compaction {
+        let config = &self.topic.config;
+        // The settings' limits are Kafka's.
+        let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        Compaction {
+            dirty_ratio: config.cleanable_dirty_ratio_min.get(),
+            lag_ms: ms(config.compaction_lag_ms_min),
+            lag_ms_max: ms(config.compaction_lag_ms_max),
+            tombstone_ms: ms(config.delete_retention_ms),
+            segment_bytes: config.segment_bytes,
+            keys_bytes_max: COMPACTION_KEYS_BYTES_MAX,
+            below: self.high_watermark(),
+        }
     }
 
     /// Appends validated batches as one step, if the rules admit it, with the broker's time where the topic says so. A batch that an idempotent producer has sent before is not
@@ -84,6 +110,15 @@ impl Partition {
             TimestampType::CreateTime => None,
             TimestampType::LogAppendTime => Some(TimestampMs(self.env.clock.wall_ms())),
         };
+        if self.topic.config.cleanup_policy.compacts() {
+            // Packed ones were looked into when they were unpacked.
+            for batch in &batches {
+                let batch = Batch::parse_one(batch.clone()).map_err(PartitionAppendError::Compacted)?;
+                if batch.header().attributes.compression().is_ok_and(|packed| packed == Compression::None) {
+                    batch.require_keys(batch.bytes().len()).map_err(PartitionAppendError::Compacted)?;
+                }
+            }
+        }
         for (batch, now) in batches.iter_mut().zip(now.into_iter().cycle()) {
             *batch = stamped(batch, now)?;
         }

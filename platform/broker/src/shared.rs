@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) searching: Slow,
     /// Looking for what topics need not keep.
     pub(crate) retaining: Slow,
+    /// Going over topics that are compacted.
+    pub(crate) compacting: Slow,
     /// Cancelled when the broker stops: nothing more is read, what was asked is answered.
     pub(crate) stop: CancellationToken,
     /// The connections that are served.

@@ -88,7 +88,7 @@ pub(crate) struct Queue {
     pub(crate) moved: Vec<Arc<PartitionLog>>,
     /// The sync loop is asked to sync `unjournaled` now.
     pub(crate) sync_unjournaled: bool,
-    /// Those of them whose turn it is.
+    /// Those of them whose turn it is, and others that somebody wants synced.
     pub(crate) due: VecDeque<Arc<PartitionLog>>,
     /// The commit loop has ended in order.
     pub(crate) drained: bool,

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     AppendError, CommitError, LogId, LogOptions, ReadError, StorageFailed, Ticket,
     bytes_io::failing,
+    compact::passes::Passes,
     fault::{self, Fault},
     frame::{FRAME_HEADER_BYTES, Frame, Kind},
     journal::{Entry, Journal},
@@ -38,8 +39,8 @@ pub struct PartitionLog {
     flushed: watch::Sender<Flushed>,
     tail: Arc<Tail>,
     state: Mutex<State>,
-    /// Held by the pass of compaction that is under way.
-    compacting: Mutex<()>,
+    /// Held by the pass of compaction that is under way: the passes before, once they were read.
+    compacting: Mutex<Option<Passes>>,
 }
 
 /// How far a log is durable.
@@ -192,7 +193,7 @@ impl PartitionLog {
         let dir = journal.options.dir.join(id.path());
         let flushed = Flushed { end: flushed, cut_lsn: 0, cut_end: Offset(0), cuts: 0 };
         let (tail, flushed) = (journal.tails.tail(), watch::Sender::new(flushed));
-        Self { id, dir, durability, journal, flushed, tail, state: Mutex::new(state), compacting: Mutex::new(()) }
+        Self { id, dir, durability, journal, flushed, tail, state: Mutex::new(state), compacting: Mutex::default() }
     }
 
     /// A log that holds nothing. Its directory must be made before the first append.
@@ -228,7 +229,7 @@ impl PartitionLog {
         self.state.lock()
     }
 
-    pub(crate) fn compacting(&self) -> &Mutex<()> {
+    pub(crate) fn compacting(&self) -> &Mutex<Option<Passes>> {
         &self.compacting
     }
 

@@ -212,6 +212,22 @@ fn the_newest_of_each_key_stays_at_its_offset_and_small_segments_become_one() {
 }
 
 #[test]
+fn what_was_closed_a_moment_ago_is_compacted_once_it_is_durable() {
+    let mut bench = Bench::new(8);
+    // A journal that is half full only later.
+    let roomy = StorageOptions { journal_bytes_max: 4 << 20, open_segments_max: 64, ..options(Path::new("/data")) };
+    bench.world.run_until(bench.storage.as_ref().unwrap().close()).unwrap();
+    bench.storage = None;
+    bench.storage = Some(Storage::open(roomy, bench.world.env()).unwrap().0);
+    bench.append_some(60, 10);
+    assert_eq!(bench.compact(), None);
+    bench.world.run_for(std::time::Duration::from_millis(1));
+    let done = bench.compact().unwrap();
+    assert!(done.records_removed > 0, "{done:?}");
+    bench.check(0);
+}
+
+#[test]
 fn a_reader_in_the_middle_of_a_pass_goes_on_where_it_was() {
     let mut bench = Bench::new(1);
     bench.append_some(60, 10);

@@ -16,12 +16,52 @@ pub enum Durability {
     Replicated,
 }
 
-/// What `cleanup.policy` says. Only deletion is built.
+/// What `cleanup.policy` says: what becomes of old records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CleanupPolicy {
     /// Old segments are deleted whole.
     Delete,
+    /// Of each key the newest record stays.
+    Compact,
+    /// Both.
+    #[serde(rename = "compact,delete")]
+    CompactDelete,
+}
+
+impl CleanupPolicy {
+    /// Whether old segments are deleted.
+    #[must_use]
+    pub fn deletes(self) -> bool {
+        self != Self::Compact
+    }
+
+    /// Whether of each key only the newest record stays. Then every record must have a key.
+    #[must_use]
+    pub fn compacts(self) -> bool {
+        self != Self::Delete
+    }
+}
+
+/// A part of a whole, in millionths: so that a setting with one can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ratio(u32);
+
+impl Ratio {
+    const WHOLE: u32 = 1_000_000;
+
+    /// The part, 0 to 1.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::WHOLE)
+    }
+}
+
+/// A half: Kafka's default of `min.cleanable.dirty.ratio`.
+impl Default for Ratio {
+    fn default() -> Self {
+        Self(Self::WHOLE / 2)
+    }
 }
 
 /// What `message.timestamp.type` says: whose time a record has.
@@ -46,6 +86,13 @@ pub enum PartitionerEnforce {
 pub struct TopicConfig {
     /// `cleanup.policy`.
     pub cleanup_policy: CleanupPolicy,
+    /// `delete.retention.ms`: how long a record without a value stays in a compacted topic once nothing older of its key does,
+    /// milliseconds.
+    #[serde(default = "delete_retention_ms_default")]
+    pub delete_retention_ms: u64,
+    /// `max.compaction.lag.ms`: a record waits no longer for compaction, milliseconds.
+    #[serde(default = "compaction_lag_ms_max_default")]
+    pub compaction_lag_ms_max: u64,
     /// `max.message.bytes`: the largest record batch accepted, bytes as encoded.
     pub message_bytes_max: usize,
     /// `message.timestamp.type`.
@@ -58,6 +105,12 @@ pub struct TopicConfig {
     pub partitioner_enforce: PartitionerEnforce,
     /// `millstream.partitioner.param.NAME`: the partitioner's parameters.
     pub partitioner_params: BTreeMap<String, String>,
+    /// `min.cleanable.dirty.ratio`: a partition is compacted when this part of it was not yet.
+    #[serde(default)]
+    pub cleanable_dirty_ratio_min: Ratio,
+    /// `min.compaction.lag.ms`: a younger record is not compacted away, milliseconds.
+    #[serde(default)]
+    pub compaction_lag_ms_min: u64,
     /// `min.insync.replicas`: how many replicas must hold a record before acks=all is answered.
     pub insync_replicas_min: u32,
     /// `retention.bytes`: the oldest segments of a partition go while so many bytes are left; none: however many there are.
@@ -81,10 +134,22 @@ fn segment_ms_default() -> u64 {
     WEEK_MS
 }
 
+fn delete_retention_ms_default() -> u64 {
+    WEEK_MS / 7
+}
+
+fn compaction_lag_ms_max_default() -> u64 {
+    LIMIT_MAX
+}
+
 impl Default for TopicConfig {
     fn default() -> Self {
         Self {
             cleanup_policy: CleanupPolicy::Delete,
+            delete_retention_ms: delete_retention_ms_default(),
+            compaction_lag_ms_max: compaction_lag_ms_max_default(),
+            cleanable_dirty_ratio_min: Ratio::default(),
+            compaction_lag_ms_min: 0,
             message_bytes_max: limits::BATCH_BYTES_DEFAULT,
             timestamp_type: TimestampType::CreateTime,
             durability: Durability::Fsync,
@@ -192,8 +257,28 @@ fn show_limit(limit: Option<u64>) -> String {
 pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     ConfigKey {
         key: "cleanup.policy",
-        show: |_| Some("delete".into()),
-        set: |_, key, text| only(key, text, "delete", &["compact"], "delete or compact"),
+        show: |config| {
+            Some(match config.cleanup_policy {
+                CleanupPolicy::Delete => "delete".into(),
+                CleanupPolicy::Compact => "compact".into(),
+                CleanupPolicy::CompactDelete => "compact,delete".into(),
+            })
+        },
+        set: |config, key, text| {
+            let mut words: Vec<_> = text.split(',').map(str::trim).collect();
+            words.sort_unstable();
+            words.dedup();
+            config.cleanup_policy = match words[..] {
+                ["delete"] => CleanupPolicy::Delete,
+                ["compact"] => CleanupPolicy::Compact,
+                ["compact", "delete"] => CleanupPolicy::CompactDelete,
+                _ => {
+                    let takes = "delete, compact, or compact,delete";
+                    return Err(ConfigError::Value { key, value: text.into(), takes });
+                }
+            };
+            Ok(())
+        },
     },
     ConfigKey {
         key: "compression.type",
@@ -206,6 +291,22 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
                 &["uncompressed", "gzip", "snappy", "lz4", "zstd"],
                 "producer, uncompressed, gzip, snappy, lz4 or zstd",
             )
+        },
+    },
+    ConfigKey {
+        key: "delete.retention.ms",
+        show: |config| Some(config.delete_retention_ms.to_string()),
+        set: |config, key, text| {
+            config.delete_retention_ms = number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")?;
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "max.compaction.lag.ms",
+        show: |config| Some(config.compaction_lag_ms_max.to_string()),
+        set: |config, key, text| {
+            config.compaction_lag_ms_max = number(key, text, 1, LIMIT_MAX, "milliseconds, 1 or more")?;
+            Ok(())
         },
     },
     ConfigKey {
@@ -231,6 +332,25 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
                 "LogAppendTime" => TimestampType::LogAppendTime,
                 _ => return Err(ConfigError::Value { key, value: text.into(), takes: "CreateTime or LogAppendTime" }),
             };
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "min.cleanable.dirty.ratio",
+        show: |config| Some(config.cleanable_dirty_ratio_min.get().to_string()),
+        set: |config, key, text| {
+            let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+            let ratio =
+                ratio.ok_or_else(|| ConfigError::Value { key, value: text.into(), takes: "a part from 0 to 1" });
+            config.cleanable_dirty_ratio_min = Ratio((ratio? * f64::from(Ratio::WHOLE)).round() as u32);
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "min.compaction.lag.ms",
+        show: |config| Some(config.compaction_lag_ms_min.to_string()),
+        set: |config, key, text| {
+            config.compaction_lag_ms_min = number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")?;
             Ok(())
         },
     },
@@ -376,6 +496,11 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_set_again() {
         let config = TopicConfig::from_pairs([
+            ("cleanup.policy", "delete,compact"),
+            ("delete.retention.ms", "1000"),
+            ("max.compaction.lag.ms", "2000"),
+            ("min.cleanable.dirty.ratio", "0.01"),
+            ("min.compaction.lag.ms", "3000"),
             ("segment.bytes", "1048576"),
             ("segment.ms", "60000"),
             ("retention.ms", "-1"),
@@ -394,12 +519,9 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_as_such_and_changes_nothing() {
         let mut config = TopicConfig::default();
-        for (key, value) in [
-            ("cleanup.policy", "compact"),
-            ("cleanup.policy", "compact,delete"),
-            ("segment.jitter.ms", "1"),
-            ("millstream.partitioner.enforce", "verify"),
-        ] {
+        for (key, value) in
+            [("compression.type", "zstd"), ("segment.jitter.ms", "1"), ("millstream.partitioner.enforce", "verify")]
+        {
             assert!(matches!(config.set(key, value), Err(ConfigError::NotBuilt { .. })), "{key}={value}");
         }
         assert_eq!(config, TopicConfig::default());
@@ -409,6 +531,11 @@ mod tests {
     fn bad_values_and_unknown_keys_are_refused() {
         let mut config = TopicConfig::default();
         for (key, value) in [
+            ("cleanup.policy", ""),
+            ("cleanup.policy", "compact,keep"),
+            ("min.cleanable.dirty.ratio", "1.1"),
+            ("min.cleanable.dirty.ratio", "NaN"),
+            ("max.compaction.lag.ms", "0"),
             ("segment.bytes", "-1"),
             ("segment.bytes", "ten"),
             ("segment.ms", "0"),

@@ -147,6 +147,21 @@ impl Batch {
         }
     }
 
+    /// Checks that every record has a key, as a compacted topic demands. Costs a walk over the records, and up to
+    /// `unpacked_bytes_max` bytes of memory where they are compressed.
+    ///
+    /// # Errors
+    /// [`BatchError::Keyless`], as [`Batch::section`], or the first record that is malformed.
+    pub fn require_keys(&self, unpacked_bytes_max: usize) -> Result<(), BatchError> {
+        let section = self.section(unpacked_bytes_max)?;
+        for (index, record) in (0..).zip(raw::records(&section)) {
+            if record.map_err(|source| BatchError::Record { index, source })?.key.is_none() {
+                return Err(BatchError::Keyless { index });
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that `section` holds exactly the records that the header promises, as a client may send them. Gives the
     /// greatest of their times.
     fn walk(&self, section: &[u8]) -> Result<TimestampMs, BatchError> {

@@ -15,6 +15,12 @@ pub enum BatchError {
         /// Bytes that there are.
         remaining: usize,
     },
+    /// A record has no key, where every record must have one.
+    #[error("record {index} has no key")]
+    Keyless {
+        /// Which one in its batch, from 0.
+        index: u32,
+    },
     /// Bytes follow what should be exactly one batch.
     #[error("{bytes} bytes follow the batch")]
     Trailing {

@@ -168,7 +168,7 @@ fn topics_that_cannot_be_are_refused() {
         (&["topic", "create", "t", "--replicas", "3"], b"", REFUSED, &["replica"]),
         (&["topic", "create", "t", "--config", "no.such=1"], b"", REFUSED, &["no.such"]),
         (&["topic", "create", "t", "--config", "segment.bytes=-1"], b"", REFUSED, &["segment.bytes"]),
-        (&["topic", "create", "t", "--config", "cleanup.policy=compact"], b"", REFUSED, &["not built"]),
+        (&["topic", "create", "t", "--config", "compression.type=zstd"], b"", REFUSED, &["not built"]),
         (&["topic", "create", "t", "--partitioner", "no-such@1"], b"", REFUSED, &["no-such@1"]),
         (&["topic", "create", "t", "--partitioner", "partition-by-field"], b"", REFUSED, &["VERSION"]),
         (&["topic", "create", "t", "--partitioner", "partition-by-field@2"], b"", REFUSED, &["partition-by-field@2"]),

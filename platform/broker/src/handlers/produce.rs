@@ -229,13 +229,17 @@ impl Checked {
     fn look_into(&mut self, mut room: usize, full: WhenFull, given_up: impl Fn() -> bool) -> bool {
         let (before, mut left) = (room, false);
         for (_, checked) in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
-            let Ok(CheckedBatch { batch, packed, .. }) = checked else { continue };
+            let Ok(CheckedBatch { partition, batch, packed, .. }) = checked else { continue };
             let Some(unpacked_max) = *packed else { continue };
             if given_up() {
                 return true;
             }
             let limit = unpacked_max.min(room);
-            match batch.validate_packed(limit) {
+            let keys = match partition.topic.config.cleanup_policy.compacts() {
+                true => Batch::require_keys,
+                false => |_: &Batch, _| Ok(()),
+            };
+            match batch.validate_packed(limit).and_then(|unpacked| keys(batch, limit).map(|()| unpacked)) {
                 Ok(unpacked) => {
                     room -= unpacked;
                     *packed = None;

@@ -129,6 +129,7 @@ fn read_again(error: &ReadError) -> bool {
 pub(super) fn append_again(error: &PartitionAppendError) -> bool {
     match error {
         PartitionAppendError::Rules(_) => true,
+        PartitionAppendError::Compacted(_) => false,
         PartitionAppendError::Log(error) => log_append_again(error),
     }
 }

@@ -12,7 +12,7 @@
 //! since the new one reaches past them.
 
 mod keys;
-mod passes;
+pub(crate) mod passes;
 mod rewrite;
 
 use std::{
@@ -105,7 +105,8 @@ struct Pass<'a> {
 
 impl PartitionLog {
     /// Goes over the log once and leaves of each key the newest record, if there is enough to gain; none if there is not, or
-    /// if another pass is under way.
+    /// if another pass is under way. Segments that were closed since the log was last synced are left to the next pass, and the
+    /// log is synced in the background.
     ///
     /// Blocks on the disk for as long as it takes to read and write what was not compacted, and what was. Readers and appenders
     /// go on meanwhile. A crash in the middle leaves the log as it was or, in whole segments, as it is to be.
@@ -113,12 +114,31 @@ impl PartitionLog {
     /// # Errors
     /// [`CompactError`].
     pub fn compact(self: &Arc<Self>, rules: &Compaction) -> Result<Option<Compacted>, CompactError> {
-        let Some(_turn) = self.compacting().try_lock() else { return Ok(None) };
+        let Some(mut known) = self.compacting().try_lock() else { return Ok(None) };
+        match self.go_over(&mut known, rules) {
+            // Its directory has been moved away meanwhile.
+            Err(_) if self.state().dropped.is_some() => Ok(None),
+            outcome => outcome,
+        }
+    }
+
+    /// `known`: the passes, once they were read.
+    fn go_over(
+        self: &Arc<Self>,
+        known: &mut Option<Passes>,
+        rules: &Compaction,
+    ) -> Result<Option<Compacted>, CompactError> {
         let now = self.journal().now();
-        let mut passes =
-            Passes::load(self.disk(), self.dir()).map_err(writing("read", &self.dir().join(passes::FILE)))?;
         let (parts, start, remembered) = self.closed_and_durable(rules.below);
         let parts = self.old_enough(parts, now, rules.lag_ms)?;
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let path = self.dir().join(passes::FILE);
+        let passes = match known {
+            Some(passes) => passes,
+            None => known.insert(Passes::load(self.disk(), self.dir()).map_err(writing("read", &path))?),
+        };
         let reached = passes.reached().max(start);
         let fresh = parts.partition_point(|(_, end)| *end <= reached);
         if fresh == parts.len() || !self.is_due(&parts, fresh, now, rules)? {
@@ -142,15 +162,22 @@ impl PartitionLog {
             }
         }
         passes.note(pass.mapped, now, rules.tombstone_ms);
-        passes.store(self.disk(), self.dir()).map_err(writing("write", &self.dir().join(passes::FILE)))?;
+        passes.store(self.disk(), self.dir()).map_err(writing("write", &path))?;
         pass.done.reached = pass.mapped;
         Ok(Some(pass.done))
     }
 
     /// The segments that a mark covers and that take no more batches, up to an offset, each with its end; the log's start; and
     /// which batches its producers are remembered by.
-    fn closed_and_durable(&self, below: Offset) -> (Vec<(Part, Offset)>, Offset, Vec<Offset>) {
+    fn closed_and_durable(self: &Arc<Self>, below: Offset) -> (Vec<(Part, Offset)>, Offset, Vec<Offset>) {
         let state = self.state();
+        if state.synced_parts + 1 < state.parts.len() {
+            // What was closed since the last sync is for the next pass.
+            let mut queue = self.journal().queue();
+            queue.due.push_back(self.clone());
+            drop(queue);
+            self.journal().sync_work.notify_one();
+        }
         let durable = state.mark.map_or(Offset(0), |mark| mark.segment_base).min(below);
         let ends = state.parts.iter().skip(1).map(|part| part.segment.base);
         let parts = state.parts.iter().cloned().zip(ends).take_while(|(_, end)| *end <= durable).collect();

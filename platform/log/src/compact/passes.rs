@@ -22,7 +22,7 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Passes(Vec<(Offset, TimestampMs)>);
+pub(crate) struct Passes(Vec<(Offset, TimestampMs)>);
 
 impl Passes {
     /// All below was compacted at least once.

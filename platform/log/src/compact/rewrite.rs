@@ -125,7 +125,6 @@ impl Gap {
         match i32::try_from(delta) {
             Ok(delta) if alike => {
                 self.header.last_offset_delta = delta;
-                self.header.max_timestamp = self.header.max_timestamp.max(next.header.max_timestamp);
                 true
             }
             _ => false,

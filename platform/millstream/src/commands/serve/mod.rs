@@ -50,6 +50,7 @@ The configuration file is TOML; its keys are the flags' names:
     node-id = 1
     frame-memory = 1073741824
     retention-check-ms = 300000
+    compaction-check-ms = 15000
 
 SIGINT or SIGTERM stops the broker in order; a second one stops it at once, which the next start recovers from. \
 RUST_LOG says what is logged, such as RUST_LOG=debug."
@@ -86,6 +87,9 @@ pub(crate) struct Serve {
     /// How often to look for records that topics need not keep any longer, milliseconds; the default is 300000, five minutes.
     #[arg(long, value_name = "MS", env = "MILLSTREAM_RETENTION_CHECK_MS", value_parser = clap::value_parser!(u64).range(1..))]
     retention_check_ms: Option<u64>,
+    /// How often to look for topics to be compacted, milliseconds; the default is 15000.
+    #[arg(long, value_name = "MS", env = "MILLSTREAM_COMPACTION_CHECK_MS", value_parser = clap::value_parser!(u64).range(1..))]
+    compaction_check_ms: Option<u64>,
     /// Write where the broker listens to this file, as JSON, once it is ready.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_READY_FILE")]
     ready_file: Option<PathBuf>,
@@ -141,6 +145,7 @@ impl Running {
             advertise: settings.advertise.as_ref().map(ToString::to_string),
             frames: frames.clone(),
             retention_check: settings.retention_check,
+            compaction_check: settings.compaction_check,
             open_segments_max: limits::raise_open_files(),
             journal_file_bytes: settings.journal_file_bytes.unwrap_or(defaults.journal_file_bytes),
             journal_bytes_max: settings.journal_bytes.unwrap_or(defaults.journal_bytes_max),

@@ -25,8 +25,9 @@ pub(crate) const FRAME_MEMORY_MIN: u64 = 128 << 20;
 /// Most that is taken of the machine's memory unless the operator says so, bytes.
 const FRAME_MEMORY_DEFAULT_MAX: u64 = 2 << 30;
 
-/// Kafka's default.
+/// Kafka's defaults.
 const RETENTION_CHECK_MS_DEFAULT: u64 = 5 * 60 * 1000;
+const COMPACTION_CHECK_MS_DEFAULT: u64 = 15 * 1000;
 
 const _: () = assert!(FRAME_MEMORY_MIN > FRAME_BYTES_MAX as u64);
 
@@ -46,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) node_id: BrokerId,
     pub(crate) frame_memory: usize,
     pub(crate) retention_check: Duration,
+    pub(crate) compaction_check: Duration,
     pub(crate) ready_file: Option<PathBuf>,
     /// None: the broker's own.
     pub(crate) journal_file_bytes: Option<u64>,
@@ -68,6 +70,7 @@ struct File {
     #[serde(default, deserialize_with = "frame_memory_bytes")]
     frame_memory: Option<u64>,
     retention_check_ms: Option<NonZeroU64>,
+    compaction_check_ms: Option<NonZeroU64>,
     ready_file: Option<PathBuf>,
 }
 
@@ -125,6 +128,11 @@ impl File {
     }
 }
 
+/// A time that is given, or in the file, or neither, milliseconds.
+fn millis(given: Option<u64>, file: Option<NonZeroU64>, default: u64) -> Duration {
+    Duration::from_millis(given.or(file.map(NonZeroU64::get)).unwrap_or(default))
+}
+
 impl Settings {
     /// # Errors
     /// The configuration file, with the line; a setting that is not built; no place for data.
@@ -161,12 +169,8 @@ impl Settings {
             listen,
             advertise,
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
-            retention_check: Duration::from_millis(
-                given
-                    .retention_check_ms
-                    .or(file.retention_check_ms.map(NonZeroU64::get))
-                    .unwrap_or(RETENTION_CHECK_MS_DEFAULT),
-            ),
+            retention_check: millis(given.retention_check_ms, file.retention_check_ms, RETENTION_CHECK_MS_DEFAULT),
+            compaction_check: millis(given.compaction_check_ms, file.compaction_check_ms, COMPACTION_CHECK_MS_DEFAULT),
             frame_memory: usize::try_from(frame_memory).unwrap_or(usize::MAX),
             ready_file: given.ready_file.or(file.ready_file),
             journal_file_bytes: given.journal_file_bytes,

@@ -1,0 +1,68 @@
+//! Compaction: of topics that ask for it (`cleanup.policy=compact`) the newest record of each key stays.
+//!
+//! Every [`BrokerOptions::compaction_check`](crate::BrokerOptions) each led partition of such a topic is looked at in turn, and gone
+//! over where there is enough to gain. One pass at a time: it reads and writes as fast as the disk allows.
+
+use std::{collections::HashSet, sync::Arc};
+
+use millstream_log::CompactError;
+use tracing::{info, warn};
+
+use crate::{partition::Partition, shared::Shared};
+
+/// Looks after all led partitions until the broker stops.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    // Whoever finds a segment damaged has told so, and would find it so again.
+    let mut damaged = HashSet::new();
+    loop {
+        tokio::select! {
+            () = shared.env.clock.sleep(shared.options.compaction_check) => {}
+            () = shared.stop.cancelled() => return,
+        }
+        for partition in shared.partitions.all() {
+            if shared.stop.is_cancelled() {
+                return;
+            }
+            if !partition.topic.config.cleanup_policy.compacts() || damaged.contains(&partition.id) {
+                continue;
+            }
+            let id = partition.id;
+            if let Some(Some(Outcome::Damaged)) = shared.compacting.run("compact", move |_| pass(&partition)).await {
+                damaged.insert(id);
+            }
+        }
+    }
+}
+
+/// What came of a pass that was worth telling.
+enum Outcome {
+    Done,
+    Damaged,
+}
+
+fn pass(partition: &Partition) -> Option<Outcome> {
+    let (topic, number) = (&partition.topic.name, partition.id.partition);
+    match partition.log.compact(&partition.compaction()) {
+        Ok(done) => {
+            let done = done?;
+            info!(
+                %topic,
+                partition = %number,
+                below = %done.reached,
+                records_removed = done.records_removed,
+                bytes_before = done.bytes_before,
+                bytes_after = done.bytes_after,
+                "compacted"
+            );
+            Some(Outcome::Done)
+        }
+        Err(error @ CompactError::Read(_)) => {
+            warn!(%topic, partition = %number, "not compacted until the next start: {error}");
+            Some(Outcome::Damaged)
+        }
+        Err(error @ CompactError::Write { .. }) => {
+            warn!(%topic, partition = %number, "not compacted for now: {error}");
+            None
+        }
+    }
+}
