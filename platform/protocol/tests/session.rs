@@ -141,7 +141,7 @@ fn an_api_or_version_that_is_not_served_closes() {
         bytes[2..4].copy_from_slice(&version.to_be_bytes());
         Session::new(SessionLimits::default()).handle_frame(bytes.into()).map(|_| ())
     };
-    for api_key in [-1, 4, 7, 21, 71, 72, 9_999, 20_999, i16::MAX] {
+    for api_key in [-1, 4, 7, 24, 71, 72, 9_999, 20_999, i16::MAX] {
         let source = DecodeError::Api { api_key };
         assert_eq!(request(api_key, 0), Err(Close::Request { api_key, version: 0, source }));
     }
