@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 mod bare;
 mod broker;
 mod closed_loop;
+mod idle;
 mod meter;
 mod modules;
 mod report;
@@ -25,7 +26,7 @@ mod workload;
 #[command(name = "cargo xtask bench", disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
-    hidden: Option<Hidden>,
+    other: Option<Other>,
     /// How long each line is measured in each round, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -49,7 +50,13 @@ enum Output {
 }
 
 #[derive(Subcommand)]
-enum Hidden {
+enum Other {
+    /// What partitions cost that nobody uses
+    Idle {
+        /// How many
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+        partitions: u32,
+    },
     /// The other end of the bare lines
     #[command(hide = true)]
     BareServer { dir: PathBuf },
@@ -66,8 +73,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    if let Some(Hidden::BareServer { dir }) = arguments.hidden {
-        return bare::run_server(&dir);
+    match arguments.other {
+        Some(Other::BareServer { dir }) => return bare::run_server(&dir),
+        Some(Other::Idle { partitions }) => {
+            let text = idle::run(partitions)?;
+            return Ok(std::io::stdout().write_all(text.as_bytes())?);
+        }
+        None => {}
     }
     ensure!(arguments.seconds > 0.0 && arguments.seconds.is_finite(), "--seconds must be more than 0");
     ensure!(arguments.rounds > 0, "--rounds must be more than 0");
