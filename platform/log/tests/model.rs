@@ -394,8 +394,9 @@ impl History {
                 model.batches.truncate(count);
                 model.acknowledged = model.acknowledged.min(model.end());
                 let epochs = model.readable().iter().map(|(batch, _)| BatchHeader::parse(batch).unwrap());
-                model.epoch = epochs.map(|header| header.partition_leader_epoch.0).max().unwrap_or(0).max(0);
-                model.latest = model.epoch;
+                model.latest = epochs.map(|header| header.partition_leader_epoch.0).max().unwrap_or(0).max(0);
+                // One that has begun need not be durable yet.
+                model.epoch = model.epoch.min(model.latest);
                 model.vague |= start > 0;
                 let end = model.end();
                 for (wait, _) in waiting.iter_mut() {
