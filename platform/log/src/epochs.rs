@@ -72,6 +72,17 @@ impl Epochs {
         changed
     }
 
+    /// Lets the first epoch begin at `end`, the log's, where it begins past that. Whether anything changed.
+    pub(crate) fn begin_by(&mut self, end: Offset) -> bool {
+        match self.entries.first_mut() {
+            Some((_, start)) if *start > end => {
+                *start = end;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Adds those of `later`, each where it begins there.
     pub(crate) fn extend(&mut self, later: &Self) {
         for (epoch, start) in &later.entries {

@@ -315,7 +315,9 @@ fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Res
             epochs_of(state, end)?
         }
     };
-    let changed = epochs.cut(end) | epochs.cut_below(state.start) || (!is_stored && end > Offset(0));
+    // The start may have moved past what is left, and the first epoch with it: that one had begun before, and for good.
+    let moved = epochs.begin_by(end);
+    let changed = moved | epochs.cut(end) | epochs.cut_below(state.start) || (!is_stored && end > Offset(0));
     Ok((epochs, changed))
 }
 
