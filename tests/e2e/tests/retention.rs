@@ -96,7 +96,7 @@ fn a_topic_keeps_the_newest_bytes_that_it_is_told_to() {
     create(&broker, "small", &["retention.ms=-1", "retention.bytes=2000000"]);
     let count = fill(&broker, "small");
     // Whole segments go, as long as so much is left.
-    wait_until("room", || (2_000_000..2_000_000 + 2 * SEGMENT_BYTES).contains(&logs_bytes(&broker)));
+    wait_until("room", || (2_000_000..2_000_000 + SEGMENT_BYTES).contains(&logs_bytes(&broker)));
     let before = bounds(&broker, "small");
     broker.kill().unwrap();
     broker.restart().unwrap();

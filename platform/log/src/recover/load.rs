@@ -299,7 +299,9 @@ fn keep_tail(
 /// it is to be written before the mark moves on, or an epoch that was lost would come back once the log has grown past its start.
 fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Result<(Epochs, bool), OpenError> {
     let path = dir.join("epochs");
-    let stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
+    let mut stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
+    // The start may have moved past what is left, and the first epoch with it: that one had begun before, and for good.
+    let moved = stored.as_mut().is_some_and(|stored| stored.begin_by(end));
     let is_stored = stored.is_some();
     let mut epochs = match stored {
         // Its first one is cut to a start that the mark does not know of, and that need not have become durable.
@@ -315,8 +317,6 @@ fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Res
             epochs_of(state, end)?
         }
     };
-    // The start may have moved past what is left, and the first epoch with it: that one had begun before, and for good.
-    let moved = epochs.begin_by(end);
     let changed = moved | epochs.cut(end) | epochs.cut_below(state.start) || (!is_stored && end > Offset(0));
     Ok((epochs, changed))
 }
