@@ -204,6 +204,16 @@ mod tests {
     }
 
     #[test]
+    fn the_first_epoch_begins_by_the_end_and_later_ones_are_left() {
+        for (end, expected) in [(30, [(3, 10), (7, 25)]), (10, [(3, 10), (7, 25)]), (4, [(3, 4), (7, 25)])] {
+            let mut moved = epochs(&[(3, 10), (7, 25)]);
+            assert_eq!(moved.begin_by(Offset(end)), end < 10, "{end}");
+            assert_eq!(moved, epochs(&expected), "{end}");
+        }
+        assert!(!Epochs::default().begin_by(Offset(0)));
+    }
+
+    #[test]
     fn a_damaged_file_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("epochs");

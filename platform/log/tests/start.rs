@@ -9,7 +9,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use common::{batch, log_id, options, read_all, sequenced, stored};
 use futures::FutureExt;
-use millstream_env::{Disk, sim::World};
+use millstream_env::{
+    Disk,
+    sim::{DiskOperation, Fault, World},
+};
 use millstream_log::{AppendError, LogOptions, PartitionLog, ReadError, StartError, Storage, StorageOptions};
 use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
 
@@ -269,6 +272,35 @@ fn epochs_below_the_start_are_forgotten_and_the_one_it_is_in_begins_there() {
         let end_of = |epoch| bench.log().end_offset_for_epoch(LeaderEpoch(epoch)).map(|(epoch, end)| (epoch.0, end.0));
         assert_eq!((end_of(1), end_of(2), end_of(3), end_of(9)), (None, Some((2, 7)), Some((2, 7)), Some((5, 10))));
         bench.crash();
+    }
+}
+
+/// The epochs file then tells of a start that no mark knows of, and that lies past what is left.
+#[test]
+fn an_epoch_is_kept_by_a_start_that_is_cut_off_with_all_that_was_above_it() {
+    for marked in [0, 3] {
+        let mut bench = Bench::new(Durability::Replicated);
+        bench.append(marked);
+        let begun = bench.log().start_epoch(LeaderEpoch(2)).unwrap();
+        bench.world.run_until(begun).unwrap();
+        // It is nowhere else but in that file from here on.
+        bench.world.run_until(bench.storage.as_ref().unwrap().close()).unwrap();
+        bench.kill();
+        for at in 0..5 {
+            bench.world.run_until(bench.log().append(batch(1, 100, at), LeaderEpoch(2)).unwrap().ticket).unwrap();
+        }
+        let end = bench.log().end_offset();
+        bench.advance(end.0);
+        // Of the records nothing was synced; and the next start ends before its mark is written.
+        bench.world.disk().crash_losing_all();
+        bench.storage = None;
+        bench.world.disk().inject(Fault::nth(DiskOperation::Write, 1).on("/mark").for_good());
+        let failed = Storage::open(options(Path::new("/data")), bench.world.env());
+        assert!(failed.is_err(), "the start was to fail");
+        bench.world.disk().clear_faults();
+        bench.kill();
+        assert_eq!(bench.log().latest_epoch(), Some(LeaderEpoch(2)), "{marked} records were marked");
+        assert_eq!(bench.log().end_offset(), end);
     }
 }
 
