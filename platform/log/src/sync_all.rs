@@ -52,11 +52,11 @@ fn sync_parents(journal: &Journal, logs: &[Arc<PartitionLog>]) -> Result<(), Sto
 }
 
 /// Does the same for all, several at a time; the first failure, after all were done.
-fn each<T: Sync>(
+pub(crate) fn each<T: Sync, E: Send>(
     journal: &Journal,
     all: &[T],
-    work: impl Fn(&T) -> Result<(), StorageFailed> + Sync,
-) -> Result<(), StorageFailed> {
+    work: impl Fn(&T) -> Result<(), E> + Sync,
+) -> Result<(), E> {
     let first = Mutex::new(None);
     journal.spawn.each(all.len(), &|turn| {
         if let Err(failure) = work(&all[turn]) {

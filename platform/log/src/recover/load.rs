@@ -20,22 +20,19 @@ use crate::{
     snapshot,
     state::{Part, State},
     sync,
+    sync_all::each,
 };
 
 /// The logs found on disk, each as its mark says. Several are read at a time.
 pub(super) fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<HashMap<LogId, Arc<PartitionLog>>, OpenError> {
     let found = find_logs(&*journal.disk, dir)?;
     let logs = Mutex::new(HashMap::with_capacity(found.len()));
-    let failure = Mutex::new(None);
-    journal.spawn.each(found.len(), &|turn| match load(journal, found[turn]) {
-        Ok(log) => {
-            logs.lock().insert(found[turn], Arc::new(log));
-        }
-        Err(error) => {
-            failure.lock().get_or_insert(error);
-        }
-    });
-    failure.into_inner().map_or(Ok(logs.into_inner()), Err)
+    each(journal, &found, |id| {
+        let log = load(journal, *id)?;
+        logs.lock().insert(*id, Arc::new(log));
+        Ok(())
+    })?;
+    Ok(logs.into_inner())
 }
 
 /// What has a log's directory.
