@@ -27,42 +27,40 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 continue;
             }
             let id = partition.id;
-            if let Some(Some(Outcome::Damaged)) = shared.compacting.run("compact", move |_| pass(&partition)).await {
+            if shared.compacting.run("compact", move |_| pass(&partition)).await == Some(Found::Damage) {
                 damaged.insert(id);
             }
         }
     }
 }
 
-/// What came of a pass that was worth telling.
-enum Outcome {
-    Done,
-    Damaged,
+/// Whether a pass found a segment that it cannot read.
+#[derive(PartialEq, Eq)]
+enum Found {
+    Damage,
+    None,
 }
 
-fn pass(partition: &Partition) -> Option<Outcome> {
+fn pass(partition: &Partition) -> Found {
     let (topic, number) = (&partition.topic.name, partition.id.partition);
     match partition.log.compact(&partition.compaction()) {
-        Ok(done) => {
-            let done = done?;
-            info!(
-                %topic,
-                partition = %number,
-                below = %done.reached,
-                records_removed = done.records_removed,
-                bytes_before = done.bytes_before,
-                bytes_after = done.bytes_after,
-                "compacted"
-            );
-            Some(Outcome::Done)
-        }
+        Ok(None) => {}
+        Ok(Some(done)) => info!(
+            %topic,
+            partition = %number,
+            below = %done.reached,
+            records_removed = done.records_removed,
+            bytes_before = done.bytes_before,
+            bytes_after = done.bytes_after,
+            "compacted"
+        ),
         Err(error @ CompactError::Read(_)) => {
             warn!(%topic, partition = %number, "not compacted until the next start: {error}");
-            Some(Outcome::Damaged)
+            return Found::Damage;
         }
         Err(error @ CompactError::Write { .. }) => {
             warn!(%topic, partition = %number, "not compacted for now: {error}");
-            None
         }
     }
+    Found::None
 }
