@@ -156,15 +156,17 @@ impl History {
         self.life += 1;
     }
 
-    /// Notes that the broker's power failed at `cut`, and that its process is gone now. What was acknowledged in between is no
-    /// promise: a machine without power acknowledges nothing, but a process on a file system without power may still be told
-    /// that a sync went well. Gives the values.
-    pub fn power_failed(&mut self, cut: Moment) -> Vec<Vec<u8>> {
+    /// Notes that the broker's power failed, between `cut` and `off`, and that its process is gone now. What was sent before
+    /// `off` and acknowledged after `cut` is no promise: its sync may have been under way, and ext4 tells such a one that it
+    /// went well though its records are gone. A machine without power acknowledges nothing. What was sent later is held to its
+    /// acknowledgement: of a sync that begins then, every file system says that it failed. Gives the values of the former.
+    pub fn power_failed(&mut self, cut: Moment, off: Moment) -> Vec<Vec<u8>> {
         self.ended();
         let mut doubtful = Vec::new();
         for (value, sent) in &mut self.sent {
             if let Fate::Acknowledged { place, at, .. } = sent.fate
                 && at > cut
+                && sent.at <= off
             {
                 sent.fate = Fate::Unknown;
                 doubtful.push(value.clone());

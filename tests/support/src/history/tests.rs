@@ -116,7 +116,8 @@ fn what_was_acknowledged_without_power_is_no_promise() {
     let mut history = history();
     let before = history.now();
     history.acknowledged(b"unknown", 1, 2);
-    assert_eq!(history.power_failed(before), [b"unknown"]);
+    let off = history.now();
+    assert_eq!(history.power_failed(before, off), [b"unknown"]);
     assert_eq!(broken(&mut history, &pass()), []);
     // Its place is another's now.
     history.sent(1, b"f");
@@ -126,7 +127,7 @@ fn what_was_acknowledged_without_power_is_no_promise() {
     read.high_watermarks.insert(1, 3);
     assert_eq!(broken(&mut history, &read), []);
     let after = history.now();
-    assert!(history.power_failed(after).is_empty());
+    assert!(history.power_failed(after, after).is_empty());
     assert_eq!(
         broken(&mut history, &pass()),
         [
@@ -136,6 +137,17 @@ fn what_was_acknowledged_without_power_is_no_promise() {
             Invariant::ReadIsKept
         ]
     );
+}
+
+/// No sync that begins without power goes well: who was told so was told a lie.
+#[test]
+fn what_was_sent_without_power_and_acknowledged_is_held_to_it() {
+    let mut history = history();
+    let (cut, off) = (history.now(), history.now());
+    history.sent(1, b"f");
+    history.acknowledged(b"f", 1, 2);
+    assert!(history.power_failed(cut, off).is_empty());
+    assert_eq!(broken(&mut history, &pass()), [Invariant::AcknowledgedIsRead, Invariant::HighWatermarkIsKept]);
 }
 
 #[test]
