@@ -324,7 +324,7 @@ pub(crate) fn discard(disk: &dyn Disk, dir: &Path, trash: &Path, name: &str) -> 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use millstream_env::sim::World;
+    use millstream_env::sim::{DiskOperation, Fault, World};
     use millstream_model::{LeaderEpoch, TimestampMs};
     use millstream_record::{BatchBuilder, BatchOptions};
 
@@ -371,6 +371,31 @@ mod tests {
         // The one that begins at 9 was appended to when the sync was planned.
         assert_eq!(state.synced_parts, 1);
         assert_eq!(state.retired.len(), 2, "this mark does not say yet that they may go");
+    }
+
+    /// Then the epochs file is cut to a start that neither the mark nor the journal tells of.
+    #[test]
+    fn a_start_that_is_lost_takes_no_epoch_of_the_journals_batches_with_it() {
+        let world = World::new(1);
+        let (storage, log, plan) = planned(&world);
+        carry_on(&log, &plan);
+        for epoch in [1, 2, 2] {
+            world.run_until(log.append(batch(), LeaderEpoch(epoch)).unwrap().ticket).unwrap();
+        }
+        drop(log.advance_start(Offset(15)).unwrap());
+        let plan = log.plan_sync(false).unwrap();
+        world.disk().inject(Fault::nth(DiskOperation::Write, 1).on("/mark").for_good());
+        assert!(log.carry_out(&plan).is_err());
+        world.disk().clear_faults();
+        world.disk().crash_losing_all();
+        world.first().kill();
+        let id = log.id();
+        drop((storage, log));
+        let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
+        let storage = Storage::open(options, world.env()).unwrap().0;
+        let log = storage.log(id).unwrap();
+        assert_eq!((log.start_offset(), log.end_offset()), (Offset(0), Offset(15)));
+        assert_eq!(log.end_offset_for_epoch(LeaderEpoch(1)), Some((LeaderEpoch(1), Offset(13))));
     }
 
     #[test]
