@@ -108,6 +108,8 @@ impl Committer {
             parts.push(IoSlice::new(head));
             if entry.prefix_bytes > 0 {
                 parts.push(IoSlice::new(&entry.prefix[..entry.prefix_bytes]));
+            }
+            if !entry.body.is_empty() {
                 parts.push(IoSlice::new(&entry.body));
             }
             bytes += entry.bytes() as u64;
@@ -133,7 +135,7 @@ impl Committer {
     /// Tells everybody concerned that a group is durable.
     fn resolve(&self, group: Vec<Entry>) {
         let bytes: usize = group.iter().map(Entry::bytes).sum();
-        let (mut dropped, mut moved) = (false, false);
+        let (mut dropped, mut moved, mut carried) = (false, false, false);
         for (at, entry) in group.iter().enumerate() {
             // Once per log where its batches follow each other. Other frames say where the log ended, not that this is durable:
             // a log without a journal is further than its segments.
@@ -144,6 +146,7 @@ impl Committer {
             }
             dropped |= entry.frame.kind == Kind::Drop;
             moved |= matches!(entry.frame.kind, Kind::LogStart | Kind::Truncate);
+            carried |= entry.frame.kind == Kind::Carry;
         }
         {
             let mut queue = self.journal.queue();
@@ -164,7 +167,7 @@ impl Committer {
             ring.committed_lsn = self.synced_lsn;
             crossed
         };
-        if dropped || moved || crossed {
+        if dropped || moved || carried || crossed {
             self.journal.sync_work.notify_one();
         }
         for mut entry in group {

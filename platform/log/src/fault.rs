@@ -15,6 +15,8 @@ pub enum Fault {
     ReusedEpoch,
     /// The journal does not tell that a log's end was cut back.
     NoTruncate,
+    /// What is carried forward in the journal counts before it is durable there.
+    EarlyCarry,
     /// Frames of a journal file's earlier use are taken for those of this one.
     StaleNonce,
 }

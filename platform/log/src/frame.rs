@@ -36,12 +36,14 @@ pub(crate) enum Kind {
     Drop = 6,
     /// The log's durability changed: not built.
     DurabilityChange = 7,
+    /// All batches past the log's mark once more, which are the payload: what is before it is not needed for them.
+    Carry = 8,
 }
 
 impl Kind {
     /// The kind, if this version can replay it.
     fn built(code: u8) -> Option<Self> {
-        [Self::Append, Self::EpochStart, Self::Truncate, Self::LogStart, Self::Drop]
+        [Self::Append, Self::EpochStart, Self::Truncate, Self::LogStart, Self::Drop, Self::Carry]
             .into_iter()
             .find(|kind| *kind as u8 == code)
     }
@@ -66,7 +68,8 @@ pub(crate) struct Frame {
     pub(crate) end_offset: Offset,
     /// Bytes of payload.
     pub(crate) payload_bytes: u32,
-    /// For `Append` the batch's own CRC, which covers it from byte 21; what is before repeats the frame. Else 0.
+    /// For `Append` the batch's own CRC, which covers it from byte 21; what is before repeats the frame. For `Carry` that of the
+    /// whole payload. Else 0.
     pub(crate) payload_crc: u32,
 }
 
@@ -159,8 +162,13 @@ impl Frame {
         if payload.len() != self.payload_bytes as usize {
             return false;
         }
-        if self.kind != Kind::Append {
-            return payload.is_empty();
+        match self.kind {
+            Kind::Append => {}
+            Kind::Carry => {
+                let sound = crc32c(payload) == self.payload_crc;
+                return sound && batches_in(payload, self.base_offset).is_some_and(|(_, end)| end == self.end_offset);
+            }
+            _ => return payload.is_empty(),
         }
         let Ok(batch) = BatchHeader::parse(payload) else { return false };
         batch.batch_bytes() == payload.len()
@@ -170,6 +178,23 @@ impl Frame {
             && batch.crc == self.payload_crc
             && batch.crc == crc32c(&payload[PATCH_BYTES..])
     }
+}
+
+/// Batches with their headers.
+pub(crate) type Batches<'a> = Vec<(BatchHeader, &'a [u8])>;
+
+/// The batches that `payload` consists of, the first of which begins at `base`, and the offset after the last; none unless they are
+/// whole and follow each other. Their own CRCs are not looked at.
+pub(crate) fn batches_in(payload: &[u8], base: Offset) -> Option<(Batches<'_>, Offset)> {
+    let (mut found, mut rest, mut end) = (Vec::new(), payload, base);
+    while !rest.is_empty() {
+        let header = BatchHeader::parse(rest).ok().filter(|header| header.base_offset == end)?;
+        let batch;
+        (batch, rest) = rest.split_at_checked(header.batch_bytes())?;
+        end = header.end_offset();
+        found.push((header, batch));
+    }
+    Some((found, end))
 }
 
 /// A durability's number on disk.
@@ -203,7 +228,8 @@ pub(crate) fn align(at: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use millstream_model::TransformId;
+    use millstream_model::{TimestampMs, TransformId};
+    use millstream_record::{BatchBuilder, BatchOptions, patch};
 
     use super::*;
 
@@ -266,9 +292,35 @@ mod tests {
     }
 
     #[test]
+    fn a_carry_holds_batches_that_follow_each_other_and_nothing_else() {
+        let batch = |base| {
+            let mut builder = BatchBuilder::new(BatchOptions::default());
+            builder.push(TimestampMs(1), None, Some(b"value"), &[]).unwrap();
+            let mut batch = builder.build().unwrap().to_vec();
+            patch(&mut batch, Offset(base), LeaderEpoch(1)).unwrap();
+            batch
+        };
+        let holds = |payload: &[u8], end| {
+            let crc = crc32c(payload);
+            let (payload_bytes, base_offset, end_offset) = (payload.len() as u32, Offset(7), Offset(end));
+            let frame =
+                Frame { kind: Kind::Carry, base_offset, end_offset, payload_bytes, payload_crc: crc, ..frame().0 };
+            assert!(!Frame { payload_crc: crc ^ 1, ..frame }.holds(payload), "its own CRC counts");
+            frame.holds(payload)
+        };
+        let two = [batch(7), batch(8)].concat();
+        assert!(holds(&two, 9));
+        assert!(!holds(&two, 8) && !holds(&two, 10), "another end");
+        assert!(!holds(&two[..two.len() - 1], 9) && !holds(&two[..70], 9), "not whole");
+        assert!(!holds(&[batch(8), batch(9)].concat(), 10), "another beginning");
+        assert!(!holds(&[batch(7), batch(9)].concat(), 10), "a gap");
+        assert!(!holds(&[&two[..], &[0]].concat(), 9), "something behind");
+    }
+
+    #[test]
     fn kinds_that_are_not_built_are_a_newer_versions() {
         let (frame, place) = frame();
-        for kind in [0, 2, 7, 8, 255] {
+        for kind in [0, 2, 7, 9, 255] {
             let mut bytes = frame.encode(place);
             bytes[32] = kind;
             let crc = crc32c(&bytes[8..]);

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     AppendError, CommitError, PartitionLog, StorageFailed, StorageOptions,
     bytes_io::failing,
+    carry::Carrying,
     frame::{FRAME_HEADER_BYTES, Frame, GROUP_ALIGN},
     handles::Handles,
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
@@ -86,6 +87,8 @@ pub(crate) struct Queue {
     pub(crate) dropped: Vec<Arc<PartitionLog>>,
     /// Logs whose new start or end is durable in the journal: their files are to follow.
     pub(crate) moved: Vec<Arc<PartitionLog>>,
+    /// What is carried forward, as far as it is not durable yet or nobody has looked since.
+    pub(crate) carries: VecDeque<Carrying>,
     /// The sync loop is asked to sync `unjournaled` now.
     pub(crate) sync_unjournaled: bool,
     /// Those of them whose turn it is, and others that somebody wants synced.
@@ -116,6 +119,8 @@ pub(crate) struct Ring {
     pub(crate) files: u64,
     /// How far the file being written is, bytes.
     pub(crate) active_bytes: u64,
+    /// Bytes that were carried forward since a file was recycled last.
+    pub(crate) carried_bytes: u64,
     /// The last frame that is durable. Later ones may be queued already.
     pub(crate) committed_lsn: u64,
     /// The commit loop waits for a file.
@@ -180,6 +185,7 @@ impl Journal {
                 unjournaled: Vec::new(),
                 dropped: Vec::new(),
                 moved: Vec::new(),
+                carries: VecDeque::new(),
                 sync_unjournaled: false,
                 due: VecDeque::new(),
                 drained: false,
@@ -370,6 +376,7 @@ impl Journal {
             queue.due.clear();
             queue.dropped.clear();
             queue.moved.clear();
+            queue.carries.clear();
             (std::mem::take(&mut queue.entries), std::mem::take(&mut queue.pins))
         };
         // The logs go outside of the lock.

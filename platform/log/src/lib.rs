@@ -66,11 +66,13 @@
 //! ```
 //!
 //! Kinds: 1 Append (the payload is the batch), 2 AppendRef, 3 EpochStart, 4 Truncate (its base offset is the new
-//! end), 5 LogStart (its base offset is the start), 6 Drop, 7 DurabilityChange. Those that this version does not build (2, 7 and any
+//! end), 5 LogStart (its base offset is the start), 6 Drop, 7 DurabilityChange, 8 Carry (the payload is batches, one after the
+//! other as stored; base offset and end offset are theirs together). Those that this version does not build (2, 7 and any
 //! other) are refused at replay as a newer version's.
 //!
 //! An Append's payload CRC is the batch's own, which covers it from byte 21; bytes 0..21 must repeat the frame's base offset,
-//! epoch, length and CRC. So no byte is summed twice, and a caller must have checked the CRC of what it appends.
+//! epoch, length and CRC. So no byte is summed twice, and a caller must have checked the CRC of what it appends. A Carry's payload
+//! CRC covers all of the payload.
 //!
 //! The *nonce* tells a file's frames from what an earlier use left. The *synced LSN* says up to where the journal was durable when
 //! the frame was written: a sound frame that proves an unsound one before it to have been durable means damage, not a torn tail.
@@ -83,8 +85,10 @@
 //!    disk refuses before anything is journaled. The first frame since the last sync *pins* the journal from it on.
 //! 2. The commit loop (`commit`) takes all that is queued, up to `group_bytes_max`, as one group: one vectored write, one
 //!    fdatasync. Then flushed ends advance and tickets resolve. What arrives meanwhile is the next group: no timer.
-//! 3. The sync loop (`sync`) prepares the next file when the present one is half full. When the journal is half full, it
-//!    syncs the log that pins the oldest file (`sync_log`): segments in order, epochs, producers (where a
+//! 3. The sync loop (`sync`) prepares the next file when the present one is half full. When the journal is half full, the logs
+//!    that pin the oldest file are *carried forward*, where that is cheaper (`carry`): all batches past the mark, at most
+//!    64 KiB, go into the journal again as one Carry, and when that is durable, the log pins the journal from there on only. Else the
+//!    log is synced (`sync_log`): segments in order, epochs, producers (where a
 //!    MiB was written since they last were), names, then the mark, then the pin goes.
 //!    A file that nothing pins is recycled: renamed to a spare, durably, and later written over.
 //! 4. Appenders wait in [`Storage::writable`], or are refused as overloaded. The sync loop waits for nobody, so neither does for
@@ -121,7 +125,9 @@
 //!    log goes on past its mark as far as batches are sound.)
 //! 3. Unless the last run closed the directory, see that every file of the journal is there that JOURNAL names. Replay the
 //!    journal in the order of LSNs, skipping what a mark already covers. It ends where the next LSN is not found; see
-//!    *synced LSN* above.
+//!    *synced LSN* above. The frames of a log that was carried forward may begin past its end, since its first ones went with
+//!    their file: they are passed over up to a Carry that has all of them, which must follow (or the log's Drop). Of a Carry, the
+//!    batches that the log does not have yet are applied, each like an Append.
 //! 4. Sync every log that the journal names: even one whose mark covers all, since a killed process may leave marks that can be
 //!    read and are not durable. (Several at a time, `sync_all`, as they were loaded.)
 //! 5. Prepare a fresh journal file, rename the old ones to spares.
@@ -185,6 +191,7 @@
 
 mod age;
 mod bytes_io;
+mod carry;
 mod commit;
 mod compact;
 mod data_dir;

@@ -473,7 +473,8 @@ impl PartitionLog {
             let lsn = queue.push(entry);
             match kind {
                 Kind::Drop => state.dropped = Some(lsn),
-                _ => state.lsn = lsn,
+                Kind::Append | Kind::Carry => state.lsn = lsn,
+                _ => (state.lsn, state.changed_lsn) = (lsn, lsn),
             }
         }
         if state.pin_at(first) {

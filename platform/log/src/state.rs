@@ -11,6 +11,7 @@ use millstream_record::BatchHeader;
 use crate::{
     LogOptions, ReadError,
     age::Age,
+    carry::Carried,
     epochs::Epochs,
     index::{Index, Known},
     mark::{Mark, Saved},
@@ -78,6 +79,10 @@ pub(crate) struct State {
     pub(crate) pin: Pin,
     /// The last frame of this log, but for its deletion.
     pub(crate) lsn: u64,
+    /// The last frame of this log that is no batch's, but for its deletion.
+    pub(crate) changed_lsn: u64,
+    /// How it was carried forward since its mark.
+    pub(crate) carried: Carried,
     /// The mark on disk.
     pub(crate) mark: Option<Mark>,
     /// There is none, though the segments hold something: nothing of that counts, nor may it go before it is known what the log is.
@@ -142,6 +147,8 @@ impl State {
             begun: Vec::new(),
             pin: Pin::Free,
             lsn: 0,
+            changed_lsn: 0,
+            carried: Carried::default(),
             mark: None,
             unmarked: false,
             unsynced_bytes: 0,

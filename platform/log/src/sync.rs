@@ -8,6 +8,7 @@ use millstream_env::{Disk, lack};
 use crate::{
     PartitionLog, StorageFailed,
     bytes_io::{failing, replace_file},
+    carry::{self, Carry},
     data_dir,
     journal::{FullFile, Journal, PanicGuard},
     journal_file::{self, FileHeader},
@@ -57,6 +58,7 @@ pub(crate) async fn run(journal: Arc<Journal>) {
 /// Does one piece of what is to be done, the most urgent first. Whether there was any.
 fn work(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     set_aside(journal);
+    carry::settle(journal);
     if clear_dropped(journal)? || prepare_next(journal)? {
         return Ok(true);
     }
@@ -176,22 +178,39 @@ fn prepare_next(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     }
 }
 
-/// Where the journal is more than half full (or no file is left), syncs the log that pins its oldest file, or recycles that
-/// file if none does.
+/// Where the journal is more than half full (or no file is left), carries forward what pins its oldest file, syncs the first log for
+/// which that is not the way, or recycles that file if nothing pins it.
 fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
-    let (sequence, last_lsn) = {
+    let (sequence, last_lsn, carries) = {
         let ring = journal.ring();
         let stuck = (ring.starved || ring.no_space) && ring.ready.is_none() && ring.spares.is_empty();
-        let pressed = ring.used_bytes(&journal.options) >= journal.options.journal_bytes_max / 2;
+        let used = ring.used_bytes(&journal.options);
+        let pressed = used >= journal.options.journal_bytes_max / 2;
+        let carries = !stuck && used < journal.options.journal_bytes_max / 100 * carry::PERCENT_MAX;
         match ring.full.front() {
-            Some(oldest) if stuck || pressed => (oldest.sequence, oldest.last_lsn),
+            Some(oldest) if stuck || pressed => (oldest.sequence, oldest.last_lsn, carries),
             _ => return Ok(false),
         }
     };
-    let first = journal.queue().pins.first_key_value().map(|(lsn, log)| (*lsn, log.clone()));
-    if let Some((lsn, log)) = first.filter(|(lsn, _)| *lsn <= last_lsn) {
-        // A deletion that waits for its directory to be moved pins what no sync sets free.
-        return Ok(sync_log(journal, &log)? && !journal.queue().pins.contains_key(&lsn));
+    let next_pin = |from| {
+        let queue = journal.queue();
+        let next = queue.pins.range(from..).next().filter(|(lsn, _)| **lsn <= last_lsn);
+        next.map(|(lsn, log)| (*lsn, log.clone()))
+    };
+    let (mut from, mut carried) = (0, false);
+    while let Some((lsn, log)) = next_pin(from) {
+        match if carries { carry::carry(journal, &log) } else { Carry::Unfit } {
+            Carry::Queued => carried = true,
+            Carry::UnderWay => {}
+            // More when these are durable.
+            Carry::Enough => break,
+            // A deletion that waits for its directory to be moved pins what no sync sets free.
+            Carry::Unfit => return Ok(sync_log(journal, &log)? && !journal.queue().pins.contains_key(&lsn)),
+        }
+        from = lsn + 1;
+    }
+    if next_pin(0).is_some() {
+        return Ok(carried);
     }
     let mut ring = journal.ring();
     let Some(FullFile { path, .. }) = ring.full.pop_front_if(|oldest| oldest.sequence == sequence) else {
@@ -199,7 +218,10 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     };
     drop(ring);
     let spare = retire(journal, &path, sequence)?;
-    journal.ring().spares.push(spare);
+    let mut ring = journal.ring();
+    ring.spares.push(spare);
+    ring.carried_bytes = 0;
+    drop(ring);
     journal.announce_room();
     Ok(true)
 }

@@ -8,6 +8,7 @@ use millstream_model::Offset;
 use crate::{
     PartitionLog, StorageFailed,
     bytes_io::failing,
+    carry::Carried,
     epochs::Epochs,
     index::Index,
     mark::{Mark, Saved},
@@ -175,6 +176,8 @@ impl PartitionLog {
             Pin::Syncing { .. } => return None,
         };
         state.retire();
+        // What is on its way is overtaken: the mark will say more.
+        state.carried = Carried::default();
         // Its own deletion is not in the mark, and stays pinned until the files are gone.
         state.pin = Pin::Syncing { at, after: state.dropped };
         let listed = std::mem::take(&mut state.listed);

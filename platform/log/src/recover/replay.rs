@@ -9,16 +9,18 @@ use std::{
 use millstream_env::{Lack, lack};
 use millstream_model::Durability;
 use millstream_record::{BatchHeader, PATCH_BYTES};
+use parking_lot::MutexGuard;
 
 use super::{failed, files::JournalFiles, load::cut_unmarked, unreadable};
 use crate::{
     LogId, LogOptions, OpenError, PartitionLog,
     data_dir::io,
     fault::{self, Fault},
-    frame::Kind,
+    frame::{Kind, batches_in},
     journal::Journal,
     journal_file::{FILE_HEADER_BYTES, Found, Scan},
     producers::Producers,
+    state::State,
     sync_log::{SyncError, discard},
 };
 
@@ -26,7 +28,8 @@ use crate::{
 pub(super) struct Replay<'a> {
     pub(super) journal: &'a Arc<Journal>,
     pub(super) logs: HashMap<LogId, Arc<PartitionLog>>,
-    /// Logs without files whose frames begin in the middle, by the first such frame: their deletion must follow.
+    /// Logs whose frames begin past what is there of them, by the first such frame: either their deletion must follow, which took
+    /// the files, or a Carry, for which earlier frames were let go.
     pub(super) orphans: HashMap<LogId, u64>,
     /// Logs whose directories are still to be made. Most that were deleted again never need one: making and removing it would
     /// cost a sync for each, and the journal tells of hundreds of thousands.
@@ -69,7 +72,7 @@ impl Replay<'_> {
         }
         check_torn(&scans[ended_in..], expected)?;
         if let Some((id, lsn)) = self.orphans.iter().next() {
-            let reason = format!("frame {lsn} continues the log {id}, of which nothing is there");
+            let reason = format!("frame {lsn} continues the log {id}, and what is before it is not there");
             return Err(OpenError::Damaged { path: self.journal.dir(), reason });
         }
         for log in self.logs.values() {
@@ -119,8 +122,13 @@ impl Replay<'_> {
             return Ok(());
         }
         let journaled = frame.durability == Durability::Fsync;
-        if self.orphans.contains_key(&frame.log) || (frame.base_offset > state.end && state.mark.is_none() && journaled)
-        {
+        let batches = matches!(frame.kind, Kind::Append | Kind::Carry);
+        let gap = frame.base_offset > state.end && journaled && (state.mark.is_none() || batches);
+        if frame.kind == Kind::Carry && journaled && !gap {
+            // It has all of the gap.
+            self.orphans.remove(&frame.log);
+        }
+        if gap || self.orphans.contains_key(&frame.log) {
             self.orphans.entry(frame.log).or_insert(frame.lsn);
             return Ok(());
         }
@@ -132,27 +140,30 @@ impl Replay<'_> {
             return Err(lies("the log has another durability"));
         }
         match frame.kind {
-            Kind::Append if !journaled => return Err(lies("the log keeps no journal")),
+            Kind::Append | Kind::Carry if !journaled => return Err(lies("the log keeps no journal")),
             Kind::Append if frame.base_offset != state.end => {
                 return Err(lies(&format!("offset {} does not follow {}", frame.base_offset, state.end)));
             }
             Kind::Append => {
                 let header = BatchHeader::parse(&found.payload).map_err(|error| lies(&error.to_string()))?;
-                if self.unmade.remove(&frame.log) {
-                    self.journal.disk.create_dir_all(log.dir()).map_err(io("make", log.dir()))?;
+                self.append(&log, &mut state, &header, &found.payload)?;
+            }
+            // Nothing but batches lies between the mark and it.
+            Kind::Carry if frame.end_offset < state.end => {
+                return Err(lies(&format!("it ends at {}, before {}", frame.end_offset, state.end)));
+            }
+            Kind::Carry => {
+                let (batches, _) = batches_in(&found.payload, frame.base_offset).unwrap_or_default();
+                // What its own frames have told already is there.
+                for (header, batch) in &batches {
+                    if header.end_offset() <= state.end {
+                        continue;
+                    }
+                    if header.base_offset != state.end {
+                        return Err(lies(&format!("no batch of it begins at {}", state.end)));
+                    }
+                    self.append(&log, &mut state, header, batch)?;
                 }
-                state.active_index().map_err(unreadable)?;
-                let (prefix, body) = found.payload.split_at(PATCH_BYTES);
-                let (before, now) = (state.checkpoint(), self.journal.now());
-                let mut written = state.write(&header, prefix, body, now, |base| log.segment(base));
-                // It was there before the crash, and its room may have gone to somebody else.
-                if written.as_ref().err().and_then(lack) == Some(Lack::Room) && self.journal.ballast.release() {
-                    state.undo(&before).map_err(io("cut", log.dir()))?;
-                    written = state.write(&header, prefix, body, now, |base| log.segment(base));
-                }
-                written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
-                state.epochs_changed |= state.epochs.begin(frame.leader_epoch, frame.base_offset);
-                state.note(&header, now);
             }
             // A log without a journal may have lost what was below: the epoch has begun all the same, and holds nothing yet.
             Kind::EpochStart => {
@@ -195,6 +206,32 @@ impl Replay<'_> {
         drop(state);
         self.frames += 1;
         self.bytes += found.payload.len() as u64;
+        Ok(())
+    }
+
+    /// Appends a batch to a log as it was before.
+    fn append(
+        &mut self,
+        log: &PartitionLog,
+        state: &mut MutexGuard<'_, State>,
+        header: &BatchHeader,
+        batch: &[u8],
+    ) -> Result<(), OpenError> {
+        if self.unmade.remove(&log.id()) {
+            self.journal.disk.create_dir_all(log.dir()).map_err(io("make", log.dir()))?;
+        }
+        state.active_index().map_err(unreadable)?;
+        let (prefix, body) = batch.split_at(PATCH_BYTES);
+        let (before, now) = (state.checkpoint(), self.journal.now());
+        let mut written = state.write(header, prefix, body, now, |base| log.segment(base));
+        // It was there before the crash, and its room may have gone to somebody else.
+        if written.as_ref().err().and_then(lack) == Some(Lack::Room) && self.journal.ballast.release() {
+            state.undo(&before).map_err(io("cut", log.dir()))?;
+            written = state.write(header, prefix, body, now, |base| log.segment(base));
+        }
+        written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
+        state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
+        state.note(header, now);
         Ok(())
     }
 
