@@ -1,14 +1,28 @@
 //! The real thing: a `millstream serve` process and the SDK, producing and fetching.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
 use anyhow::Context;
 use bytes::Bytes;
 use millstream_client::{
     Client, ClientOptions, Consumer, ConsumerOptions, NewTopic, Producer, ProducerOptions, ProducerRecord, Security,
 };
-use millstream_model::PartitionId;
+use millstream_model::{Offset, PartitionId};
+use millstream_protocol::{
+    encode_request,
+    messages::fetch::{FetchPartition, FetchRequest, FetchTopic},
+};
 use millstream_test_support::broker::Broker;
 
 use crate::{
+    bare::{ANSWER_BYTES, TcpLane},
     closed_loop::{Lane, Moved, Sample, measure},
     suite::Plan,
     workload::{self, RECORDS, TIMESTAMP},
@@ -18,6 +32,20 @@ use crate::{
 const FETCH_PARTITIONS: i32 = 4;
 const FETCH_BATCHES: usize = 640;
 const FETCH_TOPIC: &str = "bench-fetch";
+/// The records are of long ago, and must not go for that.
+const KEPT: (&str, &str) = ("retention.ms", "-1");
+/// As a client of today asks.
+const FETCH_VERSION: i16 = 11;
+/// Whole batches that an answer over TCP has room for, and those who ask.
+const ANSWER_BATCHES: usize = 10;
+pub(crate) const TCP_READERS: usize = 2;
+
+/// The topic that is produced to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Into {
+    pub(crate) partitions: usize,
+    pub(crate) configs: &'static [(&'static str, &'static str)],
+}
 
 /// Who encodes the batches that are produced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,28 +59,48 @@ pub(crate) enum Encoder {
 /// A broker's process and a client of it.
 pub(crate) struct RealBroker {
     process: Broker,
+    options: ClientOptions,
     client: Client,
     /// Topics made so far; each measurement has its own.
     topics: u32,
     is_filled: bool,
 }
 
+/// How the bench is a client of a broker.
+pub(crate) fn options(process: &Broker) -> ClientOptions {
+    ClientOptions {
+        brokers: vec![process.address().to_string()],
+        security: Security::ProfileFile(process.profile()),
+        client_id: "bench".into(),
+        ..ClientOptions::default()
+    }
+}
+
 impl RealBroker {
     /// Starts a broker in a folder of its own and connects to it.
     pub(crate) async fn start() -> anyhow::Result<Self> {
-        let process = Broker::start()?;
-        let options = ClientOptions {
-            brokers: vec![process.address().to_string()],
-            security: Security::ProfileFile(process.profile()),
-            client_id: "bench".into(),
-            ..ClientOptions::default()
-        };
-        let client = Client::connect(options).await.context("connect to the broker")?;
-        Ok(Self { process, client, topics: 0, is_filled: false })
+        let process = Broker::start_with(&["--retention-check-ms", "100"])?;
+        let options = options(&process);
+        let client = Client::connect(options.clone()).await.context("connect to the broker")?;
+        Ok(Self { process, options, client, topics: 0, is_filled: false })
     }
 
     pub(crate) fn process_id(&self) -> u32 {
         self.process.process_id()
+    }
+
+    /// Makes a topic that nobody has used.
+    async fn make_topic(&mut self, partitions: usize, configs: &[(&str, &str)]) -> anyhow::Result<String> {
+        self.topics += 1;
+        let name = format!("bench-{}", self.topics);
+        let new = NewTopic {
+            name: name.clone(),
+            partitions: Some(i32::try_from(partitions)?),
+            configs: [KEPT].iter().chain(configs).map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            ..NewTopic::default()
+        };
+        self.client.admin().create_topic(new).await?;
+        Ok(name)
     }
 
     /// As many producers as partitions, one batch of each under way.
@@ -63,16 +111,8 @@ impl RealBroker {
         producers: usize,
         encoder: Encoder,
     ) -> anyhow::Result<Sample> {
-        self.topics += 1;
-        let topic = format!("bench-{}", self.topics);
         let durability = if durable { "fsync" } else { "replicated" };
-        let new = NewTopic {
-            name: topic.clone(),
-            partitions: Some(i32::try_from(producers)?),
-            configs: vec![("millstream.durability".into(), durability.into())],
-            ..NewTopic::default()
-        };
-        self.client.admin().create_topic(new).await?;
+        let topic = self.make_topic(producers, &[("millstream.durability", durability)]).await?;
         let batch = workload::encode(&workload::values(1))?;
         // A batch is full after exactly as many records as the encoded ones have, so that nobody lingers.
         let options = ProducerOptions { batch_bytes: batch.len(), ..ProducerOptions::default() };
@@ -84,12 +124,8 @@ impl RealBroker {
             Encoder::Before => {
                 let lane = |lane| {
                     let (producer, topic, partition) = place(lane)?;
-                    Ok(EncodedLane {
-                        producer,
-                        topic,
-                        partition,
-                        batch: workload::encode(&workload::values(lane as u8))?,
-                    })
+                    let batch = workload::encode(&workload::values(lane as u8))?;
+                    Ok(EncodedLane { producer, topic, partitions: vec![partition], next: 0, batch })
                 };
                 measure(lanes.map(lane).collect::<anyhow::Result<Vec<_>>>()?, plan.time, server).await
             }
@@ -107,12 +143,57 @@ impl RealBroker {
         sample
     }
 
+    /// Durable produce by `producers`, each going through its share of the topic's partitions; `reading`: while somebody reads old
+    /// batches as fast as may be.
+    pub(crate) async fn produce_into(
+        &mut self,
+        plan: &Plan,
+        producers: usize,
+        into: Into,
+        reading: bool,
+    ) -> anyhow::Result<Sample> {
+        let topic = self.make_topic(into.partitions, into.configs).await?;
+        let producer = self.client.producer(ProducerOptions::default());
+        let lane = |lane: usize| {
+            let share = (lane..into.partitions.max(producers)).step_by(producers);
+            let partitions = share.map(|at| anyhow::Ok(PartitionId(i32::try_from(at % into.partitions)?)));
+            let batch = workload::encode(&workload::values(lane as u8))?;
+            let (partitions, producer) = (partitions.collect::<anyhow::Result<_>>()?, producer.clone());
+            anyhow::Ok(EncodedLane { producer, topic: topic.clone(), partitions, next: 0, batch })
+        };
+        let lanes = (0..producers).map(lane).collect::<anyhow::Result<Vec<_>>>()?;
+        let reader = if reading {
+            self.fill().await?;
+            Some(Reader::start(self.options.clone())?)
+        } else {
+            None
+        };
+        let sample = measure(lanes, plan.time, Some(self.process_id())).await;
+        let told = reader.map(Reader::stop).transpose()?;
+        self.client.admin().delete_topic(&topic).await?;
+        Ok(Sample { note: told, ..sample? })
+    }
+
+    /// As a Kafka client fetches over TCP, 1 MiB at a time.
+    pub(crate) async fn fetch_tcp(&mut self, plan: &Plan) -> anyhow::Result<Sample> {
+        self.fill().await?;
+        let mut requests = Vec::new();
+        for partition in 0..FETCH_PARTITIONS {
+            for first in (0..FETCH_BATCHES - ANSWER_BATCHES).step_by(ANSWER_BATCHES) {
+                requests.push(fetch_frame(PartitionId(partition), Offset(i64::try_from(first * RECORDS)?))?);
+            }
+        }
+        let batch = workload::encode(&workload::values(1))?.len();
+        let mut lanes = Vec::new();
+        for _ in 0..TCP_READERS {
+            lanes.push(TcpLane::connect(self.process.address(), requests.clone(), batch * (ANSWER_BATCHES - 1)).await?);
+        }
+        measure(lanes, plan.time, Some(self.process_id())).await
+    }
+
     /// Reads what was produced before, from the beginning to the end and again: whole batches, or record by record.
     pub(crate) async fn fetch(&mut self, plan: &Plan, records: bool) -> anyhow::Result<Sample> {
-        if !self.is_filled {
-            self.fill().await?;
-            self.is_filled = true;
-        }
+        self.fill().await?;
         let source = Source { client: self.client.clone(), consumer: None };
         let server = Some(self.process_id());
         match records {
@@ -124,9 +205,13 @@ impl RealBroker {
         }
     }
 
-    async fn fill(&self) -> anyhow::Result<()> {
+    async fn fill(&mut self) -> anyhow::Result<()> {
+        if std::mem::replace(&mut self.is_filled, true) {
+            return Ok(());
+        }
         let name = FETCH_TOPIC.to_owned();
-        let new = NewTopic { name, partitions: Some(FETCH_PARTITIONS), ..NewTopic::default() };
+        let configs = vec![(KEPT.0.into(), KEPT.1.into())];
+        let new = NewTopic { name, partitions: Some(FETCH_PARTITIONS), configs, ..NewTopic::default() };
         self.client.admin().create_topic(new).await?;
         let producer = self.client.producer(ProducerOptions::default());
         let batch = workload::encode(&workload::values(1))?;
@@ -143,17 +228,64 @@ impl RealBroker {
     }
 }
 
-/// Sends one encoded batch and waits for its fate.
+/// The frame of a request for an answer's worth of batches.
+fn fetch_frame(partition: PartitionId, fetch_offset: Offset) -> anyhow::Result<Bytes> {
+    let partition_max_bytes = i32::try_from(ANSWER_BYTES)?;
+    let partition = FetchPartition { partition, fetch_offset, partition_max_bytes, ..FetchPartition::default() };
+    let topics = vec![FetchTopic { topic: FETCH_TOPIC.into(), partitions: vec![partition], ..FetchTopic::default() }];
+    let request = FetchRequest { max_wait_ms: 1000, min_bytes: 1, topics, ..FetchRequest::default() };
+    let frame = encode_request(FETCH_VERSION, 1, Some("bench"), &request.into())?;
+    let body = frame.to_bytes();
+    let length = u32::try_from(body.len())?.to_be_bytes();
+    Ok([&length[..], &body].concat().into())
+}
+
+/// Somebody who reads old batches while others are measured, on a thread of its own.
+struct Reader {
+    ended: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<(u64, Duration)>>,
+}
+
+impl Reader {
+    fn start(options: ClientOptions) -> anyhow::Result<Self> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let until = ended.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let read = async move {
+            let client = Client::connect(options).await?;
+            let mut lane = BatchesLane(Source { client, consumer: None });
+            let (mut bytes, begun) = (0, Instant::now());
+            while !until.load(Ordering::Relaxed) {
+                bytes += lane.step().await?.bytes;
+            }
+            anyhow::Ok((bytes, begun.elapsed()))
+        };
+        Ok(Self { ended, thread: std::thread::spawn(move || runtime.block_on(read)) })
+    }
+
+    /// What it has read.
+    fn stop(self) -> anyhow::Result<String> {
+        self.ended.store(true, Ordering::Relaxed);
+        let read = self.thread.join().map_err(|_| anyhow::anyhow!("the reader has panicked"))?;
+        let (bytes, took) = read?;
+        Ok(format!("the reader beside took {:.0} MB/s", bytes as f64 / 1e6 / took.as_secs_f64()))
+    }
+}
+
+/// Sends one encoded batch, to one partition after the other, and waits for its fate.
 struct EncodedLane {
     producer: Producer,
     topic: String,
-    partition: PartitionId,
+    partitions: Vec<PartitionId>,
+    next: usize,
     batch: Bytes,
 }
 
 impl Lane for EncodedLane {
     async fn step(&mut self) -> anyhow::Result<Moved> {
-        self.producer.send_batch(&self.topic, self.partition, self.batch.clone()).await?.await?;
+        let partition = self.partitions[self.next];
+        self.next = (self.next + 1) % self.partitions.len();
+        self.producer.send_batch(&self.topic, partition, self.batch.clone()).await?.await?;
         Ok(Moved { bytes: self.batch.len() as u64, records: RECORDS as u64 })
     }
 }

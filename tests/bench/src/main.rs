@@ -16,6 +16,7 @@ mod meter;
 mod modules;
 mod report;
 mod stages;
+mod start;
 mod suite;
 mod workload;
 
@@ -57,6 +58,15 @@ enum Other {
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
         partitions: u32,
     },
+    /// How long a start takes with data, up to the first batch acknowledged
+    Start {
+        /// How much data
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+        megabytes: u64,
+        /// How often
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+    },
     /// The other end of the bare lines
     #[command(hide = true)]
     BareServer { dir: PathBuf },
@@ -79,7 +89,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             let text = idle::run(partitions)?;
             return Ok(std::io::stdout().write_all(text.as_bytes())?);
         }
-        None => {}
+        Some(Other::Start { .. }) | None => {}
     }
     ensure!(arguments.seconds > 0.0 && arguments.seconds.is_finite(), "--seconds must be more than 0");
     ensure!(arguments.rounds > 0, "--rounds must be more than 0");
@@ -87,6 +97,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let plan = suite::Plan { time, rounds: arguments.rounds, only: arguments.only };
     // One thread: more did not help one connection, and a client shares the machine with its server here.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(Other::Start { megabytes, rounds }) = arguments.other {
+        let text = runtime.block_on(start::run(megabytes, rounds))?;
+        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+    }
     let measured = runtime.block_on(suite::run(&plan))?;
     let text = match arguments.output {
         Output::Table => report::table(&measured)?,

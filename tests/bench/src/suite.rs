@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     bare::BareServer,
-    broker::{Encoder, RealBroker},
+    broker::{Encoder, Into, RealBroker, TCP_READERS},
     closed_loop::{Sample, measure},
     meter::cpu_of,
     modules::{Caller, Module, Modules},
@@ -23,6 +23,8 @@ use crate::{
 
 /// How many producers there are, one line each.
 const PRODUCERS: [usize; 3] = [1, 8, 64];
+/// A topic whose segments are closed and let go all the time.
+const ROLLING: &[(&str, &str)] = &[("segment.bytes", "1048576"), ("retention.bytes", "8388608")];
 /// How long the servers may take to finish what they do behind a measurement before the next one starts all the same.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const SETTLE_STEP: Duration = Duration::from_millis(100);
@@ -55,11 +57,30 @@ pub(crate) struct Measured {
 
 #[derive(Clone, Copy, Debug)]
 enum Work {
-    BareProduce { durable: bool, producers: usize },
-    Produce { durable: bool, producers: usize, encoder: Encoder },
-    Log { producers: usize },
+    BareProduce {
+        durable: bool,
+        producers: usize,
+    },
+    Produce {
+        durable: bool,
+        producers: usize,
+        encoder: Encoder,
+    },
+    Log {
+        producers: usize,
+    },
     BareFetch,
-    Fetch { records: bool },
+    Fetch {
+        records: bool,
+    },
+    /// Durable, batches encoded before.
+    ProduceInto {
+        producers: usize,
+        into: Into,
+        reading: bool,
+    },
+    SendFile,
+    FetchTcp,
     Call(Module, Caller),
     Stage(Stage),
 }
@@ -85,6 +106,21 @@ fn lines() -> Vec<Line> {
     add("fetch", "bare QUIC from memory", Work::BareFetch);
     add("fetch", "millstream, batches", Work::Fetch { records: false });
     add("fetch", "millstream, records", Work::Fetch { records: true });
+    add("fetch over TCP", "bare file, sendfile", Work::SendFile);
+    add("fetch over TCP", "millstream, 1 MiB an answer", Work::FetchTcp);
+    let into = |partitions| Into { partitions, configs: &[] };
+    for producers in [1, 8] {
+        let what = format!("partitions, durable, {producers}");
+        let few = Work::ProduceInto { producers, into: into(1), reading: false };
+        let many = Work::ProduceInto { producers, into: into(1000), reading: false };
+        add(&what, "one partition", few);
+        add(&what, "1,000 partitions", many);
+    }
+    let rolling = Into { partitions: 8, configs: ROLLING };
+    add("rolling, durable, 8", "segments of 1 GiB", Work::ProduceInto { producers: 8, into: into(8), reading: false });
+    add("rolling, durable, 8", "of 1 MiB, 8 kept", Work::ProduceInto { producers: 8, into: rolling, reading: false });
+    add("beside a reader, 1", "no reader", Work::ProduceInto { producers: 1, into: into(1), reading: false });
+    add("beside a reader, 1", "one that catches up", Work::ProduceInto { producers: 1, into: into(1), reading: true });
     for (what, module) in [("partitioner, keys", Module::Partitioner), ("identity, 1 KB", Module::Identity)] {
         add(what, "bare wasmtime", Work::Call(module, Caller::Bare));
         add(what, "bare wasmtime, no fuel", Work::Call(module, Caller::BareUnlimited));
@@ -132,11 +168,14 @@ impl Stand {
     async fn set_up(lines: &[Line]) -> anyhow::Result<Self> {
         let any = |is: fn(&Work) -> bool| lines.iter().any(|line| is(&line.work));
         let dir = tempfile::Builder::new().prefix("millstream-bench-").tempdir()?;
-        let bare = match any(|work| matches!(work, Work::BareProduce { .. } | Work::BareFetch)) {
+        let bare = match any(|work| matches!(work, Work::BareProduce { .. } | Work::BareFetch | Work::SendFile)) {
             true => Some(BareServer::start(&make(&dir, "bare")?).await?),
             false => None,
         };
-        let broker = match any(|work| matches!(work, Work::Produce { .. } | Work::Fetch { .. })) {
+        let is_broker = |work: &Work| {
+            matches!(work, Work::Produce { .. } | Work::Fetch { .. } | Work::ProduceInto { .. } | Work::FetchTcp)
+        };
+        let broker = match any(is_broker) {
             true => Some(RealBroker::start().await?),
             false => None,
         };
@@ -191,6 +230,18 @@ impl Stand {
                 self.broker.as_mut().context("no broker")?.produce(plan, durable, producers, encoder).await
             }
             Work::Fetch { records } => self.broker.as_mut().context("no broker")?.fetch(plan, records).await,
+            Work::SendFile => {
+                let server = self.bare.as_ref().context("no bare server")?;
+                let mut lanes = Vec::new();
+                for _ in 0..TCP_READERS {
+                    lanes.push(server.tcp_fetcher().await?);
+                }
+                measure(lanes, plan.time, Some(server.process_id())).await
+            }
+            Work::FetchTcp => self.broker.as_mut().context("no broker")?.fetch_tcp(plan).await,
+            Work::ProduceInto { producers, into, reading } => {
+                self.broker.as_mut().context("no broker")?.produce_into(plan, producers, into, reading).await
+            }
             Work::Log { producers } => stages::log(plan, self.dir.path(), producers).await,
             Work::Call(module, caller) => self.modules.as_ref().context("no modules")?.call(plan, module, caller).await,
             Work::Stage(stage) => stages::stage(plan, stage).await,

@@ -13,7 +13,8 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 
 use super::{
     quic,
-    server::{ACK_BYTES, FRAME_HEADER_BYTES, Ready},
+    server::{ACK_BYTES, FRAME_HEADER_BYTES, Ready, SENT_BYTES},
+    tcp::{ANSWER_BYTES, TcpLane},
 };
 use crate::{
     closed_loop::{Lane, Moved},
@@ -27,6 +28,7 @@ const FETCH_STEP_BYTES: u64 = 1 << 20;
 pub(crate) struct BareServer {
     child: Child,
     connection: Connection,
+    tcp: SocketAddr,
     _endpoint: Endpoint,
 }
 
@@ -46,7 +48,8 @@ impl BareServer {
         let endpoint = quic::client(&ready.certificate)?;
         let address = SocketAddr::from(([127, 0, 0, 1], ready.port));
         let connection = endpoint.connect(address, quic::HOST)?.await?;
-        Ok(Self { child, connection, _endpoint: endpoint })
+        let tcp = SocketAddr::from(([127, 0, 0, 1], ready.tcp_port));
+        Ok(Self { child, connection, tcp, _endpoint: endpoint })
     }
 
     pub(crate) fn process_id(&self) -> u32 {
@@ -65,6 +68,12 @@ impl BareServer {
         let (mut send, receive) = self.connection.open_bi().await?;
         send.write_all(b"f").await?;
         Ok(FetchLane { receive, _send: send })
+    }
+
+    /// A reader of the file that is sent over TCP, part after part.
+    pub(crate) async fn tcp_fetcher(&self) -> anyhow::Result<TcpLane> {
+        let part = |at: usize| Bytes::copy_from_slice(&(at as u64).to_be_bytes());
+        TcpLane::connect(self.tcp, (0..SENT_BYTES).step_by(ANSWER_BYTES).map(part).collect(), ANSWER_BYTES).await
     }
 
     /// What the disk did since last asked.

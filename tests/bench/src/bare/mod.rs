@@ -6,7 +6,9 @@ mod disk;
 mod modules;
 mod quic;
 mod server;
+mod tcp;
 
 pub(crate) use client::BareServer;
 pub(crate) use modules::{Budget, Linked};
 pub(crate) use server::run as run_server;
+pub(crate) use tcp::{ANSWER_BYTES, TcpLane};

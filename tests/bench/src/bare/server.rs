@@ -25,7 +25,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
     disk::{Append, Disk},
-    quic,
+    quic, tcp,
 };
 
 /// Where a batch's CRC is, and what it covers begins behind it.
@@ -33,6 +33,8 @@ const CRC_END: usize = 21;
 /// Bytes of a frame's header and of an acknowledgement.
 pub(super) const FRAME_HEADER_BYTES: usize = 8;
 pub(super) const ACK_BYTES: usize = 12;
+/// How large the file is that is sent over TCP.
+pub(super) const SENT_BYTES: usize = 256 << 20;
 /// How much of the memory goes into one write of a fetch.
 const FETCH_CHUNK_BYTES: usize = 256 << 10;
 
@@ -40,6 +42,8 @@ const FETCH_CHUNK_BYTES: usize = 256 << 10;
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Ready {
     pub(super) port: u16,
+    /// Of the file that is sent over TCP.
+    pub(super) tcp_port: u16,
     pub(super) certificate: String,
 }
 
@@ -53,7 +57,8 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<()> {
     let disk = Disk::start(dir)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let (endpoint, certificate) = quic::server()?;
-        let ready = Ready { port: endpoint.local_addr()?.port(), certificate };
+        let tcp_port = tcp::serve(dir, SENT_BYTES)?;
+        let ready = Ready { port: endpoint.local_addr()?.port(), tcp_port, certificate };
         let mut stdout = std::io::stdout();
         writeln!(stdout, "{}", serde_json::to_string(&ready)?)?;
         stdout.flush()?;

@@ -1,0 +1,100 @@
+//! A file over TCP by `sendfile`: what serving stored bytes without looking at them costs. And the client that asks for parts of
+//! something and takes whole answers, be they this server's or a broker's.
+//!
+//! ```text
+//! u64 position  ->  u32 length, bytes          (big-endian)
+//! ```
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::Arc,
+    thread,
+};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use rustix::fs::sendfile;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::closed_loop::{Lane, Moved};
+
+/// Bytes of one answer.
+pub(crate) const ANSWER_BYTES: usize = 1 << 20;
+/// How much of an answer is taken at once.
+const TAKE_BYTES: usize = 256 << 10;
+
+/// Serves a file of `bytes` bytes, made in `dir`, to whoever connects; gives the port.
+pub(super) fn serve(dir: &Path, bytes: usize) -> anyhow::Result<u16> {
+    let path = dir.join("sent");
+    let mut file = File::create(&path)?;
+    for _ in 0..bytes / ANSWER_BYTES {
+        file.write_all(&vec![9; ANSWER_BYTES])?;
+    }
+    let file = Arc::new(File::open(&path)?);
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let port = listener.local_addr()?.port();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let file = file.clone();
+            // A connection that breaks off is its client's business.
+            thread::spawn(move || answer(stream, &file));
+        }
+    });
+    Ok(port)
+}
+
+fn answer(mut stream: TcpStream, file: &File) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    loop {
+        let mut position = [0; 8];
+        stream.read_exact(&mut position)?;
+        stream.write_all(&(ANSWER_BYTES as u32).to_be_bytes())?;
+        let (mut at, mut left) = (u64::from_be_bytes(position), ANSWER_BYTES);
+        while left > 0 {
+            match sendfile(&stream, file, Some(&mut at), left)? {
+                0 => return Ok(()),
+                sent => left -= sent,
+            }
+        }
+    }
+}
+
+/// Asks for one part after the other, over and over, and takes the answers.
+pub(crate) struct TcpLane {
+    stream: tokio::net::TcpStream,
+    /// As they are sent, and how many bytes of records an answer has at least.
+    requests: Vec<Bytes>,
+    answer_min: usize,
+    next: usize,
+    buffer: Vec<u8>,
+}
+
+impl TcpLane {
+    /// Connects. `requests`: whole frames; `answer_min`: the fewest bytes that an answer may have.
+    pub(crate) async fn connect(server: SocketAddr, requests: Vec<Bytes>, answer_min: usize) -> anyhow::Result<Self> {
+        let stream = tokio::net::TcpStream::connect(server).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, requests, answer_min, next: 0, buffer: vec![0; TAKE_BYTES] })
+    }
+}
+
+impl Lane for TcpLane {
+    async fn step(&mut self) -> anyhow::Result<Moved> {
+        let request = self.requests.get(self.next).context("nothing to ask for")?;
+        self.stream.write_all(request).await?;
+        self.next = (self.next + 1) % self.requests.len();
+        let length = self.stream.read_u32().await? as usize;
+        ensure!(length >= self.answer_min, "an answer of {length} bytes");
+        let mut left = length;
+        while left > 0 {
+            let most = left.min(TAKE_BYTES);
+            let taken = self.stream.read(&mut self.buffer[..most]).await?;
+            ensure!(taken > 0, "the connection has ended");
+            left -= taken;
+        }
+        Ok(Moved { bytes: length as u64, records: 0 })
+    }
+}
