@@ -60,6 +60,12 @@ impl Segment {
         (base.0 >= 0 && name == format!("{}.log", stem(base))).then_some(base)
     }
 
+    /// Whether this is the name of a segment's index.
+    pub(crate) fn is_index(path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension == "index")
+            && Self::base_in(&path.with_extension("log")).is_some()
+    }
+
     /// How long the file is; 0 where there is none.
     pub(crate) fn len(&self) -> io::Result<u64> {
         match self.handle.reader() {

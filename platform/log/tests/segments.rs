@@ -249,3 +249,20 @@ fn a_segment_that_is_closed_below_the_start_goes() {
     append(&world, &log, 3);
     assert_eq!(segments(&world), [2]);
 }
+
+#[test]
+fn an_index_whose_segment_is_gone_does_not_wait_for_the_next_with_its_name() {
+    let world = World::new(1);
+    let (storage, log) = open(&world);
+    append(&world, &log, 0);
+    close(&world, &storage);
+    drop((storage, log));
+    let id = log_id(0);
+    let dir = Path::new(DIR).join(format!("logs/{}/{}/records-0", id.topic.0, id.partition));
+    // What a power cut can leave of a segment that began at 1; what it says does not matter.
+    let path = dir.join(format!("{:020}.index", 1));
+    drop(world.disk().open(&path, OpenMode::Create).unwrap());
+    let (_storage, _log) = open(&world);
+    assert_eq!(segments(&world), [0]);
+    assert!(!world.disk().exists(&path).unwrap());
+}

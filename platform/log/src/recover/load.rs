@@ -71,6 +71,11 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     for path in paths.iter().filter(|path| compact::is_unfinished(path)) {
         remove(journal, path)?;
     }
+    // A power cut can take a segment's name and leave its index's. Another segment may begin at the same offset, and would be read by
+    // the index of batches that never were in it.
+    for path in paths.iter().filter(|path| Segment::is_index(path) && !paths.contains(&path.with_extension("log"))) {
+        remove(journal, path)?;
+    }
     let mut bases: Vec<Offset> = paths.iter().filter_map(|path| Segment::base_in(path)).collect();
     bases.sort();
     let (mut parts, retired) = load_closed(journal, &dir, &bases, &known)?;
