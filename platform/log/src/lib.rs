@@ -142,7 +142,8 @@
 //! A log without a journal may have lost more than it was to keep: where a LogStart lies past its end, it begins there, empty.
 //!
 //! Every step can be repeated after a crash in the middle. Snapshots that are missing or damaged are made again from all batches.
-//! Indexes that are missing, damaged or reach past the mark are built again.
+//! Indexes that are missing, damaged or reach past the mark are built again. One whose segment is not there is removed, before
+//! another segment begins at that offset.
 //!
 //! # Deleting
 //!

@@ -55,15 +55,18 @@ impl Segment {
 
     /// The base offset in a segment's file name; none for another file.
     pub(crate) fn base_in(path: &Path) -> Option<Offset> {
-        let name = path.file_name()?.to_str()?;
-        let base = Offset(name.strip_suffix(".log")?.parse().ok()?);
-        (base.0 >= 0 && name == format!("{}.log", stem(base))).then_some(base)
+        Self::base_before(path, ".log")
     }
 
-    /// Whether this is the name of a segment's index.
-    pub(crate) fn is_index(path: &Path) -> bool {
-        path.extension().is_some_and(|extension| extension == "index")
-            && Self::base_in(&path.with_extension("log")).is_some()
+    /// The base offset in the file name of a segment's index; none for another file.
+    pub(crate) fn base_in_index(path: &Path) -> Option<Offset> {
+        Self::base_before(path, ".index")
+    }
+
+    fn base_before(path: &Path, suffix: &str) -> Option<Offset> {
+        let digits = path.file_name()?.to_str()?.strip_suffix(suffix)?;
+        let base = Offset(digits.parse().ok()?);
+        (base.0 >= 0 && digits == stem(base)).then_some(base)
     }
 
     /// How long the file is; 0 where there is none.

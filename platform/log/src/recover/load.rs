@@ -1,6 +1,11 @@
 //! What a log's own directory holds: segments cut to the mark, leader epochs and producers.
 
-use std::{collections::HashMap, io, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use millstream_env::Disk;
 use millstream_model::{Durability, Offset};
@@ -71,13 +76,15 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     for path in paths.iter().filter(|path| compact::is_unfinished(path)) {
         remove(journal, path)?;
     }
-    // A power cut can take a segment's name and leave its index's. Another segment may begin at the same offset, and would be read by
-    // the index of batches that never were in it.
-    for path in paths.iter().filter(|path| Segment::is_index(path) && !paths.contains(&path.with_extension("log"))) {
-        remove(journal, path)?;
-    }
     let mut bases: Vec<Offset> = paths.iter().filter_map(|path| Segment::base_in(path)).collect();
     bases.sort();
+    // A power cut can take a segment's name and leave its index's. Another segment may begin at the same offset, and would be read by
+    // the index of batches that never were in it.
+    let is_left =
+        |path: &&PathBuf| Segment::base_in_index(path).is_some_and(|base| bases.binary_search(&base).is_err());
+    for path in paths.iter().filter(is_left) {
+        remove(journal, path)?;
+    }
     let (mut parts, retired) = load_closed(journal, &dir, &bases, &known)?;
     parts.push(cut_to_mark(journal, &dir, &known)?);
     let closed = parts.len() - 1;
