@@ -73,6 +73,9 @@ pub(crate) enum Carry {
 
 /// Carries a log forward, if that is cheaper than a sync. Only the sync loop calls this.
 pub(crate) fn carry(journal: &Journal, log: &Arc<PartitionLog>) -> Carry {
+    if log.durability() != Durability::Fsync {
+        return Carry::Unfit;
+    }
     let mut state = log.state();
     if state.carried.under_way.is_some() {
         return Carry::UnderWay;
@@ -83,9 +86,6 @@ pub(crate) fn carry(journal: &Journal, log: &Arc<PartitionLog>) -> Carry {
     let left = (journal.options.journal_file_bytes / FILE_PART).saturating_sub(journal.ring().carried_bytes);
     let left = left.min(CARRIED_BYTES_MAX - state.carried.bytes).saturating_sub(FRAME_HEADER_BYTES as u64);
     let bytes_max = CARRY_BYTES_MAX.min(journal.batch_bytes_max() as u64).min(left);
-    if log.durability() != Durability::Fsync {
-        return Carry::Unfit;
-    }
     let Some((base, payload)) = state.past_mark(bytes_max) else { return Carry::Unfit };
     let entry = Entry {
         frame: Frame {

@@ -91,7 +91,15 @@ impl Bench {
     }
 
     fn crash(&mut self) {
-        self.world.first().crash();
+        self.end(false);
+    }
+
+    /// The process is killed or the power fails, and there is a start.
+    fn end(&mut self, kill: bool) {
+        match kill {
+            true => self.world.first().kill(),
+            false => self.world.first().crash(),
+        }
         self.open().unwrap();
     }
 
@@ -162,13 +170,7 @@ fn what_was_carried_is_there_after_a_crash_though_its_first_frames_are_gone() {
             bench.world.disk().exists(Path::new(&dir)).unwrap()
         });
         assert_eq!(marks.count(), 0, "and none was ever synced");
-        match kill {
-            true => {
-                bench.world.first().kill();
-                bench.open().unwrap();
-            }
-            false => bench.crash(),
-        }
+        bench.end(kill);
         bench.check();
         // And goes on.
         for _ in 0..3 {
@@ -251,13 +253,7 @@ fn a_log_that_was_carried_can_be_cut_moved_and_deleted() {
         bench.stored[1].drain(..2);
         bench.world.run_until(bench.storage.as_ref().unwrap().delete_log(log_id(3)).unwrap()).unwrap();
         bench.stored.pop();
-        match kill {
-            true => {
-                bench.world.first().kill();
-                bench.open().unwrap();
-            }
-            false => bench.crash(),
-        }
+        bench.end(kill);
         bench.check();
         assert!(bench.storage.as_ref().unwrap().log(log_id(3)).is_none());
         bench.append_to_all();
