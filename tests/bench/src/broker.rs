@@ -42,7 +42,7 @@ pub(crate) const TCP_READERS: usize = 2;
 
 /// The topic that is produced to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Into {
+pub(crate) struct Target {
     pub(crate) partitions: usize,
     pub(crate) configs: &'static [(&'static str, &'static str)],
 }
@@ -149,7 +149,7 @@ impl RealBroker {
         &mut self,
         plan: &Plan,
         producers: usize,
-        into: Into,
+        into: Target,
         reading: bool,
     ) -> anyhow::Result<Sample> {
         let topic = self.make_topic(into.partitions, into.configs).await?;

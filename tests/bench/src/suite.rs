@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     bare::BareServer,
-    broker::{Encoder, Into, RealBroker, TCP_READERS},
+    broker::{Encoder, RealBroker, TCP_READERS, Target},
     closed_loop::{Sample, measure},
     meter::cpu_of,
     modules::{Caller, Module, Modules},
@@ -76,7 +76,7 @@ enum Work {
     /// Durable, batches encoded before.
     ProduceInto {
         producers: usize,
-        into: Into,
+        into: Target,
         reading: bool,
     },
     SendFile,
@@ -108,7 +108,7 @@ fn lines() -> Vec<Line> {
     add("fetch", "millstream, records", Work::Fetch { records: true });
     add("fetch over TCP", "bare file, sendfile", Work::SendFile);
     add("fetch over TCP", "millstream, 1 MiB an answer", Work::FetchTcp);
-    let into = |partitions| Into { partitions, configs: &[] };
+    let into = |partitions| Target { partitions, configs: &[] };
     for producers in [1, 8] {
         let what = format!("partitions, durable, {producers}");
         let few = Work::ProduceInto { producers, into: into(1), reading: false };
@@ -116,7 +116,7 @@ fn lines() -> Vec<Line> {
         add(&what, "one partition", few);
         add(&what, "1,000 partitions", many);
     }
-    let rolling = Into { partitions: 8, configs: ROLLING };
+    let rolling = Target { partitions: 8, configs: ROLLING };
     add("rolling, durable, 8", "segments of 1 GiB", Work::ProduceInto { producers: 8, into: into(8), reading: false });
     add("rolling, durable, 8", "of 1 MiB, 8 kept", Work::ProduceInto { producers: 8, into: rolling, reading: false });
     add("beside a reader, 1", "no reader", Work::ProduceInto { producers: 1, into: into(1), reading: false });
