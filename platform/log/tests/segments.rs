@@ -266,3 +266,20 @@ fn an_index_whose_segment_is_gone_does_not_wait_for_the_next_with_its_name() {
     assert_eq!(segments(&world), [0]);
     assert!(!world.disk().exists(&path).unwrap());
 }
+
+#[test]
+fn a_segment_that_is_written_again_from_its_beginning_has_no_index_of_before() {
+    let world = World::new(1);
+    let (storage, log) = open(&world);
+    append(&world, &log, 0);
+    world.first().kill();
+    drop((storage, log));
+    // Nothing was synced: there is no mark, and the journal writes all of it again.
+    let id = log_id(0);
+    let path = Path::new(DIR).join(format!("logs/{}/{}/records-0/{:020}.index", id.topic.0, id.partition, 0));
+    assert!(!world.disk().exists(&path.with_file_name("mark")).unwrap());
+    drop(world.disk().open(&path, OpenMode::Create).unwrap());
+    let (_storage, log) = open(&world);
+    assert!(!world.disk().exists(&path).unwrap());
+    check_content(&log, &[0]);
+}

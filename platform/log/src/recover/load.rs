@@ -245,12 +245,10 @@ fn has_bytes(part: &Part) -> Result<bool, OpenError> {
 pub(crate) fn cut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
     for base in list(&*journal.disk, log.dir())?.iter().filter_map(|path| Segment::base_in(path)) {
         let segment = Segment::new(&journal.handles, log.dir(), base);
+        remove(journal, &segment.index_path())?;
         match base {
             Offset(0) => cut_active(&Part { segment: Arc::new(segment), len: 0 }, true)?,
-            _ => {
-                remove(journal, &segment.path)?;
-                remove(journal, &segment.index_path())?;
-            }
+            _ => remove(journal, &segment.path)?,
         }
     }
     journal.disk.sync_dir(log.dir()).map_err(io("sync", log.dir()))?;
