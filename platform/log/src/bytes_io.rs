@@ -8,7 +8,7 @@ use std::{
 
 use millstream_env::{Disk, OpenMode};
 
-use crate::StorageFailed;
+use crate::{StorageFailed, start::missing_is_fine};
 
 /// Reads a small file whole; none if it does not exist. A file of more than `bytes_max` is invalid data.
 pub(crate) fn read_file(disk: &dyn Disk, path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
@@ -27,11 +27,16 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &Path, bytes_max: u64) -> io::Res
     Ok(Some(bytes))
 }
 
-/// Replaces a file: writes beside it, syncs where asked, renames. The name is durable after the directory was synced.
+/// Replaces a file: writes beside it, syncs where asked, renames. The name is durable after the directory was synced. Where no sync
+/// is asked, a power cut leaves the file before, or the new one, or one that holds nothing sound.
 pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, parts: &[&[u8]], sync: bool) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let beside = path.with_file_name(name);
+    if !sync {
+        // One that was left there may be sound and durable, and would come back where what is written over it is not.
+        missing_is_fine(disk.remove_file(&beside))?;
+    }
     let file = disk.open(&beside, OpenMode::Create)?;
     file.set_len(0)?;
     let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
@@ -45,4 +50,27 @@ pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, parts: &[&[u8]], sync: 
 /// Turns an I/O error on `path` into the storage's failure.
 pub(crate) fn failing<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StorageFailed + 'a {
     move |error| StorageFailed { action, path: path.to_owned(), source: Arc::new(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_env::sim::SimDisk;
+
+    use super::*;
+
+    #[test]
+    fn what_was_left_beside_does_not_come_back_in_place_of_what_is_not_durable() {
+        let disk = SimDisk::new(1);
+        let path = Path::new("/file");
+        let left = disk.open(Path::new("/file.new"), OpenMode::Create).unwrap();
+        left.write_at(&[IoSlice::new(b"old")], 0).unwrap();
+        left.sync_data().unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        drop(left);
+        replace_file(&disk, path, &[b"new"], false).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        assert_eq!(read_file(&disk, path, 10).unwrap().unwrap(), b"new");
+        disk.crash_losing_all();
+        assert_ne!(read_file(&disk, path, 10).unwrap().unwrap_or_default(), b"old");
+    }
 }
