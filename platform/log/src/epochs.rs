@@ -56,6 +56,13 @@ impl Epochs {
         self.entries.len() < before
     }
 
+    /// Forgets epochs that are newer than `epoch`. Whether there were any.
+    pub(crate) fn cut_after(&mut self, epoch: LeaderEpoch) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|(known, _)| *known <= epoch);
+        self.entries.len() < before
+    }
+
     /// Whether one begins at or after `end`.
     pub(crate) fn reach(&self, end: Offset) -> bool {
         self.entries.last().is_some_and(|(_, start)| *start >= end)

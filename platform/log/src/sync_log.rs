@@ -328,7 +328,7 @@ pub(crate) fn discard(disk: &dyn Disk, dir: &Path, trash: &Path, name: &str) -> 
 mod tests {
     use bytes::Bytes;
     use millstream_env::sim::{DiskOperation, Fault, World};
-    use millstream_model::{LeaderEpoch, TimestampMs};
+    use millstream_model::{Durability, LeaderEpoch, TimestampMs};
     use millstream_record::{BatchBuilder, BatchOptions};
 
     use super::*;
@@ -341,11 +341,12 @@ mod tests {
     }
 
     /// A log of twelve records in segments of three, with a sync of it that has been planned and no more.
-    fn planned(world: &World) -> (Storage, Arc<PartitionLog>, Plan) {
+    fn planned(world: &World, durability: Durability) -> (Storage, Arc<PartitionLog>, Plan) {
         let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
         let storage = Storage::open(options, world.env()).unwrap().0;
         let id = LogId::records(millstream_model::TopicId::NIL, millstream_model::PartitionId(0));
-        let log = storage.open_log(id, LogOptions { segment_bytes: 3500, ..LogOptions::default() }).unwrap();
+        let log =
+            storage.open_log(id, LogOptions { segment_bytes: 3500, durability, ..LogOptions::default() }).unwrap();
         for _ in 0..12 {
             let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
         }
@@ -359,10 +360,27 @@ mod tests {
         log.finish_sync(plan);
     }
 
+    /// A sync that writes all but the mark, and then a start, with what was durable or with what a killed process leaves.
+    fn lose_the_mark(world: &World, storage: Storage, log: Arc<PartitionLog>, power: bool) -> Arc<PartitionLog> {
+        let plan = log.plan_sync(false).unwrap();
+        world.disk().inject(Fault::nth(DiskOperation::Write, 1).on("/mark").for_good());
+        assert!(log.carry_out(&plan).is_err());
+        world.disk().clear_faults();
+        if power {
+            world.disk().crash_losing_all();
+        }
+        world.first().kill();
+        let id = log.id();
+        drop((storage, log));
+        let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
+        let storage = Storage::open(options, world.env()).unwrap().0;
+        storage.log(id).unwrap()
+    }
+
     #[test]
     fn a_start_that_overtakes_a_sync_leaves_nothing_that_counts_as_synced_and_is_not() {
         let world = World::new(1);
-        let (_storage, log, plan) = planned(&world);
+        let (_storage, log, plan) = planned(&world, Durability::Fsync);
         drop(log.advance_start(Offset(7)).unwrap());
         for _ in 0..6 {
             let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
@@ -378,33 +396,41 @@ mod tests {
 
     /// Then the epochs file is cut to a start that neither the mark nor the journal tells of.
     #[test]
-    fn a_start_that_is_lost_takes_no_epoch_of_the_journals_batches_with_it() {
+    fn a_start_that_is_lost_takes_no_epoch_of_what_is_past_the_mark_with_it() {
+        for durability in [Durability::Fsync, Durability::Replicated] {
+            let world = World::new(1);
+            let (storage, log, plan) = planned(&world, durability);
+            carry_on(&log, &plan);
+            for epoch in [1, 2, 2] {
+                world.run_until(log.append(batch(), LeaderEpoch(epoch)).unwrap().ticket).unwrap();
+            }
+            drop(log.advance_start(Offset(15)).unwrap());
+            let log = lose_the_mark(&world, storage, log, durability == Durability::Fsync);
+            assert_eq!((log.start_offset(), log.end_offset()), (Offset(0), Offset(15)), "{durability:?}");
+            assert_eq!(log.end_offset_for_epoch(LeaderEpoch(1)), Some((LeaderEpoch(1), Offset(13))), "{durability:?}");
+        }
+    }
+
+    /// The same of an epoch that the mark covers, and no batch below it tells of.
+    #[test]
+    fn a_start_that_is_lost_takes_no_epoch_below_the_mark_with_it() {
         let world = World::new(1);
-        let (storage, log, plan) = planned(&world);
+        let (storage, log, plan) = planned(&world, Durability::Fsync);
         carry_on(&log, &plan);
-        for epoch in [1, 2, 2] {
-            world.run_until(log.append(batch(), LeaderEpoch(epoch)).unwrap().ticket).unwrap();
+        world.run_until(log.start_epoch(LeaderEpoch(2)).unwrap()).unwrap();
+        assert!(matches!(log.sync(false), Ok(Synced::Done)));
+        for _ in 0..3 {
+            let _ = log.append(batch(), LeaderEpoch(2)).unwrap();
         }
         drop(log.advance_start(Offset(15)).unwrap());
-        let plan = log.plan_sync(false).unwrap();
-        world.disk().inject(Fault::nth(DiskOperation::Write, 1).on("/mark").for_good());
-        assert!(log.carry_out(&plan).is_err());
-        world.disk().clear_faults();
-        world.disk().crash_losing_all();
-        world.first().kill();
-        let id = log.id();
-        drop((storage, log));
-        let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
-        let storage = Storage::open(options, world.env()).unwrap().0;
-        let log = storage.log(id).unwrap();
-        assert_eq!((log.start_offset(), log.end_offset()), (Offset(0), Offset(15)));
-        assert_eq!(log.end_offset_for_epoch(LeaderEpoch(1)), Some((LeaderEpoch(1), Offset(13))));
+        let log = lose_the_mark(&world, storage, log, true);
+        assert_eq!((log.end_offset(), log.latest_epoch()), (Offset(12), Some(LeaderEpoch(2))));
     }
 
     #[test]
     fn a_truncation_that_overtakes_a_sync_is_not_undone_by_it() {
         let world = World::new(1);
-        let (_storage, log, plan) = planned(&world);
+        let (_storage, log, plan) = planned(&world, Durability::Fsync);
         drop(log.truncate(Offset(7)).unwrap());
         carry_on(&log, &plan);
         assert_eq!(log.flushed_end(), Offset(0), "what was synced is of before");

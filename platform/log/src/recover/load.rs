@@ -126,8 +126,9 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
     state.parents_changed = mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
     state.lsn = known.lsn;
-    (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, &state, &known)?;
+    (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, &state, known.end)?;
     for header in &headers {
+        state.epochs_changed |= state.epochs.cut_after(header.partition_leader_epoch);
         state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
         state.note(header, journal.now());
     }
@@ -304,13 +305,12 @@ fn keep_tail(
 
 /// The epochs below `end`: from their file, or where that is not sound from the batches. Also whether the file says otherwise: then
 /// it is to be written before the mark moves on, or an epoch that was lost would come back once the log has grown past its start.
-fn load_epochs(journal: &Journal, dir: &Path, state: &State, mark: &Mark) -> Result<(Epochs, bool), OpenError> {
-    let (path, end) = (dir.join("epochs"), mark.end);
+fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Result<(Epochs, bool), OpenError> {
+    let path = dir.join("epochs");
     let mut stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
-    // The start may have moved past what is left, and the first epoch with it: that one had begun before, and for good. (Where there
-    // is a journal, it tells of all past the mark, and where in that the epoch began.)
-    let unjournaled = mark.durability == Durability::Replicated;
-    let moved = unjournaled && stored.as_mut().is_some_and(|stored| stored.begin_by(end));
+    // The start may have moved past what is left, and the first epoch with it: that one had begun before, and for good. (Or past the
+    // mark: then batches of older epochs are found there, by replay or in the tail that is kept.)
+    let moved = stored.as_mut().is_some_and(|stored| stored.begin_by(end));
     let is_stored = stored.is_some();
     let mut epochs = match stored {
         // Its first one is cut to a start that the mark does not know of, and that need not have become durable.

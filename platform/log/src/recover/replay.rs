@@ -230,6 +230,8 @@ impl Replay<'_> {
             written = state.write(header, prefix, body, now, |base| log.segment(base));
         }
         written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
+        // A later one that is known has begun after this batch: see `load_epochs`.
+        state.epochs_changed |= state.epochs.cut_after(header.partition_leader_epoch);
         state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
         state.note(header, now);
         Ok(())
