@@ -56,6 +56,12 @@ impl Epochs {
         self.entries.len() < before
     }
 
+    /// The newest of those that begin before `end`.
+    pub(crate) fn before(&self, end: Offset) -> Option<LeaderEpoch> {
+        let before = self.entries.partition_point(|(_, start)| *start < end);
+        before.checked_sub(1).map(|newest| self.entries[newest].0)
+    }
+
     /// Forgets epochs that are newer than `epoch`. Whether there were any.
     pub(crate) fn cut_after(&mut self, epoch: LeaderEpoch) -> bool {
         let before = self.entries.len();

@@ -83,7 +83,8 @@ impl PartitionLog {
             return Ok(Ticket::done());
         }
         let point = state.find_point(end)?;
-        let epoch = state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN);
+        // The latest that is left. Where the start moves to the new end, nothing else tells of it.
+        let epoch = state.epochs.before(point.end).unwrap_or(LeaderEpoch::UNKNOWN);
         // Its own ticket is of no use: the frame is not all that has to be durable.
         let (resolve, _) = Ticket::new();
         let entry = self.mutation(Kind::Truncate, epoch, (point.end, point.end), resolve);

@@ -204,3 +204,28 @@ fn a_truncation_that_a_deletion_or_a_failure_overtakes_is_told_so() {
     bench.world.disk().inject(Fault::nth(DiskOperation::SyncData, 1).for_good());
     assert!(matches!(bench.world.run_until(ticket), Err(CommitError::Failed(_))));
 }
+
+#[test]
+fn a_start_that_moves_to_the_new_end_takes_no_epoch_with_it() {
+    for operation in [DiskOperation::Write, DiskOperation::SyncData, DiskOperation::SyncDir, DiskOperation::Names] {
+        for nth in 1.. {
+            let mut bench = Bench::new(Durability::Fsync);
+            bench.append(5);
+            // So that a mark reaches past the new end.
+            bench.world.run_until(bench.storage.take().unwrap().close()).unwrap();
+            bench.open();
+            bench.world.disk().inject(Fault::nth(operation, nth).for_good());
+            let (cut, moved) = (bench.log().truncate(Offset(4)), bench.log().advance_start(Offset(4)));
+            let outcomes = [bench.world.run_until(cut.unwrap()), bench.world.run_until(moved.unwrap())];
+            bench.world.first().crash();
+            bench.world.disk().clear_faults();
+            bench.storage = None;
+            bench.open();
+            assert_eq!(bench.log().latest_epoch(), Some(EPOCH), "{operation:?} {nth}");
+            if outcomes.iter().all(Result::is_ok) {
+                assert!(nth > 1, "{operation:?} is not called at all");
+                break;
+            }
+        }
+    }
+}

@@ -190,7 +190,7 @@ impl Replay<'_> {
                 state.cut = None;
             }
             // Its files are so already; or a log without a journal has lost more than that.
-            Kind::Truncate => state.epochs_changed |= state.epochs.truncate(frame.base_offset),
+            Kind::Truncate => {}
             Kind::LogStart if frame.base_offset <= state.end => state.advance_start(frame.base_offset),
             Kind::LogStart if journaled => {
                 return Err(lies(&format!("the start {} is past the end {}", frame.base_offset, state.end)));
@@ -201,6 +201,12 @@ impl Replay<'_> {
                 state.restart(log.segment(frame.base_offset), producers);
             }
             _ => return Err(lies("of a kind that is not built")),
+        }
+        if frame.kind == Kind::Truncate && !fault::is_on(Fault::NoTruncate) {
+            state.epochs_changed |= state.epochs.truncate(frame.base_offset);
+            // A mark may know of a start there that came later: then the epoch that is left has begun there, it seems, and went.
+            let start = frame.base_offset.min(state.end);
+            state.epochs_changed |= state.epochs.begin(frame.leader_epoch, start);
         }
         state.lsn = frame.lsn;
         drop(state);
