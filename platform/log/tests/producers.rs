@@ -244,3 +244,30 @@ fn a_silent_producer_is_forgotten_after_the_time_that_was_set() {
     assert!(!send(&log, 7, 9).unwrap().duplicate, "and may begin anywhere");
     drop((storage, log));
 }
+
+#[test]
+fn a_mark_that_is_not_durable_takes_no_snapshot_with_it() {
+    // What of a failed sync, and of names, has reached the disk is different each time.
+    for seed in 0..200 {
+        let world = World::new(seed);
+        let (storage, log) = open(&world);
+        fill(&world, &log, 7, 1);
+        // What is below the start is in the snapshot only.
+        fill(&world, &log, 8, 3);
+        world.run_until(log.advance_start(Offset(4)).unwrap()).unwrap();
+        world.run_until(storage.close()).unwrap();
+        drop((storage, log));
+        let (storage, log) = open(&world);
+        world.run_until(send(&log, 8, 3).unwrap().ticket).unwrap();
+        // The next mark is written, and the snapshot that it names; and it is not durable for certain.
+        world.disk().inject(Fault::nth(DiskOperation::SyncData, 1).on("/mark").for_good());
+        assert!(world.run_until(storage.close()).is_err());
+        drop((storage, log));
+        world.first().kill();
+        assert!(Storage::open(options(Path::new(DIR)), world.env()).is_err(), "it cannot be made durable either");
+        world.disk().clear_faults();
+        world.first().crash();
+        let (_storage, log) = open(&world);
+        assert_eq!((duplicate_at(&log, 7, 0), duplicate_at(&log, 8, 3)), (Some(0), Some(8)), "seed {seed}");
+    }
+}

@@ -113,6 +113,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     if removes && for_good {
         disk.sync_dir(&dir).map_err(io("sync", &dir))?;
     }
+    remove_snapshots(journal, &dir, &paths, mark.as_ref())?;
     let (producers, unsaved_bytes) = load_producers(journal, &dir, &parts, &known)?;
     let mut state = State::new(parts, known.start, end, LogOptions::default(), producers, journal.now());
     // They go once this start is durable for certain: a killed process may have left a mark that is not.
@@ -134,6 +135,19 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     }
     state.unsynced_bytes = u64::from(!headers.is_empty());
     Ok(PartitionLog::new(id, journal.clone(), known.durability, state, known.end))
+}
+
+/// Removes the snapshots among `paths` that the mark does not name.
+fn remove_snapshots(journal: &Journal, dir: &Path, paths: &[PathBuf], mark: Option<&Mark>) -> Result<(), OpenError> {
+    let named = mark.map(|mark| mark.producers.at).filter(|at| *at > Offset(0)).map(|at| snapshot::path(dir, at));
+    let is_left = |path: &&PathBuf| snapshot::is_snapshot(path) && named.as_ref() != Some(*path);
+    let left: Vec<_> = paths.iter().filter(is_left).collect();
+    if let Some(mark) = mark.filter(|_| !left.is_empty()) {
+        // A killed process may have left it where it can be read and is not durable, and the mark before names one of these.
+        let path = dir.join("mark");
+        mark.store(&*journal.disk, &path).map_err(io("write", &path))?;
+    }
+    left.into_iter().try_for_each(|path| remove(journal, path))
 }
 
 /// Removes segments without a byte, which hold nothing and would hide those that follow.
@@ -351,11 +365,6 @@ fn load_producers(journal: &Journal, dir: &Path, parts: &[Part], mark: &Mark) ->
     let disk = &*journal.disk;
     let Saved { at, behind } = mark.producers;
     let path = snapshot::path(dir, at);
-    for other in list(disk, dir)?.iter().filter(|other| snapshot::is_snapshot(other)) {
-        if at == Offset(0) || *other != path {
-            remove(journal, other)?;
-        }
-    }
     let limits = journal.producer_limits();
     let stored = match at {
         Offset(0) => Some(Producers::new(limits)),
