@@ -66,7 +66,7 @@
 //! ```
 //!
 //! Kinds: 1 Append (the payload is the batch), 2 AppendRef, 3 EpochStart, 4 Truncate (its base offset is the new
-//! end), 5 LogStart (its base offset is the start), 6 Drop, 7 DurabilityChange, 8 Carry (the payload is batches, one after the
+//! end, its epoch the latest that is left), 5 LogStart (its base offset is the start), 6 Drop, 7 DurabilityChange, 8 Carry (the payload is batches, one after the
 //! other as stored; base offset and end offset are theirs together). Those that this version does not build (2, 7 and any
 //! other) are refused at replay as a newer version's.
 //!
@@ -137,7 +137,7 @@
 //! large segment could only be let go as a whole.
 //!
 //! Producers are those of the snapshot that the mark names, and of the batches after it; each replayed batch adds to them. Snapshots
-//! that the mark does not name are removed.
+//! that the mark does not name are removed, after the mark was written again and synced.
 //!
 //! A log without a journal may have lost more than it was to keep: where a LogStart lies past its end, it begins there, empty.
 //!
