@@ -434,6 +434,9 @@ fn read_source(
         // It had nothing new when the views were read.
         (Some(_), None) => return Ok(()),
     };
+    // Again: it may have moved since, and what was read lies below where it was then.
+    answer.high_watermark = partition.high_watermark();
+    answer.last_stable_offset = answer.high_watermark;
     // Too much for what is left of the answer: it comes first in a later one.
     if budget.take(parts.iter().map(Bytes::len).sum()) {
         answer.next_offset = next;
