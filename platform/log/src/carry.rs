@@ -25,7 +25,7 @@ use crate::{
     PartitionLog,
     fault::{self, Fault},
     frame::{FRAME_HEADER_BYTES, Frame, Kind, batches_in},
-    journal::{Entry, Journal},
+    journal::{Entry, Journal, Way},
     mark::Mark,
     state::{Pin, State},
 };
@@ -104,6 +104,7 @@ pub(crate) fn carry(journal: &Journal, log: &Arc<PartitionLog>) -> Carry {
         prefix_bytes: 0,
         body: payload,
         log: log.clone(),
+        way: Way::Whole,
         resolve: None,
     };
     let bytes = entry.bytes();
@@ -199,7 +200,10 @@ mod tests {
     use millstream_record::{BatchBuilder, BatchOptions};
 
     use super::*;
-    use crate::{LogId, LogOptions, Storage, StorageOptions, sync_log::Synced};
+    use crate::{
+        LogId, LogOptions, Storage, StorageOptions,
+        sync_log::{Cause, Synced},
+    };
 
     const EPOCH: LeaderEpoch = LeaderEpoch(1);
 
@@ -244,7 +248,7 @@ mod tests {
         }
 
         fn sync(&self) {
-            assert!(matches!(self.log.sync(false), Ok(Synced::Done)));
+            assert!(matches!(self.log.sync(Cause::Turn), Ok(Synced::Done)));
         }
     }
 

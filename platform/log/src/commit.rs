@@ -7,7 +7,7 @@ use crate::{
     bytes_io::failing,
     fault::{self, Fault},
     frame::{FRAME_HEADER_BYTES, GROUP_ALIGN, Kind, Place, align},
-    journal::{Entry, FullFile, Journal, PanicGuard, Work, reject},
+    journal::{Entry, FullFile, Journal, PanicGuard, Way, Work, reject},
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
 };
 
@@ -61,7 +61,7 @@ impl Committer {
     /// Commits all that is pending, group by group. Fails with none when the journal was stopped on the way.
     async fn commit_all(&mut self, pending: &mut VecDeque<Entry>) -> Result<(), Option<StorageFailed>> {
         while !pending.is_empty() {
-            let count = self.group(pending);
+            let count = self.group(pending)?;
             if count == 0 {
                 self.next_file().await?;
                 continue;
@@ -82,37 +82,54 @@ impl Committer {
         Ok(())
     }
 
-    /// How many of the pending entries make the next group; none if the first one does not fit the file.
-    fn group(&self, pending: &VecDeque<Entry>) -> usize {
+    /// How many of the pending entries make the next group; none if the first one does not fit the file. What may travel by
+    /// reference, and does, is durable in its segment when this returns.
+    fn group(&self, pending: &mut VecDeque<Entry>) -> Result<usize, StorageFailed> {
         let room = self.active.header.file_bytes - self.at;
-        let mut bytes = 0;
+        let (mut bytes, mut synced_bytes) = (0, 0);
         let mut count = 0;
         for entry in pending {
-            bytes += entry.bytes();
+            if entry.way == Way::Undecided {
+                let lsn = entry.frame.lsn;
+                let mut durable = entry.log.is_marked(lsn);
+                if !durable {
+                    // Those before it have waited long enough.
+                    if synced_bytes > self.journal.options.group_bytes_max {
+                        break;
+                    }
+                    durable = entry.log.sync_for_reference(lsn)?;
+                    synced_bytes += entry.bytes();
+                }
+                entry.way = if durable { Way::Reference } else { Way::Whole };
+            }
+            bytes += entry.journal_bytes();
             if bytes as u64 > room || (count > 0 && bytes > self.journal.options.group_bytes_max) {
                 break;
             }
             count += 1;
         }
-        count
+        Ok(count)
     }
 
     /// Writes and syncs one group.
     fn write(&mut self, group: &[Entry]) -> Result<(), StorageFailed> {
         let place = Place { nonce: self.active.header.nonce, synced_lsn: self.synced_lsn };
         self.heads.clear();
-        self.heads.extend(group.iter().map(|entry| entry.frame.encode(place)));
+        self.heads.extend(group.iter().map(|entry| entry.journaled().encode(place)));
         let mut parts = Vec::with_capacity(3 * group.len() + 1);
         let mut bytes = 0;
         for (entry, head) in group.iter().zip(&self.heads) {
             parts.push(IoSlice::new(head));
+            bytes += entry.journal_bytes() as u64;
+            if entry.is_reference() {
+                continue;
+            }
             if entry.prefix_bytes > 0 {
                 parts.push(IoSlice::new(&entry.prefix[..entry.prefix_bytes]));
             }
             if !entry.body.is_empty() {
                 parts.push(IoSlice::new(&entry.body));
             }
-            bytes += entry.bytes() as u64;
         }
         let end = align(self.at + bytes);
         let padding = (end - self.at - bytes) as usize;

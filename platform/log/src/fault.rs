@@ -9,6 +9,10 @@
 pub enum Fault {
     /// The journal is written and not synced, and its tickets resolve.
     SkipSync,
+    /// A reference is journaled before the log's mark covers what it stands for.
+    EarlyReference,
+    /// Segments are not synced before a mark that a reference needs.
+    SkipSegmentSync,
     /// A batch that is sent again is answered as durable before the first one is.
     EarlyDuplicate,
     /// A leader that starts again writes on in the epoch that was.

@@ -24,7 +24,7 @@ const MAGIC: u32 = u32::from_be_bytes(*b"MSfr");
 pub(crate) enum Kind {
     /// One batch, which is the payload.
     Append = 1,
-    /// One batch that was synced in its segment: not built.
+    /// One batch that the log's mark covered, durably, before this was written. No payload.
     AppendRef = 2,
     /// A leader's term begins at the base offset.
     EpochStart = 3,
@@ -43,7 +43,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// The kind, if this version can replay it.
     fn built(code: u8) -> Option<Self> {
-        [Self::Append, Self::EpochStart, Self::Truncate, Self::LogStart, Self::Drop, Self::Carry]
+        [Self::Append, Self::AppendRef, Self::EpochStart, Self::Truncate, Self::LogStart, Self::Drop, Self::Carry]
             .into_iter()
             .find(|kind| *kind as u8 == code)
     }
@@ -68,8 +68,8 @@ pub(crate) struct Frame {
     pub(crate) end_offset: Offset,
     /// Bytes of payload.
     pub(crate) payload_bytes: u32,
-    /// For `Append` the batch's own CRC, which covers it from byte 21; what is before repeats the frame. For `Carry` that of the
-    /// whole payload. Else 0.
+    /// For `Append` and `AppendRef` the batch's own CRC, which covers it from byte 21; what is before repeats the frame. For
+    /// `Carry` that of the whole payload. Else 0.
     pub(crate) payload_crc: u32,
 }
 
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn kinds_that_are_not_built_are_a_newer_versions() {
         let (frame, place) = frame();
-        for kind in [0, 2, 7, 9, 255] {
+        for kind in [0, 7, 9, 255] {
             let mut bytes = frame.encode(place);
             bytes[32] = kind;
             let crc = crc32c(&bytes[8..]);

@@ -20,7 +20,7 @@ use crate::{
     AppendError, CommitError, PartitionLog, StorageFailed, StorageOptions,
     bytes_io::failing,
     carry::Carrying,
-    frame::{FRAME_HEADER_BYTES, Frame, GROUP_ALIGN},
+    frame::{FRAME_HEADER_BYTES, Frame, GROUP_ALIGN, Kind},
     handles::Handles,
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
     producers::{Limits, PRODUCERS_MAX},
@@ -41,14 +41,44 @@ pub(crate) struct Entry {
     /// The rest of the payload: the producer's own bytes.
     pub(crate) body: Bytes,
     pub(crate) log: Arc<PartitionLog>,
+    /// Whether the payload goes to the journal.
+    pub(crate) way: Way,
     /// Who waits for this frame, if anybody.
     pub(crate) resolve: Option<Resolve>,
 }
 
+/// What the journal gets of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// All of it.
+    Whole,
+    /// That is decided when its turn comes.
+    Undecided,
+    /// A reference: the log's mark covers it, durably.
+    Reference,
+}
+
 impl Entry {
-    /// Bytes that the frame takes in the journal.
+    /// Bytes that the entry holds until it is durable.
     pub(crate) fn bytes(&self) -> usize {
         FRAME_HEADER_BYTES + self.prefix_bytes + self.body.len()
+    }
+
+    /// Bytes that the frame takes in the journal.
+    pub(crate) fn journal_bytes(&self) -> usize {
+        if self.is_reference() { FRAME_HEADER_BYTES } else { self.bytes() }
+    }
+
+    pub(crate) fn is_reference(&self) -> bool {
+        self.way == Way::Reference
+    }
+
+    /// The frame as it is journaled.
+    pub(crate) fn journaled(&self) -> Frame {
+        match self.is_reference() {
+            true => Frame { kind: Kind::AppendRef, payload_bytes: 0, ..self.frame },
+            false => self.frame,
+        }
     }
 }
 

@@ -65,14 +65,15 @@
 //!            group: one write, one sync, filled up to 4096 bytes
 //! ```
 //!
-//! Kinds: 1 Append (the payload is the batch), 2 AppendRef, 3 EpochStart, 4 Truncate (its base offset is the new
-//! end, its epoch the latest that is left), 5 LogStart (its base offset is the start), 6 Drop, 7 DurabilityChange, 8 Carry (the payload is batches, one after the
-//! other as stored; base offset and end offset are theirs together). Those that this version does not build (2, 7 and any
-//! other) are refused at replay as a newer version's.
+//! Kinds: 1 Append (the payload is the batch), 2 AppendRef (an Append without its payload: the log's mark covers it),
+//! 3 EpochStart, 4 Truncate (its base offset is the new end, its epoch the latest that is left), 5 LogStart (its base offset is
+//! the start), 6 Drop, 7 DurabilityChange, 8 Carry (the payload is batches, one after the other as stored; base offset and end
+//! offset are theirs together). Those that this version does not build (7 and any other) are refused at replay as a newer
+//! version's.
 //!
 //! An Append's payload CRC is the batch's own, which covers it from byte 21; bytes 0..21 must repeat the frame's base offset,
-//! epoch, length and CRC. So no byte is summed twice, and a caller must have checked the CRC of what it appends. A Carry's payload
-//! CRC covers all of the payload.
+//! epoch, length and CRC. So no byte is summed twice, and a caller must have checked the CRC of what it appends. An AppendRef has
+//! that CRC, too, and a payload length of 0. A Carry's payload CRC covers all of the payload.
 //!
 //! The *nonce* tells a file's frames from what an earlier use left. The *synced LSN* says up to where the journal was durable when
 //! the frame was written: a sound frame that proves an unsound one before it to have been durable means damage, not a torn tail.
@@ -85,6 +86,11 @@
 //!    disk refuses before anything is journaled. The first frame since the last sync *pins* the journal from it on.
 //! 2. The commit loop (`commit`) takes all that is queued, up to `group_bytes_max`, as one group: one vectored write, one
 //!    fdatasync. Then flushed ends advance and tickets resolve. What arrives meanwhile is the next group: no timer.
+//!    An append of `append_ref_bytes` (1 MiB) or more is not written twice: before the group that it is in is written, the loop
+//!    syncs its log, segments and mark (`sync_log`), unless a mark covers it already; the journal gets an AppendRef. Where
+//!    that is not to be had at once, it is journaled whole: where the log's own files lack something, the log is being
+//!    cut or synced, or more than `queue_bytes_max` would have to be synced with it. The log pins the journal as
+//!    before: what such a sync leaves out (its index, producers, segments below its start) has its turn in the background.
 //! 3. The sync loop (`sync`) prepares the next file when the present one is half full. When the journal is half full, the logs
 //!    that pin the oldest file are *carried forward*, where that is cheaper (`carry`): all batches past the mark, at most
 //!    64 KiB, go into the journal again as one Carry, and when that is durable, the log pins the journal from there on only. Else the
@@ -127,9 +133,12 @@
 //!    journal in the order of LSNs, skipping what a mark already covers. It ends where the next LSN is not found; see
 //!    *synced LSN* above. The frames of a log that was carried forward may begin past its end, since its first ones went with
 //!    their file: they are passed over up to a Carry that has all of them, which must follow (or the log's Drop). Of a Carry, the
-//!    batches that the log does not have yet are applied, each like an Append.
+//!    batches that the log does not have yet are applied, each like an Append. An AppendRef is covered by the mark. Where it is
+//!    not, the log's deletion must follow, which took its files; else the mark is damaged or missing, and the start is refused.
 //! 4. Sync every log that the journal names: even one whose mark covers all, since a killed process may leave marks that can be
-//!    read and are not durable. (Several at a time, `sync_all`, as they were loaded.)
+//!    read and are not durable. (Several at a time, `sync_all`, as they were loaded.) Also every log whose mark is ahead of
+//!    the journal, by an append whose frame is not there since the crash came between the two: it was never acknowledged, and is
+//!    a record from now on.
 //! 5. Prepare a fresh journal file, rename the old ones to spares.
 //! 6. Serve.
 //!

@@ -19,7 +19,7 @@ use crate::{
     compact::passes::Passes,
     fault::{self, Fault},
     frame::{FRAME_HEADER_BYTES, Frame, Kind},
-    journal::{Entry, Journal},
+    journal::{Entry, Journal, Way},
     producers::{Producers, Verdict},
     segment::Segment,
     state::{Checkpoint, Part, State},
@@ -39,6 +39,8 @@ pub struct PartitionLog {
     flushed: watch::Sender<Flushed>,
     tail: Arc<Tail>,
     state: Mutex<State>,
+    /// Held while the log is synced: the sync loop does that, and the commit loop where nobody else does.
+    syncing: Mutex<()>,
     /// Held by the pass of compaction that is under way: the passes before, once they were read.
     compacting: Mutex<Option<Passes>>,
 }
@@ -80,7 +82,7 @@ enum WriteError {
 /// How an append becomes durable.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Travel {
-    /// Through the journal, which is synced at once.
+    /// Through the journal, which is synced at once; or by a reference in it, as the commit loop decides.
     Journal,
     /// In the segment, which is synced in the background: the ticket does not wait.
     Background,
@@ -193,7 +195,8 @@ impl PartitionLog {
         let dir = journal.options.dir.join(id.path());
         let flushed = Flushed { end: flushed, cut_lsn: 0, cut_end: Offset(0), cuts: 0 };
         let (tail, flushed) = (journal.tails.tail(), watch::Sender::new(flushed));
-        Self { id, dir, durability, journal, flushed, tail, state: Mutex::new(state), compacting: Mutex::default() }
+        let (state, syncing, compacting) = (Mutex::new(state), Mutex::default(), Mutex::default());
+        Self { id, dir, durability, journal, flushed, tail, state, syncing, compacting }
     }
 
     /// A log that holds nothing. Its directory must be made before the first append.
@@ -227,6 +230,10 @@ impl PartitionLog {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    pub(crate) fn syncing(&self) -> &Mutex<()> {
+        &self.syncing
     }
 
     pub(crate) fn compacting(&self) -> &Mutex<Option<Passes>> {
@@ -281,7 +288,7 @@ impl PartitionLog {
         Ok(ticket)
     }
 
-    /// Where a batch goes. The one place for `AppendRef`: large batches that are synced in their segment.
+    /// How a batch becomes durable.
     fn travel(&self) -> Travel {
         match self.durability {
             Durability::Fsync => Travel::Journal,
@@ -304,6 +311,8 @@ impl PartitionLog {
                 idempotent = Some(header);
             }
         }
+        let bytes = journal_bytes - batches.len() * FRAME_HEADER_BYTES;
+        let way = if bytes >= self.journal.options.append_ref_bytes { Way::Undecided } else { Way::Whole };
         let (resolve, ticket) = match travel {
             Travel::Journal => Some(Ticket::new()),
             Travel::Background => None,
@@ -329,7 +338,7 @@ impl PartitionLog {
         let mut entries = Vec::with_capacity(batches.len());
         let (followed, mut copies) = (self.tail.is_followed(), Vec::new());
         for batch in batches {
-            match self.write(&mut state, batch, epoch, now) {
+            match self.write(&mut state, batch, epoch, now, way) {
                 Ok(entry) => {
                     if followed {
                         let Entry { frame, prefix, body, .. } = &entry;
@@ -410,6 +419,7 @@ impl PartitionLog {
         batch: &Bytes,
         epoch: LeaderEpoch,
         now: TimestampMs,
+        way: Way,
     ) -> Result<Entry, WriteError> {
         let mut prefix = [0; PATCH_BYTES];
         prefix.copy_from_slice(&batch[..PATCH_BYTES]);
@@ -430,7 +440,7 @@ impl PartitionLog {
             payload_bytes: u32::try_from(batch.len()).unwrap_or(u32::MAX),
             payload_crc: header.crc,
         };
-        Ok(Entry { frame, prefix, prefix_bytes: PATCH_BYTES, body, log: self.clone(), resolve: None })
+        Ok(Entry { frame, prefix, prefix_bytes: PATCH_BYTES, body, log: self.clone(), way, resolve: None })
     }
 
     pub(crate) fn segment(&self, base: Offset) -> Segment {
@@ -507,6 +517,7 @@ impl PartitionLog {
             prefix_bytes: 0,
             body: Bytes::new(),
             log: self.clone(),
+            way: Way::Whole,
             resolve: Some(resolve),
         }
     }

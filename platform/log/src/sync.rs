@@ -14,7 +14,7 @@ use crate::{
     journal_file::{self, FileHeader},
     state::Pin,
     sync_all::sync_all,
-    sync_log::Synced,
+    sync_log::{Cause, Synced},
 };
 
 /// How much of a deleted file is given back to the file system at once, bytes: all of a large one takes most of a second.
@@ -240,7 +240,7 @@ pub(crate) fn retire(journal: &Journal, path: &std::path::Path, sequence: u64) -
 
 /// Syncs one log. Whether that went through: what was postponed waits for the next tick.
 fn sync_log(journal: &Arc<Journal>, log: &Arc<PartitionLog>) -> Result<bool, StorageFailed> {
-    match log.sync(false)? {
+    match log.sync(Cause::Turn)? {
         Synced::Done => {
             journal.ring().postponed = None;
             Ok(true)
@@ -300,13 +300,13 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         let due = std::mem::take(&mut queue.due);
         due.into_iter().chain(std::mem::take(&mut queue.unjournaled)).collect::<Vec<_>>()
     };
-    sync_all(journal, &logs, true)?;
+    sync_all(journal, &logs, Cause::Closing)?;
     loop {
         let pinning: Vec<_> = journal.queue().pins.values().cloned().collect();
         if pinning.is_empty() {
             break;
         }
-        sync_all(journal, &pinning, true)?;
+        sync_all(journal, &pinning, Cause::Closing)?;
     }
     let moved = std::mem::take(&mut journal.queue().moved);
     // Whose files had followed before the frame was durable.

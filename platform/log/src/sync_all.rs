@@ -10,24 +10,29 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{PartitionLog, StorageFailed, bytes_io::failing, journal::Journal, sync_log::Synced};
+use crate::{
+    PartitionLog, StorageFailed,
+    bytes_io::failing,
+    journal::Journal,
+    sync_log::{Cause, Synced},
+};
 
-/// Syncs all of `logs`, several at a time. Nobody else may be syncing one of them. `closing`: see [`PartitionLog::sync`].
+/// Syncs all of `logs`, several at a time. Nobody else may be syncing one of them.
 ///
 /// # Errors
 /// The first failure; also where the disk lacks something, since nobody will try again.
-pub(crate) fn sync_all(journal: &Journal, logs: &[Arc<PartitionLog>], closing: bool) -> Result<(), StorageFailed> {
+pub(crate) fn sync_all(journal: &Journal, logs: &[Arc<PartitionLog>], cause: Cause) -> Result<(), StorageFailed> {
     sync_parents(journal, logs)?;
     let again = Mutex::new(Vec::new());
     each(journal, logs, |log| {
-        if let Synced::Postponed(..) = log.sync(closing)? {
+        if let Synced::Postponed(..) = log.sync(cause)? {
             again.lock().push(log.clone());
         }
         Ok(())
     })?;
     // One that was refused just before another gave up the ballast finds room now.
     for log in again.into_inner() {
-        if let Synced::Postponed(_, failure) = log.sync(closing)? {
+        if let Synced::Postponed(_, failure) = log.sync(cause)? {
             return Err(failure);
         }
     }

@@ -10,7 +10,9 @@ use crate::{
     bytes_io::failing,
     carry::Carried,
     epochs::Epochs,
+    fault::{self, Fault},
     index::Index,
+    journal::Queue,
     mark::{Mark, Saved},
     producers::Producers,
     snapshot,
@@ -23,9 +25,23 @@ const INDEX_ENTRIES_STEP: usize = 256;
 /// The producers are written down again when this part of the journal was appended to the log since they were (1 MiB by
 /// default): a start walks over no more.
 const SNAPSHOT_STEP_PART: u64 = 1024;
+/// So many times as much where an append waits for it: large batches are few, and a start walks over their headers only.
+const SNAPSHOT_STEPS: u64 = 64;
+
+/// Why a log is synced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// In the background, or at a start.
+    Turn,
+    /// A reference to what it holds is to be journaled: what need not be written now is not.
+    Reference,
+    /// The storage is closing: all of it is written down.
+    Closing,
+}
 
 /// What one sync takes on.
 struct Plan {
+    cause: Cause,
     /// Segments that may have unsynced bytes, in order; the last is the active one.
     parts: Vec<Part>,
     /// The active segment's index, if its file is to be written.
@@ -84,18 +100,23 @@ impl PartitionLog {
     }
 
     /// Syncs all that was appended before this call and persists the mark; then the journal is pinned no more by it.
-    /// One at a time: only recovery and the sync loop call this. `closing` writes the active index as well.
+    /// Only recovery and the sync loop call this.
     ///
     /// # Errors
     /// The failure; the caller spreads it.
-    pub(crate) fn sync(self: &Arc<Self>, closing: bool) -> Result<Synced, StorageFailed> {
+    pub(crate) fn sync(self: &Arc<Self>, cause: Cause) -> Result<Synced, StorageFailed> {
+        let _alone = self.syncing().lock();
+        self.sync_alone(cause)
+    }
+
+    fn sync_alone(self: &Arc<Self>, cause: Cause) -> Result<Synced, StorageFailed> {
         match self.cut_files() {
             Ok(()) => {}
             // It is among those that have moved, and has its turn again.
             Err(SyncError::Lacking(lack, failure)) => return Ok(Synced::Postponed(lack, failure)),
             Err(SyncError::Failed(failure)) => return Err(failure),
         }
-        let Some(mut plan) = self.plan_sync(closing) else { return Ok(Synced::Done) };
+        let Some(mut plan) = self.plan_sync(cause) else { return Ok(Synced::Done) };
         match self.carry_out(&plan) {
             Ok(()) => {
                 self.finish_sync(&plan);
@@ -118,12 +139,43 @@ impl PartitionLog {
         }
     }
 
+    /// Whether a durable mark covers frame `lsn`.
+    pub(crate) fn is_marked(&self, lsn: u64) -> bool {
+        self.state().mark.is_some_and(|mark| mark.lsn >= lsn)
+    }
+
+    /// Makes durable in the log's own files what frame `lsn` appended, where that is to be had at once. Whether it is: then the
+    /// journal needs no more than a reference. Only the commit loop calls this.
+    ///
+    /// # Errors
+    /// As of [`PartitionLog::sync`].
+    pub(crate) fn sync_for_reference(self: &Arc<Self>, lsn: u64) -> Result<bool, StorageFailed> {
+        if fault::is_on(Fault::EarlyReference) {
+            return Ok(true);
+        }
+        // What else there is to be synced would keep everybody waiting: it has its turn in the background, or has it now.
+        let Some(_alone) = self.syncing().try_lock() else { return Ok(self.is_marked(lsn)) };
+        {
+            let state = self.state();
+            if state.cut.is_some() || state.unsynced_bytes > self.journal().options.queue_bytes_max as u64 {
+                return Ok(false);
+            }
+        }
+        match self.sync_alone(Cause::Reference)? {
+            Synced::Done => Ok(self.is_marked(lsn)),
+            // The journal has room that the log's own files lack.
+            Synced::Postponed(..) => Ok(false),
+        }
+    }
+
     fn carry_out(&self, plan: &Plan) -> Result<(), SyncError> {
         let disk = self.disk();
         for part in plan.parts.iter().filter(|part| part.len > 0) {
             let path = &part.segment.path;
             let file = part.segment.handle.reader().map_err(refused("open", path))?;
-            file.sync_data().map_err(failing("sync", path))?;
+            if plan.cause != Cause::Reference || !fault::is_on(Fault::SkipSegmentSync) {
+                file.sync_data().map_err(failing("sync", path))?;
+            }
         }
         self.store_indexes(plan);
         if let Some(epochs) = &plan.epochs {
@@ -165,7 +217,7 @@ impl PartitionLog {
         Ok(())
     }
 
-    fn plan_sync(self: &Arc<Self>, closing: bool) -> Option<Plan> {
+    fn plan_sync(self: &Arc<Self>, cause: Cause) -> Option<Plan> {
         let mut state = self.state();
         if state.discarded {
             return None;
@@ -183,12 +235,12 @@ impl PartitionLog {
         let listed = std::mem::take(&mut state.listed);
         let unsynced_bytes = std::mem::take(&mut state.unsynced_bytes);
         let stored = state.index_stored;
-        let step = if closing { 1 } else { INDEX_ENTRIES_STEP };
+        let step = if cause == Cause::Closing { 1 } else { INDEX_ENTRIES_STEP };
         let index = state.index().filter(|index| index.len() >= stored + step).cloned();
         if let Some(index) = &index {
             state.index_stored = index.len();
         }
-        let producers = self.plan_snapshot(&mut state, closing);
+        let producers = self.plan_snapshot(&mut state, cause);
         Some(Plan {
             parts: state.parts[state.synced_parts..].to_vec(),
             index,
@@ -196,20 +248,22 @@ impl PartitionLog {
             producers,
             dir_changed: std::mem::take(&mut state.dir_changed),
             parents_changed: std::mem::take(&mut state.parents_changed),
+            cause,
             mark: state.next_mark(self.durability()),
             first_mark: state.mark.is_none(),
             unsynced_bytes,
             listed,
-            retired: std::mem::take(&mut state.retired),
+            retired: if cause == Cause::Reference { Vec::new() } else { std::mem::take(&mut state.retired) },
         })
     }
 
     /// Takes the producers as they are now, if they have changed and it is time to write them down.
-    fn plan_snapshot(&self, state: &mut State, closing: bool) -> Option<(Producers, Offset)> {
+    fn plan_snapshot(&self, state: &mut State, cause: Cause) -> Option<(Producers, Offset)> {
         let step = self.journal().options.journal_bytes_max / SNAPSHOT_STEP_PART;
+        let step = if cause == Cause::Reference { step * SNAPSHOT_STEPS } else { step };
         // Batches below the start can tell of no producer any more.
         let last_chance = state.start > state.saved.at;
-        if !state.saved.behind || !(closing || last_chance || state.unsaved_bytes >= step) {
+        if !state.saved.behind || !(cause == Cause::Closing || last_chance || state.unsaved_bytes >= step) {
             return None;
         }
         state.producers.expire(self.journal().now());
@@ -264,6 +318,11 @@ impl PartitionLog {
         if plan.listed && !std::mem::replace(&mut state.listed, true) {
             queue.unjournaled.push(self.clone());
         }
+        self.keep_pin(&mut state, &mut queue);
+    }
+
+    /// Ends a sync without setting the journal free.
+    fn keep_pin(self: &Arc<Self>, state: &mut State, queue: &mut Queue) {
         if let Pin::Syncing { at, after } = state.pin {
             state.pin = at.or(after).map_or(Pin::Free, Pin::At);
             // The first is there still.
@@ -280,7 +339,10 @@ impl PartitionLog {
         let last = &plan.parts[synced].segment.base;
         state.synced_parts = state.parts.partition_point(|part| part.segment.base < *last).min(state.parts.len() - 1);
         state.mark = Some(plan.mark);
-        if let Pin::Syncing { at, after } = state.pin {
+        if plan.cause == Cause::Reference {
+            // What was not written is, when the log has its turn: at the latest when the storage is closed.
+            self.keep_pin(&mut state, &mut self.journal().queue());
+        } else if let Pin::Syncing { at, after } = state.pin {
             let mut queue = self.journal().queue();
             let gone = at.and_then(|at| queue.pins.remove(&at));
             state.pin = after.map_or(Pin::Free, Pin::At);
@@ -350,7 +412,7 @@ mod tests {
         for _ in 0..12 {
             let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
         }
-        let plan = log.plan_sync(false).unwrap();
+        let plan = log.plan_sync(Cause::Turn).unwrap();
         assert_eq!(plan.parts.len(), 4);
         (storage, log, plan)
     }
@@ -362,7 +424,7 @@ mod tests {
 
     /// A sync that writes all but the mark, and then a start, with what was durable or with what a killed process leaves.
     fn lose_the_mark(world: &World, storage: Storage, log: Arc<PartitionLog>, power: bool) -> Arc<PartitionLog> {
-        let plan = log.plan_sync(false).unwrap();
+        let plan = log.plan_sync(Cause::Turn).unwrap();
         world.disk().inject(Fault::nth(DiskOperation::Write, 1).on("/mark").for_good());
         assert!(log.carry_out(&plan).is_err());
         world.disk().clear_faults();
@@ -418,13 +480,70 @@ mod tests {
         let (storage, log, plan) = planned(&world, Durability::Fsync);
         carry_on(&log, &plan);
         world.run_until(log.start_epoch(LeaderEpoch(2)).unwrap()).unwrap();
-        assert!(matches!(log.sync(false), Ok(Synced::Done)));
+        assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
         for _ in 0..3 {
             let _ = log.append(batch(), LeaderEpoch(2)).unwrap();
         }
         drop(log.advance_start(Offset(15)).unwrap());
         let log = lose_the_mark(&world, storage, log, true);
         assert_eq!((log.end_offset(), log.latest_epoch()), (Offset(12), Some(LeaderEpoch(2))));
+    }
+
+    /// A commit waits for it, and with it everybody else.
+    #[test]
+    fn a_sync_for_a_reference_leaves_to_the_background_what_can_wait() {
+        let world = World::new(1);
+        let (_storage, log, plan) = planned(&world, Durability::Fsync);
+        carry_on(&log, &plan);
+        let left = || {
+            let state = log.state();
+            (state.retired.len(), state.pin)
+        };
+        assert_eq!(left(), (0, Pin::Free));
+        let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
+        drop(log.advance_start(Offset(7)).unwrap());
+        let lsn = log.state().lsn;
+        assert!(!log.is_marked(lsn));
+        assert!(log.sync_for_reference(lsn).unwrap() && log.is_marked(lsn));
+        assert_eq!(log.state().mark.unwrap().start, Offset(7));
+        assert_eq!(left(), (2, Pin::At(13)), "segments go later, and so that this is known");
+        assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
+        assert_eq!(left(), (0, Pin::Free));
+
+        // Producers are written down seldom, and not never: a start walks over what follows.
+        let few = log.journal().options.journal_bytes_max / SNAPSHOT_STEP_PART;
+        let saved_at = |unsaved_bytes, cause| {
+            let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
+            (log.state().saved.behind, log.state().unsaved_bytes) = (true, unsaved_bytes);
+            let lsn = log.state().lsn;
+            match cause {
+                Cause::Reference => assert!(log.sync_for_reference(lsn).unwrap()),
+                cause => assert!(matches!(log.sync(cause), Ok(Synced::Done))),
+            }
+            let state = log.state();
+            (state.saved.at == state.end, state.mark.unwrap().producers == state.saved)
+        };
+        assert_eq!(saved_at(few, Cause::Turn), (true, true));
+        assert_eq!(saved_at(few * SNAPSHOT_STEPS - 1, Cause::Reference), (false, true));
+        assert_eq!(saved_at(few * SNAPSHOT_STEPS, Cause::Reference), (true, true));
+
+        // Another sync is under way.
+        let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
+        let lsn = log.state().lsn;
+        let syncing = log.syncing().lock();
+        let (answered, answer) = std::sync::mpsc::channel();
+        let asking = log.clone();
+        std::thread::spawn(move || answered.send(asking.sync_for_reference(lsn).unwrap()));
+        assert_eq!(answer.recv_timeout(std::time::Duration::from_secs(10)), Ok(false), "nobody waits for it");
+        drop(syncing);
+        // More than a queue full would have to be synced with it.
+        let most = log.journal().options.queue_bytes_max as u64;
+        let unsynced_bytes = std::mem::replace(&mut log.state().unsynced_bytes, most + 1);
+        assert!(!log.sync_for_reference(lsn).unwrap());
+        log.state().unsynced_bytes = unsynced_bytes;
+        // The log is being cut.
+        drop(log.truncate(Offset(12)).unwrap());
+        assert!(!log.sync_for_reference(lsn).unwrap() && !log.is_marked(lsn));
     }
 
     #[test]
@@ -436,7 +555,7 @@ mod tests {
         assert_eq!(log.flushed_end(), Offset(0), "what was synced is of before");
         assert_eq!(log.state().mark.unwrap().end, Offset(12));
         assert_eq!(log.state().synced_parts, 2);
-        assert!(matches!(log.sync(false), Ok(Synced::Done)));
+        assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
         let mark = log.state().mark.unwrap();
         assert_eq!((mark.end, mark.segment_base), (Offset(7), Offset(6)));
         assert_eq!(log.flushed_end(), Offset(7));

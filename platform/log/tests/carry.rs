@@ -17,6 +17,8 @@ use millstream_model::{LeaderEpoch, Offset};
 use millstream_record::BatchHeader;
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
+/// Above what the busy log appends.
+const REF_BYTES: usize = 20_000;
 /// The log that fills the journal.
 const BUSY: i32 = 1_000;
 
@@ -38,6 +40,7 @@ impl Bench {
     fn open(&mut self) -> Result<(), OpenError> {
         // What is carried is at most a fourth of a file; no log is synced for want of open files.
         let options = StorageOptions {
+            append_ref_bytes: REF_BYTES,
             journal_file_bytes: 256 << 10,
             journal_bytes_max: 1 << 20,
             open_segments_max: 1_000,
@@ -214,6 +217,47 @@ fn a_crash_at_any_call_of_the_disk_loses_nothing_of_what_is_carried() {
         }
     }
     assert!(carried > 0, "nothing was carried");
+}
+
+/// Of batches of which the journal has no more than a reference nothing is carried, wherever they lie among others.
+#[test]
+fn what_was_synced_for_a_reference_is_not_carried() {
+    for kill in [false, true] {
+        let mut bench = Bench::new(1, 3);
+        let append = |bench: &mut Bench, partition: usize, bytes| {
+            bench.time += 1;
+            let batch = batch(1, bytes, bench.time);
+            let appended = bench.log(partition as i32).append(batch.clone(), EPOCH).unwrap();
+            bench.stored[partition].push(stored(&batch, appended.base_offset, EPOCH));
+            bench.world.run_until(appended.ticket).unwrap();
+        };
+        for (partition, sizes) in
+            [[100, REF_BYTES, 100], [REF_BYTES, 100, 100], [100, 100, REF_BYTES]].iter().enumerate()
+        {
+            sizes.iter().for_each(|bytes| append(&mut bench, partition, *bytes));
+        }
+        bench.turn(3);
+        let carried = bench.frames(8);
+        let bases = carried.iter().map(|(path, at)| {
+            let mut bytes = [0; 40];
+            let file = bench.world.disk().open(path, OpenMode::Read).unwrap();
+            file.read_at(&mut bytes, at + 56).unwrap();
+            let offset = |at| i64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+            (i32::from_be_bytes(bytes[..4].try_into().unwrap()), offset(24), offset(32))
+        });
+        // The third has nothing past its mark.
+        assert_eq!(bases.collect::<Vec<_>>(), [(0, 2, 3), (1, 1, 3)]);
+        assert_eq!(bench.frames(2).len(), 0, "the file with the references is recycled");
+        bench.end(kill);
+        bench.check();
+        for partition in 0..3 {
+            append(&mut bench, partition, REF_BYTES);
+            append(&mut bench, partition, 100);
+        }
+        bench.turn(3);
+        bench.end(kill);
+        bench.check();
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
 use self::{files::JournalFiles, load::load_logs, replay::Replay};
 use crate::{
     LogId, OpenError, PartitionLog, ReadError, StorageFailed, data_dir::io, journal::Journal, journal_file::ReadyFile,
-    sync_all::sync_all,
+    sync_all::sync_all, sync_log::Cause,
 };
 
 /// What recovery hands over.
@@ -63,7 +63,7 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
     }
     let mut touched: Vec<_> = replay.touched.values().cloned().collect();
     touched.sort_by_key(|log| log.id());
-    sync_all(journal, &touched, false).map_err(failed)?;
+    sync_all(journal, &touched, Cause::Turn).map_err(failed)?;
     let active = files.start_afresh(journal)?;
     Ok(Outcome { logs: replay.logs, active, replayed_frames: replay.frames, replayed_bytes: replay.bytes })
 }

@@ -47,14 +47,15 @@ impl Replay<'_> {
     pub(super) fn run(&mut self, files: &JournalFiles) -> Result<u64, OpenError> {
         let mut next = 1 + self.logs.values().map(|log| log.state().lsn).max().unwrap_or(0);
         let mut expected = None;
-        let mut ended_in = 0;
+        let (mut ended_in, mut floor) = (0, 1);
         let mut empty: Option<usize> = None;
         let mut scans = Vec::with_capacity(files.used.len());
         for (sequence, path) in &files.used {
             scans.push(Scan::open(&*self.journal.disk, path, *sequence, self.journal.directory_id)?);
         }
         for (at, scan) in scans.iter_mut().enumerate() {
-            next = next.max(scan.header().lsn_floor);
+            floor = scan.header().lsn_floor.max(floor);
+            next = next.max(floor);
             let before = expected;
             while let Some(found) = scan.next(expected)? {
                 if let Some(empty) = empty {
@@ -75,11 +76,14 @@ impl Replay<'_> {
             let reason = format!("frame {lsn} continues the log {id}, and what is before it is not there");
             return Err(OpenError::Damaged { path: self.journal.dir(), reason });
         }
+        let next_here = expected.unwrap_or(floor);
         for log in self.logs.values() {
             // The sound tail of a log without a journal is synced like what was replayed.
-            // So is a start below which something is left.
+            // So is a start below which something is left; and a mark ahead of the journal, which a killed process may have
+            // left where it can be read and is not durable: no frame here speaks of that log.
             let state = log.state();
-            let behind = state.unsynced_bytes > 0 || !state.retired.is_empty();
+            let ahead = !self.clean && state.lsn >= next_here;
+            let behind = state.unsynced_bytes > 0 || !state.retired.is_empty() || ahead;
             drop(state);
             if behind {
                 self.touched.insert(log.id(), log.clone());
@@ -95,7 +99,8 @@ impl Replay<'_> {
         }
         if let Some(log) = self.logs.get(&frame.log).filter(|log| log.state().unmarked) {
             // A log without a journal has its mark, durably, before it has anything else.
-            if frame.durability == Durability::Replicated {
+            // So has one of which the journal has only references.
+            if frame.durability == Durability::Replicated || frame.kind == Kind::AppendRef {
                 return Err(OpenError::MarkMissing { path: log.mark_path() });
             }
             cut_unmarked(self.journal, log)?;
@@ -122,8 +127,14 @@ impl Replay<'_> {
             return Ok(());
         }
         let journaled = frame.durability == Durability::Fsync;
+        let refers = frame.kind == Kind::AppendRef && journaled;
+        if refers && state.mark.is_some() {
+            let reason = format!("it is older than frame {} of the journal, which needs a later one", frame.lsn);
+            return Err(OpenError::Damaged { path: log.mark_path(), reason });
+        }
         let batches = matches!(frame.kind, Kind::Append | Kind::Carry);
-        let gap = frame.base_offset > state.end && journaled && (state.mark.is_none() || batches);
+        // What a frame refers to had a mark: where there is none, the log has gone as a whole.
+        let gap = refers || (frame.base_offset > state.end && journaled && (state.mark.is_none() || batches));
         if frame.kind == Kind::Carry && journaled && !gap {
             // It has all of the gap.
             self.orphans.remove(&frame.log);
@@ -140,7 +151,7 @@ impl Replay<'_> {
             return Err(lies("the log has another durability"));
         }
         match frame.kind {
-            Kind::Append | Kind::Carry if !journaled => return Err(lies("the log keeps no journal")),
+            Kind::Append | Kind::AppendRef | Kind::Carry if !journaled => return Err(lies("the log keeps no journal")),
             Kind::Append if frame.base_offset != state.end => {
                 return Err(lies(&format!("offset {} does not follow {}", frame.base_offset, state.end)));
             }
