@@ -148,6 +148,8 @@ struct History {
     quiet: i32,
     /// Logs are not synced for want of open files, but for the journal alone.
     roomy: bool,
+    /// From how many bytes on appends may travel by reference.
+    append_ref_bytes: usize,
 }
 
 enum Wait {
@@ -174,6 +176,8 @@ impl History {
         let world = World::new(seed);
         let rng = world.rng().fork();
         let roomy = rng.one_in(2);
+        // None, about a third, or most of the appends.
+        let append_ref_bytes = [usize::MAX, 1_500, 300][(seed % 3) as usize];
         Self {
             world,
             rng,
@@ -186,12 +190,15 @@ impl History {
             last_served: None,
             quiet: 0,
             roomy,
+            append_ref_bytes,
         }
     }
 
     fn open(&self) -> Result<(Storage, Recovered), OpenError> {
         let open_segments_max = if self.roomy { 32 } else { 4 };
-        Storage::open(StorageOptions { open_segments_max, ..options(Path::new("/data")) }, self.world.env())
+        let append_ref_bytes = self.append_ref_bytes;
+        let options = StorageOptions { open_segments_max, append_ref_bytes, ..options(Path::new("/data")) };
+        Storage::open(options, self.world.env())
     }
 
     fn id(&self, partition: i32) -> LogId {
@@ -725,6 +732,8 @@ fn a_broken_promise_is_found_by_its_name() {
     let mut found = Vec::new();
     for (fault, invariant) in [
         (Fault::SkipSync, "AcknowledgedIsRead"),
+        (Fault::EarlyReference, "SoundDiskOpens"),
+        (Fault::SkipSegmentSync, "SoundDiskOpens"),
         (Fault::EarlyDuplicate, "AcknowledgedIsRead"),
         (Fault::ReusedEpoch, "EpochIsOneLeaders"),
         (Fault::NoTruncate, "SoundDiskOpens"),
