@@ -50,8 +50,12 @@ impl State {
         if self.age.first.is_some() || active.len == 0 || self.age.segment_ms == u64::MAX {
             return Ok(());
         }
-        let header = active.segment.walk(0, active.len)?.next()?;
-        self.age.first = header.map(|(_, header)| header.max_timestamp);
+        self.age.first = match active.segment.walk(0, active.len)?.next() {
+            Ok(header) => header.map(|(_, header)| header.max_timestamp),
+            // The clock counts then.
+            Err(ReadError::Damaged { .. }) => Some(TimestampMs(-1)),
+            Err(error) => return Err(error),
+        };
         Ok(())
     }
 }
@@ -85,6 +89,12 @@ impl PartitionLog {
         let mut state = self.state();
         if !state.may_roll() {
             return Ok(false);
+        }
+        let base = state.active().segment.base;
+        state.settle_active(|base| self.segment(base))?;
+        if state.active().segment.base > base {
+            // Damage has closed it.
+            return Ok(true);
         }
         let newest = state.active_index()?.newest();
         let rolls = newest.0 >= 0 && newest < than;

@@ -212,7 +212,7 @@ pub enum AppendError {
         /// The file that could not be opened.
         path: PathBuf,
     },
-    /// What is on disk already is not what was written, so nothing can follow it.
+    /// What is on disk already cannot be read. (Where that is damage, records follow it in a segment of their own.)
     #[error(transparent)]
     Unreadable(#[from] ReadError),
     /// The log's end is being cut back: appends work again when that is done.

@@ -116,6 +116,12 @@ impl Index {
         after.checked_sub(1).map_or((0, 0), |at| self.entries[at].place())
     }
 
+    /// The delta of the batch at `position`, which is 0 or one that it has given.
+    pub(crate) fn delta_at(&self, position: u64) -> u64 {
+        let found = self.entries.binary_search_by_key(&position, |entry| u64::from(entry.position));
+        found.map_or(0, |at| self.entries[at].delta.into())
+    }
+
     /// The delta and the position of the first batch after `position` that it knows.
     pub(crate) fn after(&self, position: u64) -> Option<(u64, u64)> {
         let after = self.entries.partition_point(|entry| u64::from(entry.position) <= position);

@@ -124,6 +124,12 @@
 //! them: at the next batch, where headers lead from it to the next place that the index knows; else at that place. The operator
 //! is told once of each damaged place.
 //!
+//! Damage in a segment costs what it hides and no more. A closed segment whose end cannot be read is taken to end where the next
+//! one begins. Offsets that no segment holds, since a file is missing or cut short at a batch, are held by a segment without a byte or
+//! a file: they are lost, and named like others. A file that is shorter than its mark says is never made longer; the next
+//! segment begins at the log's end, as it does where the segment that is appended to is damaged past what its index knows. Epochs,
+//! producers, times and the place of a truncation are looked for past damage, in batches whose CRC is right. (`sound`)
+//!
 //! # Recovery
 //!
 //! 1. Lock the directory, check its version.

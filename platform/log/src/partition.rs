@@ -329,7 +329,8 @@ impl PartitionLog {
                 return Ok(duplicate);
             }
         }
-        state.active_index().map(|_| ()).and_then(|()| state.know_age()).map_err(|error| match error {
+        let settled = state.settle_active(|base| self.segment(base)).and_then(|()| state.know_age());
+        settled.map_err(|error| match error {
             ReadError::Io { path, source } if lack(&source).is_some() => AppendError::Descriptors { path },
             error => error.into(),
         })?;

@@ -8,8 +8,7 @@ use crate::{
     PartitionLog, ReadError,
     index::INTERVAL_BYTES,
     segment::Segment,
-    sound::{Checker, Extent, Found},
-    state::Part,
+    sound::{Checker, Extent, Found, Salvage, Step},
 };
 
 /// No read gathers more than this, bytes, whatever is asked for.
@@ -99,14 +98,16 @@ impl PartitionLog {
             let extent_end = state.parts.get(at + 1).map_or(state.end, |next| next.segment.base);
             let exact = state.recall(from, part.segment.base).map(|position| (from, position));
             let indexed = match exact {
-                None if at + 1 == state.parts.len() => Some(match state.active_index() {
-                    Ok(index) => index.place(u64::from(part.segment.delta(from))),
-                    // Its index cannot be made for the damage: what is before that can be read all the same.
-                    Err(ReadError::Damaged { .. }) => (0, 0),
+                None if at + 1 == state.parts.len() => match state.settle_active(|base| self.segment(base)) {
+                    Ok(()) => state.index().map(|index| index.place(u64::from(part.segment.delta(from)))),
+                    // It is being cut: what is before the damage can be read all the same.
+                    Err(ReadError::Damaged { .. }) => Some((0, 0)),
                     Err(error) => return Err(error),
-                }),
+                },
                 _ => None,
             };
+            // Damage may have closed it just now.
+            let indexed = indexed.filter(|_| at + 1 == state.parts.len());
             (Extent { part, end: extent_end }, exact, indexed, end)
         };
         let segment = &extent.part.segment;
@@ -141,7 +142,8 @@ impl PartitionLog {
     }
 
     /// The first record with a timestamp at or after `target`: its offset and its timestamp. None if there is none. Where a
-    /// batch is compressed in a way that cannot be looked into, its base offset and greatest timestamp stand for it.
+    /// batch is compressed in a way that cannot be looked into, its base offset and greatest timestamp stand for it. Damaged batches
+    /// are passed over: whoever reads them is told.
     ///
     /// Costs a look into each segment's index, the first time after a start, and the scan of a short stretch of one. Blocks on the
     /// disk.
@@ -149,29 +151,33 @@ impl PartitionLog {
     /// # Errors
     /// [`ReadError`].
     pub fn offset_for_timestamp(&self, target: TimestampMs) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
-        let (parts, start, in_active) = {
+        let (parts, start, end, in_active) = {
             let mut state = self.state();
             if state.dropped.is_some() {
                 return Err(ReadError::Deleted);
             }
-            let base = state.active().segment.base;
-            let from = u64::try_from(state.start.0 - base.0).unwrap_or(0);
-            let in_active = match state.active_index() {
-                Ok(index) => index.position_of_time(target, from),
-                // As in the closed ones.
-                Err(ReadError::Damaged { .. }) => Some(0),
+            match state.settle_active(|base| self.segment(base)) {
+                // As in the closed ones: whoever looks finds out.
+                Ok(()) | Err(ReadError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
+            }
+            let segment = state.active().segment.clone();
+            let in_active = match state.index() {
+                Some(index) => segment.place_of_time(index, target, state.start),
+                None => Some((0, segment.base)),
             };
-            (state.parts.clone(), state.start, in_active)
+            (state.parts.clone(), state.start, state.end, in_active)
         };
         for (nth, part) in parts.iter().enumerate() {
-            let position = match nth + 1 == parts.len() {
+            let place = match nth + 1 == parts.len() {
                 true => Ok(in_active),
                 false => part.segment.position_of_time(part.len, target, start),
             };
-            let found = match position {
+            let end = parts.get(nth + 1).map_or(end, |next| next.segment.base);
+            let extent = Extent { part: part.clone(), end };
+            let found = match place {
                 Ok(None) => continue,
-                Ok(Some(position)) => find_timestamp(part, position, target, start),
+                Ok(Some(place)) => self.find_timestamp(&extent, place, target, start),
                 Err(error) => Err(error),
             };
             match found {
@@ -179,6 +185,46 @@ impl PartitionLog {
                 // It went meanwhile, was cut, or was compacted.
                 Err(_) if self.is_gone(part) => return self.offset_for_timestamp(target),
                 found => return found,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first record of a segment at or after `start` with a timestamp at or after `target`, looked for from a place on where a
+    /// batch begins.
+    fn find_timestamp(
+        &self,
+        extent: &Extent,
+        place: (u64, Offset),
+        target: TimestampMs,
+        start: Offset,
+    ) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        let mut salvage = Salvage::new(extent, place, |at| self.known_after(extent, at));
+        while let Some(step) = salvage.next()? {
+            let (at, header) = match step {
+                Step::Batch(at, header) => (at, header),
+                Step::Lost(..) if self.is_gone(&extent.part) => {
+                    return Err(extent.part.segment.damaged(place.0, "it went meanwhile"));
+                }
+                Step::Lost(at, hole) => {
+                    extent.tell(at, hole);
+                    continue;
+                }
+            };
+            if header.max_timestamp < target || header.end_offset() <= start {
+                continue;
+            }
+            let bytes = extent.part.segment.read_exact(at, header.batch_bytes())?.freeze();
+            let damaged = |_| extent.part.segment.damaged(at, "its records are not sound");
+            let batch = Batch::parse_one(bytes).map_err(damaged)?;
+            let Ok(records) = batch.records(UNPACKED_BYTES_MAX) else {
+                return Ok(Some((header.base_offset.max(start), header.max_timestamp)));
+            };
+            for record in records {
+                let record = record.map_err(damaged)?;
+                if record.timestamp >= target && record.offset >= start {
+                    return Ok(Some((record.offset, record.timestamp)));
+                }
             }
         }
         Ok(None)
@@ -202,7 +248,9 @@ impl PartitionLog {
         let mut want = bytes_max.saturating_add(slack).max(HEADER_BYTES);
         loop {
             if at >= extent.part.len {
-                return Err(segment.damaged(at, "it lacks an offset that it must hold"));
+                let reason = "it is cut short, or not there";
+                let passed = self.pass_damage(extent, at, base, reason, from);
+                return Err(passed.err().unwrap_or_else(|| segment.damaged(at, reason)));
             }
             let rest = usize::try_from(extent.part.len - at).unwrap_or(usize::MAX);
             let bytes = segment.read_some(at, want.min(rest))?;
@@ -265,34 +313,4 @@ impl PartitionLog {
             return Ok(Some(Cut { batches, next, position: at + stop as u64 }));
         }
     }
-}
-
-/// The first record of a segment at or after `start` with a timestamp at or after `target`, looked for from `position` on, where a
-/// batch begins.
-fn find_timestamp(
-    part: &Part,
-    position: u64,
-    target: TimestampMs,
-    start: Offset,
-) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
-    let mut walk = part.segment.walk(position, part.len)?;
-    while let Some((at, header)) = walk.next()? {
-        if header.max_timestamp < target || header.end_offset() <= start {
-            continue;
-        }
-        let bytes = part.segment.read_exact(at, header.batch_bytes())?.freeze();
-        let damaged = |_| part.segment.damaged(at, "its records are not sound");
-        let batch = Batch::parse_one(bytes).map_err(damaged)?;
-        batch.verify_crc().map_err(damaged)?;
-        let Ok(records) = batch.records(UNPACKED_BYTES_MAX) else {
-            return Ok(Some((header.base_offset.max(start), header.max_timestamp)));
-        };
-        for record in records {
-            let record = record.map_err(damaged)?;
-            if record.timestamp >= target && record.offset >= start {
-                return Ok(Some((record.offset, record.timestamp)));
-            }
-        }
-    }
-    Ok(None)
 }

@@ -139,21 +139,27 @@ impl Segment {
         Ok(index.newest())
     }
 
-    /// Where to look from, in a closed segment of `len` bytes, for the first record at or after `start` and `target`; none if
-    /// nothing in it is so late.
+    /// Where to look from, in a closed segment of `len` bytes, for the first record at or after `start` and `target`: a position and
+    /// the offset there; none if nothing in it is so late.
     pub(crate) fn position_of_time(
         &self,
         len: u64,
         target: TimestampMs,
         start: Offset,
-    ) -> Result<Option<u64>, ReadError> {
+    ) -> Result<Option<(u64, Offset)>, ReadError> {
         match self.find_newest(len) {
             Ok(newest) if newest < target => Ok(None),
-            Ok(_) => Ok(self.closed_index(len)?.position_of_time(target, self.delta(start.max(self.base)).into())),
+            Ok(_) => Ok(self.place_of_time(&*self.closed_index(len)?, target, start)),
             // Whoever looks finds out about the damage, if it is in the way.
-            Err(ReadError::Damaged { .. }) => Ok(Some(0)),
+            Err(ReadError::Damaged { .. }) => Ok(Some((0, self.base))),
             Err(error) => Err(error),
         }
+    }
+
+    /// The same by its index.
+    pub(crate) fn place_of_time(&self, index: &Index, target: TimestampMs, start: Offset) -> Option<(u64, Offset)> {
+        let position = index.position_of_time(target, self.delta(start.max(self.base)).into())?;
+        Some((position, self.base.plus(index.delta_at(position).cast_signed())))
     }
 
     /// The index that is kept, if there is one.
@@ -169,22 +175,22 @@ impl Segment {
         if let Some(index) = &*kept {
             return Ok(index.clone());
         }
-        let mut index = self.load_index(len);
-        match self.grow_index(&mut index, len) {
-            Ok(()) | Err(ReadError::Damaged { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let index = Arc::new(index);
+        let index = Arc::new(self.index_so_far(len)?);
         *kept = Some(index.clone());
         Ok(index)
     }
 
+    /// The index of the first `len` bytes, as far as they are not damaged.
+    pub(crate) fn index_so_far(&self, len: u64) -> Result<Index, ReadError> {
+        let mut index = self.load_index(len);
+        match self.grow_index(&mut index, len) {
+            Ok(()) | Err(ReadError::Damaged { .. }) => Ok(index),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The index of the first `len` bytes: what the file says of them, and the rest from the batches themselves.
     pub(crate) fn build_index(&self, len: u64) -> Result<Index, ReadError> {
-        if len == 0 {
-            // There need not even be a file.
-            return Ok(Index::default());
-        }
         let mut index = self.load_index(len);
         self.grow_index(&mut index, len)?;
         Ok(index)
@@ -196,7 +202,12 @@ impl Segment {
         index
     }
 
-    fn grow_index(&self, index: &mut Index, len: u64) -> Result<(), ReadError> {
+    /// Lets an index that ends where a batch does reach up to `len` bytes.
+    pub(crate) fn grow_index(&self, index: &mut Index, len: u64) -> Result<(), ReadError> {
+        if index.reach() == len {
+            // There need not even be a file.
+            return Ok(());
+        }
         let mut walk = self.walk(index.reach(), len)?;
         while let Some((_, header)) = walk.next()? {
             index.add(self.delta(header.base_offset), header.batch_bytes() as u64, header.max_timestamp);

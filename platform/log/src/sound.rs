@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use millstream_model::{LeaderEpoch, Offset};
-use millstream_record::{BatchError, BatchHeader, PATCH_BYTES, PREFIX_BYTES, crc32c};
+use millstream_record::{BatchError, BatchHeader, HEADER_BYTES, PATCH_BYTES, PREFIX_BYTES, crc32c};
 
-use crate::{PartitionLog, ReadError, error::Hole, state::Part};
+use crate::{PartitionLog, ReadError, error::Hole, index::Index, state::Part};
+
+/// How much a walk past damage reads at once.
+const SALVAGE_BYTES: usize = 64 << 10;
 
 /// What a reader may see of a segment: the first bytes of its file.
 pub(crate) struct Extent {
@@ -96,7 +100,7 @@ impl PartitionLog {
             // It is being removed or cut: the reader looks again.
             return Err(extent.part.segment.damaged(at, reason));
         }
-        let next = self.next_sound(extent, at, base)?;
+        let next = next_sound(extent, self.known_after(extent, at)?, at, base)?;
         let path = extent.part.segment.path.to_path_buf();
         let hole = Some(Hole { base, next: next.offset, hides: next.hides });
         let damaged = ReadError::Damaged { path, at, reason, hole };
@@ -135,24 +139,27 @@ impl PartitionLog {
         let known = known.map(|(delta, position)| (position, segment.base.plus(delta.cast_signed())));
         Ok(known.filter(|(position, _)| *position < extent.part.len).unwrap_or(end))
     }
+}
 
-    /// Where a batch begins after a damaged one. Its length may be what is damaged, so from where it says, headers that follow
-    /// each other must lead to the next place that the index knows; else only that place is certain.
-    ///
-    /// A batch among the bytes is not believed for being sound: a record's value may hold one, made by whoever wants it served.
-    fn next_sound(&self, extent: &Extent, at: u64, base: Offset) -> Result<Next, ReadError> {
-        let (known_at, known) = self.known_after(extent, at)?;
-        let front = extent.part.segment.read_some(at, PREFIX_BYTES)?;
-        let length = front.get(8..).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
-        let position = at + PREFIX_BYTES as u64 + u64::from(length);
-        if position == known_at {
-            return Ok(Next { offset: known, position, hides: false });
-        }
-        let led = if position < known_at { led_to(extent, position, known_at, known)? } else { None };
-        match led.filter(|offset| (base.0 + 1..known.0).contains(&offset.0)) {
-            Some(offset) => Ok(Next { offset, position, hides: false }),
-            None => Ok(Next { offset: known, position: known_at, hides: true }),
-        }
+/// Where a batch begins after a damaged one. Its length may be what is damaged, so from where it says, headers that follow
+/// each other must lead to the next place that the index knows, `known`; else only that place is certain.
+///
+/// A batch among the bytes is not believed for being sound: a record's value may hold one, made by whoever wants it served.
+fn next_sound(extent: &Extent, (known_at, known): (u64, Offset), at: u64, base: Offset) -> Result<Next, ReadError> {
+    if at >= extent.part.len {
+        // The file is shorter than it was, or is not there.
+        return Ok(Next { offset: extent.end, position: at, hides: false });
+    }
+    let front = extent.part.segment.read_some(at, PREFIX_BYTES)?;
+    let length = front.get(8..).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes);
+    let position = at + PREFIX_BYTES as u64 + u64::from(length);
+    if position == known_at {
+        return Ok(Next { offset: known, position, hides: false });
+    }
+    let led = if position < known_at { led_to(extent, position, known_at, known)? } else { None };
+    match led.filter(|offset| (base.0 + 1..known.0).contains(&offset.0)) {
+        Some(offset) => Ok(Next { offset, position, hides: false }),
+        None => Ok(Next { offset: known, position: known_at, hides: true }),
     }
 }
 
@@ -169,6 +176,109 @@ fn led_to(extent: &Extent, position: u64, known_at: u64, known: Offset) -> Resul
             Ok(None) => return Ok(first.filter(|_| end == Some(known))),
             Err(ReadError::Damaged { .. }) => return Ok(None),
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What a [`Salvage`] comes to, and where in the file.
+pub(crate) enum Step {
+    /// A sound batch.
+    Batch(u64, BatchHeader),
+    /// Offsets that are lost.
+    Lost(u64, Hole),
+}
+
+/// A walk over a segment's sound batches that goes on past damaged ones, as readers do. Leader epochs are not looked at.
+pub(crate) struct Salvage<'a, F> {
+    extent: &'a Extent,
+    /// Where the next batch begins.
+    at: u64,
+    base: Offset,
+    /// See [`PartitionLog::known_after`].
+    known_after: F,
+    ahead: BytesMut,
+    ahead_at: u64,
+}
+
+impl<'a, F: FnMut(u64) -> Result<(u64, Offset), ReadError>> Salvage<'a, F> {
+    /// From a place on where a batch begins: its position and its offset.
+    pub(crate) fn new(extent: &'a Extent, (at, base): (u64, Offset), known_after: F) -> Self {
+        Self { extent, at, base, known_after, ahead: BytesMut::new(), ahead_at: at }
+    }
+
+    /// The next batch, or what is lost before it; none at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<Step>, ReadError> {
+        if self.base >= self.extent.end {
+            return Ok(None);
+        }
+        let (at, base) = (self.at, self.base);
+        if let Some(header) = self.take()? {
+            return Ok(Some(Step::Batch(at, header)));
+        }
+        let next = next_sound(self.extent, (self.known_after)(at)?, at, base)?;
+        (self.at, self.base) = (next.position, next.offset);
+        Ok(Some(Step::Lost(at, Hole { base, next: next.offset, hides: next.hides })))
+    }
+
+    /// The batch at the present place, which moves past it; none if it is not sound.
+    fn take(&mut self) -> Result<Option<BatchHeader>, ReadError> {
+        let Ok(header) = BatchHeader::parse(self.fill(HEADER_BYTES)?) else { return Ok(None) };
+        let needed = header.batch_bytes();
+        // The length may be what is damaged.
+        if header.base_offset != self.base || needed as u64 > self.extent.part.len - self.at {
+            return Ok(None);
+        }
+        let Some(covered) = self.fill(needed)?.get(PATCH_BYTES..needed) else { return Ok(None) };
+        if crc32c(covered) != header.crc {
+            return Ok(None);
+        }
+        (self.at, self.base) = (self.at + needed as u64, header.end_offset());
+        Ok(Some(header))
+    }
+
+    /// At least `bytes` bytes from the present place on, if there are so many.
+    fn fill(&mut self, bytes: usize) -> Result<&[u8], ReadError> {
+        let rest = usize::try_from(self.extent.part.len.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let skip = usize::try_from(self.at - self.ahead_at).unwrap_or(usize::MAX);
+        if self.ahead.len().saturating_sub(skip) < bytes.min(rest) {
+            self.ahead = self.extent.part.segment.read_some(self.at, bytes.max(SALVAGE_BYTES).min(rest))?;
+            self.ahead_at = self.at;
+        }
+        let skip = usize::try_from(self.at - self.ahead_at).unwrap_or(usize::MAX);
+        Ok(self.ahead.get(skip..).unwrap_or_default())
+    }
+}
+
+/// What each of `parts` holds of a log that ends at `end`, those without a byte left out.
+pub(crate) fn extents(parts: &[Part], end: Offset) -> impl Iterator<Item = Extent> {
+    let ends = parts.iter().skip(1).map(move |next| next.segment.base.min(end)).chain([end]);
+    let extents = parts.iter().zip(ends).map(|(part, end)| Extent { part: part.clone(), end });
+    extents.filter(|extent| extent.part.len > 0 && extent.part.segment.base < extent.end)
+}
+
+impl Extent {
+    /// Walks over what is sound of it from the batch on that holds `from`. The disk is read for the segment's index.
+    pub(crate) fn salvage(
+        &self,
+        index: &Index,
+        from: Offset,
+    ) -> Salvage<'_, impl FnMut(u64) -> Result<(u64, Offset), ReadError>> {
+        let segment = &self.part.segment;
+        let offset = |delta: u64| segment.base.plus(delta.cast_signed());
+        let (delta, at) = index.place(segment.delta(from.max(segment.base)).into());
+        Salvage::new(self, (at, offset(delta)), move |at| {
+            let known = index.after(at).filter(|(_, position)| *position < self.part.len);
+            Ok(known.map_or((self.part.len, self.end), |(delta, position)| (position, offset(delta))))
+        })
+    }
+
+    /// Tells the operator of what is lost, once for each place.
+    pub(crate) fn tell(&self, at: u64, hole: Hole) {
+        if self.part.segment.is_news(at) {
+            let path = self.part.segment.path.to_path_buf();
+            let damaged =
+                ReadError::Damaged { path, at, reason: "what is there is not what was written", hole: Some(hole) };
+            tracing::warn!("{damaged}");
         }
     }
 }

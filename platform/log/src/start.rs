@@ -19,7 +19,8 @@ pub struct ClosedSegment {
     pub end_offset: Offset,
     /// Bytes of its batches.
     pub bytes: u64,
-    /// The greatest timestamp in it; none where none of its records has one, or damage hides it.
+    /// The greatest timestamp in it; none where none of its records has one. Where damage hides it, that of the next one: they are
+    /// no younger than that, as far as can be told.
     pub newest: Option<TimestampMs>,
 }
 
@@ -76,21 +77,26 @@ impl PartitionLog {
             state.parts.clone()
         };
         let mut closed = Vec::with_capacity(parts.len() - 1);
-        for (part, next) in parts.iter().zip(&parts[1..]) {
+        // From behind: of one that is damaged, the one after it tells.
+        let mut after = None;
+        for (part, next) in parts.iter().zip(&parts[1..]).rev() {
             let newest = match part.segment.find_newest(part.len) {
-                Ok(newest) => Some(newest),
+                Ok(newest) if part.len > 0 => Some(newest).filter(|newest| newest.0 >= 0),
+                Ok(_) => after,
                 // It went meanwhile, was cut, or was compacted.
                 Err(_) if self.is_gone(part) => return self.closed_segments(),
-                Err(ReadError::Damaged { .. }) => None,
+                Err(ReadError::Damaged { .. }) => after,
                 Err(error) => return Err(error),
             };
+            after = newest;
             closed.push(ClosedSegment {
                 base_offset: part.segment.base,
                 end_offset: next.segment.base,
                 bytes: part.len,
-                newest: newest.filter(|newest| newest.0 >= 0),
+                newest,
             });
         }
+        closed.reverse();
         Ok(closed)
     }
 

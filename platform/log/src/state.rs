@@ -182,10 +182,26 @@ impl State {
         self.index.as_ref()
     }
 
-    /// The index of a segment that is appended to from now on; nothing of it is in its file.
-    pub(crate) fn set_index(&mut self, index: Index) {
-        self.index = Some(index);
+    /// The index of a segment that is appended to from now on, if it is known; nothing of it is in its file.
+    pub(crate) fn set_index(&mut self, index: Option<Index>) {
+        self.index = index;
         self.index_stored = 0;
+    }
+
+    /// Sees to it that the index of the segment that is appended to is there. One that is damaged where its index does not
+    /// reach takes no more batches, since nobody could tell where they begin: the next segment, `new_segment`, begins at the log's
+    /// end. Nothing is written.
+    ///
+    /// # Errors
+    /// Of the reading; also damage, where the log is being cut.
+    pub(crate) fn settle_active(&mut self, new_segment: impl FnOnce(Offset) -> Segment) -> Result<(), ReadError> {
+        let made = self.active_index().map(|_| ());
+        let damaged = matches!(made, Err(ReadError::Damaged { .. }));
+        if damaged && self.cut.is_none() && self.active().segment.base < self.end {
+            self.roll(new_segment(self.end));
+            return Ok(());
+        }
+        made
     }
 
     /// Whether a segment is one of the log's. One that was cut, or has gone, is not.
@@ -216,14 +232,16 @@ impl State {
         let new = self.parts.split_off(to.parts);
         let last = self.parts.len() - 1;
         let active = &mut self.parts[last];
-        let mut index = match self.index.take() {
-            Some(index) if new.is_empty() => index,
-            // It went with the segment when that was closed.
-            _ => active.segment.take_index().unwrap_or_default(),
+        let index = match self.index.take() {
+            Some(index) if new.is_empty() => Some(index),
+            // It went with the segment when that was closed. Whoever needs it next makes it again, if it is not kept.
+            _ => active.segment.take_index(),
         };
-        index.restore(to.index.unwrap_or_else(|| Index::default().known()));
         active.len = to.len;
-        self.index = Some(index);
+        self.index = index.zip(to.index).map(|(mut index, known)| {
+            index.restore(known);
+            index
+        });
         self.index_stored = to.index_stored;
         self.end = to.end;
         self.unsynced_bytes = to.unsynced_bytes;

@@ -19,6 +19,7 @@ use crate::{
     producers::Producers,
     segment::Segment,
     snapshot,
+    sound::{Extent, Step, extents},
     state::{Part, State},
     sync_log::{SyncError, refused},
     ticket::Resolve,
@@ -30,8 +31,8 @@ pub(crate) struct Point {
     /// The batch's base offset, or the log's start if that is in the batch: the log's end from then on.
     pub(crate) end: Offset,
     position: u64,
-    /// Of the segment's batches before.
-    index: Index,
+    /// Of the segment's batches before; none where they are damaged.
+    index: Option<Index>,
     /// Nothing is kept of that segment: the log begins in the middle of its last batch.
     whole: bool,
 }
@@ -233,76 +234,61 @@ impl PartitionLog {
         let from = if stored.is_some() { saved.at } else { Offset(0) };
         let mut producers = stored.unwrap_or_else(|| Producers::new(limits));
         let mut next = from;
-        for (index, part) in parts.iter().enumerate() {
-            let passed = parts.get(index + 1).is_some_and(|next| next.segment.base <= from);
-            if part.len == 0 || passed || from >= end {
-                continue;
-            }
-            match self.note_all(part, &mut next, end, &mut producers) {
-                // What lies below the start need not be sound any more.
-                Err(ReadError::Damaged { .. }) if self.is_gone(part) => {}
-                outcome => outcome?,
+        let now = self.journal().now();
+        for extent in extents(parts, end).filter(|extent| extent.end > from) {
+            let index = extent.part.segment.index_so_far(extent.part.len)?;
+            let mut salvage = extent.salvage(&index, next);
+            while let Some(step) = salvage.next()? {
+                match step {
+                    Step::Batch(_, header) if header.end_offset() > end => break,
+                    Step::Batch(_, header) if header.base_offset >= next => {
+                        producers.note(&header, now);
+                        next = header.end_offset();
+                    }
+                    Step::Batch(..) => {}
+                    // What lies below the start need not be sound any more.
+                    Step::Lost(at, hole) if !self.is_gone(&extent.part) => extent.tell(at, hole),
+                    Step::Lost(..) => {}
+                }
             }
         }
         Ok(producers)
     }
-
-    /// Notes the producers of a segment's batches between two offsets, and moves the first past them.
-    fn note_all(
-        &self,
-        part: &Part,
-        next: &mut Offset,
-        end: Offset,
-        producers: &mut Producers,
-    ) -> Result<(), ReadError> {
-        let now = self.journal().now();
-        let position = match part.segment.base < *next {
-            true => part.segment.build_index(part.len)?.position(part.segment.delta(*next).into()),
-            false => 0,
-        };
-        let mut walk = part.segment.walk(position, part.len)?;
-        while let Some((_, header)) = walk.next()?
-            && header.end_offset() <= end
-        {
-            if header.base_offset >= *next {
-                producers.note(&header, now);
-                *next = header.end_offset();
-            }
-        }
-        Ok(())
-    }
 }
 
 impl State {
-    /// Where the log is cut so that it ends at `target`, or before it. The disk is read.
+    /// Where the log is cut so that it ends at `target`, or before it: at a batch, or where damage begins. The disk is read.
     pub(crate) fn find_point(&mut self, target: Offset) -> Result<Point, ReadError> {
         let at = self.parts.partition_point(|part| part.segment.base <= target).saturating_sub(1);
         let part = self.parts[at].clone();
-        if part.len == 0 {
-            // There need not even be a file.
-            return Ok(Point { at, end: self.end, position: 0, index: Index::default(), whole: false });
-        }
-        let mut index = match at + 1 == self.parts.len() {
-            true => self.active_index()?.clone(),
-            false => (*part.segment.closed_index(part.len)?).clone(),
+        let mut index = match self.index().filter(|_| at + 1 == self.parts.len()) {
+            Some(index) => index.clone(),
+            None => part.segment.index_so_far(part.len)?,
         };
-        let mut walk = part.segment.walk(index.position(part.segment.delta(target).into()), part.len)?;
-        let (mut position, mut end) = (part.len, self.end);
-        while let Some((at, header)) = walk.next()? {
-            if header.end_offset() > target {
-                (position, end) = (at, header.base_offset);
+        let extent = Extent { part, end: self.parts.get(at + 1).map_or(self.end, |next| next.segment.base) };
+        let segment = &extent.part.segment;
+        let (mut position, mut end) = (extent.part.len, extent.end);
+        let mut salvage = extent.salvage(&index, target);
+        while let Some(step) = salvage.next()? {
+            let (at, base, to) = match step {
+                Step::Batch(at, header) => (at, header.base_offset, header.end_offset()),
+                Step::Lost(at, hole) => (at, hole.base, hole.next),
+            };
+            if to > target {
+                (position, end) = (at, base);
                 break;
             }
         }
+        drop(salvage);
         if end < self.start {
-            return Ok(Point { at, end: self.start, position: 0, index: Index::default(), whole: true });
+            return Ok(Point { at, end: self.start, position: 0, index: Some(Index::default()), whole: true });
         }
         index.cut(position);
-        let mut walk = part.segment.walk(index.reach(), position)?;
-        while let Some((_, header)) = walk.next()? {
-            let latest = header.max_timestamp;
-            index.add(part.segment.delta(header.base_offset), header.batch_bytes() as u64, latest);
-        }
+        let index = match segment.grow_index(&mut index, position) {
+            Ok(()) => Some(index),
+            Err(ReadError::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
         Ok(Point { at, end, position, index, whole: false })
     }
 

@@ -12,8 +12,8 @@ use millstream_env::{
     Disk, OpenMode,
     sim::{SimDisk, World},
 };
-use millstream_log::{AppendError, LogOptions, OpenError, OpenLogError, PartitionLog, Storage};
-use millstream_model::{Durability, LeaderEpoch};
+use millstream_log::{AppendError, LogOptions, OpenError, OpenLogError, PartitionLog, ReadError, Storage};
+use millstream_model::{Durability, LeaderEpoch, Offset};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
 const SEGMENT_BYTES: u64 = 20_000;
@@ -167,7 +167,7 @@ fn an_empty_or_torn_segment_between_others_hides_nothing() {
 }
 
 #[test]
-fn a_segment_that_went_missing_is_noticed() {
+fn a_segment_that_went_missing_is_named_to_readers() {
     let mut bench = Bench::new(Durability::Fsync);
     for _ in 0..8 {
         bench.append(7_000).unwrap();
@@ -175,7 +175,21 @@ fn a_segment_that_went_missing_is_noticed() {
     bench.close();
     // Two batches a segment: this is neither the first nor the last.
     bench.disk().remove_file(&bench.segment_path(2)).unwrap();
-    assert!(Storage::open(options(Path::new("/data")), bench.world.env()).is_err());
+    bench.open();
+    let log = bench.log();
+    let read = |from| log.read(Offset(from), log.end_offset(), 1);
+    for lost in [2, 3] {
+        match read(lost) {
+            Err(ReadError::Damaged { hole: Some(hole), .. }) => {
+                assert_eq!((hole.base, hole.next), (Offset(2), Offset(4)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    for there in [0, 1, 4, 5, 6, 7] {
+        assert_eq!(read(there).unwrap().next, Offset(there + 1));
+    }
+    bench.append(10).unwrap();
 }
 
 /// The journal's files, oldest first.

@@ -230,6 +230,9 @@ impl Pass<'_> {
     /// Notes the keys of segments that were not compacted, up to the first batch that there is no room for.
     fn note_keys(&mut self, parts: &[(Part, Offset)]) -> Result<(), CompactError> {
         for (part, _) in parts {
+            if part.len == 0 {
+                return Err(lost(part).into());
+            }
             let mut walk = part.segment.walk(0, part.len)?;
             while let Some((at, header)) = walk.next()? {
                 if header.end_offset() <= self.mapped {
@@ -294,6 +297,9 @@ impl Pass<'_> {
         let mut removed = 0;
         let mut gap: Option<Gap> = None;
         for (part, _) in group {
+            if part.len == 0 {
+                return Err(lost(part).into());
+            }
             let mut walk = part.segment.walk(0, part.len)?;
             while let Some((at, header)) = walk.next()? {
                 let batch = sound_batch(part, at, &header)?;
@@ -477,6 +483,11 @@ fn sound_batch(part: &Part, at: u64, header: &BatchHeader) -> Result<Batch, Read
     let batch = Batch::parse_one(bytes).map_err(|_| unsound(part, at))?;
     batch.verify_crc().map_err(|_| unsound(part, at))?;
     Ok(batch)
+}
+
+/// A segment without a byte stands for offsets that none holds.
+fn lost(part: &Part) -> ReadError {
+    part.segment.damaged(0, "it is not there")
 }
 
 fn unsound(part: &Part, at: u64) -> ReadError {

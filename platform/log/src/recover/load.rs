@@ -23,6 +23,7 @@ use crate::{
     producers::Producers,
     segment::Segment,
     snapshot,
+    sound::{Extent, Step, extents},
     state::{Part, State},
     sync,
     sync_all::each,
@@ -86,12 +87,19 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
         remove(journal, path)?;
     }
     let (mut parts, retired) = load_closed(journal, &dir, &bases, &known)?;
+    let mut rest: Vec<Offset> = bases.into_iter().filter(|base| *base > known.segment_base).collect();
     parts.push(cut_to_mark(journal, &dir, &known)?);
+    if parts[parts.len() - 1].len < known.segment_len {
+        // Nothing may follow there: what is lost would seem to be there, and be zeros.
+        let next = Mark { segment_base: known.end, segment_len: 0, ..known };
+        parts.push(cut_to_mark(journal, &dir, &next)?);
+        rest.retain(|base| *base != known.end);
+    }
     let closed = parts.len() - 1;
     let mut end = known.end;
     let mut headers = Vec::new();
-    let mut rest: Vec<Offset> = bases.into_iter().filter(|base| *base > known.segment_base).collect();
     remove_empty(journal, &dir, &mut rest)?;
+    let marked = parts.clone();
     if known.durability == Durability::Replicated {
         (end, headers) = keep_tail(journal, &dir, &mut parts, &mut rest, end)?;
     }
@@ -114,7 +122,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
         disk.sync_dir(&dir).map_err(io("sync", &dir))?;
     }
     remove_snapshots(journal, &dir, &paths, mark.as_ref())?;
-    let (producers, unsaved_bytes) = load_producers(journal, &dir, &parts, &known)?;
+    let (producers, unsaved_bytes) = load_producers(journal, &dir, &marked, &known)?;
     let mut state = State::new(parts, known.start, end, LogOptions::default(), producers, journal.now());
     // They go once this start is durable for certain: a killed process may have left a mark that is not.
     state.retired = retired;
@@ -127,7 +135,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
     state.parents_changed = mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
     state.lsn = known.lsn;
-    (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, &state, known.end)?;
+    (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, &marked, (known.start, known.end))?;
     for header in &headers {
         state.epochs_changed |= state.epochs.cut_after(header.partition_leader_epoch);
         state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
@@ -176,6 +184,9 @@ fn remove(journal: &Journal, path: &Path) -> Result<(), OpenError> {
 /// The segments before the one that the mark ends in, back to the one that the log starts in: each must end where the next
 /// one begins. Also those that are no part of the log and are to go: below the start; or within another, left by an append that
 /// ran out of room in a new segment, or by a compaction that joined them.
+///
+/// A segment whose end cannot be read for damage is taken to end where the next one begins. For offsets that no segment holds there
+/// is one without a byte: readers are told that they are lost.
 fn load_closed(
     journal: &Journal,
     dir: &Path,
@@ -183,7 +194,6 @@ fn load_closed(
     mark: &Mark,
 ) -> Result<(Vec<Part>, Vec<Part>), OpenError> {
     let mut found = Vec::new();
-    let mut unsound = None;
     for base in bases.iter().copied().filter(|base| *base < mark.segment_base) {
         let segment = Segment::new(&journal.handles, dir, base);
         let len = segment.len().map_err(io("measure", &segment.path))?;
@@ -198,10 +208,7 @@ fn load_closed(
         let end = match end {
             Ok(end) => Some(end),
             // One that was to go need never have been synced.
-            Err(error @ ReadError::Damaged { .. }) => {
-                unsound.get_or_insert(error);
-                None
-            }
+            Err(ReadError::Damaged { .. }) => None,
             Err(error) => return Err(unreadable(error)),
         };
         found.push((Part { segment: Arc::new(segment), len }, end));
@@ -210,41 +217,78 @@ fn load_closed(
     let (mut parts, mut within): (Vec<Part>, Vec<Part>) = Default::default();
     let mut next = mark.segment_base;
     while next > mark.start {
-        let Some(at) = found.iter().position(|(part, end)| *end == Some(next) && part.segment.base < next) else {
-            return Err(unsound.map_or_else(
-                || OpenError::Damaged {
-                    path: dir.to_owned(),
-                    reason: format!("no segment ends at {next}: the one before is not there, or not whole"),
-                },
-                unreadable,
-            ));
+        let at = found.iter().position(|(part, end)| *end == Some(next) && part.segment.base < next);
+        let missing = match (at, found.last_mut()) {
+            (Some(at), _) => {
+                for (part, _) in found.drain(at + 1..) {
+                    tracing::warn!(path = %part.segment.path.display(), "the segment before holds what it holds; removed");
+                    within.push(part);
+                }
+                parts.extend(found.pop().map(|(part, _)| part));
+                next = parts[parts.len() - 1].segment.base;
+                continue;
+            }
+            (None, Some((part, end))) => match sound_end(part, next).map_err(unreadable)? {
+                Some(sound) if sound < next => {
+                    *end = Some(sound);
+                    sound
+                }
+                _ => {
+                    tracing::warn!(path = %part.segment.path.display(), "damaged; taken to end at offset {next}");
+                    *end = Some(next);
+                    continue;
+                }
+            },
+            (None, None) => mark.start,
         };
-        for (part, _) in found.drain(at + 1..) {
-            tracing::warn!(path = %part.segment.path.display(), "the segment before holds what it holds; removed");
-            within.push(part);
-        }
-        parts.extend(found.pop().map(|(part, _)| part));
-        next = parts[parts.len() - 1].segment.base;
+        let segment = Segment::new(&journal.handles, dir, missing);
+        tracing::warn!(
+            dir = %dir.display(),
+            "offsets {missing} to {} are lost: no segment holds them, one is missing or cut short. Put it back from a copy, if there is one, and start again",
+            next.0 - 1
+        );
+        parts.push(Part { segment: Arc::new(segment), len: 0 });
+        next = missing;
     }
     parts.reverse();
     within.extend(found.into_iter().map(|(part, _)| part));
     Ok((parts, within))
 }
 
-/// The segment that the mark ends in. Its index, where it reaches further, tells of batches that are gone.
+/// Where a segment ends that is sound from the last place on that its index knows; none where it is not.
+fn sound_end(part: &Part, next: Offset) -> Result<Option<Offset>, ReadError> {
+    let extent = Extent { part: part.clone(), end: next };
+    let index = part.segment.index_so_far(part.len)?;
+    let mut salvage = extent.salvage(&index, Offset(i64::MAX));
+    let mut end = None;
+    while let Some(step) = salvage.next()? {
+        end = match step {
+            Step::Batch(_, header) => Some(header.end_offset()),
+            Step::Lost(at, _) if at == part.len => break,
+            Step::Lost(..) => {
+                end = None;
+                break;
+            }
+        };
+    }
+    part.segment.handle.release();
+    Ok(end)
+}
+
+/// The segment that the mark ends in, or what is left of it. Its index, where it reaches further, tells of batches that are gone.
 fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenError> {
     let disk = &*journal.disk;
     let segment = Segment::new(&journal.handles, dir, mark.segment_base);
     let len = segment.len().map_err(io("measure", &segment.path))?;
     if len < mark.segment_len {
-        let reason = format!("{len} bytes are left of {} that were durable", mark.segment_len);
-        return Err(OpenError::Damaged { path: segment.path.to_path_buf(), reason });
+        tracing::warn!(path = %segment.path.display(), "{len} bytes are left of {} that were durable", mark.segment_len);
     }
+    let len = len.min(mark.segment_len);
     let index_path = segment.index_path();
-    if Index::load(disk, &index_path, segment.base).is_some_and(|index| index.reach() > mark.segment_len) {
+    if Index::load(disk, &index_path, segment.base).is_some_and(|index| index.reach() > len) {
         remove(journal, &index_path)?;
     }
-    Ok(Part { segment: Arc::new(segment), len: mark.segment_len })
+    Ok(Part { segment: Arc::new(segment), len })
 }
 
 /// Whether there is anything in a segment's file.
@@ -319,7 +363,12 @@ fn keep_tail(
 
 /// The epochs below `end`: from their file, or where that is not sound from the batches. Also whether the file says otherwise: then
 /// it is to be written before the mark moves on, or an epoch that was lost would come back once the log has grown past its start.
-fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Result<(Epochs, bool), OpenError> {
+fn load_epochs(
+    journal: &Journal,
+    dir: &Path,
+    parts: &[Part],
+    (start, end): (Offset, Offset),
+) -> Result<(Epochs, bool), OpenError> {
     let path = dir.join("epochs");
     let mut stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
     // The start may have moved past what is left, and the first epoch with it: that one had begun before, and for good. (Or past the
@@ -328,8 +377,8 @@ fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Res
     let is_stored = stored.is_some();
     let mut epochs = match stored {
         // Its first one is cut to a start that the mark does not know of, and that need not have become durable.
-        Some(stored) if stored.first_start().is_some_and(|first| first > state.start && end > state.start) => {
-            let mut epochs = epochs_of(state, stored.first_start().unwrap_or(end))?;
+        Some(stored) if stored.first_start().is_some_and(|first| first > start && end > start) => {
+            let mut epochs = epochs_of(parts, stored.first_start().unwrap_or(end))?;
             epochs.extend(&stored);
             epochs
         }
@@ -337,26 +386,38 @@ fn load_epochs(journal: &Journal, dir: &Path, state: &State, end: Offset) -> Res
         None if end == Offset(0) => Epochs::default(),
         None => {
             tracing::warn!(path = %path.display(), "not sound; the epochs are taken from the batches");
-            epochs_of(state, end)?
+            epochs_of(parts, end)?
         }
     };
-    let changed = moved | epochs.cut(end) | epochs.cut_below(state.start) || (!is_stored && end > Offset(0));
+    let changed = moved | epochs.cut(end) | epochs.cut_below(start) || (!is_stored && end > Offset(0));
     Ok((epochs, changed))
 }
 
-/// The epochs that the batches below `end` tell of.
-fn epochs_of(state: &State, end: Offset) -> Result<Epochs, OpenError> {
+/// The epochs that the batches below `end` tell of. Of an epoch whose batches are all lost nothing tells.
+fn epochs_of(parts: &[Part], end: Offset) -> Result<Epochs, OpenError> {
     let mut epochs = Epochs::default();
-    for part in state.parts.iter().filter(|part| part.len > 0 && part.segment.base < end) {
-        let mut walk = part.segment.walk(0, part.len).map_err(unreadable)?;
-        while let Some((_, header)) = walk.next().map_err(unreadable)?
-            && header.base_offset < end
-        {
-            epochs.begin(header.partition_leader_epoch, header.base_offset);
-        }
-        part.segment.handle.release();
-    }
+    each_sound(parts, Offset(0), end, |header| {
+        epochs.begin(header.partition_leader_epoch, header.base_offset);
+    })?;
     Ok(epochs)
+}
+
+/// Goes over the sound batches between two offsets, and the one that holds the first.
+fn each_sound(parts: &[Part], from: Offset, end: Offset, mut each: impl FnMut(&BatchHeader)) -> Result<(), OpenError> {
+    for extent in extents(parts, end).filter(|extent| extent.end > from) {
+        let segment = &extent.part.segment;
+        let index = segment.index_so_far(extent.part.len).map_err(unreadable)?;
+        let mut salvage = extent.salvage(&index, from);
+        while let Some(step) = salvage.next().map_err(unreadable)? {
+            match step {
+                Step::Batch(_, header) if header.end_offset() > from => each(&header),
+                Step::Batch(..) => {}
+                Step::Lost(at, hole) => extent.tell(at, hole),
+            }
+        }
+        segment.handle.release();
+    }
+    Ok(())
 }
 
 /// The producers at the mark: as its snapshot says and the batches after it, or where that is not sound as all batches say. Also
@@ -381,25 +442,11 @@ fn load_producers(journal: &Journal, dir: &Path, parts: &[Part], mark: &Mark) ->
     };
     let now = journal.now();
     let mut bytes = 0;
-    for (index, part) in parts.iter().enumerate() {
-        if part.len == 0 || parts.get(index + 1).is_some_and(|next| next.segment.base <= from) {
-            continue;
-        }
-        let position = match part.segment.base < from {
-            true => part.segment.build_index(part.len).map_err(unreadable)?.position(part.segment.delta(from).into()),
-            false => 0,
-        };
-        let mut walk = part.segment.walk(position, part.len).map_err(unreadable)?;
-        while let Some((_, header)) = walk.next().map_err(unreadable)? {
-            if header.base_offset >= mark.end {
-                break;
-            }
-            if header.base_offset >= from {
-                bytes += header.batch_bytes() as u64;
-                producers.note(&header, now);
-            }
-        }
-        part.segment.handle.release();
-    }
+    // What is lost cannot be served twice: it is no loss that nobody remembers who sent it. Who comes next in sequence after what is
+    // lost is refused, if more of it is remembered, and begins a new epoch.
+    each_sound(parts, from, mark.end, |header| {
+        bytes += header.batch_bytes() as u64;
+        producers.note(header, now);
+    })?;
     Ok((producers, bytes))
 }

@@ -237,7 +237,7 @@ impl Replay<'_> {
         if self.unmade.remove(&log.id()) {
             self.journal.disk.create_dir_all(log.dir()).map_err(io("make", log.dir()))?;
         }
-        state.active_index().map_err(unreadable)?;
+        state.settle_active(|base| log.segment(base)).map_err(unreadable)?;
         let (prefix, body) = batch.split_at(PATCH_BYTES);
         let (before, now) = (state.checkpoint(), self.journal.now());
         let mut written = state.write(header, prefix, body, now, |base| log.segment(base));
