@@ -169,6 +169,10 @@ impl DiskFile for BallastedFile {
         self.file.sync_data()
     }
 
+    fn write_back(&self, at: u64, len: u64) -> io::Result<()> {
+        self.file.write_back(at, len)
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }

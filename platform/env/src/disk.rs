@@ -141,6 +141,13 @@ pub trait DiskFile: Send + Sync {
     /// The operating system's: what was written since the last good call is lost or unknown.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Brings the bytes of a range to the disk and waits for that, without what makes them durable: neither the file's length nor the
+    /// disk's own cache is cared for. So a large sync can be done in pieces that let others have their turn.
+    ///
+    /// # Errors
+    /// The operating system's, to be taken as a failed sync: the one that follows may not tell again.
+    fn write_back(&self, at: u64, len: u64) -> io::Result<()>;
+
     /// The file's length, bytes.
     ///
     /// # Errors

@@ -94,7 +94,8 @@
 //! 3. The sync loop (`sync`) prepares the next file when the present one is half full. When the journal is half full, the logs
 //!    that pin the oldest file are *carried forward*, where that is cheaper (`carry`): all batches past the mark, at most
 //!    64 KiB, go into the journal again as one Carry, and when that is durable, the log pins the journal from there on only. Else the
-//!    log is synced (`sync_log`): segments in order, epochs, producers (where a
+//!    log is synced (`sync_log`): segments in order, each written back in pieces first, so that the journal's syncs have their turns
+//!    between them, epochs, producers (where a
 //!    MiB was written since they last were), names, then the mark, then the pin goes.
 //!    A file that nothing pins is recycled: renamed to a spare, durably, and later written over.
 //! 4. Appenders wait in [`Storage::writable`], or are refused as overloaded. The sync loop waits for nobody, so neither does for

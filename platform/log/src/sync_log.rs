@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use millstream_env::{Disk, Lack, lack};
+use millstream_env::{Disk, DiskFile, Lack, lack};
 use millstream_model::Offset;
 
 use crate::{
@@ -39,6 +39,10 @@ pub(crate) enum Cause {
     Closing,
 }
 
+/// How much of a segment is written at once before it is synced, bytes. A journal's sync beside 4 MiB takes half as long again at
+/// its worst as beside 2 MiB; below, the throughput falls.
+const WRITE_BACK_BYTES: u64 = 2 << 20;
+
 /// What one sync takes on.
 struct Plan {
     cause: Cause,
@@ -54,9 +58,29 @@ struct Plan {
     mark: Mark,
     first_mark: bool,
     unsynced_bytes: u64,
+    /// The mark on disk.
+    before: Option<Mark>,
     listed: bool,
     /// Segments below the mark's start: they go when it is durable.
     retired: Vec<Part>,
+}
+
+impl Plan {
+    /// How much of a segment the mark on disk says to be durable, bytes.
+    fn durable_len(&self, part: &Part) -> u64 {
+        self.before.filter(|mark| mark.segment_base == part.segment.base).map_or(0, |mark| mark.segment_len)
+    }
+}
+
+/// Writes what is to be synced piece by piece, but for the last one. While the disk takes tens of megabytes at once, the
+/// journal's own syncs stand behind them, and everybody who waits for an acknowledgement.
+fn write_back(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
+    let mut at = from;
+    while at + WRITE_BACK_BYTES < to {
+        file.write_back(at, WRITE_BACK_BYTES)?;
+        at += WRITE_BACK_BYTES;
+    }
+    Ok(())
 }
 
 /// What became of a sync.
@@ -173,6 +197,9 @@ impl PartitionLog {
         for part in plan.parts.iter().filter(|part| part.len > 0) {
             let path = &part.segment.path;
             let file = part.segment.handle.reader().map_err(refused("open", path))?;
+            if plan.cause != Cause::Reference {
+                write_back(&*file, plan.durable_len(part), part.len).map_err(failing("sync", path))?;
+            }
             if plan.cause != Cause::Reference || !fault::is_on(Fault::SkipSegmentSync) {
                 file.sync_data().map_err(failing("sync", path))?;
             }
@@ -252,6 +279,7 @@ impl PartitionLog {
             mark: state.next_mark(self.durability()),
             first_mark: state.mark.is_none(),
             unsynced_bytes,
+            before: state.mark,
             listed,
             retired: if cause == Cause::Reference { Vec::new() } else { std::mem::take(&mut state.retired) },
         })
@@ -544,6 +572,30 @@ mod tests {
         // The log is being cut.
         drop(log.truncate(Offset(12)).unwrap());
         assert!(!log.sync_for_reference(lsn).unwrap() && !log.is_marked(lsn));
+    }
+
+    /// The journal's syncs have their turns between the pieces, and one that fails is as final as a sync.
+    #[test]
+    fn what_is_to_be_synced_is_written_in_pieces() {
+        let world = World::new(1);
+        let (_storage, log, plan) = planned(&world, Durability::Fsync);
+        carry_on(&log, &plan);
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(TimestampMs(1), None, Some(&[7; 500_000]), &[]).unwrap();
+        let large = builder.build().unwrap();
+        log.state().segment_bytes = 1 << 30;
+        let pieces = |count| {
+            for _ in 0..count {
+                let _ = log.append(large.clone(), LeaderEpoch(1)).unwrap();
+            }
+            let before = world.disk().counts().write_backs;
+            let synced = log.sync(Cause::Turn);
+            (world.disk().counts().write_backs - before, synced)
+        };
+        assert!(matches!(pieces(2), (0, Ok(Synced::Done))));
+        assert!(matches!(pieces(11), (2, Ok(Synced::Done))), "only what is not durable yet");
+        world.disk().inject(Fault::nth(DiskOperation::SyncData, 1).on(".log"));
+        assert!(matches!(pieces(6), (1, Err(_))));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub enum DiskOperation {
     Read,
     /// [`DiskFile::write_at`], after a random prefix was written.
     Write,
-    /// [`DiskFile::sync_data`].
+    /// [`DiskFile::sync_data`] and [`DiskFile::write_back`].
     SyncData,
     /// [`Disk::sync_dir`].
     SyncDir,
@@ -137,6 +137,8 @@ pub struct DiskCounts {
     pub written_bytes: u64,
     /// Calls of [`DiskFile::sync_data`].
     pub data_syncs: u64,
+    /// Calls of [`DiskFile::write_back`].
+    pub write_backs: u64,
     /// Calls of [`Disk::sync_dir`].
     pub dir_syncs: u64,
 }
@@ -469,6 +471,19 @@ impl DiskFile for SimFile {
             match fault {
                 Ok(()) => file.sync(),
                 Err(_) => file.sync_fails(rng),
+            }
+            fault
+        })
+    }
+
+    fn write_back(&self, _: u64, _: u64) -> io::Result<()> {
+        // Whether what is not synced has reached the disk is decided when the power is cut.
+        self.with(|state| {
+            state.counts.write_backs += 1;
+            let fault = state.fault(DiskOperation::SyncData, &self.path);
+            if fault.is_err() {
+                let State { tree, rng, .. } = &mut *state;
+                tree.file_mut(self.id)?.sync_fails(rng);
             }
             fault
         })
