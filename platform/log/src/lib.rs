@@ -134,14 +134,15 @@
 //! # Recovery
 //!
 //! 1. Lock the directory, check its version.
-//! 2. Cut every log to its mark: bytes past it may never have reached the disk, whatever the page cache says. (A `replicated`
-//!    log goes on past its mark as far as batches are sound.)
+//! 2. Load every log up to its mark: bytes past it may never have reached the disk, whatever the page cache says. (A `replicated`
+//!    log goes on past its mark as far as batches are sound, and is cut there.)
 //! 3. Unless the last run closed the directory, see that every file of the journal is there that JOURNAL names. Replay the
 //!    journal in the order of LSNs, skipping what a mark already covers. It ends where the next LSN is not found; see
 //!    *synced LSN* above. The frames of a log that was carried forward may begin past its end, since its first ones went with
 //!    their file: they are passed over up to a Carry that has all of them, which must follow (or the log's Drop). Of a Carry, the
 //!    batches that the log does not have yet are applied, each like an Append. An AppendRef is covered by the mark. Where it is
 //!    not, the log's deletion must follow, which took its files; else the mark is damaged or missing, and the start is refused.
+//!    So what lies past the mark is written over in place, and cut away only after the last frame: it may be the only copy.
 //! 4. Sync every log that the journal names: even one whose mark covers all, since a killed process may leave marks that can be
 //!    read and are not durable. (Several at a time, `sync_all`, as they were loaded.) Also every log whose mark is ahead of
 //!    the journal, by an append whose frame is not there since the crash came between the two: it was never acknowledged, and is

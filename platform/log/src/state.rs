@@ -87,6 +87,8 @@ pub(crate) struct State {
     pub(crate) mark: Option<Mark>,
     /// There is none, though the segments hold something: nothing of that counts, nor may it go before it is known what the log is.
     pub(crate) unmarked: bool,
+    /// At a start: past the mark there is more in the segments' files, and nothing of that may go before the journal was read.
+    pub(crate) uncut: bool,
     /// Parts before this one are synced.
     pub(crate) synced_parts: usize,
     /// Bytes that were written since the last sync began.
@@ -151,6 +153,7 @@ impl State {
             carried: Carried::default(),
             mark: None,
             unmarked: false,
+            uncut: false,
             unsynced_bytes: 0,
             listed: false,
             dir_changed: true,

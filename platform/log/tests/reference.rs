@@ -327,11 +327,14 @@ fn what_has_rotted_is_told() {
     assert_eq!(log.read(Offset(2), Offset(3), 10_000).unwrap().batches, expected[2]);
     drop((storage, log));
     world.first().crash();
-    // Of a mark: the one before says less than the journal needs. (It has two slots, written in turn.)
+    // Of a mark: the one before says less than the journal needs. (It has two slots, written in turn.) What lies past that, also in
+    // other segments, is there no other time.
+    world.disk().corrupt(Path::new(&format!("{}/{:020}.log", dir(), 0)), at, 1).unwrap();
     let (storage, log) = open(&world).unwrap();
-    for time in 10..12 {
-        world.run_until(log.append(batch(1, REF_BYTES, time), EPOCH).unwrap().ticket).unwrap();
+    for (bytes, time) in [(REF_BYTES, 10), (100, 11), (SEGMENT_BYTES as usize - 1_000, 12)] {
+        world.run_until(log.append(batch(1, bytes, time), EPOCH).unwrap().ticket).unwrap();
     }
+    let expected = read_all(&log, log.end_offset(), 5_000);
     drop((storage, log));
     world.first().crash();
     let mark = format!("{}/mark", dir());
@@ -343,8 +346,15 @@ fn what_has_rotted_is_told() {
     };
     let newest = u64::from(sequence(1) > sequence(0));
     world.disk().corrupt(Path::new(&mark), newest * 4096 + 40, 1).unwrap();
-    match open(&world) {
-        Err(OpenError::Damaged { path, .. }) => assert_eq!(path, Path::new(&mark)),
-        other => panic!("{:?}", other.map(|(_, log)| log)),
+    for _ in 0..2 {
+        match open(&world) {
+            Err(OpenError::Damaged { path, .. }) => assert_eq!(path, Path::new(&mark)),
+            other => panic!("{:?}", other.map(|(_, log)| log)),
+        }
+        world.first().kill();
     }
+    // Whoever can mend it has it all.
+    world.disk().corrupt(Path::new(&mark), newest * 4096 + 40, 1).unwrap();
+    let (_storage, log) = open(&world).unwrap();
+    assert!(read_all(&log, log.end_offset(), 5_000) == expected);
 }

@@ -62,7 +62,7 @@ fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<Vec<LogId>, OpenError> {
     Ok(found)
 }
 
-/// Loads one log and cuts it to its mark. One in durability `replicated` keeps what is sound beyond it.
+/// Loads one log, as far as its mark says. One in durability `replicated` keeps what is sound beyond it, and is cut there.
 fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let disk = &*journal.disk;
     let dir = journal.options.dir.join(id.path());
@@ -103,23 +103,27 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     if known.durability == Durability::Replicated {
         (end, headers) = keep_tail(journal, &dir, &mut parts, &mut rest, end)?;
     }
-    // What the journal will not write again must be durably gone before other batches take its place, or a power cut could
-    // bring it back in theirs. (Without a mark, the log may be one without a journal.)
-    let for_good = mark.is_none() || known.durability == Durability::Replicated;
-    // Or one whose mark went missing: then nothing may be cut. Whoever opens it, or its first frame, tells.
-    let unmarked = mark.is_none() && (!rest.is_empty() || has_bytes(&parts[parts.len() - 1])?);
+    let more = !rest.is_empty() || is_longer(&parts[parts.len() - 1])?;
+    // The log may be one without a journal whose mark went missing: then nothing may be cut. Whoever opens it, or its first
+    // frame, tells.
+    let unmarked = mark.is_none() && more;
+    // Nor before the journal was read, which may need a later mark than this.
+    let uncut = mark.is_some() && known.durability == Durability::Fsync && more;
     if !unmarked {
-        cut_active(&parts[parts.len() - 1], for_good)?;
+        for base in &rest {
+            remove(journal, &Segment::new(&journal.handles, &dir, *base).index_path())?;
+        }
     }
-    let gone = if unmarked { &[][..] } else { &rest };
-    let removes = !gone.is_empty();
-    for base in gone {
-        let segment = Segment::new(&journal.handles, &dir, *base);
-        remove(journal, &segment.path)?;
-        remove(journal, &segment.index_path())?;
-    }
-    if removes && for_good {
-        disk.sync_dir(&dir).map_err(io("sync", &dir))?;
+    if more && !unmarked && !uncut {
+        // No journal will write it again: it must be durably gone before other batches take its place, or a power cut could
+        // bring it back in theirs.
+        cut_active(&parts[parts.len() - 1])?;
+        for base in &rest {
+            remove(journal, &Segment::new(&journal.handles, &dir, *base).path)?;
+        }
+        if !rest.is_empty() {
+            disk.sync_dir(&dir).map_err(io("sync", &dir))?;
+        }
     }
     remove_snapshots(journal, &dir, &paths, mark.as_ref())?;
     let (producers, unsaved_bytes) = load_producers(journal, &dir, &marked, &known)?;
@@ -131,7 +135,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     state.unsaved_bytes = unsaved_bytes;
     state.synced_parts = closed;
     state.mark = mark;
-    state.unmarked = unmarked;
+    (state.unmarked, state.uncut) = (unmarked, uncut);
     // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
     state.parents_changed = mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
     state.lsn = known.lsn;
@@ -291,12 +295,39 @@ fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenE
     Ok(Part { segment: Arc::new(segment), len })
 }
 
-/// Whether there is anything in a segment's file.
-fn has_bytes(part: &Part) -> Result<bool, OpenError> {
+/// Whether there is more in a segment's file than what counts.
+fn is_longer(part: &Part) -> Result<bool, OpenError> {
     let path = &part.segment.path;
     let len = part.segment.len().map_err(io("measure", path))?;
     part.segment.handle.release();
-    Ok(len > 0)
+    Ok(len > part.len)
+}
+
+/// Takes away what the files of a log with a journal still hold past its end, once all that the journal has is written there. Not
+/// durably: past the mark nothing counts, and what was replayed is synced.
+pub(super) fn cut_rest(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
+    let mut state = log.state();
+    if !std::mem::take(&mut state.uncut) {
+        return Ok(());
+    }
+    for base in &state.begun {
+        if state.parts.binary_search_by_key(base, |part| part.segment.base).is_err() {
+            remove(journal, &Segment::new(&journal.handles, log.dir(), *base).path)?;
+        }
+    }
+    let marked = state.mark.map_or(Offset(0), |mark| mark.segment_base);
+    for part in state.parts.iter().filter(|part| part.segment.base >= marked) {
+        let path = &part.segment.path;
+        if part.segment.len().map_err(io("measure", path))? > part.len {
+            let file = part.segment.handle.writer().map_err(io("open", path))?;
+            file.set_len(part.len).map_err(io("cut", path))?;
+        }
+        // What was replayed stays open until it is synced.
+        if state.unsynced_bytes == 0 {
+            part.segment.handle.release();
+        }
+    }
+    Ok(())
 }
 
 /// Takes away, durably, what the segments hold of a log without a mark: it never was durable there, and the journal writes what
@@ -306,7 +337,7 @@ pub(crate) fn cut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), 
         let segment = Segment::new(&journal.handles, log.dir(), base);
         remove(journal, &segment.index_path())?;
         match base {
-            Offset(0) => cut_active(&Part { segment: Arc::new(segment), len: 0 }, true)?,
+            Offset(0) => cut_active(&Part { segment: Arc::new(segment), len: 0 })?,
             _ => remove(journal, &segment.path)?,
         }
     }
@@ -315,15 +346,13 @@ pub(crate) fn cut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), 
     Ok(())
 }
 
-/// Cuts the file of the last segment to the length that counts; `for_good` durably.
-fn cut_active(part: &Part, for_good: bool) -> Result<(), OpenError> {
+/// Cuts the file of the last segment to the length that counts, durably.
+fn cut_active(part: &Part) -> Result<(), OpenError> {
     let path = &part.segment.path;
     if part.segment.len().map_err(io("measure", path))? != part.len {
         let file = part.segment.handle.writer().map_err(io("open", path))?;
         file.set_len(part.len).map_err(io("cut", path))?;
-        if for_good {
-            file.sync_data().map_err(io("sync", path))?;
-        }
+        file.sync_data().map_err(io("sync", path))?;
     }
     part.segment.handle.release();
     Ok(())

@@ -11,7 +11,12 @@ use millstream_model::Durability;
 use millstream_record::{BatchHeader, PATCH_BYTES};
 use parking_lot::MutexGuard;
 
-use super::{failed, files::JournalFiles, load::cut_unmarked, unreadable};
+use super::{
+    failed,
+    files::JournalFiles,
+    load::{cut_rest, cut_unmarked},
+    unreadable,
+};
 use crate::{
     LogId, LogOptions, OpenError, PartitionLog,
     data_dir::io,
@@ -21,6 +26,7 @@ use crate::{
     journal_file::{FILE_HEADER_BYTES, Found, Scan},
     producers::Producers,
     state::State,
+    sync_all::each,
     sync_log::{SyncError, discard},
 };
 
@@ -76,6 +82,9 @@ impl Replay<'_> {
             let reason = format!("frame {lsn} continues the log {id}, and what is before it is not there");
             return Err(OpenError::Damaged { path: self.journal.dir(), reason });
         }
+        // Nothing that the files have past the marks is needed any more.
+        let uncut: Vec<_> = self.logs.values().filter(|log| log.state().uncut).cloned().collect();
+        each(self.journal, &uncut, |log| cut_rest(self.journal, log))?;
         let next_here = expected.unwrap_or(floor);
         for log in self.logs.values() {
             // The sound tail of a log without a journal is synced like what was replayed.
