@@ -733,7 +733,7 @@ fn a_broken_promise_is_found_by_its_name() {
     for (fault, invariant) in [
         (Fault::SkipSync, "AcknowledgedIsRead"),
         (Fault::EarlyReference, "SoundDiskOpens"),
-        (Fault::SkipSegmentSync, "SoundDiskOpens"),
+        (Fault::SkipSegmentSync, "AcknowledgedIsRead"),
         (Fault::EarlyDuplicate, "AcknowledgedIsRead"),
         (Fault::ReusedEpoch, "EpochIsOneLeaders"),
         (Fault::NoTruncate, "SoundDiskOpens"),

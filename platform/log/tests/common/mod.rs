@@ -66,7 +66,8 @@ pub(crate) fn read_all(log: &Arc<PartitionLog>, end: Offset, bytes_max: usize) -
     let mut from = log.start_offset();
     let mut found = Vec::new();
     while from < end {
-        let read = log.read(from, end, bytes_max).unwrap();
+        let read = log.read(from, end, bytes_max);
+        let read = read.unwrap_or_else(|error| panic!("AcknowledgedIsRead: {log:?} at {from}: {error}"));
         assert!(read.next > from, "a read at {from} below {end} makes progress");
         for batch in batches(read.batches) {
             let batch = batch.unwrap();
