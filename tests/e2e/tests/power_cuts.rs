@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_client::{Client, ClientOptions, NewTopic, Producer, ProducerOptions, ProducerRecord, Security};
+use millstream_client::{Client, NewTopic, Producer, ProducerOptions, ProducerRecord};
 use millstream_model::PartitionId;
 use millstream_test_support::{
     broker::Broker,
@@ -75,18 +75,6 @@ struct Load {
     cuts: u32,
 }
 
-/// A client that notices soon that a broker is gone.
-async fn connect(broker: &Broker) -> Client {
-    let mut options = ClientOptions {
-        brokers: vec![broker.address().to_string()],
-        security: Security::ProfileFile(broker.profile()),
-        ..ClientOptions::default()
-    };
-    options.limits.idle_timeout = Duration::from_millis(1000);
-    options.limits.keep_alive = Duration::from_millis(250);
-    Client::connect(options).await.unwrap()
-}
-
 fn topic(name: &str) -> NewTopic {
     NewTopic {
         name: name.into(),
@@ -143,14 +131,14 @@ async fn produce(
 
 impl Load {
     async fn start(broker: &Broker, name: &str, seed: u64) -> Self {
-        connect(broker).await.admin().create_topic(topic(name)).await.unwrap();
+        sdk::alert(broker).await.unwrap().admin().create_topic(topic(name)).await.unwrap();
         let (history, permits) = (Arc::new(Mutex::new(History::default())), Arc::new(Semaphore::new(0)));
         let mut producers = Vec::new();
         for producer in 0..PRODUCERS {
             // Small batches, so that several are under way when the power fails.
             let options =
                 ProducerOptions { batch_bytes: 4_000, buffer_bytes_max: 200_000, ..ProducerOptions::default() };
-            let sender = connect(broker).await.producer(options);
+            let sender = sdk::alert(broker).await.unwrap().producer(options);
             let (permits, history) = (Arc::clone(&permits), Arc::clone(&history));
             producers.push(tokio::spawn(produce(sender, name.into(), producer, seed, permits, history)));
         }
@@ -341,10 +329,10 @@ impl Run {
             State::Acknowledged => runtime.block_on(load.send(50, 50)),
             State::Created => {
                 let records = self.random.random_range(0..3);
-                runtime.block_on(async { self.others.create(&connect(&self.broker).await, records).await });
+                runtime.block_on(async { self.others.create(&sdk::alert(&self.broker).await.unwrap(), records).await });
             }
             State::Deleted => {
-                let client = runtime.block_on(connect(&self.broker));
+                let client = runtime.block_on(sdk::alert(&self.broker)).unwrap();
                 runtime.block_on(self.others.create(&client, 5));
                 runtime.block_on(load.send(300, 20));
                 while let Some((name, _)) = self.others.there.pop_first() {
@@ -377,7 +365,7 @@ impl Run {
     fn check(&mut self, runtime: &Runtime, load: &Load, told: &str) {
         self.broker.restart().unwrap();
         let wrong = runtime.block_on(async {
-            let client = connect(&self.broker).await;
+            let client = sdk::alert(&self.broker).await.unwrap();
             self.others.check(&client, &load.topic).await;
             load.check(&client).await
         });
@@ -424,7 +412,7 @@ impl Run {
     /// The last look at a topic, which is then deleted.
     fn check_end(&mut self, runtime: &Runtime, load: &Load, told: &str) {
         let wrong = runtime.block_on(async {
-            let client = connect(&self.broker).await;
+            let client = sdk::alert(&self.broker).await.unwrap();
             let wrong = load.check(&client).await;
             client.admin().delete_topic(&load.topic).await.unwrap();
             wrong

@@ -1,8 +1,11 @@
 //! Our own client, driven from plain tests: sending and reading whole lists of messages over QUIC.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use millstream_client::{
     Client, ClientOptions, Compression, ConsumedRecord, ConsumerOptions, Header, Producer, ProducerOptions,
@@ -13,7 +16,7 @@ use millstream_record::{BatchBuilder, BatchOptions};
 
 use crate::{
     broker::Broker,
-    history::{Pass, Seen},
+    history::{History, Pass, Seen},
     message::{Message, Placed},
 };
 
@@ -95,6 +98,36 @@ impl Sdk {
         }
         Ok(read)
     }
+}
+
+/// Connects a client that notices within a second that a broker is gone.
+///
+/// # Errors
+/// When the broker is not reached.
+pub async fn alert(broker: &Broker) -> anyhow::Result<Client> {
+    let mut options = ClientOptions {
+        brokers: vec![broker.address().to_string()],
+        security: Security::ProfileFile(broker.profile()),
+        ..ClientOptions::default()
+    };
+    options.limits.idle_timeout = Duration::from_millis(1000);
+    options.limits.keep_alive = Duration::from_millis(250);
+    Ok(Client::connect(options).await?)
+}
+
+/// Reads a topic and holds it against what is known of it. How many records it has.
+///
+/// # Errors
+/// When it cannot be read, or is not as it must be: with what is wrong.
+pub async fn hold(client: &Client, topic: &str, history: &Mutex<History>) -> anyhow::Result<usize> {
+    // A test that has panicked has failed already.
+    let known = || history.lock().unwrap_or_else(PoisonError::into_inner);
+    let begun = known().now();
+    let pass = read_pass(client, topic).await?;
+    let wrong = known().check(begun, &pass);
+    let said: Vec<_> = wrong.iter().take(10).map(ToString::to_string).collect();
+    ensure!(wrong.is_empty(), "{} wrong:\n  {}", wrong.len(), said.join("\n  "));
+    Ok(pass.seen.len())
 }
 
 /// Reads a topic from its beginning to where its end is now, with all that a history is held against.
