@@ -1,9 +1,6 @@
 //! The disk refuses a sync: does the broker stop and say what to do, and is all that it acknowledged there at the next start?
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests: a failure here is the test's")]
-
 use std::{
-    process::{Child, Command, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -13,51 +10,11 @@ use millstream_test_support::{
     broker::Broker,
     message::Message,
     sdk::{self, Sdk},
+    strace::Strace,
 };
 
 /// How long any one thing may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// strace, while it has every fdatasync of a process fail.
-struct Refusal(Child);
-
-impl Refusal {
-    fn of_syncs(process: u32) -> Self {
-        let child = Command::new("strace")
-            .args(["-f", "-q", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO", "-p"])
-            .arg(process.to_string())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("strace is needed to have a sync fail: see platform/xtask/src/setup.rs");
-        let mut refusal = Self(child);
-        let start = Instant::now();
-        while !refusal.is_everywhere(process) {
-            let ended = refusal.0.try_wait().unwrap();
-            assert!(ended.is_none(), "strace cannot trace the broker (it needs root): {ended:?}");
-            assert!(start.elapsed() < PATIENCE, "strace does not come to every thread of the broker");
-            thread::sleep(Duration::from_millis(1));
-        }
-        refusal
-    }
-
-    /// Whether every thread is traced.
-    fn is_everywhere(&self, process: u32) -> bool {
-        let tracer = format!("TracerPid:\t{}\n", self.0.id());
-        let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
-        // A thread that has ended meanwhile needs none.
-        threads.flatten().all(|thread| {
-            std::fs::read_to_string(thread.path().join("status")).map_or(true, |status| status.contains(&tracer))
-        })
-    }
-}
-
-impl Drop for Refusal {
-    fn drop(&mut self) {
-        // It ends by itself when the broker does.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn message(number: usize) -> Message {
     Message::new(0, None, Some(format!("value {number}").as_bytes()))
@@ -71,7 +28,7 @@ fn a_failed_sync_stops_the_broker_and_what_was_acknowledged_is_there_afterwards(
     sdk::produce(&broker, "t", &acknowledged).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let client = runtime.block_on(async { Arc::new(Sdk::connect(&broker).await.unwrap()) });
-    let refusal = Refusal::of_syncs(broker.process_id());
+    let refusal = Strace::inject(broker.process_id(), "fdatasync", "error=EIO").unwrap();
     let sent = runtime.spawn(async move { client.send("t", &message(50)).await });
     let start = Instant::now();
     while broker.is_running().unwrap() {

@@ -84,6 +84,25 @@ impl Image {
         Ok(Switch(File::open(self.root())?))
     }
 
+    /// Makes it read-only as a running system does it: an error is found (here, one that the kernel lets root claim), and the
+    /// file system writes no more. (`mount -o remount,ro` refuses while a file is open for writing.) ext4 only.
+    ///
+    /// # Errors
+    /// When it is not mounted, or the kernel cannot be asked for it.
+    pub fn fail_to_read_only(&self) -> anyhow::Result<()> {
+        let root = self.root().display().to_string();
+        run(Command::new("mount").args(["-o", "remount,errors=remount-ro", &root]))?;
+        let mounts = std::fs::read_to_string("/proc/mounts")?;
+        let device = mounts.lines().find_map(|line| {
+            let mut words = line.split(' ');
+            let device = words.next()?.strip_prefix("/dev/")?;
+            (words.next()? == root).then_some(device)
+        });
+        let device = device.with_context(|| format!("{root} is not mounted"))?;
+        std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "by a test")
+            .with_context(|| format!("having {root} fail needs ext4's trigger_fs_error in /sys"))
+    }
+
     /// Mounts it again after a cut, as a machine does that has power again: its own recovery runs. Whoever has files in it must
     /// be gone.
     ///

@@ -10,4 +10,5 @@ pub mod message;
 pub mod peers;
 pub mod rules;
 pub mod sdk;
+pub mod strace;
 pub mod tree;
