@@ -79,7 +79,8 @@ pub enum BrokerFailed {
     Storage(#[from] StorageFailed),
     /// The cluster's metadata.
     #[error(
-        "the cluster's metadata cannot be written: {0}; the broker must stop, and recovers when it is started again"
+        "the cluster's metadata cannot be written: {0}. The broker must stop, and what it acknowledged is safe. Mend that \
+         before you start it again"
     )]
     Catalog(String),
 }

@@ -45,6 +45,36 @@ pub fn lack(error: &io::Error) -> Option<Lack> {
     }
 }
 
+/// What an operator has to do about what this error says before the broker can go on, as a sentence's end; none where the
+/// error alone does not tell.
+#[must_use]
+pub fn remedy(error: &io::Error) -> Option<&'static str> {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    use rustix::io::Errno;
+    match (lack(error), error.kind()) {
+        (Some(Lack::Room), _) => {
+            Some("make room on the disk, or raise the quota or the limit on a file's length (ulimit -f)")
+        }
+        (Some(Lack::Descriptors), _) => Some("raise the limit on open files (ulimit -n)"),
+        (None, ReadOnlyFilesystem) => Some(
+            "find out from the kernel's log why the file system is read-only, have it checked (fsck), and mount it for writing",
+        ),
+        (None, PermissionDenied) => Some("let the broker's user read and write there"),
+        (None, _) => match Errno::from_io_error(error)? {
+            Errno::IO | Errno::NODEV | Errno::NXIO | Errno::NOMEDIUM | Errno::STALE => Some(
+                "see in the kernel's log what is wrong with the disk or the way to it, mend or replace it, and have the file system checked (fsck)",
+            ),
+            _ => None,
+        },
+    }
+}
+
+/// The error, and what is to be done about it where that is known.
+#[must_use]
+pub fn advised(error: &io::Error) -> String {
+    remedy(error).map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy}"))
+}
+
 /// Files and directories below one machine's root.
 ///
 /// Nothing is durable until it is synced: a file's bytes by [`DiskFile::sync_data`], a name (created, renamed, removed)
@@ -180,5 +210,35 @@ pub trait DiskFile: Send + Sync {
     /// The descriptor behind the file, for `sendfile`; none in simulation.
     fn descriptor(&self) -> Option<std::os::fd::RawFd> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn an_operator_is_told_what_to_do_where_the_error_tells() {
+        let check = |errno: Errno, expected: &[&str]| {
+            let told = remedy(&errno.into());
+            assert_eq!(told.is_some(), !expected.is_empty(), "{errno}: {told:?}");
+            for part in expected {
+                assert!(told.unwrap_or_default().contains(part), "{errno}: {told:?}");
+            }
+        };
+        check(Errno::ROFS, &["kernel's log", "fsck", "mount it for writing"]);
+        check(Errno::IO, &["kernel's log", "mend or replace it", "fsck"]);
+        check(Errno::NODEV, &["mend or replace it"]);
+        check(Errno::NOSPC, &["make room"]);
+        check(Errno::DQUOT, &["quota"]);
+        check(Errno::FBIG, &["ulimit -f"]);
+        check(Errno::MFILE, &["ulimit -n"]);
+        check(Errno::ACCESS, &["the broker's user"]);
+        check(Errno::INVAL, &[]);
+        assert_eq!(remedy(&io::Error::other("by ourselves")), None);
+        let told = advised(&Errno::FBIG.into());
+        assert!(told.starts_with("File too large") && told.contains("; make room"), "{told}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
+use millstream_env::{advised, remedy};
 use millstream_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 use millstream_record::BatchError;
 
@@ -10,7 +11,12 @@ use crate::LogId;
 /// A write or sync failed, and nothing that was not durable before may be believed: the storage takes no more appends
 /// and the process must stop. (Recovery at the next start does not depend on what the page cache says.)
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot {action} {}: {source}; the broker must stop, and recovers when it is started again", path.display())]
+#[error(
+    "cannot {action} {}: {source}. The broker must stop: what it acknowledged is safe, but for what topics in durability \
+     replicated had not synced. Before you start it again, {}",
+    path.display(),
+    remedy(source).unwrap_or("find out why, and mend that")
+)]
 pub struct StorageFailed {
     /// What was being done: "write", "sync", ...
     pub action: &'static str,
@@ -86,7 +92,7 @@ pub enum OpenError {
     #[error("{0}")]
     Options(&'static str),
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {}", path.display(), advised(source))]
     Io {
         /// What was being done.
         action: &'static str,
@@ -123,7 +129,7 @@ pub enum OpenLogError {
     #[error(transparent)]
     Failed(#[from] StorageFailed),
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {}", path.display(), advised(source))]
     Io {
         /// What was being done.
         action: &'static str,

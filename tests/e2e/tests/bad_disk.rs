@@ -21,6 +21,10 @@ use millstream_test_support::{
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::runtime::Runtime;
 
+/// What a broker says of what it has acknowledged when it must stop.
+const SAFE: &str = "The broker must stop: what it acknowledged is safe";
+/// What an operator is told to do about a read-only file system.
+const MOUNT: &str = "have it checked (fsck), and mount it for writing";
 /// How long any one thing may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -93,15 +97,18 @@ fn a_disk_that_becomes_read_only_stops_the_broker_which_says_so_until_it_is_mend
     let off = history.lock().unwrap().now();
     send_until_it_stops(&runtime, &mut broker, &history, 50);
     let said = broker.log();
+    // It says what is wrong, what of, and what to do.
     for part in
-        ["/mounted/data/", "Read-only file system", "the broker must stop, and recovers when it is started again"]
+        ["/mounted/data/", "Read-only file system", SAFE, "start it again, find out from the kernel's log", MOUNT]
     {
         assert!(said.contains(part), "no {part:?} in\n{said}");
     }
     history.lock().unwrap().power_failed(begun, off);
     // It does not start before somebody has looked after the disk, and says why.
     let refused = broker.restart().unwrap_err().to_string();
-    assert!(refused.contains("before it was ready") && refused.contains("Read-only file system"), "{refused}");
+    for part in ["before it was ready", "Read-only file system", MOUNT] {
+        assert!(refused.contains(part), "no {part:?} in\n{refused}");
+    }
     image.power_on().unwrap();
     broker.restart().unwrap();
     check(&runtime, &broker, &history);
@@ -120,7 +127,7 @@ fn half_a_write_is_never_taken_for_a_whole_one() {
     // The journal comes to it before the segment does, in the middle of a frame: its groups begin at pages.
     send_until_it_stops(&runtime, &mut broker, &history, 0);
     let said = broker.log();
-    for part in ["cannot write", ".journal", "the broker must stop, and recovers when it is started again"] {
+    for part in ["cannot write", ".journal", SAFE, "start it again, make room", "the limit on a file's length"] {
         assert!(said.contains(part), "no {part:?} in\n{said}");
     }
     let acknowledged = history.lock().unwrap().acknowledgements();

@@ -26,13 +26,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use millstream_env::advised;
+
 use millstream_env::Disk;
 
 /// Why the catalog's files could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The operating system refused.
-    #[error("cannot {doing} {}", path.display())]
+    #[error("cannot {doing} {}: {}", path.display(), advised(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -79,14 +81,6 @@ impl FileError {
     pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.into(), what: what.into() }
     }
-
-    /// The error and its cause in one line.
-    pub(crate) fn text(&self) -> String {
-        match self {
-            Self::Io { source, .. } => format!("{self}: {source}"),
-            _ => self.to_string(),
-        }
-    }
 }
 
 impl From<FileError> for io::Error {
@@ -96,7 +90,7 @@ impl From<FileError> for io::Error {
             FileError::Damaged { .. } | FileError::Newer { .. } => io::ErrorKind::InvalidData,
             FileError::Failed(_) | FileError::Closed => io::ErrorKind::Other,
         };
-        io::Error::new(kind, error.text())
+        io::Error::new(kind, error.to_string())
     }
 }
 

@@ -263,7 +263,7 @@ impl IoLoop {
                     let _ = written.send(Ok(()));
                 }
                 Err(error) => {
-                    flushed.io_completed(Err(io::Error::other(error.text())));
+                    flushed.io_completed(Err(io::Error::other(error.to_string())));
                     let _ = written.send(Err(error));
                 }
             },
@@ -322,7 +322,7 @@ impl IoLoop {
         for flushed in self.unsynced.drain(..) {
             flushed.io_completed(match &synced {
                 Ok(()) => Ok(()),
-                Err(error) => Err(io::Error::other(error.text())),
+                Err(error) => Err(io::Error::other(error.to_string())),
             });
         }
     }
@@ -334,7 +334,7 @@ impl IoLoop {
         }
         let result = call(&mut self.files);
         if let Err(error) = &result {
-            let reason = error.text();
+            let reason = error.to_string();
             tracing::error!(reason, "the catalog's files failed");
             self.failed = Some(reason.clone());
             self.shared.failed.send_replace(Some(reason));
