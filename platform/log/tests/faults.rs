@@ -4,61 +4,30 @@
 
 mod common;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
-use bytes::Bytes;
-use common::{batch, log_id, options, read_all, stored};
-use millstream_env::{
-    Disk, OpenMode,
-    sim::{SimDisk, World},
+use common::{
+    batch,
+    bench::{Bench, EPOCH, segment_path},
+    log_id, options, read_all, stored,
 };
-use millstream_log::{AppendError, LogOptions, OpenError, OpenLogError, PartitionLog, ReadError, Storage};
-use millstream_model::{Durability, LeaderEpoch, Offset};
+use millstream_env::{Disk, OpenMode, sim::SimDisk};
+use millstream_log::{AppendError, LogOptions, OpenError, OpenLogError, ReadError, Storage};
+use millstream_model::{Durability, Offset};
 
-const EPOCH: LeaderEpoch = LeaderEpoch(1);
-const SEGMENT_BYTES: u64 = 20_000;
-
-/// A storage on a simulated disk, and what was appended to its first log.
-struct Bench {
-    world: World,
-    durability: Durability,
-    storage: Option<Storage>,
-    appended: Vec<Bytes>,
-    time: i64,
+fn bench(durability: Durability) -> Bench {
+    Bench::new(7, durability)
 }
 
 impl Bench {
-    fn new(durability: Durability) -> Self {
-        let world = World::new(7);
-        let mut bench = Self { world, durability, storage: None, appended: Vec::new(), time: 0 };
-        bench.open();
-        bench
-    }
-
-    fn open(&mut self) {
-        self.storage = Some(Storage::open(options(Path::new("/data")), self.world.env()).unwrap().0);
-    }
-
     fn disk(&self) -> &SimDisk {
         self.world.disk()
     }
 
-    fn storage(&self) -> &Storage {
-        self.storage.as_ref().unwrap()
-    }
-
-    fn log(&self) -> Arc<PartitionLog> {
-        let options = LogOptions { segment_bytes: SEGMENT_BYTES, durability: self.durability, ..LogOptions::default() };
-        self.storage().open_log(log_id(0), options).unwrap()
-    }
-
     /// Appends one record of so many bytes.
     fn append(&mut self, bytes: usize) -> Result<(), AppendError> {
-        self.time += 10;
-        let batch = batch(1, bytes, self.time);
-        let appended = self.log().append(batch.clone(), EPOCH)?;
-        self.appended.push(stored(&batch, appended.base_offset, EPOCH));
-        self.world.run_until(appended.ticket).unwrap();
+        let (_, ticket) = self.append_one(1, bytes)?;
+        self.world.run_until(ticket).unwrap();
         Ok(())
     }
 
@@ -71,45 +40,16 @@ impl Bench {
         self.disk().set_capacity(None);
     }
 
-    fn kill(&mut self) {
-        self.world.first().kill();
-        self.storage = None;
-        self.open();
-    }
-
-    fn crash(&mut self) {
-        self.world.first().crash();
-        self.storage = None;
-        self.open();
-    }
-
-    fn close(&mut self) {
-        let storage = self.storage.take().unwrap();
-        self.world.run_until(storage.close()).unwrap();
-        self.world.first().kill();
-    }
-
     /// Everything that was appended is there, and nothing else.
     fn check(&self) {
         let log = self.log();
         assert_eq!(read_all(&log, log.end_offset(), 5_000), self.appended);
     }
-
-    fn segments(&self) -> Vec<String> {
-        let dir = format!("/data/logs/{}/0/records-0", log_id(0).topic);
-        let paths = self.disk().read_dir(Path::new(&dir)).unwrap();
-        let names = paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
-        names.filter(|name| name.ends_with(".log")).collect()
-    }
-
-    fn segment_path(&self, base: u32) -> std::path::PathBuf {
-        format!("/data/logs/{}/0/records-0/{base:020}.log", log_id(0).topic).into()
-    }
 }
 
 /// Fills most of the first segment, then has the disk refuse the next one.
 fn refused_roll(durability: Durability) -> Bench {
-    let mut bench = Bench::new(durability);
+    let mut bench = bench(durability);
     for _ in 0..3 {
         bench.append(5_000).unwrap();
     }
@@ -123,7 +63,7 @@ fn refused_roll(durability: Durability) -> Bench {
 fn a_refused_segment_leaves_no_name_behind() {
     for durability in [Durability::Fsync, Durability::Replicated] {
         let mut bench = refused_roll(durability);
-        assert_eq!(bench.segments().len(), 1, "{:?}", bench.segments());
+        assert_eq!(bench.names("log"), [0]);
         // A small one still fits the segment before; what comes then opens the next.
         bench.append(300).unwrap();
         for _ in 0..6 {
@@ -144,7 +84,7 @@ fn an_empty_or_torn_segment_between_others_hides_nothing() {
         for left in [0, 100] {
             let mut bench = refused_roll(durability);
             // As a power cut may leave it, whose directory was not synced after the removal.
-            let path = bench.segment_path(3);
+            let path = segment_path(3);
             let file = bench.disk().open(&path, OpenMode::CreateNew).unwrap();
             file.write_at(&[std::io::IoSlice::new(&vec![1; left])], 0).unwrap();
             drop(file);
@@ -168,13 +108,13 @@ fn an_empty_or_torn_segment_between_others_hides_nothing() {
 
 #[test]
 fn a_segment_that_went_missing_is_named_to_readers() {
-    let mut bench = Bench::new(Durability::Fsync);
+    let mut bench = bench(Durability::Fsync);
     for _ in 0..8 {
         bench.append(7_000).unwrap();
     }
     bench.close();
     // Two batches a segment: this is neither the first nor the last.
-    bench.disk().remove_file(&bench.segment_path(2)).unwrap();
+    bench.disk().remove_file(&segment_path(2)).unwrap();
     bench.open();
     let log = bench.log();
     let read = |from| log.read(Offset(from), log.end_offset(), 1);
@@ -204,7 +144,7 @@ fn rot_in_the_first_group_of_the_journal_is_noticed_once_anything_follows_it() {
     for (groups, bytes, files, noticed) in
         [(1, 100, 1, false), (2, 100, 1, true), (3, 100, 1, true), (9, 9_000, 2, true)]
     {
-        let mut bench = Bench::new(Durability::Fsync);
+        let mut bench = bench(Durability::Fsync);
         for _ in 0..groups {
             bench.append(bytes).unwrap();
         }
@@ -252,7 +192,7 @@ impl Bench {
 #[test]
 fn a_full_disk_refuses_records_and_nothing_else() {
     for durability in [Durability::Fsync, Durability::Replicated] {
-        let mut bench = Bench::new(durability);
+        let mut bench = bench(durability);
         bench.append(3_000).unwrap();
         bench.fill();
         let mut refused = 0;
@@ -262,8 +202,7 @@ fn a_full_disk_refuses_records_and_nothing_else() {
         }
         // Marks, epochs and deletions find the room that was set aside.
         bench.journal_a_lot();
-        let other = LogOptions { segment_bytes: SEGMENT_BYTES, durability, ..LogOptions::default() };
-        bench.storage().open_log(log_id(1), other).unwrap();
+        bench.storage().open_log(log_id(1), bench.log_options()).unwrap();
         bench.world.run_until(bench.storage().delete_log(log_id(1)).unwrap()).unwrap();
         bench.wait();
         bench.check();
@@ -287,7 +226,7 @@ fn a_full_disk_refuses_records_and_nothing_else() {
 
 #[test]
 fn a_start_without_room_for_a_journal_file_uses_an_old_one() {
-    let mut bench = Bench::new(Durability::Fsync);
+    let mut bench = bench(Durability::Fsync);
     bench.append(3_000).unwrap();
     bench.world.first().kill();
     bench.storage = None;
@@ -315,7 +254,7 @@ fn a_sync_that_lacks_something_is_postponed() {
         let write = |path| Fault::nth(DiskOperation::Write, 1).on(path);
         for fault in [open("/mark"), write("/mark"), open("/epochs"), write("/epochs"), open("BALLAST"), open("trash")]
         {
-            let mut bench = Bench::new(Durability::Fsync);
+            let mut bench = bench(Durability::Fsync);
             bench.append(3_000).unwrap();
             bench.disk().inject(fault.clone().with(error).for_good());
             // So much that the journal must be recycled: at some point it is refused, and nothing fails.
@@ -341,9 +280,8 @@ fn a_sync_that_lacks_something_is_postponed() {
 fn a_replicated_log_that_cannot_be_made_is_refused_and_made_later() {
     use millstream_env::sim::{DiskOperation, Fault, FaultError};
     for error in [FaultError::Full, FaultError::Descriptors] {
-        let bench = Bench::new(Durability::Replicated);
-        let options =
-            LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Replicated, ..LogOptions::default() };
+        let bench = bench(Durability::Replicated);
+        let options = bench.log_options();
         bench.disk().inject(Fault::nth(DiskOperation::Open, 1).on("mark").with(error).for_good());
         assert!(matches!(bench.storage().open_log(log_id(1), options), Err(OpenLogError::Io { .. })));
         bench.disk().clear_faults();
@@ -353,19 +291,17 @@ fn a_replicated_log_that_cannot_be_made_is_refused_and_made_later() {
 
 #[test]
 fn many_logs_share_few_descriptors() {
-    let mut bench = Bench::new(Durability::Fsync);
+    let mut bench = bench(Durability::Fsync);
     let idle = bench.disk().open_files();
     let options = |at: i32| LogOptions {
-        segment_bytes: SEGMENT_BYTES,
-        segment_ms: u64::MAX,
         durability: if at % 3 == 0 { Durability::Replicated } else { Durability::Fsync },
+        ..bench.log_options()
     };
     let logs: Vec<_> = (1..40).map(|at| bench.storage().open_log(log_id(at), options(at)).unwrap()).collect();
     let mut expected = vec![Vec::new(); logs.len()];
     for round in 0..8 {
         for (log, expected) in logs.iter().zip(&mut expected) {
-            bench.time += 10;
-            let batch = batch(1, 4_000, bench.time);
+            let batch = bench.next_batch(1, 4_000);
             let appended = log.append(batch.clone(), EPOCH).unwrap();
             expected.push(stored(&batch, appended.base_offset, EPOCH));
             bench.world.run_until(appended.ticket).unwrap();

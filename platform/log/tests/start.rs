@@ -4,48 +4,29 @@
 
 mod common;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
-use common::{batch, log_id, options, read_all, sequenced, stored};
+use common::{
+    batch,
+    bench::{Bench, EPOCH, segment_path},
+    log_id, options, read_all, sequenced, stored,
+};
 use futures::FutureExt;
 use millstream_env::{
     Disk,
-    sim::{DiskOperation, Fault, World},
+    sim::{DiskOperation, Fault},
 };
-use millstream_log::{AppendError, LogOptions, PartitionLog, ReadError, StartError, Storage, StorageOptions};
+use millstream_log::{AppendError, LogOptions, ReadError, StartError, Storage};
 use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
 
-const EPOCH: LeaderEpoch = LeaderEpoch(1);
-/// Four batches of one record and 4,000 bytes fit, and a fifth does not.
-const SEGMENT_BYTES: u64 = 20_000;
-
-struct Bench {
-    world: World,
-    durability: Durability,
-    /// Producers are written down after a part of it.
-    journal_bytes_max: u64,
-    storage: Option<Storage>,
+/// Four batches of one record and 4,000 bytes fit a segment, and a fifth does not.
+fn bench(durability: Durability) -> Bench {
+    Bench::new(3, durability)
 }
 
 impl Bench {
-    fn new(durability: Durability) -> Self {
-        let mut bench = Self { world: World::new(3), durability, journal_bytes_max: 192 << 10, storage: None };
-        bench.open();
-        bench
-    }
-
-    fn open(&mut self) {
-        let options = StorageOptions { journal_bytes_max: self.journal_bytes_max, ..options(Path::new("/data")) };
-        self.storage = Some(Storage::open(options, self.world.env()).unwrap().0);
-    }
-
-    fn log(&self) -> Arc<PartitionLog> {
-        let options = LogOptions { segment_bytes: SEGMENT_BYTES, durability: self.durability, ..LogOptions::default() };
-        self.storage.as_ref().unwrap().open_log(log_id(0), options).unwrap()
-    }
-
-    /// Appends batches of one record each; gives them as they are stored.
+    /// Appends batches of one record each, whose time is ten times its offset; gives them as they are stored.
     fn append(&self, count: usize) -> Vec<Bytes> {
         let log = self.log();
         let append = |_| {
@@ -62,35 +43,15 @@ impl Bench {
         self.world.run_until(ticket).unwrap();
     }
 
-    /// The base offsets in the names that the log's directory has of a kind.
-    fn names(&self, kind: &str) -> Vec<u64> {
-        let dir = format!("/data/logs/{}/0/records-0", log_id(0).topic);
-        let paths = self.world.disk().read_dir(Path::new(&dir)).unwrap();
-        let of_kind = paths.iter().filter(|path| path.extension().is_some_and(|found| found == kind));
-        of_kind.map(|path| path.file_stem().unwrap().to_str().unwrap().parse().unwrap()).collect()
-    }
-
     fn trash(&self) -> usize {
         self.world.disk().read_dir(Path::new("/data/trash")).unwrap().len()
-    }
-
-    fn kill(&mut self) {
-        self.world.first().kill();
-        self.storage = None;
-        self.open();
-    }
-
-    fn crash(&mut self) {
-        self.world.first().crash();
-        self.storage = None;
-        self.open();
     }
 }
 
 #[test]
 fn what_is_below_the_start_is_not_read_and_its_segments_go_in_the_background() {
     for durability in [Durability::Fsync, Durability::Replicated] {
-        let mut bench = Bench::new(durability);
+        let mut bench = bench(durability);
         let stored = bench.append(14);
         assert_eq!(bench.names("log"), [0, 4, 8, 12]);
         let log = bench.log();
@@ -117,7 +78,7 @@ fn what_is_below_the_start_is_not_read_and_its_segments_go_in_the_background() {
 #[test]
 fn an_acknowledged_start_is_kept_by_whatever_comes() {
     for durability in [Durability::Fsync, Durability::Replicated] {
-        let mut bench = Bench::new(durability);
+        let mut bench = bench(durability);
         let stored = bench.append(10);
         let log = bench.log();
         let first = log.advance_start(Offset(6)).unwrap();
@@ -138,7 +99,7 @@ fn an_acknowledged_start_is_kept_by_whatever_comes() {
 
 #[test]
 fn a_start_past_the_end_is_refused_and_one_at_the_end_leaves_an_empty_log() {
-    let mut bench = Bench::new(Durability::Fsync);
+    let mut bench = bench(Durability::Fsync);
     bench.append(6);
     let past = bench.log().advance_start(Offset(7));
     assert!(matches!(past, Err(StartError::BeyondEnd { start: Offset(7), end: Offset(6) })), "{past:?}");
@@ -154,7 +115,7 @@ fn a_start_past_the_end_is_refused_and_one_at_the_end_leaves_an_empty_log() {
 
 #[test]
 fn a_replicated_log_that_lost_its_tail_begins_empty_at_the_start() {
-    let mut bench = Bench::new(Durability::Replicated);
+    let mut bench = bench(Durability::Replicated);
     bench.append(3);
     // The journal is synced, and the segment is not.
     bench.advance(2);
@@ -168,16 +129,14 @@ fn a_replicated_log_that_lost_its_tail_begins_empty_at_the_start() {
 
 #[test]
 fn segments_that_a_power_cut_brings_back_go_at_the_next_start() {
-    let mut bench = Bench::new(Durability::Fsync);
+    let mut bench = bench(Durability::Fsync);
     let stored = bench.append(14);
-    bench.world.run_until(bench.storage.take().unwrap().close()).unwrap();
-    bench.world.first().kill();
+    bench.close();
     let copy: Vec<_> = [0, 4].map(|base| (base, bytes_of(&bench, base))).into();
     bench.open();
     bench.advance(9);
     bench.world.run_for(Duration::from_secs(1));
-    bench.world.run_until(bench.storage.take().unwrap().close()).unwrap();
-    bench.world.first().kill();
+    bench.close();
     // One whole, one torn.
     for (base, bytes) in copy {
         let keep = if base == 0 { bytes.len() } else { bytes.len() / 2 };
@@ -189,27 +148,24 @@ fn segments_that_a_power_cut_brings_back_go_at_the_next_start() {
     assert_eq!(read_all(&bench.log(), Offset(14), 1000), stored[9..]);
 }
 
-fn path(base: u64) -> std::path::PathBuf {
-    format!("/data/logs/{}/0/records-0/{base:020}.log", log_id(0).topic).into()
-}
-
 fn bytes_of(bench: &Bench, base: u64) -> Vec<u8> {
-    let file = bench.world.disk().open(&path(base), millstream_env::OpenMode::Read).unwrap();
+    let file = bench.world.disk().open(&segment_path(base), millstream_env::OpenMode::Read).unwrap();
     let mut bytes = vec![0; file.len().unwrap() as usize];
     file.read_at(&mut bytes, 0).unwrap();
     bytes
 }
 
 fn write(bench: &Bench, base: u64, bytes: &[u8]) {
-    let file = bench.world.disk().open(&path(base), millstream_env::OpenMode::Create).unwrap();
+    let file = bench.world.disk().open(&segment_path(base), millstream_env::OpenMode::Create).unwrap();
     file.write_at(&[std::io::IoSlice::new(bytes)], 0).unwrap();
     file.sync_data().unwrap();
 }
 
 #[test]
 fn a_producer_whose_batches_went_is_still_known_after_a_restart() {
-    let mut bench = Bench::new(Durability::Fsync);
-    bench.journal_bytes_max = 1 << 30;
+    let mut bench = bench(Durability::Fsync);
+    // Producers are written down after a part of it.
+    bench.options.journal_bytes_max = 1 << 30;
     bench.kill();
     let once = sequenced(7, 0, 0, 1, 4_000, 1);
     let ticket = bench.log().append(once.clone(), EPOCH).unwrap().ticket;
@@ -227,7 +183,7 @@ fn a_producer_whose_batches_went_is_still_known_after_a_restart() {
 
 #[test]
 fn on_a_full_disk_the_start_moves_and_makes_room() {
-    let bench = Bench::new(Durability::Fsync);
+    let bench = bench(Durability::Fsync);
     bench.append(14);
     bench.world.run_for(Duration::from_secs(1));
     bench.world.disk().set_capacity(Some(bench.world.disk().used_bytes()));
@@ -246,7 +202,7 @@ fn on_a_full_disk_the_start_moves_and_makes_room() {
 
 #[test]
 fn closed_segments_say_how_large_and_how_old_they_are() {
-    let bench = Bench::new(Durability::Fsync);
+    let bench = bench(Durability::Fsync);
     bench.append(10);
     let closed = bench.log().closed_segments().unwrap();
     let found: Vec<_> = closed.iter().map(|one| (one.base_offset.0, one.end_offset.0, one.newest.unwrap().0)).collect();
@@ -258,7 +214,7 @@ fn closed_segments_say_how_large_and_how_old_they_are() {
 
 #[test]
 fn epochs_below_the_start_are_forgotten_and_the_one_it_is_in_begins_there() {
-    let mut bench = Bench::new(Durability::Fsync);
+    let mut bench = bench(Durability::Fsync);
     let log = bench.log();
     for (epoch, count) in [(1, 3), (2, 4), (5, 3)] {
         for _ in 0..count {
@@ -279,12 +235,12 @@ fn epochs_below_the_start_are_forgotten_and_the_one_it_is_in_begins_there() {
 #[test]
 fn an_epoch_is_kept_by_a_start_that_is_cut_off_with_all_that_was_above_it() {
     for marked in [0, 3] {
-        let mut bench = Bench::new(Durability::Replicated);
+        let mut bench = bench(Durability::Replicated);
         bench.append(marked);
         let begun = bench.log().start_epoch(LeaderEpoch(2)).unwrap();
         bench.world.run_until(begun).unwrap();
         // It is nowhere else but in that file from here on.
-        bench.world.run_until(bench.storage.as_ref().unwrap().close()).unwrap();
+        bench.world.run_until(bench.storage().close()).unwrap();
         bench.kill();
         for at in 0..5 {
             bench.world.run_until(bench.log().append(batch(1, 100, at), LeaderEpoch(2)).unwrap().ticket).unwrap();

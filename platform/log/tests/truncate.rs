@@ -4,56 +4,27 @@
 
 mod common;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use common::{batch, log_id, options, read_all, sequenced, stored};
+use common::{
+    batch,
+    bench::{Bench, EPOCH},
+    log_id, read_all, sequenced,
+};
 use futures::FutureExt;
-use millstream_env::sim::{DiskOperation, Fault, World};
-use millstream_log::{AppendError, CommitError, LogOptions, PartitionLog, ReadError, Storage, Ticket, TruncateError};
+use millstream_env::sim::{DiskOperation, Fault};
+use millstream_log::{AppendError, CommitError, ReadError, TruncateError};
 use millstream_model::{Durability, LeaderEpoch, Offset};
 
-const EPOCH: LeaderEpoch = LeaderEpoch(1);
-
-struct Bench {
-    world: World,
-    durability: Durability,
-    storage: Option<Storage>,
-    time: i64,
+fn bench(durability: Durability) -> Bench {
+    Bench::new(5, durability)
 }
 
 impl Bench {
-    fn new(durability: Durability) -> Self {
-        let mut bench = Self { world: World::new(5), durability, storage: None, time: 0 };
-        bench.open();
-        bench
-    }
-
-    fn open(&mut self) {
-        self.storage = Some(Storage::open(options(Path::new("/data")), self.world.env()).unwrap().0);
-    }
-
-    fn log(&self) -> Arc<PartitionLog> {
-        let options = LogOptions { segment_bytes: 20_000, durability: self.durability, ..LogOptions::default() };
-        self.storage.as_ref().unwrap().open_log(log_id(0), options).unwrap()
-    }
-
     /// Appends batches of two records each; gives them as they are stored.
     fn append(&mut self, count: usize) -> Vec<Bytes> {
-        let mut all = Vec::new();
-        for _ in 0..count {
-            let (batch, base, ticket) = self.append_one();
-            self.world.run_until(ticket).unwrap();
-            all.push(stored(&batch, base, EPOCH));
-        }
-        all
-    }
-
-    fn append_one(&mut self) -> (Bytes, Offset, Ticket) {
-        self.time += 10;
-        let batch = batch(2, 2_000, self.time);
-        let appended = self.log().append(batch.clone(), EPOCH).unwrap();
-        (batch, appended.base_offset, appended.ticket)
+        self.append_each(count, 2, 2_000)
     }
 
     fn truncate(&self, end: i64) {
@@ -64,18 +35,6 @@ impl Bench {
     fn check(&self, expected: &[Bytes]) {
         assert_eq!(read_all(&self.log(), self.log().end_offset(), 5_000), expected);
     }
-
-    fn crash(&mut self) {
-        self.world.first().crash();
-        self.storage = None;
-        self.open();
-    }
-
-    fn kill(&mut self) {
-        self.world.first().kill();
-        self.storage = None;
-        self.open();
-    }
 }
 
 #[test]
@@ -83,7 +42,7 @@ fn the_batch_that_reaches_past_the_new_end_goes_as_a_whole_and_its_offsets_are_g
     for durability in [Durability::Fsync, Durability::Replicated] {
         // Where they are synced already, and where not; at a segment's end, and at the log's.
         for (seconds, end, kept) in [(0, 13, 6), (30, 13, 6), (0, 8, 4), (30, 8, 4), (30, 39, 19), (30, 1, 0)] {
-            let mut bench = Bench::new(durability);
+            let mut bench = bench(durability);
             let mut expected = bench.append(20);
             bench.world.run_for(Duration::from_secs(seconds));
             let log = bench.log();
@@ -113,10 +72,10 @@ fn the_batch_that_reaches_past_the_new_end_goes_as_a_whole_and_its_offsets_are_g
 
 #[test]
 fn what_waits_for_a_batch_that_is_cut_fails() {
-    let mut bench = Bench::new(Durability::Fsync);
+    let mut bench = bench(Durability::Fsync);
     bench.append(2);
-    let (_, _, kept) = bench.append_one();
-    let (_, _, cut) = bench.append_one();
+    let (_, kept) = bench.append_one(2, 2_000).unwrap();
+    let (_, cut) = bench.append_one(2, 2_000).unwrap();
     let once = sequenced(7, 0, 0, 1, 10, 1);
     let first = bench.log().append(once.clone(), EPOCH).unwrap().ticket;
     let again = bench.log().append(once.clone(), EPOCH).unwrap();
@@ -133,7 +92,7 @@ fn what_waits_for_a_batch_that_is_cut_fails() {
 #[test]
 fn producers_and_epochs_are_those_of_what_is_left() {
     for seconds in [0, 30] {
-        let mut bench = Bench::new(Durability::Fsync);
+        let mut bench = bench(Durability::Fsync);
         for (epoch, producer, first) in [(1, 7, 0), (2, 8, 0), (2, 7, 1), (3, 9, 0), (3, 7, 2)] {
             let batch = sequenced(producer, 0, first, 1, 10, 1);
             bench.world.run_until(bench.log().append(batch, LeaderEpoch(epoch)).unwrap().ticket).unwrap();
@@ -160,7 +119,7 @@ fn producers_and_epochs_are_those_of_what_is_left() {
 
 #[test]
 fn epochs_without_records_go_too() {
-    let bench = Bench::new(Durability::Fsync);
+    let bench = bench(Durability::Fsync);
     bench.world.run_until(bench.log().start_epoch(LeaderEpoch(4)).unwrap()).unwrap();
     bench.truncate(0);
     assert_eq!(bench.log().latest_epoch(), None);
@@ -172,7 +131,7 @@ fn epochs_without_records_go_too() {
 #[test]
 fn a_log_that_starts_within_the_batch_that_is_cut_is_empty_and_no_start_moves_back() {
     for seconds in [0, 30] {
-        let mut bench = Bench::new(Durability::Fsync);
+        let mut bench = bench(Durability::Fsync);
         bench.append(20);
         bench.world.run_for(Duration::from_secs(seconds));
         let started = bench.log().advance_start(Offset(15)).unwrap();
@@ -191,25 +150,25 @@ fn a_log_that_starts_within_the_batch_that_is_cut_is_empty_and_no_start_moves_ba
 
 #[test]
 fn a_truncation_that_a_deletion_or_a_failure_overtakes_is_told_so() {
-    let mut bench = Bench::new(Durability::Fsync);
+    let mut bench = bench(Durability::Fsync);
     bench.append(5);
     let overtaken = bench.log().truncate(Offset(4)).unwrap();
-    let gone = bench.storage.as_ref().unwrap().delete_log(log_id(0)).unwrap();
+    let gone = bench.storage().delete_log(log_id(0)).unwrap();
     assert!(matches!(bench.world.run_until(overtaken), Err(CommitError::Deleted)));
     bench.world.run_until(gone).unwrap();
 
-    let mut bench = Bench::new(Durability::Fsync);
-    bench.append(5);
-    let ticket = bench.log().truncate(Offset(4)).unwrap();
-    bench.world.disk().inject(Fault::nth(DiskOperation::SyncData, 1).for_good());
-    assert!(matches!(bench.world.run_until(ticket), Err(CommitError::Failed(_))));
+    let mut failing = self::bench(Durability::Fsync);
+    failing.append(5);
+    let ticket = failing.log().truncate(Offset(4)).unwrap();
+    failing.world.disk().inject(Fault::nth(DiskOperation::SyncData, 1).for_good());
+    assert!(matches!(failing.world.run_until(ticket), Err(CommitError::Failed(_))));
 }
 
 #[test]
 fn a_start_that_moves_to_the_new_end_takes_no_epoch_with_it() {
     for operation in [DiskOperation::Write, DiskOperation::SyncData, DiskOperation::SyncDir, DiskOperation::Names] {
         for nth in 1.. {
-            let mut bench = Bench::new(Durability::Fsync);
+            let mut bench = bench(Durability::Fsync);
             bench.append(5);
             // So that a mark reaches past the new end.
             bench.world.run_until(bench.storage.take().unwrap().close()).unwrap();

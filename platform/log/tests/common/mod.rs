@@ -1,6 +1,8 @@
 //! What the tests of the log share: batches to append, and what a log must then hold.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod bench;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
