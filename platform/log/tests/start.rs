@@ -11,13 +11,14 @@ use common::{
     batch,
     bench::{Bench, EPOCH, segment_path},
     log_id, options, read_all, sequenced, stored,
+    vanishing::Vanishing,
 };
 use futures::FutureExt;
 use millstream_env::{
-    Disk,
+    Disk, Env,
     sim::{DiskOperation, Fault},
 };
-use millstream_log::{AppendError, LogOptions, ReadError, StartError, Storage};
+use millstream_log::{AppendError, LogOptions, PartitionLog, ReadError, StartError, Storage};
 use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
 
 /// Four batches of one record and 4,000 bytes fit a segment, and a fifth does not.
@@ -257,6 +258,34 @@ fn an_epoch_is_kept_by_a_start_that_is_cut_off_with_all_that_was_above_it() {
         bench.kill();
         assert_eq!(bench.log().latest_epoch(), Some(LeaderEpoch(2)), "{marked} records were marked");
         assert_eq!(bench.log().end_offset(), end);
+    }
+}
+
+/// Whoever has seen the log's list before the start moved, and comes too late for the files, looks again.
+#[test]
+fn a_look_whose_segment_goes_in_the_middle_of_it_is_a_look_at_what_is_left() {
+    type Look = fn(&PartitionLog) -> String;
+    let looks: [(Look, &str); 3] = [
+        (
+            |log| format!("{:?}", log.read(Offset(1), Offset(14), 1000)),
+            "Err(OutOfRange { offset: Offset(1), start: Offset(9), end: Offset(14) })",
+        ),
+        (|log| format!("{:?}", log.offset_for_timestamp(TimestampMs(5))), "Ok(Some((Offset(9), TimestampMs(90))))"),
+        (|log| format!("{:?}", log.closed_segments().map(|closed| closed.len())), "Ok(1)"),
+    ];
+    for (look, expected) in looks {
+        let mut bench = bench(Durability::Fsync);
+        bench.append(14);
+        // So that no file is open, and no index known.
+        bench.close();
+        let env = bench.world.env();
+        let disk = Vanishing::new(env.disk.clone());
+        let (storage, _) = Storage::open(bench.options.clone(), Env { disk: disk.clone(), ..env }).unwrap();
+        let log = storage.open_log(log_id(0), bench.log_options()).unwrap();
+        let moved = log.clone();
+        disk.go(format!("/{:020}.", 0), move || drop(moved.advance_start(Offset(9)).unwrap()));
+        assert_eq!(look(&log), expected);
+        assert!(disk.has_gone(), "it did not come to that");
     }
 }
 
