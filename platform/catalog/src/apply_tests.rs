@@ -471,7 +471,15 @@ fn topics_from_before_there_were_all_settings_are_read() {
     let topics = json["topics"].as_object_mut().unwrap();
     let topic = topics.values_mut().find(|topic| topic["name"] == "old").unwrap();
     let config = topic["config"].as_object_mut().unwrap();
-    for since in ["retention_bytes", "retention_ms", "segment_ms"] {
+    for since in [
+        "retention_bytes",
+        "retention_ms",
+        "segment_ms",
+        "delete_retention_ms",
+        "compaction_lag_ms_max",
+        "compaction_lag_ms_min",
+        "cleanable_dirty_ratio_min",
+    ] {
         assert!(config.remove(since).is_some(), "{since}");
     }
     let read: State = serde_json::from_value(json).unwrap();
