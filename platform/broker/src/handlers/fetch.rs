@@ -476,11 +476,16 @@ mod tests {
         let partitions = [0, 1].map(|index| shared.partitions.find(TopicId(Uuid::from_u128(7)), PartitionId(index)));
         let partitions = partitions.map(Option::unwrap);
         for partition in &partitions {
-            let mut builder = BatchBuilder::new(BatchOptions::default());
-            builder.push(TimestampMs(5), None, Some(&vec![b'x'; 3 * SMALL_BYTES]), &[]).unwrap();
-            partition.append(vec![builder.build().unwrap()], Acks::All).unwrap().commit.await.unwrap();
+            append(partition, 3 * SMALL_BYTES).await;
         }
         partitions
+    }
+
+    /// Appends one record of so many bytes.
+    async fn append(partition: &Arc<Partition>, bytes: usize) {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(TimestampMs(5), None, Some(&vec![b'x'; bytes]), &[]).unwrap();
+        partition.append(vec![builder.build().unwrap()], Acks::All).unwrap().commit.await.unwrap();
     }
 
     fn targets(partition: &Arc<Partition>, view: Option<&Arc<View>>) -> Vec<Targets> {
@@ -524,5 +529,37 @@ mod tests {
         drop(all);
         assert!(records_bytes(&viewed.await) > SMALL_BYTES);
         broker.shutdown().await.unwrap();
+    }
+
+    /// Records become durable while a partition is read: the high watermark that is told lies past those that are in the answer.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_record_is_at_or_past_the_high_watermark_of_its_answer() {
+        const APPENDS: usize = 400;
+        let dir = tempfile::tempdir().unwrap();
+        let options = BrokerOptions::new(BrokerId(1), dir.path().into());
+        let (broker, _) = Broker::start(options, millstream_env::real::env(), Vec::new()).await.unwrap();
+        let [partition, _] = two_partitions(&broker).await;
+        let appender = partition.clone();
+        let appends = tokio::spawn(async move {
+            for _ in 0..APPENDS {
+                append(&appender, 10).await;
+            }
+        });
+        let source = Source { partition: partition.clone(), view: None };
+        let mut wrong = None;
+        while !appends.is_finished() {
+            let from = Offset(partition.high_watermark().0 - 1);
+            let request = FetchPartition { fetch_offset: from, partition_max_bytes: 1 << 20, ..Default::default() };
+            let mut answer = PartitionData::default();
+            read_source(&source, None, &request, &mut super::Budget::new(1 << 20), &mut answer).unwrap();
+            let end = answer.records.0.iter().flat_map(|part| headers(part)).map(|header| header.end_offset()).max();
+            let told = answer.high_watermark;
+            if !end.is_some_and(|end| from < end && end <= told) {
+                wrong = Some(format!("read {from}..{end:?}, told {told}"));
+            }
+        }
+        appends.await.unwrap();
+        broker.shutdown().await.unwrap();
+        assert_eq!(wrong, None);
     }
 }
