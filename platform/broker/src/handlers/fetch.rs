@@ -21,7 +21,6 @@ use tokio::sync::watch;
 
 use crate::{
     errors::{Messages, WireError},
-    memory::Held,
     partition::Partition,
     readable::Readable,
     shared::Shared,
@@ -268,7 +267,7 @@ struct Shown {
     /// One for each target, in their order; none for topics and where there is nothing new.
     seen: Vec<Option<Result<Seen, Arc<WireError>>>>,
     /// Until it is part of an answer that has its share, or is not sent.
-    _held: Option<Held>,
+    _held: Option<Share>,
 }
 
 impl Shown {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use millstream_catalog::{Topic, Transform};
+use millstream_env::Share;
 use millstream_model::{Offset, PartitionId, TimestampMs, key_partition};
 use millstream_record::{BatchBuilder, BatchOptions, BuildError, HEADER_BYTES, raw};
 use millstream_replica::Acks;
@@ -18,7 +19,6 @@ use super::{
     error::{TransformError, is_about_the_module},
 };
 use crate::{
-    memory::Held,
     partition::{Partition, PartitionAppendError, PendingAppend},
     rows::{Row, plausible},
     shared::Shared,
@@ -41,7 +41,7 @@ pub(super) struct Outputs {
     /// By output, each with its place, in the order emitted.
     records: Vec<Vec<(PartitionId, Record)>>,
     bytes: usize,
-    held: Vec<Held>,
+    held: Vec<Share>,
     /// There is no more memory for outputs.
     crowded: bool,
 }
