@@ -86,7 +86,7 @@
 //!    disk refuses before anything is journaled. The first frame since the last sync *pins* the journal from it on.
 //! 2. The commit loop (`commit`) takes all that is queued, up to `group_bytes_max`, as one group: one vectored write, one
 //!    fdatasync. Then flushed ends advance and tickets resolve. What arrives meanwhile is the next group: no timer.
-//!    An append of `append_ref_bytes` (1 MiB) or more is not written twice: before the group that it is in is written, the loop
+//!    An append of `append_ref_bytes` (2 MiB) or more is not written twice: before the group that it is in is written, the loop
 //!    syncs its log, segments and mark (`sync_log`), unless a mark covers it already; the journal gets an AppendRef. Where
 //!    that is not to be had at once, it is journaled whole: where the log's own files lack something, the log is being
 //!    cut or synced, or more than `queue_bytes_max` would have to be synced with it. The log pins the journal as

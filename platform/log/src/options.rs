@@ -23,8 +23,8 @@ pub struct StorageOptions {
     /// From how many bytes on an append of a log in durability `fsync` is synced in its segment, with a reference to it in the
     /// journal instead of a second copy; the batches of one append count together. `usize::MAX`: none.
     ///
-    /// 1 MiB: from there on writing once may sustain more than writing twice, and below it never did, as measured by
-    /// `disk_spike` (ARCHITECTURE.md). One append alone is acknowledged sooner through the journal, whatever its size.
+    /// 2 MiB: there writing once sustained 1.15 to 1.5 times what writing twice did, and at 1 MiB 0.84 to 1.14 times, with one
+    /// producer and with eight (`append_spike`, see ARCHITECTURE.md).
     pub append_ref_bytes: usize,
     /// How long an idempotent producer is remembered after it was last heard of (Kafka's `producer.id.expiration.ms`).
     pub producer_expiration: Duration,
@@ -48,7 +48,7 @@ impl StorageOptions {
             journal_bytes_max: 1 << 30,
             queue_bytes_max: 64 << 20,
             group_bytes_max: 1 << 20,
-            append_ref_bytes: 1 << 20,
+            append_ref_bytes: 2 << 20,
             producer_expiration: Duration::from_secs(24 * 60 * 60),
             sync_interval: Duration::from_secs(5),
             open_segments_max: 512,
