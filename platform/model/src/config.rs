@@ -196,6 +196,12 @@ pub enum ConfigError {
         /// What this version takes.
         takes: &'static str,
     },
+    /// Something was to be added to, or taken from, a setting that is no list.
+    #[error("{key} is not a list: it is set as a whole")]
+    NotAList {
+        /// The setting.
+        key: String,
+    },
 }
 
 /// A setting's name, its default as text, and how it shows and takes a value.
@@ -215,12 +221,24 @@ impl fmt::Debug for ConfigKey {
 /// Kafka's largest time, milliseconds, and size, bytes.
 const LIMIT_MAX: u64 = i64::MAX.cast_unsigned();
 const PARAM_PREFIX: &str = "millstream.partitioner.param.";
+/// The settings whose values are lists.
+const LISTS: &[&str] = &["cleanup.policy"];
+/// How much of a name that is not known an error repeats.
+const KEY_CHARS_TOLD: usize = 80;
 
 fn number(key: &'static str, text: &str, low: u64, high: u64, takes: &'static str) -> Result<u64, ConfigError> {
     match text.parse() {
         Ok(value) if (low..=high).contains(&value) => Ok(value),
         _ => Err(ConfigError::Value { key, value: text.into(), takes }),
     }
+}
+
+/// The words of a list, each once, in a fixed order.
+fn words(text: &str) -> Vec<&str> {
+    let mut words: Vec<_> = text.split(',').map(str::trim).collect();
+    words.sort_unstable();
+    words.dedup();
+    words
 }
 
 /// Takes the one value that is built; names the others of Kafka's as not built.
@@ -265,10 +283,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
             })
         },
         set: |config, key, text| {
-            let mut words: Vec<_> = text.split(',').map(str::trim).collect();
-            words.sort_unstable();
-            words.dedup();
-            config.cleanup_policy = match words[..] {
+            config.cleanup_policy = match words(text)[..] {
                 ["delete"] => CleanupPolicy::Delete,
                 ["compact"] => CleanupPolicy::Compact,
                 ["compact", "delete"] => CleanupPolicy::CompactDelete,
@@ -441,6 +456,13 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
 ];
 
+fn find(key: &str) -> Result<&'static ConfigKey, ConfigError> {
+    TOPIC_SETTINGS.iter().find(|entry| entry.key == key).ok_or_else(|| ConfigError::Unknown {
+        key: key.chars().take(KEY_CHARS_TOLD).collect(),
+        known: TOPIC_SETTINGS.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", "),
+    })
+}
+
 impl TopicConfig {
     /// Builds a configuration from pairs of Kafka's form; what is not named keeps its default, the last of two wins.
     ///
@@ -463,12 +485,53 @@ impl TopicConfig {
             self.partitioner_params.insert(param.into(), value.into());
             return Ok(());
         }
-        let known = || TOPIC_SETTINGS.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", ");
-        let entry = TOPIC_SETTINGS
-            .iter()
-            .find(|entry| entry.key == key)
-            .ok_or_else(|| ConfigError::Unknown { key: key.chars().take(80).collect(), known: known() })?;
+        let entry = find(key)?;
         (entry.set)(self, entry.key, value)
+    }
+
+    /// Gives one setting its default again.
+    ///
+    /// # Errors
+    /// There is no such setting. A parameter of the partitioner that was never given is none.
+    pub fn reset(&mut self, key: &str) -> Result<(), ConfigError> {
+        if let Some(param) = key.strip_prefix(PARAM_PREFIX).filter(|param| !param.is_empty()) {
+            self.partitioner_params.remove(param);
+            return Ok(());
+        }
+        let entry = find(key)?;
+        let default = (entry.show)(&Self::default()).unwrap_or_default();
+        (entry.set)(self, entry.key, &default)
+    }
+
+    /// Adds to one setting that is a list (`cleanup.policy`) what of `value` it does not have.
+    ///
+    /// # Errors
+    /// As [`TopicConfig::set`]; or the setting is no list.
+    pub fn add(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
+        let (entry, current) = self.list(key)?;
+        (entry.set)(self, entry.key, &format!("{current},{value}"))
+    }
+
+    /// Takes from one setting that is a list (`cleanup.policy`) what of `value` it has.
+    ///
+    /// # Errors
+    /// As [`TopicConfig::add`]; or too little is left, which shows as the value that it would be.
+    pub fn subtract(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
+        let (entry, current) = self.list(key)?;
+        let gone = words(value);
+        let left: Vec<_> = words(&current).into_iter().filter(|word| !gone.contains(word)).collect();
+        (entry.set)(self, entry.key, &left.join(","))
+    }
+
+    /// A setting that is a list, and its value.
+    fn list(&self, key: &str) -> Result<(&'static ConfigKey, String), ConfigError> {
+        if key.starts_with(PARAM_PREFIX) {
+            return Err(ConfigError::NotAList { key: key.chars().take(KEY_CHARS_TOLD).collect() });
+        }
+        match find(key)? {
+            entry if LISTS.contains(&entry.key) => Ok((entry, (entry.show)(self).unwrap_or_default())),
+            entry => Err(ConfigError::NotAList { key: entry.key.into() }),
+        }
     }
 
     /// Every setting with its value, in a fixed order, and whether the value is the default.
@@ -514,6 +577,69 @@ mod tests {
         let pairs: Vec<_> = config.pairs().map(|(key, value, _)| (key, value.unwrap_or_default())).collect();
         let again = TopicConfig::from_pairs(pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()))).unwrap();
         assert_eq!(again, config);
+    }
+
+    #[test]
+    fn every_setting_can_be_given_its_default_again() {
+        let set = [
+            ("cleanup.policy", "compact"),
+            ("delete.retention.ms", "1"),
+            ("max.compaction.lag.ms", "1"),
+            ("max.message.bytes", "2048"),
+            ("message.timestamp.type", "LogAppendTime"),
+            ("min.cleanable.dirty.ratio", "0.25"),
+            ("min.compaction.lag.ms", "1"),
+            ("min.insync.replicas", "2"),
+            ("retention.bytes", "1"),
+            ("retention.ms", "-1"),
+            ("segment.bytes", "1048576"),
+            ("segment.ms", "1"),
+            ("millstream.durability", "replicated"),
+            ("millstream.partitioner", "by-field@1"),
+            ("millstream.partitioner.param.field", "tailnum"),
+        ];
+        let changed = TopicConfig::from_pairs(set).unwrap();
+        // What takes one value only cannot be anything else.
+        let one = ["compression.type", "segment.jitter.ms", "millstream.partitioner.enforce"];
+        assert_eq!(set.len() - 1 + one.len(), TOPIC_SETTINGS.len());
+        for (key, _) in set {
+            let mut config = changed.clone();
+            config.reset(key).unwrap();
+            assert_ne!(config, changed, "{key}");
+        }
+        let mut config = changed;
+        for key in set.map(|(key, _)| key).into_iter().chain(one) {
+            config.reset(key).unwrap();
+        }
+        assert_eq!(config, TopicConfig::default());
+        config.reset("millstream.partitioner.param.never-given").unwrap();
+        for unknown in ["no.such", "millstream.partitioner.param."] {
+            assert!(matches!(config.reset(unknown), Err(ConfigError::Unknown { .. })), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn lists_are_added_to_and_taken_from_and_nothing_else_is() {
+        let mut config = TopicConfig::default();
+        config.add("cleanup.policy", "compact").unwrap();
+        assert_eq!(config.cleanup_policy, CleanupPolicy::CompactDelete);
+        config.add("cleanup.policy", "delete, compact").unwrap();
+        assert_eq!(config.cleanup_policy, CleanupPolicy::CompactDelete);
+        config.subtract("cleanup.policy", "delete,keep").unwrap();
+        assert_eq!(config.cleanup_policy, CleanupPolicy::Compact);
+        let before = config.clone();
+        for outcome in
+            [config.clone().subtract("cleanup.policy", "compact"), config.clone().add("cleanup.policy", "keep")]
+        {
+            assert!(matches!(outcome, Err(ConfigError::Value { .. })), "{outcome:?}");
+        }
+        for key in ["retention.ms", "compression.type", "millstream.partitioner.param.field"] {
+            for outcome in [config.add(key, "1"), config.subtract(key, "1")] {
+                assert!(matches!(outcome, Err(ConfigError::NotAList { .. })), "{key} {outcome:?}");
+            }
+        }
+        assert!(matches!(config.add("no.such", "1"), Err(ConfigError::Unknown { .. })));
+        assert_eq!(config, before);
     }
 
     #[test]
