@@ -10,8 +10,8 @@ use std::{
 };
 
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, ModuleRef, Name, ProducerId, RoutingEpoch, TopicId, TopicName, TransformId, ViewId,
-    limits,
+    BrokerId, Digest, LeaderEpoch, ModuleRef, Name, ProducerId, RoutingEpoch, TopicConfig, TopicId, TopicName,
+    TransformId, ViewId, limits,
 };
 
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,12 @@ pub enum Refused {
         "{asked} replicas of each partition: there must be from 1 to as many as there are brokers, which is {brokers}"
     )]
     ReplicationFactor { asked: i32, brokers: usize },
+    #[error("topic {0} has been given other settings at the same time: look again, then retry")]
+    StaleTopic(TopicName),
+    #[error(
+        "the partitioner of topic {0} cannot be changed, nor its parameters: routing a topic anew is not built yet"
+    )]
+    PartitionerChanged(TopicName),
     #[error("topic {topic} is used by {users}: delete what uses it first")]
     TopicInUse { topic: TopicName, users: String },
 
@@ -150,6 +156,7 @@ pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome,
             create_topic(state, index, topic, partitions, replication_factor)
         }
         Command::AllocateProducerIds { reporter } => allocate_producer_ids(state, reporter),
+        Command::AlterTopic { id, from, to } => alter_topic(state, id, &from, *to),
         Command::DeleteTopic { id } => delete_topic(state, id),
         Command::PushModule { module, digest, size_bytes, kinds, needs, declarations, at } => {
             push_module(state, Module { module, digest, size_bytes, kinds, needs, declarations, pushed_at: at })
@@ -294,6 +301,25 @@ fn allocate_producer_ids(state: &mut State, reporter: Reporter) -> Result<Outcom
         _ => return Err(Refused::ProducerIdsUsedUp(ProducerId::RESERVED.0)),
     }
     Ok(Outcome::ProducerIds(first))
+}
+
+fn alter_topic(state: &mut State, id: TopicId, from: &TopicConfig, to: TopicConfig) -> Result<Outcome, Refused> {
+    let topic = state.topics.get_mut(&id).ok_or(Refused::UnknownTopicId(id))?;
+    if topic.config != *from {
+        return Err(Refused::StaleTopic(topic.name.clone()));
+    }
+    let routing = |config: &TopicConfig| {
+        let TopicConfig { partitioner, partitioner_enforce, partitioner_params, .. } = config.clone();
+        (partitioner, partitioner_enforce, partitioner_params)
+    };
+    if routing(from) != routing(&to) {
+        return Err(Refused::PartitionerChanged(topic.name.clone()));
+    }
+    if topic.config == to {
+        return Ok(Outcome::Unchanged);
+    }
+    Arc::make_mut(topic).config = to;
+    Ok(Outcome::Done)
 }
 
 fn delete_topic(state: &mut State, id: TopicId) -> Result<Outcome, Refused> {

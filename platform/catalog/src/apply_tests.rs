@@ -270,6 +270,37 @@ fn a_topic_made_again_is_another() {
     assert!(matches!(refused(&state, Command::DeleteTopic { id: TopicId(uuid(101)) }), Refused::UnknownTopicId(_)));
 }
 
+fn alter(id: u128, from: &TopicConfig, changes: &[(&str, &str)]) -> Command {
+    let mut to = from.clone();
+    for (key, value) in changes {
+        to.set(key, value).unwrap();
+    }
+    Command::AlterTopic { id: TopicId(uuid(id)), from: Box::new(from.clone()), to: Box::new(to) }
+}
+
+#[test]
+fn a_topics_settings_are_changed_only_by_who_knows_them_and_its_routing_by_nobody() {
+    let state = small();
+    let first = TopicConfig::default();
+    let changed = taken(&state, alter(101, &first, &[("retention.ms", "5")]));
+    let topic = changed.topic("a").unwrap();
+    assert_eq!(topic.config.retention_ms, Some(5));
+    assert_eq!((&topic.partitions, topic.routing_epoch), (&state.topic("a").unwrap().partitions, RoutingEpoch(0)));
+    assert_eq!(changed.topic("b"), state.topic("b"));
+    // Somebody else's change came first.
+    let stale = alter(101, &first, &[("retention.bytes", "6")]);
+    assert_eq!(refused(&changed, stale), Refused::StaleTopic(name("a")));
+    let mut same = changed.clone();
+    assert_eq!(apply(&mut same, 1000, alter(101, &topic.config, &[])), Ok(Outcome::Unchanged));
+    assert_eq!(same, changed);
+    assert!(matches!(refused(&state, alter(999, &first, &[])), Refused::UnknownTopicId(_)));
+    for changes in [("millstream.partitioner", "p@1"), ("millstream.partitioner.param.field", "x")] {
+        assert_eq!(refused(&state, alter(101, &first, &[changes])), Refused::PartitionerChanged(name("a")));
+    }
+    let command = alter(101, &first, &[("retention.ms", "5")]);
+    assert_eq!(Command::decode(&command.encode().unwrap()).unwrap(), command);
+}
+
 #[test]
 fn transforms_that_cannot_be_are_refused() {
     let state = taken(&small(), view(201, "v", "a", &["f@1"]));
@@ -503,6 +534,11 @@ fn any_command() -> impl Strategy<Value = Command> {
         (id.clone(), 0..4usize, 1..4i32, 1..3i32, any::<bool>()).prop_map(|(id, n, partitions, factor, fsync)| {
             let durability = if fsync { "fsync" } else { "replicated" };
             topic_with(id, ["a", "b", "c", "d"][n], partitions, factor, &[("millstream.durability", durability)])
+        }),
+        (id.clone(), any::<bool>(), any::<bool>()).prop_map(|(id, from, to)| {
+            let config = |fsync| if fsync { "fsync" } else { "replicated" };
+            let from = TopicConfig::from_pairs([("millstream.durability", config(from))]).unwrap();
+            alter(id, &from, &[("millstream.durability", config(to))])
         }),
         id.clone().prop_map(|id| Command::DeleteTopic { id: TopicId(uuid(id)) }),
         (modules.clone(), 0..3u8, kinds).prop_map(|(name, byte, kinds)| module(name, byte, &kinds)),

@@ -73,6 +73,16 @@ pub enum Command {
         /// The broker that will hand them out, and its registration.
         reporter: Reporter,
     },
+    /// Gives a topic other settings. Refused where they are not `from` any more, since whoever proposes it has made `to` of
+    /// those; and where the partitioner would change, which opens a routing epoch.
+    AlterTopic {
+        /// Which.
+        id: TopicId,
+        /// Its settings that the proposer saw.
+        from: Box<TopicConfig>,
+        /// Its settings from now on.
+        to: Box<TopicConfig>,
+    },
     /// Removes a topic. Refused while a view or a transform uses it.
     DeleteTopic {
         /// Which.
