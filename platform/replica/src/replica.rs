@@ -243,6 +243,12 @@ impl Replica {
         Ok(())
     }
 
+    /// The topic has other settings from now on. The high watermark moves where they allow more; it never goes back.
+    pub fn handle_settings(&mut self, durability: Durability, insync_replicas_min: u32) {
+        self.options = ReplicaOptions { durability, insync_replicas_min, ..self.options };
+        self.advance();
+    }
+
     /// An ISR was proposed to the catalog: until [`Replica::handle_leadership`] brings its answer, both count (rule 1). None
     /// says that the proposal failed for good.
     pub fn handle_isr_proposed(&mut self, isr: Option<Vec<BrokerId>>) {

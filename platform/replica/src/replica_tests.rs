@@ -57,6 +57,27 @@ fn alone_under_replicated_the_watermark_is_the_appended_end() {
 }
 
 #[test]
+fn other_settings_move_the_watermark_on_and_never_back() {
+    let mut r = replica(Durability::Fsync, 1);
+    r.handle_leadership(lead(0, &[ME], 0, 0)).unwrap();
+    r.handle_appended(Offset(7));
+    r.handle_flushed(Offset(3));
+    r.handle_appended(Offset(8));
+    assert_eq!(r.high_watermark(), Offset(3));
+    r.handle_settings(Durability::Replicated, 1);
+    assert_eq!(r.high_watermark(), Offset(8));
+    r.handle_settings(Durability::Fsync, 1);
+    assert_eq!(r.high_watermark(), Offset(8));
+    r.handle_appended(Offset(9));
+    assert_eq!(r.high_watermark(), Offset(8));
+    r.handle_settings(Durability::Replicated, 2);
+    assert_eq!(r.high_watermark(), Offset(8), "one replica is not enough");
+    assert!(matches!(r.admits(Acks::All, LeaderEpoch::UNKNOWN), Err(AppendRefused::NotEnoughReplicas { .. })));
+    r.handle_settings(Durability::Replicated, 1);
+    assert_eq!(r.high_watermark(), Offset(9));
+}
+
+#[test]
 fn a_flush_that_is_heard_of_before_its_append_counts_as_both() {
     let mut r = replica(Durability::Fsync, 1);
     r.handle_leadership(lead(0, &[ME], 0, 0)).unwrap();
