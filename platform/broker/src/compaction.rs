@@ -23,7 +23,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             if shared.stop.is_cancelled() {
                 return;
             }
-            if !partition.topic.config.cleanup_policy.compacts() || damaged.contains(&partition.id) {
+            if !partition.topic().config.cleanup_policy.compacts() || damaged.contains(&partition.id) {
                 continue;
             }
             let id = partition.id;
@@ -42,7 +42,7 @@ enum Found {
 }
 
 fn pass(partition: &Partition) -> Found {
-    let (topic, number) = (&partition.topic.name, partition.id.partition);
+    let (topic, number) = (&partition.topic().name, partition.id.partition);
     match partition.log.compact(&partition.compaction()) {
         Ok(None) => {}
         Ok(Some(done)) => info!(

@@ -90,6 +90,9 @@ pub(crate) fn dispatch(
         Request::DescribeConfigs(request) => {
             now!(DescribeConfigs, handlers::describe_configs::handle(&shared, header.version, request))
         }
+        Request::IncrementalAlterConfigs(request) => {
+            answer!(IncrementalAlterConfigs, handlers::alter_configs::handle(shared, request))
+        }
         Request::DescribeCluster(_) => now!(DescribeCluster, handlers::cluster::describe(&shared)),
         Request::FindCoordinator(request) => {
             now!(FindCoordinator, handlers::find_coordinator::handle(header.version, request))

@@ -234,6 +234,9 @@ impl From<Refused> for WireError {
             Refused::NotATopic(_) => ErrorCode::InvalidTopic,
             Refused::Partitions { .. } | Refused::TooManyPartitions { .. } => ErrorCode::InvalidPartitions,
             Refused::ReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
+            // Whoever asks again is not told of the same change.
+            Refused::StaleTopic(_) => ErrorCode::RequestTimedOut,
+            Refused::PartitionerChanged(_) => ErrorCode::InvalidConfig,
             Refused::TopicInUse { .. } | Refused::ModuleInUse { .. } => ErrorCode::InUse,
             Refused::UnknownModule(_) => ErrorCode::ModuleNotFound,
             Refused::WrongKind { .. } => ErrorCode::WrongKind,

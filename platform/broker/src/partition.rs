@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use arc_swap::{ArcSwap, Guard};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use millstream_catalog::Topic;
@@ -26,7 +27,7 @@ const COMPACTION_KEYS_BYTES_MAX: usize = 128 << 20;
 pub(crate) struct Partition {
     pub(crate) id: TopicPartition,
     pub(crate) epoch: LeaderEpoch,
-    pub(crate) topic: Arc<Topic>,
+    topic: ArcSwap<Topic>,
     pub(crate) log: Arc<PartitionLog>,
     replica: Mutex<Replica>,
     high_watermark: watch::Sender<Offset>,
@@ -63,17 +64,30 @@ impl Partition {
         env: Env,
     ) -> Arc<Self> {
         let high_watermark = watch::Sender::new(replica.high_watermark());
+        let topic = ArcSwap::new(topic);
         Arc::new(Self { id, epoch, topic, log, replica: Mutex::new(replica), high_watermark, env })
+    }
+
+    /// The topic, with the settings that are in force for this partition.
+    pub(crate) fn topic(&self) -> Guard<Arc<Topic>> {
+        self.topic.load()
+    }
+
+    /// Puts the topic's present settings in force, but for those that the log itself has.
+    pub(crate) fn alter(&self, topic: Arc<Topic>) {
+        self.replica.lock().handle_settings(topic.config.durability, topic.config.insync_replicas_min);
+        self.topic.store(topic);
+        self.advance();
     }
 
     /// `max.message.bytes` of the topic.
     pub(crate) fn batch_bytes_max(&self) -> usize {
-        self.topic.config.message_bytes_max
+        self.topic().config.message_bytes_max
     }
 
     /// How long, and how much of, its records the topic keeps.
     pub(crate) fn retention(&self) -> Retention {
-        let config = &self.topic.config;
+        let config = &self.topic().config;
         if !config.cleanup_policy.deletes() {
             return Retention::default();
         }
@@ -84,7 +98,7 @@ impl Partition {
 
     /// What a pass of compaction may do now.
     pub(crate) fn compaction(&self) -> Compaction {
-        let config = &self.topic.config;
+        let config = &self.topic().config;
         // The settings' limits are Kafka's.
         let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
         Compaction {
@@ -106,11 +120,12 @@ impl Partition {
         acks: Acks,
     ) -> Result<PendingAppend, PartitionAppendError> {
         self.replica.lock().admits(acks, LeaderEpoch::UNKNOWN)?;
-        let now = match self.topic.config.timestamp_type {
+        let topic = self.topic();
+        let now = match topic.config.timestamp_type {
             TimestampType::CreateTime => None,
             TimestampType::LogAppendTime => Some(TimestampMs(self.env.clock.wall_ms())),
         };
-        if self.topic.config.cleanup_policy.compacts() {
+        if topic.config.cleanup_policy.compacts() {
             // Packed ones were looked into when they were unpacked.
             for batch in &batches {
                 let batch = Batch::parse_one(batch.clone()).map_err(PartitionAppendError::Compacted)?;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use millstream_catalog::Catalog;
+use millstream_catalog::{Catalog, Topic};
 use millstream_env::Env;
 use millstream_log::{AppendError, DeleteError, LogId, LogOptions, OpenLogError, Storage, Stream};
 use millstream_model::{BrokerId, PartitionId, TopicConfig, TopicId, TopicPartition};
@@ -52,7 +52,8 @@ impl Partitions {
         self.led.load().values().cloned().collect()
     }
 
-    /// Opens what the catalog says this broker leads and does not lead yet, and closes and deletes what is no longer there.
+    /// Opens what the catalog says this broker leads and does not lead yet, closes and deletes what is no longer there, and puts
+    /// topics' present settings in force.
     ///
     /// A failure concerns one partition: the others are opened all the same, and the first failure is returned.
     pub(crate) async fn follow(&self, catalog: &Catalog) -> Result<(), FollowError> {
@@ -66,8 +67,16 @@ impl Partitions {
         for topic in state.topics.values() {
             for (index, partition) in (0..).zip(&topic.partitions) {
                 let id = TopicPartition { topic: topic.id, partition: PartitionId(index) };
-                let led_already = led.get(&id).is_some_and(|led| led.epoch == partition.leader_epoch);
-                if partition.leader != Some(self.broker) || led_already {
+                if partition.leader != Some(self.broker) {
+                    continue;
+                }
+                if let Some(led) = led.get(&id).filter(|led| led.epoch == partition.leader_epoch) {
+                    if !Arc::ptr_eq(&led.topic(), topic)
+                        && let Err(error) = self.alter(led, topic)
+                    {
+                        warn!(topic = %topic.name, partition = index, %error, "settings are not in force yet");
+                        first_failure.get_or_insert(error);
+                    }
                     continue;
                 }
                 match self.lead(topic, id, partition) {
@@ -94,14 +103,12 @@ impl Partitions {
 
     fn lead(
         &self,
-        topic: &Arc<millstream_catalog::Topic>,
+        topic: &Arc<Topic>,
         id: TopicPartition,
         partition: &millstream_catalog::Partition,
     ) -> Result<(Arc<Partition>, millstream_log::Ticket), FollowError> {
         let durability = topic.config.durability;
-        let TopicConfig { segment_bytes, segment_ms, .. } = topic.config;
-        let options = LogOptions { segment_bytes, segment_ms, durability };
-        let log = self.storage.open_log(LogId::records(id.topic, id.partition), options)?;
+        let log = self.storage.open_log(LogId::records(id.topic, id.partition), log_options(&topic.config))?;
         // The epoch is in the journal before any append of it: a later leader could not tell its records apart otherwise.
         let ticket = log.start_epoch(partition.leader_epoch)?;
         let insync_replicas_min = topic.config.insync_replicas_min;
@@ -116,6 +123,13 @@ impl Partitions {
         })?;
         let led = Partition::new(id, partition.leader_epoch, topic.clone(), log, replica, self.env.clone());
         Ok((led, ticket))
+    }
+
+    /// Puts the present settings of its topic in force for a partition that is led already.
+    fn alter(&self, led: &Partition, topic: &Arc<Topic>) -> Result<(), FollowError> {
+        self.storage.open_log(led.log.id(), log_options(&topic.config))?;
+        led.alter(topic.clone());
+        Ok(())
     }
 
     /// Deletes logs of topics and transforms that the catalog does not know. The catalog has reached this broker's
@@ -147,4 +161,10 @@ impl Partitions {
             }
         }
     }
+}
+
+/// How the log of a topic's partition is kept.
+fn log_options(config: &TopicConfig) -> LogOptions {
+    let TopicConfig { segment_bytes, segment_ms, durability, .. } = *config;
+    LogOptions { segment_bytes, segment_ms, durability }
 }

@@ -1,7 +1,7 @@
 //! Modules at work: pools by module, use and parameters, made when they are first needed.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -169,15 +169,28 @@ impl Modules {
         Ok(chain)
     }
 
-    /// The pool for a module in one use, loaded if it is not at work yet. It is kept until its owner is gone.
+    /// The pool for a module in one use, loaded if it is not at work yet. It is kept until its owner is gone, or its topics take
+    /// larger records: of those that it was made for there may still be some.
     pub(crate) async fn pool(&self, state: &State, usage: Use<'_>) -> Result<Pool, WireError> {
         let key = usage.key(find(state, usage.module)?.digest);
-        if let Some(pool) = self.pools.lock().0.get(&key) {
+        let record_bytes = Limits::for_records(usage.record_bytes).record_bytes;
+        let fits = |pool: &Pool| pool.options().limits.record_bytes >= record_bytes;
+        if let Some(pool) = self.pools.lock().0.get(&key).filter(|pool| fits(pool)) {
             return Ok(pool.clone());
         }
         let pool = self.make(state, usage).await?;
-        // Two may have come this far at once: the first one's pool is used by both.
-        Ok(self.pools.lock().0.entry(key).or_insert(pool).clone())
+        let replaced = match self.pools.lock().0.entry(key) {
+            // Two may have come this far at once: the first one's pool is used by both.
+            Entry::Occupied(there) if fits(there.get()) => return Ok(there.get().clone()),
+            Entry::Occupied(mut there) => Some(there.insert(pool.clone())),
+            Entry::Vacant(place) => {
+                place.insert(pool.clone());
+                None
+            }
+        };
+        // Not under the lock: dropping instances takes a while.
+        drop(replaced);
+        Ok(pool)
     }
 
     /// A pool that nobody else sees and nobody keeps: to try whether instances start, for what may never be created.

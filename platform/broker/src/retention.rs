@@ -55,7 +55,7 @@ fn check(partition: &Partition, now: TimestampMs) -> Result<bool, Unreadable> {
         Ok(Some(start)) if start > before.0 => start,
         Ok(_) | Err(ReadError::Deleted) => return Ok(true),
         Err(source) => {
-            let (topic, partition) = (partition.topic.name.to_string(), partition.id.partition.0);
+            let (topic, partition) = (partition.topic().name.to_string(), partition.id.partition.0);
             return Err(Unreadable { topic, partition, source });
         }
     };
@@ -66,7 +66,7 @@ fn check(partition: &Partition, now: TimestampMs) -> Result<bool, Unreadable> {
         Err(StartError::Closed | StartError::Failed(_)) => return Ok(false),
     }
     info!(
-        topic = %partition.topic.name,
+        topic = %partition.topic().name,
         partition = %partition.id.partition,
         from = %before.0,
         to = %start,

@@ -195,6 +195,8 @@ apis! {
     InitProducerId = 22: InitProducerIdRequest => InitProducerIdResponse;
     /// Settings of topics and brokers.
     DescribeConfigs = 32: DescribeConfigsRequest => DescribeConfigsResponse;
+    /// Changes settings of topics.
+    IncrementalAlterConfigs = 44: IncrementalAlterConfigsRequest => IncrementalAlterConfigsResponse;
     /// The brokers, for admin clients.
     DescribeCluster = 60: DescribeClusterRequest => DescribeClusterResponse;
     /// Uploads a module.

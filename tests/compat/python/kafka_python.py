@@ -1,6 +1,6 @@
 """Speaks to a broker with kafka-python: one JSON object a line on stdin or stdout, bytes as hex, null as null.
 
-usage: kafka_python.py produce|consume|group|transact|delete|delete_records HOST:PORT TOPIC
+usage: kafka_python.py produce|consume|group|transact|delete|delete_records|alter HOST:PORT TOPIC
 """
 
 import json
@@ -8,6 +8,7 @@ import sys
 import time
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import AlterConfigOp, ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
 
@@ -98,6 +99,18 @@ def delete_records(address, topic):
     print(json.dumps({str(partition.partition): done[partition]["low_watermark"] for partition in asked}))
 
 
+def alter(address, topic):
+    """Reads {setting: [operation, value]}, changes them, and prints what the topic's settings are then."""
+    client = KafkaAdminClient(bootstrap_servers=address)
+    changes = {name: (AlterConfigOp[operation], value) for name, (operation, value) in json.load(sys.stdin).items()}
+    # Whether there is such a setting is the broker's to say.
+    asked = [ConfigResource(ConfigResourceType.TOPIC, topic, configs=changes)]
+    told = client.alter_configs(asked, raise_on_unknown=False)["topic"][topic]
+    described = client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="dynamic")
+    values = {name: entry["value"] for name, entry in described["topic"][topic].items()}
+    print(json.dumps({"told": told, "configs": values}))
+
+
 if __name__ == "__main__":
     verbs = {
         "produce": produce,
@@ -106,6 +119,7 @@ if __name__ == "__main__":
         "transact": transact,
         "delete": delete,
         "delete_records": delete_records,
+        "alter": alter,
     }
     try:
         verbs[sys.argv[1]](*sys.argv[2:])

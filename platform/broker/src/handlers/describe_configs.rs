@@ -18,6 +18,8 @@ use crate::{
 
 /// The first version whose strings may be longer than [`STRING_BYTES_MAX`].
 const VERSION_LONG_STRINGS: i16 = 4;
+/// What the names of topics' settings begin with that are given when a topic is created, for good.
+const FIXED: &[&str] = &["millstream.partitioner", "millstream.durability"];
 /// Most bytes of names and values in one answer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -94,9 +96,9 @@ fn entries(shared: &Shared, resource: &DescribeConfigsResource) -> Result<Vec<De
     };
     let wanted = |key: &String| resource.configuration_keys.as_ref().is_none_or(|keys| keys.contains(key));
     let entry = |(name, value, config_source): (String, Option<String>, i8)| DescribeConfigsEntry {
-        name,
         value,
-        read_only: true,
+        read_only: resource.resource_type != RESOURCE_TOPIC || FIXED.iter().any(|fixed| name.starts_with(fixed)),
+        name,
         config_source,
         ..Default::default()
     };

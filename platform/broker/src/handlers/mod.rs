@@ -1,5 +1,6 @@
 //! One handler per request, one file per family.
 
+pub(crate) mod alter_configs;
 pub(crate) mod cluster;
 pub(crate) mod create_topics;
 pub(crate) mod delete_records;

@@ -235,7 +235,7 @@ impl Checked {
                 return true;
             }
             let limit = unpacked_max.min(room);
-            let keys = match partition.topic.config.cleanup_policy.compacts() {
+            let keys = match partition.topic().config.cleanup_policy.compacts() {
                 true => Batch::require_keys,
                 false => |_: &Batch, _| Ok(()),
             };

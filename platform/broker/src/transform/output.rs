@@ -122,6 +122,13 @@ impl Outputs {
 
     /// Takes what a call about `rows` emitted, all of it or nothing.
     pub(super) async fn take(&mut self, shared: &Shared, emitted: &[Emitted], rows: &[Row]) -> Result<(), NotTaken> {
+        // Their settings may have changed. One that is gone is found out by the append.
+        let state = shared.catalog.state();
+        for topic in &mut self.topics {
+            if let Some(present) = state.topic_by_id(topic.id) {
+                *topic = present.clone();
+            }
+        }
         let mut taken: Vec<Vec<Record>> = self.topics.iter().map(|_| Vec::new()).collect();
         // By output: the row that was emitted for last, and how many records it has there so far.
         let mut last = vec![(0, 0); self.topics.len()];

@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use millstream_catalog::{OnError, StartAt, Topic, Transform};
+use millstream_catalog::{OnError, StartAt, State, Topic, Transform};
 use millstream_model::{Offset, TimestampMs};
 use millstream_record::batches;
 use millstream_wasm::{
@@ -96,6 +96,8 @@ struct Task<'a> {
     place: String,
     progress: Progress,
     pool: Pool,
+    /// What the pool was chosen by.
+    state: Arc<State>,
     outputs: Outputs,
     rules: OutputRules,
     options: FrameOptions,
@@ -127,13 +129,15 @@ impl<'a> Task<'a> {
         };
         stats.next_offset.store(next.0, Ordering::Relaxed);
         stats.placed.send_replace(true);
-        let pool = open_pool(shared, transform).await?;
+        let state = shared.catalog.state();
+        let pool = open_pool(shared, &state, transform).await?;
         let outputs = Outputs::open(shared, transform, &place, index).await?;
         Ok(Self {
             work,
             place,
             progress,
             pool,
+            state,
             rules: OutputRules::transform(outputs.partition_counts()),
             outputs,
             options: FrameOptions { input: *number, partition: index, ..FrameOptions::default() },
@@ -230,6 +234,12 @@ impl<'a> Task<'a> {
         rows: &[Row],
     ) -> Result<Option<String>, TransformError> {
         let mut freshness = Freshness::Any;
+        let state = shared.catalog.state();
+        if !Arc::ptr_eq(&state, &self.state) {
+            // A topic may take larger records by now, and this may be one.
+            self.pool = open_pool(shared, &state, &self.work.transform).await?;
+            self.state = state;
+        }
         loop {
             let error = match self.pool.process(frame, &self.rules, freshness).await {
                 Ok(emitted) => {
@@ -325,8 +335,7 @@ fn still_there(transform: &Transform, partition: &Partition, next: Offset) -> Of
     end
 }
 
-async fn open_pool(shared: &Shared, transform: &Transform) -> Result<Pool, TransformError> {
-    let state = shared.catalog.state();
-    let pool = shared.modules.pool(&state, Use::transform(&state, transform)).await;
+async fn open_pool(shared: &Shared, state: &State, transform: &Transform) -> Result<Pool, TransformError> {
+    let pool = shared.modules.pool(state, Use::transform(state, transform)).await;
     pool.map_err(|error| TransformError::Module { module: transform.module.clone(), error })
 }

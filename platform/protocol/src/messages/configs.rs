@@ -1,4 +1,4 @@
-//! DescribeConfigs: the settings of topics and brokers.
+//! DescribeConfigs and IncrementalAlterConfigs: the settings of topics and brokers, shown and changed.
 
 use crate::{ErrorCode, codec::message};
 
@@ -87,5 +87,66 @@ message! {
         pub value: Option<String>,
         /// The place: as `config_source`.
         pub source: i8,
+    }
+}
+
+/// What to do with a setting: give it a value.
+pub const OPERATION_SET: i8 = 0;
+/// What to do with a setting: give it its default again.
+pub const OPERATION_DELETE: i8 = 1;
+/// What to do with a setting that is a list: add to it.
+pub const OPERATION_APPEND: i8 = 2;
+/// What to do with a setting that is a list: take from it.
+pub const OPERATION_SUBTRACT: i8 = 3;
+
+message! {
+    /// Changes the settings that it names (KIP-339).
+    pub struct IncrementalAlterConfigsRequest: 0..=1, flexible 1 {
+        /// Of what.
+        pub resources: Vec<AlterConfigsResource>,
+        /// Whether to check only.
+        pub validate_only: bool,
+    }
+
+    /// The changes of one thing: all of them are made or none.
+    pub struct AlterConfigsResource {
+        /// [`RESOURCE_TOPIC`] or [`RESOURCE_BROKER`].
+        pub resource_type: i8,
+        /// The topic's name, or the broker's number as text.
+        pub resource_name: String,
+        /// Each setting at most once.
+        pub configs: Vec<AlterableConfig>,
+    }
+
+    /// The change of one setting.
+    pub struct AlterableConfig {
+        /// Its name.
+        pub name: String,
+        /// [`OPERATION_SET`], [`OPERATION_DELETE`], [`OPERATION_APPEND`] or [`OPERATION_SUBTRACT`].
+        pub config_operation: i8,
+        /// What to set, add or take; null where it is deleted.
+        pub value: Option<String>,
+    }
+}
+
+message! {
+    /// What became of each.
+    pub struct IncrementalAlterConfigsResponse: 0..=1, flexible 1 {
+        /// How long the client is held back, milliseconds.
+        pub throttle_time_ms: i32,
+        /// By resource.
+        pub responses: Vec<AlterConfigsResourceResponse>,
+    }
+
+    /// What became of the changes of one thing.
+    pub struct AlterConfigsResourceResponse {
+        /// What went wrong, if anything did.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// [`RESOURCE_TOPIC`] or [`RESOURCE_BROKER`].
+        pub resource_type: i8,
+        /// The topic's name, or the broker's number as text.
+        pub resource_name: String,
     }
 }

@@ -37,6 +37,7 @@ samples! {
     DeleteRecords;
     InitProducerId;
     DescribeConfigs;
+    IncrementalAlterConfigs;
     DescribeCluster;
     ModulePush;
     ModuleList;

@@ -1,0 +1,370 @@
+//! IncrementalAlterConfigs: settings of topics changed, agreed on, and in force on this broker before the answer.
+
+use std::{collections::HashMap, sync::Arc};
+
+use millstream_catalog::{Command, ProposeError, Refused};
+use millstream_model::TopicConfig;
+use millstream_protocol::{
+    ErrorCode,
+    messages::configs::{
+        AlterConfigsResource, AlterConfigsResourceResponse, AlterableConfig, IncrementalAlterConfigsRequest,
+        IncrementalAlterConfigsResponse, OPERATION_APPEND, OPERATION_DELETE, OPERATION_SET, OPERATION_SUBTRACT,
+        RESOURCE_BROKER, RESOURCE_TOPIC,
+    },
+};
+
+use crate::{
+    errors::{Messages, WireError},
+    shared::Shared,
+};
+
+/// How often a change is made anew because somebody else's came first. Each time one of them went ahead.
+const ATTEMPTS: usize = 10;
+
+pub(crate) async fn handle(
+    shared: Arc<Shared>,
+    request: IncrementalAlterConfigsRequest,
+) -> IncrementalAlterConfigsResponse {
+    let mut named: HashMap<(i8, String), usize> = HashMap::new();
+    for resource in &request.resources {
+        *named.entry((resource.resource_type, resource.resource_name.clone())).or_default() += 1;
+    }
+    let (mut responses, mut messages) = (Vec::new(), Messages::new());
+    for resource in request.resources {
+        let key = (resource.resource_type, resource.resource_name.clone());
+        // As in Kafka's brokers, what is named twice is answered once.
+        let Some(times) = named.remove(&key) else { continue };
+        let outcome = match times {
+            1 => alter(&shared, resource, request.validate_only).await,
+            _ => Err(WireError::new(ErrorCode::InvalidRequest, "each resource must appear at most once")),
+        };
+        let (resource_type, resource_name) = key;
+        let mut response = AlterConfigsResourceResponse { resource_type, resource_name, ..Default::default() };
+        if let Err(error) = outcome {
+            response.error_code = error.kafka_code();
+            response.error_message = messages.say(&error.message);
+        }
+        responses.push(response);
+    }
+    IncrementalAlterConfigsResponse { responses, ..Default::default() }
+}
+
+async fn alter(shared: &Shared, resource: AlterConfigsResource, validate_only: bool) -> Result<(), WireError> {
+    let AlterConfigsResource { resource_type, resource_name: name, configs, .. } = resource;
+    match resource_type {
+        RESOURCE_TOPIC => {}
+        RESOURCE_BROKER => {
+            let message = "a broker's settings are given when it is started (`millstream serve --help`): they cannot be changed \
+                           while it runs";
+            return Err(WireError::new(ErrorCode::InvalidRequest, message));
+        }
+        other => {
+            let message = format!("resources of type {other} have no settings here: 2 is a topic");
+            return Err(WireError::new(ErrorCode::InvalidRequest, message));
+        }
+    }
+    let mut attempts = ATTEMPTS;
+    loop {
+        let state = shared.catalog.state();
+        if state.view(&name).is_some() {
+            let message = format!("{name} is a view: its topic has the settings");
+            return Err(WireError::new(ErrorCode::InvalidTopic, message));
+        }
+        let topic = state
+            .topic(&name)
+            .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?;
+        let config = changed(&topic.config, &configs)?;
+        if config.durability != topic.config.durability {
+            return Err(WireError::not_built("changing millstream.durability"));
+        }
+        let command = Command::AlterTopic { id: topic.id, from: Box::new(topic.config.clone()), to: Box::new(config) };
+        if validate_only {
+            shared.dry_run(&command)?;
+            return Ok(());
+        }
+        attempts -= 1;
+        match shared.catalog.propose(command).await {
+            Err(ProposeError::Refused(Refused::StaleTopic(_))) if attempts > 0 => {}
+            outcome => {
+                outcome?;
+                break;
+            }
+        }
+    }
+    shared.partitions.follow(&shared.catalog).await?;
+    Ok(())
+}
+
+/// The settings as they are after the changes.
+fn changed(config: &TopicConfig, changes: &[AlterableConfig]) -> Result<TopicConfig, WireError> {
+    let mut names: Vec<_> = changes.iter().map(|change| change.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some([twice, _]) = names.array_windows().find(|[one, two]| one == two) {
+        return Err(WireError::new(ErrorCode::InvalidRequest, format!("{twice:?} is changed twice")));
+    }
+    let mut config = config.clone();
+    for AlterableConfig { name, config_operation, value, .. } in changes {
+        let value = || {
+            let missing = || WireError::new(ErrorCode::InvalidRequest, format!("{name:?} is given no value"));
+            value.as_deref().ok_or_else(missing)
+        };
+        match *config_operation {
+            OPERATION_SET => config.set(name, value()?)?,
+            OPERATION_DELETE => config.reset(name)?,
+            OPERATION_APPEND => config.add(name, value()?)?,
+            OPERATION_SUBTRACT => config.subtract(name, value()?)?,
+            other => {
+                let message = format!("{name:?}: {other} is no operation: 0 sets, 1 deletes, 2 appends, 3 subtracts");
+                return Err(WireError::new(ErrorCode::InvalidRequest, message));
+            }
+        }
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_log::Retention;
+    use millstream_model::{BrokerId, CleanupPolicy, PartitionId, TimestampMs, TopicId, TopicName, ViewId};
+    use millstream_protocol::messages::configs::DescribeConfigsRequest;
+    use millstream_record::{BatchBuilder, BatchOptions};
+    use millstream_replica::Acks;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Broker, BrokerOptions, handlers::describe_configs, partition::Partition};
+
+    const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
+
+    /// A broker with a topic `t`, and a view of it `v`.
+    async fn broker(dir: &std::path::Path) -> Broker {
+        let options = BrokerOptions::new(BrokerId(1), dir.into());
+        let (broker, _) = Broker::start(options, millstream_env::real::env(), Vec::new()).await.unwrap();
+        let shared = broker.shared();
+        let name = |name| TopicName::new(name).unwrap();
+        let topic = Command::CreateTopic {
+            id: TOPIC,
+            name: name("t"),
+            partitions: 1,
+            replication_factor: 1,
+            config: TopicConfig::default(),
+            at: TimestampMs(0),
+        };
+        shared.catalog.propose(topic).await.unwrap();
+        let module = "m@1".parse::<millstream_model::ModuleRef>().unwrap();
+        let push = Command::PushModule {
+            module: module.clone(),
+            digest: millstream_model::Digest([1; 32]),
+            size_bytes: 1,
+            kinds: [millstream_model::ModuleKind::Mapper].into(),
+            needs: Default::default(),
+            declarations: Vec::new(),
+            at: TimestampMs(0),
+        };
+        shared.catalog.propose(push).await.unwrap();
+        let view = Command::CreateView {
+            id: ViewId(Uuid::from_u128(8)),
+            name: name("v"),
+            topic: name("t"),
+            chain: vec![module],
+            params: Default::default(),
+            at: TimestampMs(0),
+        };
+        shared.catalog.propose(view).await.unwrap();
+        shared.partitions.follow(&shared.catalog).await.unwrap();
+        broker
+    }
+
+    fn change(name: &str, config_operation: i8, value: Option<&str>) -> AlterableConfig {
+        AlterableConfig { name: name.into(), config_operation, value: value.map(Into::into) }
+    }
+
+    fn resource(resource_type: i8, name: &str, configs: Vec<AlterableConfig>) -> AlterConfigsResource {
+        AlterConfigsResource { resource_type, resource_name: name.into(), configs }
+    }
+
+    async fn ask(
+        broker: &Broker,
+        resources: Vec<AlterConfigsResource>,
+        validate_only: bool,
+    ) -> Vec<(ErrorCode, String)> {
+        let request = IncrementalAlterConfigsRequest { resources, validate_only };
+        let answer = handle(broker.shared().clone(), request).await;
+        let told =
+            |response: AlterConfigsResourceResponse| (response.error_code, response.error_message.unwrap_or_default());
+        answer.responses.into_iter().map(told).collect()
+    }
+
+    async fn alter_t(broker: &Broker, changes: &[(&str, i8, Option<&str>)]) {
+        let changes = changes.iter().map(|(name, operation, value)| change(name, *operation, *value)).collect();
+        let told = ask(broker, vec![resource(RESOURCE_TOPIC, "t", changes)], false).await;
+        assert_eq!(told, [(ErrorCode::None, String::new())]);
+    }
+
+    fn config(broker: &Broker) -> TopicConfig {
+        broker.shared().catalog.state().topic("t").unwrap().config.clone()
+    }
+
+    fn led(broker: &Broker) -> Arc<Partition> {
+        broker.shared().partitions.find(TOPIC, PartitionId(0)).unwrap()
+    }
+
+    fn append(partition: &Arc<Partition>, bytes: usize) -> bool {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(TimestampMs(5), Some(b"k"), Some(&vec![b'x'; bytes]), &[]).unwrap();
+        partition.append(vec![builder.build().unwrap()], Acks::All).is_ok()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_cannot_be_is_refused_with_kafkas_codes_and_nothing_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = broker(dir.path()).await;
+        let before = config(&broker);
+        for (kind, name, changes, code, said) in [
+            (RESOURCE_TOPIC, "absent", vec![], ErrorCode::UnknownTopicOrPartition, "absent"),
+            (RESOURCE_TOPIC, "v", vec![], ErrorCode::InvalidTopic, "view"),
+            (RESOURCE_BROKER, "1", vec![("retention.ms", 0, Some("1"))], ErrorCode::InvalidRequest, "broker"),
+            (8, "1", vec![], ErrorCode::InvalidRequest, "type 8"),
+            (RESOURCE_TOPIC, "t", vec![("no.such", 0, Some("1"))], ErrorCode::InvalidConfig, "no.such"),
+            (RESOURCE_TOPIC, "t", vec![("no.such", 1, None)], ErrorCode::InvalidConfig, "no.such"),
+            (RESOURCE_TOPIC, "t", vec![("segment.bytes", 0, Some("1"))], ErrorCode::InvalidConfig, "segment.bytes"),
+            (RESOURCE_TOPIC, "t", vec![("compression.type", 0, Some("zstd"))], ErrorCode::InvalidConfig, "not built"),
+            (RESOURCE_TOPIC, "t", vec![("retention.ms", 2, Some("1"))], ErrorCode::InvalidConfig, "not a list"),
+            (RESOURCE_TOPIC, "t", vec![("cleanup.policy", 3, Some("delete"))], ErrorCode::InvalidConfig, "takes"),
+            (RESOURCE_TOPIC, "t", vec![("retention.ms", 0, None)], ErrorCode::InvalidRequest, "no value"),
+            (RESOURCE_TOPIC, "t", vec![("retention.ms", 4, Some("1"))], ErrorCode::InvalidRequest, "4 is no operation"),
+            (
+                RESOURCE_TOPIC,
+                "t",
+                vec![("retention.ms", 0, Some("1")), ("retention.ms", 1, None)],
+                ErrorCode::InvalidRequest,
+                "twice",
+            ),
+            // The first change is sound; the second is not, so neither is made.
+            (
+                RESOURCE_TOPIC,
+                "t",
+                vec![("retention.ms", 0, Some("1")), ("segment.ms", 0, Some("0"))],
+                ErrorCode::InvalidConfig,
+                "segment.ms",
+            ),
+            (
+                RESOURCE_TOPIC,
+                "t",
+                vec![("millstream.durability", 0, Some("replicated"))],
+                ErrorCode::InvalidRequest,
+                "not built",
+            ),
+            (
+                RESOURCE_TOPIC,
+                "t",
+                vec![("millstream.partitioner", 0, Some("m@1"))],
+                ErrorCode::InvalidConfig,
+                "routing",
+            ),
+        ] {
+            let changes = changes.into_iter().map(|(name, operation, value)| change(name, operation, value)).collect();
+            let told = ask(&broker, vec![resource(kind, name, changes)], false).await;
+            assert!(told.len() == 1 && told[0].0 == code && told[0].1.contains(said), "{code:?} {said}: {told:?}");
+        }
+        let retention =
+            |name: &str| resource(RESOURCE_TOPIC, name, vec![change("retention.ms", OPERATION_SET, Some("1"))]);
+        // Named twice: told once, and neither counts. Others of the request are no matter.
+        let told = ask(&broker, vec![retention("t"), retention("absent"), retention("t")], false).await;
+        assert_eq!(
+            told.iter().map(|(code, _)| *code).collect::<Vec<_>>(),
+            [ErrorCode::InvalidRequest, ErrorCode::UnknownTopicOrPartition]
+        );
+        assert_eq!(ask(&broker, vec![retention("t")], true).await, [(ErrorCode::None, String::new())]);
+        assert_eq!(config(&broker), before, "a check changes nothing");
+        broker.shutdown().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_changed_is_in_force_when_it_is_answered_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = broker(dir.path()).await;
+        let partition = led(&broker);
+        let mib = 1 << 20;
+        assert!(append(&partition, 3 * mib / 4) && append(&partition, 3 * mib / 4));
+        assert_eq!(partition.log.closed_segments().unwrap().len(), 0);
+        alter_t(
+            &broker,
+            &[
+                ("segment.bytes", OPERATION_SET, Some("1048576")),
+                ("retention.ms", OPERATION_SET, Some("86400000")),
+                ("retention.bytes", OPERATION_SET, Some("5000")),
+                ("max.message.bytes", OPERATION_SET, Some("900000")),
+                ("cleanup.policy", OPERATION_APPEND, Some("compact")),
+            ],
+        )
+        .await;
+        assert_eq!(partition.batch_bytes_max(), 900_000);
+        assert_eq!(partition.retention(), Retention { ms: Some(86_400_000), bytes: Some(5000) });
+        assert_eq!(partition.topic().config.cleanup_policy, CleanupPolicy::CompactDelete);
+        assert!(append(&partition, 3 * mib / 4));
+        assert_eq!(partition.log.closed_segments().unwrap().len(), 1, "the segment was full by the new size");
+        alter_t(
+            &broker,
+            &[
+                ("retention.ms", OPERATION_DELETE, None),
+                ("cleanup.policy", OPERATION_SUBTRACT, Some("delete")),
+                ("min.insync.replicas", OPERATION_SET, Some("2")),
+            ],
+        )
+        .await;
+        assert_eq!(partition.retention(), Retention::default(), "a topic that is compacted only deletes nothing");
+        assert!(!append(&partition, 1), "one replica is not enough any more");
+        alter_t(&broker, &[("min.insync.replicas", OPERATION_DELETE, None)]).await;
+        assert!(append(&partition, 1));
+        let asked = millstream_protocol::messages::configs::DescribeConfigsResource {
+            resource_type: RESOURCE_TOPIC,
+            resource_name: "t".into(),
+            configuration_keys: None,
+        };
+        let told = describe_configs::handle(
+            broker.shared(),
+            4,
+            DescribeConfigsRequest { resources: vec![asked], ..Default::default() },
+        );
+        let entry = |name: &str| told.results[0].configs.iter().find(|entry| entry.name == name).unwrap();
+        assert_eq!(entry("cleanup.policy").value.as_deref(), Some("compact"));
+        assert_eq!(entry("retention.ms").value.as_deref(), Some("604800000"));
+        assert!(!entry("retention.ms").read_only && entry("millstream.partitioner").read_only);
+        let changed = config(&broker);
+        broker.shutdown().await.unwrap();
+        drop((partition, broker));
+        // They hold for whoever leads the partition next, too.
+        let options = BrokerOptions::new(BrokerId(1), dir.path().into());
+        let (again, _) = Broker::start(options, millstream_env::real::env(), Vec::new()).await.unwrap();
+        assert_eq!(config(&again), changed);
+        assert_eq!(led(&again).batch_bytes_max(), 900_000);
+        again.shutdown().await.unwrap();
+    }
+
+    /// Each changes what it names and no more, whoever comes first.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn changes_at_the_same_time_lose_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = broker(dir.path()).await;
+        let set = |name: &'static str, value: &'static str| alter_t_owned(&broker, name, value);
+        futures::join!(
+            set("retention.ms", "1000"),
+            set("retention.bytes", "2000"),
+            set("segment.ms", "3000"),
+            set("delete.retention.ms", "4000"),
+        );
+        let expected = [
+            ("retention.ms", "1000"),
+            ("retention.bytes", "2000"),
+            ("segment.ms", "3000"),
+            ("delete.retention.ms", "4000"),
+        ];
+        assert_eq!(config(&broker), TopicConfig::from_pairs(expected).unwrap());
+        broker.shutdown().await.unwrap();
+    }
+
+    async fn alter_t_owned(broker: &Broker, name: &str, value: &str) {
+        alter_t(broker, &[(name, OPERATION_SET, Some(value))]).await;
+    }
+}
