@@ -92,6 +92,8 @@ mod tests {
             "consume t --from 2013-01-01T10:00:00Z",
             "consume t --group g",
             "module new m --kind view --lang rust",
+            "topic alter t --config a=b --config c=d --reset e",
+            "topic alter t --reset e --output json",
             "module build",
             "module build dir --out modules",
             "module push f.wasm --name n --version 1",
@@ -111,7 +113,6 @@ mod tests {
             // Not built, and said so when they are run.
             "group list --anything",
             "bench produce --help",
-            "topic alter t --config a=b",
             "module delete m@1",
             "transform logs t",
         ] {
@@ -128,6 +129,7 @@ mod tests {
             ("topic create", ErrorKind::MissingRequiredArgument, "NAME"),
             ("topic create t --partitions many", ErrorKind::ValueValidation, "many"),
             ("topic create t --config novalue", ErrorKind::ValueValidation, "novalue"),
+            ("topic alter t", ErrorKind::MissingRequiredArgument, "--config"),
             ("topic list --output yaml", ErrorKind::InvalidValue, "json"),
             ("topic list --broker nowhere", ErrorKind::ValueValidation, "nowhere"),
             ("produce t --acks 7", ErrorKind::InvalidValue, "7"),

@@ -21,7 +21,11 @@ use millstream_protocol::{
     },
     messages::{
         cluster::{DescribeClusterBroker, DescribeClusterRequest},
-        configs::{DescribeConfigsRequest, DescribeConfigsResource, RESOURCE_TOPIC, SOURCE_DEFAULT},
+        configs::{
+            AlterConfigsResource, AlterableConfig, DescribeConfigsRequest, DescribeConfigsResource,
+            IncrementalAlterConfigsRequest, OPERATION_APPEND, OPERATION_DELETE, OPERATION_SET, OPERATION_SUBTRACT,
+            RESOURCE_TOPIC, SOURCE_DEFAULT,
+        },
         metadata::MetadataTopic,
         offsets::{EARLIEST_TIMESTAMP, LATEST_TIMESTAMP},
         records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic, HIGH_WATERMARK},
@@ -46,6 +50,49 @@ pub struct NewTopic {
     pub replicas: Option<i16>,
     /// Settings by name (`millstream.partitioner`, `max.message.bytes`, ...); those not named have their default.
     pub configs: Vec<(String, String)>,
+}
+
+/// A change of one of a topic's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigChange {
+    /// Gives it a value.
+    Set {
+        /// The setting.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// Gives it its default again.
+    Reset {
+        /// The setting.
+        name: String,
+    },
+    /// Adds to a setting that is a list.
+    Add {
+        /// The setting.
+        name: String,
+        /// What to add, comma-separated.
+        value: String,
+    },
+    /// Takes from a setting that is a list.
+    Subtract {
+        /// The setting.
+        name: String,
+        /// What to take, comma-separated.
+        value: String,
+    },
+}
+
+impl From<ConfigChange> for AlterableConfig {
+    fn from(change: ConfigChange) -> Self {
+        let (name, config_operation, value) = match change {
+            ConfigChange::Set { name, value } => (name, OPERATION_SET, Some(value)),
+            ConfigChange::Reset { name } => (name, OPERATION_DELETE, None),
+            ConfigChange::Add { name, value } => (name, OPERATION_APPEND, Some(value)),
+            ConfigChange::Subtract { name, value } => (name, OPERATION_SUBTRACT, Some(value)),
+        };
+        Self { name, config_operation, value }
+    }
 }
 
 /// A topic that was created.
@@ -184,6 +231,24 @@ impl Admin {
         CallError::check(&what, created.error_code, created.error_message.as_deref())?;
         let partitions = Some(created.num_partitions).filter(|count| *count >= 0);
         Ok(CreatedTopic { topic_id: created.topic_id, partitions })
+    }
+
+    /// Changes a topic's settings: all that are named, or none. They are in force when this returns. What others change of the
+    /// same topic at the same time stays changed.
+    ///
+    /// # Errors
+    /// There is no such topic; a setting is unknown, or fixed since the topic was created, or named twice, or a value is refused.
+    pub async fn alter_topic(&self, name: &str, changes: Vec<ConfigChange>) -> Result<(), CallError> {
+        let what = format!("topic {name:?}");
+        let resource = AlterConfigsResource {
+            resource_type: RESOURCE_TOPIC,
+            resource_name: name.into(),
+            configs: changes.into_iter().map(AlterableConfig::from).collect(),
+        };
+        let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+        let response = self.cluster.ask_once(Target::Any, request).await?;
+        let altered = response.responses.into_iter().next().ok_or_else(|| left_out(&what))?;
+        CallError::check(&what, altered.error_code, altered.error_message.as_deref())
     }
 
     /// Deletes a topic and its records.

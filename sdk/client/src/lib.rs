@@ -50,8 +50,8 @@ mod producer;
 use std::sync::Arc;
 
 pub use admin::{
-    Admin, ClusterDescription, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, TopicDescription,
-    TopicListing,
+    Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription,
+    TopicDescription, TopicListing,
 };
 pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, FetchedBatches, Position, StartFrom};
 pub use error::{CallError, ConnectError, ConsumeError, ProduceError};

@@ -183,7 +183,20 @@ fn topics_that_cannot_be_are_refused() {
         (&["topic", "delete", "idle"], b"", REFUSED, &["idle", "waiting"]),
         (&["topic", "delete", "idle-rest"], b"", REFUSED, &["idle-rest", "waiting"]),
         (&["topic", "delete", "seen"], b"", REFUSED, &["seen", "view"]),
-        (&["topic", "alter", "plain", "--config", "max.message.bytes=1"], b"", REFUSED, &["not built"]),
+        (&["topic", "alter", "plain"], b"", USAGE, &["--config"]),
+        (&["topic", "alter", "plain", "--config", "max.message.bytes=1"], b"", REFUSED, &["max.message.bytes", "1024"]),
+        (&["topic", "alter", "plain", "--config", "no.such=1"], b"", REFUSED, &["no.such"]),
+        (&["topic", "alter", "plain", "--reset", "no.such"], b"", REFUSED, &["no.such"]),
+        (&["topic", "alter", "plain", "--config", "segment.ms=1", "--reset", "segment.ms"], b"", REFUSED, &["twice"]),
+        (&["topic", "alter", "plain", "--config", "compression.type=zstd"], b"", REFUSED, &["not built"]),
+        (
+            &["topic", "alter", "plain", "--config", "millstream.partitioner=x@1"],
+            b"",
+            REFUSED,
+            &["partitioner", "plain"],
+        ),
+        (&["topic", "alter", "absent", "--config", "segment.ms=1"], b"", REFUSED, &["absent"]),
+        (&["topic", "alter", "seen", "--config", "segment.ms=1"], b"", REFUSED, &["seen", "view"]),
     ]);
 }
 

@@ -140,3 +140,23 @@ fn a_transform_goes_on_where_its_input_now_begins() {
     broker.cli_with(&["produce", "input"], b"{\"fresh\":1}\n").unwrap().ok().unwrap();
     wait_until("the output", || bounds(&broker, "output").1 == 1);
 }
+
+#[test]
+fn a_retention_that_is_given_later_counts_for_what_is_there() {
+    let mut broker = broker();
+    create(&broker, "kept", &["retention.ms=-1"]);
+    create(&broker, "sentinel", &["retention.ms=60000"]);
+    let (count, sentinel) = (fill(&broker, "kept"), fill(&broker, "sentinel"));
+    wait_until("a round", || bounds(&broker, "sentinel").0 == sentinel);
+    assert_eq!(bounds(&broker, "kept"), (0, count));
+    broker.cli(&["topic", "alter", "kept", "--config", "retention.ms=60000"]).unwrap().ok().unwrap();
+    wait_until("the end of retention", || bounds(&broker, "kept").0 == count);
+    // Given back, and after a kill, nothing more goes.
+    broker.cli(&["topic", "alter", "kept", "--config", "retention.ms=-1"]).unwrap().ok().unwrap();
+    broker.kill().unwrap();
+    broker.restart().unwrap();
+    let more = fill(&broker, "kept");
+    let sentinel = sentinel + fill(&broker, "sentinel");
+    wait_until("another round", || bounds(&broker, "sentinel").0 == sentinel);
+    assert_eq!(bounds(&broker, "kept"), (count, count + more));
+}

@@ -1,11 +1,11 @@
 //! `millstream topic`: partitioned logs.
 
 use clap::{Args, Subcommand};
-use millstream_client::{Admin, CallError, NewTopic, TopicDescription, TopicListing, ViewInfo};
+use millstream_client::{Admin, CallError, ConfigChange, NewTopic, TopicDescription, TopicListing, ViewInfo};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{connect::connect, not_built};
+use super::connect::connect;
 use crate::{
     flags::{Common, Form, Named},
     output::{Details, Table, joined},
@@ -25,8 +25,8 @@ pub(crate) enum Topic {
     List(Form),
     /// Show one topic with its partitions and settings.
     Describe(Named),
-    #[command(hide = true, disable_help_flag = true)]
-    Alter(not_built::Words),
+    /// Change a topic's settings.
+    Alter(Alter),
     /// Delete a topic and its records.
     Delete(Named),
 }
@@ -67,6 +67,34 @@ impl Create {
         let params = self.param.into_iter();
         configs.extend(params.map(|param| (format!("{PARTITIONER_PARAM}{}", param.name), param.value)));
         NewTopic { name: self.name, partitions: self.partitions, replicas: self.replicas, configs }
+    }
+}
+
+/// Settings to change. All of them are changed, or none.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream topic alter greetings --config retention.ms=86400000 --config segment.bytes=268435456
+  millstream topic alter greetings --reset retention.ms
+
+`millstream topic describe NAME` shows the settings. The partitioner is chosen when the topic is created, for good.")]
+pub(crate) struct Alter {
+    /// The topic's name.
+    name: String,
+    /// A setting and its new value, such as retention.ms=86400000; may be repeated.
+    #[arg(long, value_name = "K=V", required_unless_present = "reset")]
+    config: Vec<Pair>,
+    /// A setting that gets its default again; may be repeated.
+    #[arg(long, value_name = "K")]
+    reset: Vec<String>,
+    #[command(flatten)]
+    form: Form,
+}
+
+impl Alter {
+    fn changes(self) -> Vec<ConfigChange> {
+        let set = pairs(self.config).into_iter().map(|(name, value)| ConfigChange::Set { name, value });
+        set.chain(self.reset.into_iter().map(|name| ConfigChange::Reset { name })).collect()
     }
 }
 
@@ -183,13 +211,17 @@ impl Shown {
 
 impl Topic {
     pub(crate) async fn run(self, common: &Common) -> anyhow::Result<()> {
-        if let Self::Alter(_) = self {
-            return not_built::refuse("topic alter", "settings are given when the topic is created");
-        }
         let client = connect(common).await?;
         let admin = client.admin();
         match self {
-            Self::Alter(_) => Ok(()),
+            Self::Alter(alter) => {
+                let (form, name) = (alter.form, alter.name.clone());
+                let changes = alter.changes();
+                let count = changes.len();
+                admin.alter_topic(&name, changes).await?;
+                let settings = if count == 1 { "a setting".into() } else { format!("{count} settings") };
+                form.output.done(&json!({"name": name}), &format!("{settings} of topic {name} changed"))
+            }
             Self::Create(create) => {
                 let (form, topic) = (create.form, create.topic());
                 let name = topic.name.clone();
