@@ -162,7 +162,7 @@ impl Committer {
                 entry.log.advance_flushed(entry.frame.end_offset, entry.frame.lsn);
             }
             dropped |= entry.frame.kind == Kind::Drop;
-            moved |= matches!(entry.frame.kind, Kind::LogStart | Kind::Truncate);
+            moved |= matches!(entry.frame.kind, Kind::LogStart | Kind::Truncate | Kind::DurabilityChange);
             carried |= entry.frame.kind == Kind::Carry;
         }
         {
@@ -173,7 +173,7 @@ impl Committer {
                 queue.dropped.extend(of(Kind::Drop));
             }
             if moved {
-                queue.moved.extend(of(Kind::LogStart).chain(of(Kind::Truncate)));
+                queue.moved.extend(of(Kind::LogStart).chain(of(Kind::Truncate)).chain(of(Kind::DurabilityChange)));
             }
         }
         let half = self.journal.options.journal_file_bytes / 2;

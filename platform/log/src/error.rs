@@ -113,12 +113,6 @@ pub enum OpenLogError {
         /// Which.
         id: LogId,
     },
-    /// The log was made with the other durability.
-    #[error("the log {id} cannot change its durability: not built yet")]
-    Durability {
-        /// Which.
-        id: LogId,
-    },
     /// As [`OpenError::MarkMissing`].
     #[error("{} is missing, though records lie beside it: put it back, or restore the whole data directory from one copy", path.display())]
     MarkMissing {
@@ -224,6 +218,9 @@ pub enum AppendError {
     /// The log's end is being cut back: appends work again when that is done.
     #[error("the log is being cut: wait until that is done")]
     Truncating,
+    /// The log changes its durability: appends work again when that is done.
+    #[error("the log changes its durability: wait until that is done")]
+    Changing,
     /// The log is being deleted.
     #[error("the log is being deleted")]
     Deleted,
@@ -271,9 +268,32 @@ pub enum TruncateError {
     /// An earlier truncation is not durable yet.
     #[error("the log is being cut already: wait until that is done")]
     UnderWay,
+    /// The log changes its durability.
+    #[error("the log changes its durability: wait until that is done")]
+    Changing,
     /// Where the batch begins cannot be found.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
+    /// The log is being deleted.
+    #[error("the log is being deleted")]
+    Deleted,
+    /// The storage has been closed.
+    #[error("the storage is closed")]
+    Closed,
+    /// The storage has failed.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
+}
+
+/// Why a log's durability was not changed. It is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// An earlier change is not done yet.
+    #[error("the log changes its durability already: wait until that is done")]
+    UnderWay,
+    /// The log's end is being cut back.
+    #[error("the log is being cut: wait until that is done")]
+    Truncating,
     /// The log is being deleted.
     #[error("the log is being deleted")]
     Deleted,
@@ -294,7 +314,7 @@ pub enum CommitError {
     /// The log was cut before it. (A batch that was waited for a second time may be there still: send it again, and see.)
     #[error("the log was cut where this was appended")]
     Truncated,
-    /// The log was deleted before it was cut for good.
+    /// The log was deleted before it was cut, or its durability changed, for good.
     #[error("the log was deleted")]
     Deleted,
     /// The storage was dropped before: as for a failure.

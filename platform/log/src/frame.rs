@@ -17,9 +17,8 @@ pub(crate) const GROUP_ALIGN: u64 = 4096;
 
 const MAGIC: u32 = u32::from_be_bytes(*b"MSfr");
 
-/// What a frame says. Every number is taken; those that are not built are refused as a newer version's.
+/// What a frame says. Any other number is refused as a newer version's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "the numbers of what is not built are reserved")]
 #[repr(u8)]
 pub(crate) enum Kind {
     /// One batch, which is the payload.
@@ -34,7 +33,7 @@ pub(crate) enum Kind {
     LogStart = 5,
     /// The log was deleted.
     Drop = 6,
-    /// The log's durability changed: not built.
+    /// The log's durability is the frame's from here on, before it was the other one.
     DurabilityChange = 7,
     /// All batches past the log's mark once more, which are the payload: what is before it is not needed for them.
     Carry = 8,
@@ -43,9 +42,18 @@ pub(crate) enum Kind {
 impl Kind {
     /// The kind, if this version can replay it.
     fn built(code: u8) -> Option<Self> {
-        [Self::Append, Self::AppendRef, Self::EpochStart, Self::Truncate, Self::LogStart, Self::Drop, Self::Carry]
-            .into_iter()
-            .find(|kind| *kind as u8 == code)
+        [
+            Self::Append,
+            Self::AppendRef,
+            Self::EpochStart,
+            Self::Truncate,
+            Self::LogStart,
+            Self::Drop,
+            Self::DurabilityChange,
+            Self::Carry,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == code)
     }
 }
 
@@ -320,7 +328,7 @@ mod tests {
     #[test]
     fn kinds_that_are_not_built_are_a_newer_versions() {
         let (frame, place) = frame();
-        for kind in [0, 7, 9, 255] {
+        for kind in [0, 9, 255] {
             let mut bytes = frame.encode(place);
             bytes[32] = kind;
             let crc = crc32c(&bytes[8..]);

@@ -115,7 +115,8 @@ pub(crate) struct Queue {
     pub(crate) unjournaled: Vec<Arc<PartitionLog>>,
     /// Deleted logs whose deletion is durable: their files can go.
     pub(crate) dropped: Vec<Arc<PartitionLog>>,
-    /// Logs whose new start or end is durable in the journal: their files are to follow.
+    /// Logs whose new start, end or durability is durable in the journal: their files are to follow. And those whose durability is to
+    /// be changed.
     pub(crate) moved: Vec<Arc<PartitionLog>>,
     /// What is carried forward, as far as it is not durable yet or nobody has looked since.
     pub(crate) carries: VecDeque<Carrying>,

@@ -67,9 +67,9 @@
 //!
 //! Kinds: 1 Append (the payload is the batch), 2 AppendRef (an Append without its payload: the log's mark covers it),
 //! 3 EpochStart, 4 Truncate (its base offset is the new end, its epoch the latest that is left), 5 LogStart (its base offset is
-//! the start), 6 Drop, 7 DurabilityChange, 8 Carry (the payload is batches, one after the other as stored; base offset and end
-//! offset are theirs together). Those that this version does not build (7 and any other) are refused at replay as a newer
-//! version's.
+//! the start), 6 Drop, 7 DurabilityChange (its durability is the new one, both offsets are the log's end), 8 Carry (the payload is
+//! batches, one after the other as stored; base offset and end offset are theirs together). Any other is refused at replay as a
+//! newer version's.
 //!
 //! An Append's payload CRC is the batch's own, which covers it from byte 21; bytes 0..21 must repeat the frame's base offset,
 //! epoch, length and CRC. So no byte is summed twice, and a caller must have checked the CRC of what it appends. An AppendRef has
@@ -195,6 +195,27 @@
 //! crash between the mark and the cut has left looks as sound as any. A start that finds a mark which says less than the one before
 //! it writes it again and syncs it before it believes it.
 //!
+//! # Changing durability
+//!
+//! DurabilityChange (`change`) makes a log in durability `fsync` one in `replicated`, or back. Whether what lies past a mark counts, a
+//! start decides by the durability that the mark tells, before it reads a frame; and an Append that is replayed needs all
+//! that is before it. So a log changes where nothing lies past its mark:
+//!
+//! 1. The sync loop syncs it while appends go on by the old durability, and once more while none is taken. Now its mark covers all
+//!    records, and all frames that have some.
+//! 2. The frame is queued. The log's frames and marks tell the new durability from here on.
+//! 3. The log is synced again, for a mark of the frame. When both are durable, the ticket resolves and appends are taken, by the
+//!    new durability.
+//!
+//! An append that was under way has its ticket resolved as its frame becomes durable, which is before the change does. A crash
+//! before the frame is durable leaves the log as it was, or as it was to be if the mark was faster. Between the frame and the mark,
+//! the mark before tells the old durability, of a log with nothing past it; replay changes that, and the sync after it writes the
+//! mark. Both are one: a mark of the new durability covers the frame.
+//!
+//! What a log's durability is, its mark tells and the frames after it. What it is opened with counts only for one that is made:
+//! who wants it otherwise changes it, and does so again after a crash. A log without a mark never changed: a frame that says
+//! so is refused, unless the log's Drop follows.
+//!
 //! # Failing
 //!
 //! After a failed write or sync nothing that was not durable may be believed: the storage is *failed*, every ticket fails, nothing
@@ -210,6 +231,7 @@
 mod age;
 mod bytes_io;
 mod carry;
+mod change;
 mod commit;
 mod compact;
 mod data_dir;
@@ -248,8 +270,8 @@ mod truncate;
 
 pub use compact::{CompactError, Compacted, Compaction};
 pub use error::{
-    AppendError, CommitError, DeleteError, Hole, OpenError, OpenLogError, ReadError, SequenceError, StartError,
-    StorageFailed, TruncateError,
+    AppendError, ChangeError, CommitError, DeleteError, Hole, OpenError, OpenLogError, ReadError, SequenceError,
+    StartError, StorageFailed, TruncateError,
 };
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};

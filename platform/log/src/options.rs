@@ -66,7 +66,7 @@ pub struct LogOptions {
     /// A segment takes no batch whose greatest timestamp is further past its first batch's than this, milliseconds: that one
     /// begins the next segment. `u64::MAX`: time closes none.
     pub segment_ms: u64,
-    /// When a ticket resolves.
+    /// When a ticket resolves. One that is there has its own.
     pub durability: Durability,
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     AppendError, CommitError, LogId, LogOptions, ReadError, StorageFailed, Ticket,
     bytes_io::failing,
+    change::Change,
     compact::passes::Passes,
     fault::{self, Fault},
     frame::{FRAME_HEADER_BYTES, Frame, Kind},
@@ -34,7 +35,8 @@ const UNJOURNALED_BYTES_MAX: u64 = 32 << 20;
 pub struct PartitionLog {
     id: LogId,
     dir: PathBuf,
-    durability: Durability,
+    /// Its durability is `fsync`. Changed under the lock only.
+    pub(crate) journaled: AtomicBool,
     journal: Arc<Journal>,
     flushed: watch::Sender<Flushed>,
     tail: Arc<Tail>,
@@ -196,7 +198,8 @@ impl PartitionLog {
         let flushed = Flushed { end: flushed, cut_lsn: 0, cut_end: Offset(0), cuts: 0 };
         let (tail, flushed) = (journal.tails.tail(), watch::Sender::new(flushed));
         let (state, syncing, compacting) = (Mutex::new(state), Mutex::default(), Mutex::default());
-        Self { id, dir, durability, journal, flushed, tail, state, syncing, compacting }
+        let journaled = AtomicBool::new(durability == Durability::Fsync);
+        Self { id, dir, journaled, journal, flushed, tail, state, syncing, compacting }
     }
 
     /// A log that holds nothing. Its directory must be made before the first append.
@@ -222,10 +225,6 @@ impl PartitionLog {
 
     pub(crate) fn tail(&self) -> &Arc<Tail> {
         &self.tail
-    }
-
-    pub(crate) fn durability(&self) -> Durability {
-        self.durability
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -283,6 +282,7 @@ impl PartitionLog {
         self.enqueue(&mut state, [self.mutation(Kind::Drop, epoch, (end, end), resolve)])?;
         self.tail.clear();
         Self::abandon_cut(&mut state);
+        Self::abandon_change(&mut state);
         drop(state);
         self.journal.commit_work.notify_one();
         Ok(ticket)
@@ -290,7 +290,7 @@ impl PartitionLog {
 
     /// How a batch becomes durable.
     fn travel(&self) -> Travel {
-        match self.durability {
+        match self.durability() {
             Durability::Fsync => Travel::Journal,
             Durability::Replicated => Travel::Background,
         }
@@ -322,6 +322,10 @@ impl PartitionLog {
 
         let mut state = self.state.lock();
         state.check_epoch(epoch)?;
+        // Or it has been changed since it was looked at.
+        if state.change.as_ref().is_some_and(Change::holds) || self.travel() != travel {
+            return Err(AppendError::Changing);
+        }
         let epoch = state.leading(epoch);
         if let Some(header) = &idempotent {
             let verdict = state.producers.check(header, now)?;
@@ -433,7 +437,7 @@ impl PartitionLog {
             lsn: 0,
             kind: Kind::Append,
             log: self.id,
-            durability: self.durability,
+            durability: self.durability(),
             leader_epoch: epoch,
             base_offset: header.base_offset,
             end_offset: header.end_offset(),
@@ -507,7 +511,7 @@ impl PartitionLog {
                 lsn: 0,
                 kind,
                 log: self.id,
-                durability: self.durability,
+                durability: self.durability(),
                 leader_epoch,
                 base_offset,
                 end_offset,

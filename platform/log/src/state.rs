@@ -12,6 +12,7 @@ use crate::{
     LogOptions, ReadError,
     age::Age,
     carry::Carried,
+    change::Change,
     epochs::Epochs,
     index::{Index, Known},
     mark::{Mark, Saved},
@@ -105,6 +106,8 @@ pub(crate) struct State {
     pub(crate) discarded: bool,
     /// Its end is being cut back.
     pub(crate) cut: Option<Cut>,
+    /// Its durability is being changed.
+    pub(crate) change: Option<Change>,
     hints: [Option<Hint>; HINTS],
     next_hint: usize,
 }
@@ -161,6 +164,7 @@ impl State {
             dropped: None,
             discarded: false,
             cut: None,
+            change: None,
             hints: [None; HINTS],
             next_hint: 0,
         }

@@ -142,7 +142,7 @@ impl Storage {
     }
 
     /// Opens a log, made empty if it does not exist; one that is open already is shared, and takes `segment_bytes` and
-    /// `segment_ms` from now on.
+    /// `segment_ms` from now on. One that is there keeps its durability: see [`PartitionLog::change_durability`].
     ///
     /// # Errors
     /// [`OpenLogError`].
@@ -169,7 +169,7 @@ impl Storage {
         if let Some(log) = logs.open.get(&id)
             && (log.durability() == options.durability || Arc::strong_count(log) > 1 || !log.is_untouched())
         {
-            return adopt(log, options);
+            return Ok(adopt(log, options));
         }
         let log = Arc::new(PartitionLog::empty(id, self.journal.clone(), options));
         let io = |action| {
@@ -281,15 +281,12 @@ impl std::fmt::Debug for Storage {
 }
 
 /// A log that is there already, with the options of whoever opens it again.
-fn adopt(log: &Arc<PartitionLog>, options: LogOptions) -> Result<Arc<PartitionLog>, OpenLogError> {
-    if log.durability() != options.durability {
-        return Err(OpenLogError::Durability { id: log.id() });
-    }
+fn adopt(log: &Arc<PartitionLog>, options: LogOptions) -> Arc<PartitionLog> {
     let mut state = log.state();
     state.segment_bytes = options.segment_bytes;
     state.age.segment_ms = options.segment_ms;
     // Replay is over.
     state.begun = Vec::new();
     drop(state);
-    Ok(log.clone())
+    log.clone()
 }

@@ -114,17 +114,18 @@ fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     Ok(cleared)
 }
 
-/// Syncs one of the logs whose start has moved past segments, which then go, or whose end was cut back.
+/// Syncs one of the logs whose start has moved past segments, which then go, or whose end was cut back, or whose durability is
+/// changed.
 fn follow_moved(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     while let Some(log) = { journal.queue().moved.pop() } {
         let is_behind = || {
             let state = log.state();
-            !state.discarded && (!state.retired.is_empty() || state.cut.is_some())
+            !state.discarded && (!state.retired.is_empty() || state.cut.is_some() || state.change.is_some())
         };
         if !is_behind() {
             continue;
         }
-        let synced = sync_log(journal, &log)?;
+        let synced = change(journal, &log)? && sync_log(journal, &log)?;
         let is_left = is_behind();
         if is_left {
             // At the next tick.
@@ -133,6 +134,25 @@ fn follow_moved(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         return Ok(synced && !is_left);
     }
     Ok(false)
+}
+
+/// Takes a log that is to change its durability as far as where that is journaled; the next sync makes a mark of it. Whether that
+/// sync may follow.
+fn change(journal: &Arc<Journal>, log: &Arc<PartitionLog>) -> Result<bool, StorageFailed> {
+    if !log.is_change_due() {
+        return Ok(true);
+    }
+    // Most of what there is while appends go on.
+    if !sync_log(journal, log)? {
+        return Ok(false);
+    }
+    log.hold(true);
+    if !sync_log(journal, log)? {
+        log.hold(false);
+        return Ok(false);
+    }
+    log.journal_change();
+    Ok(true)
 }
 
 /// Makes the next journal file ready when the present one is half full, so that the commit loop need not wait for it.
@@ -310,7 +330,10 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     }
     let moved = std::mem::take(&mut journal.queue().moved);
     // Whose files had followed before the frame was durable.
-    moved.iter().for_each(|log| log.end_cut());
+    for log in &moved {
+        log.end_cut();
+        log.end_change();
+    }
     let clean = journal.options.dir.join(data_dir::CLEAN);
     replace_file(&*journal.disk, &clean, &[b""], true).map_err(failing("write", &clean))?;
     journal.disk.sync_dir(&journal.options.dir).map_err(failing("sync", &journal.options.dir))?;

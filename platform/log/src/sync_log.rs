@@ -152,6 +152,7 @@ impl PartitionLog {
                 }
                 self.clear_away(plan.retired)?;
                 self.end_cut();
+                self.end_change();
                 Ok(Synced::Done)
             }
             Err(SyncError::Lacking(lack, failure)) => {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use millstream_env::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::CommitError;
 
@@ -35,6 +35,22 @@ impl Ticket {
     pub(crate) fn new() -> (Resolve, Self) {
         let (resolve, waiting) = oneshot::channel();
         (resolve, Self(State::Waiting(waiting)))
+    }
+
+    /// A ticket that resolves when whoever has the other end of `done` says so, or nothing more becomes durable.
+    pub(crate) fn settled(
+        done: oneshot::Receiver<Result<(), CommitError>>,
+        mut ended: watch::Receiver<Option<CommitError>>,
+    ) -> Self {
+        Self::watching(async move {
+            tokio::select! {
+                biased;
+                done = done => done.unwrap_or(Err(CommitError::Stopped)),
+                why = ended.wait_for(Option::is_some) => {
+                    Err(why.ok().and_then(|why| why.clone()).unwrap_or(CommitError::Stopped))
+                }
+            }
+        })
     }
 
     /// A ticket that resolves when `durable` does.

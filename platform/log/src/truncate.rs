@@ -77,6 +77,9 @@ impl PartitionLog {
         if state.cut.is_some() {
             return Err(TruncateError::UnderWay);
         }
+        if state.change.is_some() {
+            return Err(TruncateError::Changing);
+        }
         if end < state.start {
             return Err(TruncateError::BelowStart { end, start: state.start });
         }
@@ -97,16 +100,7 @@ impl PartitionLog {
         let done = self.begin_cut(&mut state, point, lsn_before);
         drop(state);
         self.journal().commit_work.notify_one();
-        let mut ended = self.journal().subscribe_ended();
-        Ok(Ticket::watching(async move {
-            tokio::select! {
-                biased;
-                done = done => done.unwrap_or(Err(CommitError::Stopped)),
-                why = ended.wait_for(Option::is_some) => {
-                    Err(why.ok().and_then(|why| why.clone()).unwrap_or(CommitError::Stopped))
-                }
-            }
-        }))
+        Ok(Ticket::settled(done, self.journal().subscribe_ended()))
     }
 
     /// Cuts what the log says of itself; its last frame is the truncation's. The files are to follow.

@@ -20,14 +20,14 @@ use common::{batch, log_id, options, read_all, sequenced, stored};
 use futures::FutureExt;
 use millstream_env::sim::{DiskOperation, Fault, SimRng, World};
 use millstream_log::{
-    AppendError, Appended, CommitError, LogId, LogOptions, OpenError, PartitionLog, ReadError, Recovered, StartError,
-    Storage, StorageOptions, Ticket, TruncateError,
+    AppendError, Appended, ChangeError, CommitError, LogId, LogOptions, OpenError, PartitionLog, ReadError, Recovered,
+    StartError, Storage, StorageOptions, Ticket, TruncateError,
 };
 use millstream_model::{Durability, LeaderEpoch, Offset};
 use millstream_record::BatchHeader;
 
 const LOGS: i32 = 4;
-/// The last log is in durability `replicated`.
+/// The last log begins in durability `replicated`.
 const REPLICATED: i32 = LOGS - 1;
 /// Idempotent producers of each log.
 const PRODUCERS: u64 = 3;
@@ -54,6 +54,10 @@ struct Model {
     deleted: Deleted,
     /// A truncation that is not durable yet.
     cutting: Option<Before>,
+    /// It keeps no journal.
+    replicated: bool,
+    /// A change of that which is not done yet.
+    changing: bool,
     /// The log was cut when it had a start: what it knows of producers whose batches are below that is not certain.
     vague: bool,
 }
@@ -74,6 +78,16 @@ enum Deleted {
 }
 
 impl Model {
+    /// Of a log that is made.
+    fn new(id: LogId) -> Self {
+        Self { replicated: id.partition.0 == REPLICATED, ..Self::default() }
+    }
+
+    /// Nothing tells the durability of such a log, which is made again.
+    fn is_untouched(&self) -> bool {
+        self.end() == Offset(0) && self.latest == 0 && !self.changing
+    }
+
     fn end(&self) -> Offset {
         self.batches.last().map_or(Offset(0), |(_, end)| *end).max(self.floor)
     }
@@ -154,11 +168,15 @@ struct History {
 
 enum Wait {
     Append(LogId, Offset),
+    /// Acknowledged in memory.
+    Memory,
     /// A duplicate of what ends there.
     Again(LogId, Offset),
     Epoch(LogId, i32),
     Start(LogId, Offset),
     Truncate(LogId),
+    /// To that durability, with the log's end.
+    Change(LogId, bool, Offset),
     /// What was appended there has been cut off.
     Cut,
     /// The log was cut since; what this waits for may be there.
@@ -271,6 +289,10 @@ impl History {
         }
         let end = self.end(Some(storage));
         self.last_served = Some(end);
+        if end == End::Close {
+            // One that was not journaled yet is given up.
+            waiting.retain(|(wait, _)| !matches!(wait, Wait::Change(..)));
+        }
         self.settle(&mut waiting, end != End::Close);
         end
     }
@@ -310,15 +332,19 @@ impl History {
         };
         let id = self.id(partition);
         // What fails to open may be on disk all the same.
-        self.logs.entry(id).or_default();
+        let model = self.logs.entry(id).or_insert_with(|| Model::new(id));
         let Ok(log) = storage.open_log(id, log_options(id)) else {
             assert!(self.faulty, "{id} opens");
             return;
         };
+        if model.is_untouched() {
+            model.replicated = log.durability() == Durability::Replicated;
+        }
         assert!(log.flushed_end() <= log.end_offset());
         match self.rng.below(22) {
             0 => self.start_epoch(id, &log, waiting),
             21 if self.rng.one_in(2) => self.truncate(id, &log, waiting),
+            19 if self.rng.one_in(3) => self.change(id, &log, waiting),
             20 => self.advance_start(id, &log, waiting),
             1 if self.rng.one_in(6) => match storage.delete_log(id) {
                 Ok(ticket) => {
@@ -430,10 +456,30 @@ impl History {
                 waiting.push((Wait::Truncate(id), ticket));
             }
             Err(TruncateError::UnderWay) => assert!(model.cutting.is_some()),
+            Err(TruncateError::Changing) => assert!(model.changing),
             Err(TruncateError::BelowStart { .. }) => assert!(wanted < start),
             Err(error) => assert!(self.faulty, "{error}"),
         }
         assert_eq!(log.end_offset(), model.end());
+    }
+
+    fn change(&mut self, id: LogId, log: &Arc<PartitionLog>, waiting: &mut Vec<(Wait, Ticket)>) {
+        self.settle(waiting, false);
+        let model = self.logs.get_mut(&id).unwrap();
+        let to = match model.replicated {
+            true => Durability::Fsync,
+            false => Durability::Replicated,
+        };
+        match log.change_durability(to) {
+            Ok(ticket) => {
+                assert!(!model.changing, "{id}: one change at a time");
+                model.changing = true;
+                waiting.push((Wait::Change(id, !model.replicated, model.end()), ticket));
+            }
+            Err(ChangeError::UnderWay) => assert!(model.changing),
+            Err(ChangeError::Truncating) => assert!(model.cutting.is_some()),
+            Err(error) => assert!(self.faulty, "{error}"),
+        }
     }
 
     fn append(&mut self, id: LogId, log: &Arc<PartitionLog>, waiting: &mut Vec<(Wait, Ticket)>) {
@@ -446,15 +492,18 @@ impl History {
             .collect();
         let model = self.logs.get_mut(&id).unwrap();
         let epoch = LeaderEpoch(model.started);
+        let journaled = log.durability() == Durability::Fsync;
         match log.append_many(batches.clone(), epoch) {
             Ok(appended) => {
                 assert_eq!(appended.base_offset, model.end(), "offsets are dense");
                 model.push(&batches, epoch);
                 assert_eq!(appended.last_offset.plus(1), model.end());
-                waiting.push((Wait::Append(id, model.end()), appended.ticket));
+                let wait = if journaled { Wait::Append(id, model.end()) } else { Wait::Memory };
+                waiting.push((wait, appended.ticket));
             }
             Err(AppendError::Overloaded { .. }) => {}
             Err(AppendError::Truncating) => assert!(model.cutting.is_some()),
+            Err(AppendError::Changing) => assert!(model.changing),
             Err(error) => {
                 assert!(self.faulty, "{error}");
                 if model.attempted.is_empty() {
@@ -491,20 +540,24 @@ impl History {
         let verdict = model.verdict(&header);
         let leader_epoch = LeaderEpoch(model.started);
         let end_of = |appended: &Appended| appended.last_offset.plus(1);
+        let journaled = log.durability() == Durability::Fsync;
         match log.append(batch.clone(), leader_epoch) {
             Ok(appended) if appended.duplicate => {
                 assert!(model.vague || verdict == Ok(Some(appended.base_offset)), "{id} {header:?}");
                 assert_eq!(end_of(&appended), appended.base_offset.plus(count.into()));
-                waiting.push((Wait::Again(id, end_of(&appended)), appended.ticket));
+                let wait = if journaled { Wait::Again(id, end_of(&appended)) } else { Wait::Memory };
+                waiting.push((wait, appended.ticket));
             }
             Ok(appended) => {
                 assert!(model.vague || verdict == Ok(None), "{id} {header:?}");
                 assert_eq!(appended.base_offset, model.end(), "offsets are dense");
                 model.push(&[batch], leader_epoch);
-                waiting.push((Wait::Append(id, model.end()), appended.ticket));
+                let wait = if journaled { Wait::Append(id, model.end()) } else { Wait::Memory };
+                waiting.push((wait, appended.ticket));
             }
             Err(AppendError::Overloaded { .. }) => {}
             Err(AppendError::Truncating) => assert!(model.cutting.is_some()),
+            Err(AppendError::Changing) => assert!(model.changing),
             Err(AppendError::Sequence(error)) => {
                 assert!(model.vague || verdict == Err(()), "{id} {header:?}: {error}");
             }
@@ -533,27 +586,31 @@ impl History {
                     assert!(matches!(wait, Wait::Cut | Wait::AgainCut), "what is there was not cut");
                 }
                 Some(Err(CommitError::Deleted)) => match wait {
-                    Wait::Truncate(id) => assert!(self.logs[&id].deleted != Deleted::No),
-                    _ => panic!("only a truncation is overtaken by a deletion"),
+                    Wait::Truncate(id) | Wait::Change(id, ..) => assert!(self.logs[&id].deleted != Deleted::No),
+                    _ => panic!("only a truncation or a change is overtaken by a deletion"),
                 },
                 Some(Err(error)) => assert!(self.faulty || ended, "{error}"),
                 Some(Ok(())) => match wait {
-                    Wait::Append(id, end) if id.partition.0 != REPLICATED => {
+                    Wait::Append(id, end) => {
                         assert!(!behind.contains(&id), "appends become durable in order");
                         let model = self.logs.get_mut(&id).unwrap();
                         model.acknowledged = model.acknowledged.max(end);
                     }
                     // Whoever hears of a duplicate believes in it as in the first one.
-                    Wait::Again(id, end) if id.partition.0 != REPLICATED => {
+                    Wait::Again(id, end) => {
                         let model = self.logs.get_mut(&id).unwrap();
                         model.acknowledged = model.acknowledged.max(end);
                     }
-                    Wait::Again(..) => {}
                     Wait::Cut => panic!("what was cut off is durable"),
                     Wait::AgainCut => {}
                     Wait::Truncate(id) => self.logs.get_mut(&id).unwrap().cutting = None,
-                    // Acknowledged in memory.
-                    Wait::Append(..) => {}
+                    Wait::Memory => {}
+                    // With it all that was there before is durable.
+                    Wait::Change(id, replicated, end) => {
+                        let model = self.logs.get_mut(&id).unwrap();
+                        (model.replicated, model.changing) = (replicated, false);
+                        model.acknowledged = model.acknowledged.max(end.min(model.end()));
+                    }
                     Wait::Start(id, start) => {
                         let model = self.logs.get_mut(&id).unwrap();
                         model.start_acknowledged = model.start_acknowledged.max(start);
@@ -573,7 +630,6 @@ impl History {
         let faulty = std::mem::take(&mut self.was_faulty);
         let found = storage.logs();
         for (id, model) in &mut self.logs {
-            let replicated = id.partition.0 == REPLICATED;
             let there = found.contains(id);
             match model.deleted {
                 Deleted::Yes => assert!(!there, "{id} was deleted"),
@@ -581,7 +637,7 @@ impl History {
                     assert_eq!(model.acknowledged, Offset(0), "AcknowledgedIsRead: {id} is gone");
                     assert_eq!(model.epoch, 0, "EpochIsOneLeaders: {id} is gone");
                     assert_eq!(model.start_acknowledged, Offset(0), "{id} is gone");
-                    *model = Model::default();
+                    *model = Model::new(*id);
                 }
                 Deleted::Asked if !there => model.deleted = Deleted::Yes,
                 _ => {}
@@ -592,6 +648,15 @@ impl History {
             model.deleted = Deleted::No;
             let log = storage.log(*id).unwrap();
             let end = log.end_offset();
+            let (replicated, before) = (log.durability() == Durability::Replicated, model.replicated);
+            assert!(
+                replicated == before || model.changing || model.is_untouched(),
+                "DurabilityIsKept: {id}: {:?}, of {before}",
+                log.durability()
+            );
+            (model.replicated, model.changing) = (replicated, false);
+            // Some of what was appended under the one may be found, and the other.
+            let either = replicated || before;
             if let Some(before) = model.cutting.take()
                 && end > model.end()
             {
@@ -603,7 +668,7 @@ impl History {
                 assert_eq!(end, model.end(), "{id}: a kill loses nothing of the page cache");
             }
             let attempted = std::mem::take(&mut model.attempted);
-            if replicated {
+            if either {
                 model.push(&attempted, LeaderEpoch(model.started));
             }
             let start = log.start_offset();
@@ -619,7 +684,7 @@ impl History {
             // A power cut can leave less of a log without a journal than its start: then nothing is left, producers included.
             let remembers = |batch: &BatchHeader| log.find_duplicate(batch).is_some();
             let known = (0..PRODUCERS as i64).filter_map(|producer| model.appended_by(producer).last().copied());
-            if replicated
+            if either
                 && start == end
                 && (model.end() != end || (!model.vague && !known.into_iter().all(|last| remembers(&last))))
             {

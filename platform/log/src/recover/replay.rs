@@ -108,18 +108,25 @@ impl Replay<'_> {
         }
         if let Some(log) = self.logs.get(&frame.log).filter(|log| log.state().unmarked) {
             // A log without a journal has its mark, durably, before it has anything else.
-            // So has one of which the journal has only references.
-            if frame.durability == Durability::Replicated || frame.kind == Kind::AppendRef {
+            // So has one of which the journal has only references, and one that changes.
+            let has_mark = matches!(frame.kind, Kind::AppendRef | Kind::DurabilityChange);
+            if frame.durability == Durability::Replicated || has_mark {
                 return Err(OpenError::MarkMissing { path: log.mark_path() });
             }
             cut_unmarked(self.journal, log)?;
         }
+        // The durability by which what is before the frame was kept.
+        let durability = match (frame.kind, frame.durability) {
+            (Kind::DurabilityChange, Durability::Fsync) => Durability::Replicated,
+            (Kind::DurabilityChange, Durability::Replicated) => Durability::Fsync,
+            (_, durability) => durability,
+        };
         // What was made and never synced is made again. (An untouched directory does not know its log's durability.)
-        let known = self.logs.get(&frame.log).filter(|log| log.durability() == frame.durability || !log.is_untouched());
+        let known = self.logs.get(&frame.log).filter(|log| log.durability() == durability || !log.is_untouched());
         let log = match known {
             Some(log) => log.clone(),
             None => {
-                let options = LogOptions { durability: frame.durability, ..LogOptions::default() };
+                let options = LogOptions { durability, ..LogOptions::default() };
                 let log = Arc::new(PartitionLog::empty(frame.log, self.journal.clone(), options));
                 self.unmade.insert(frame.log);
                 self.logs.insert(frame.log, log.clone());
@@ -135,15 +142,16 @@ impl Replay<'_> {
         if frame.lsn <= state.lsn {
             return Ok(());
         }
-        let journaled = frame.durability == Durability::Fsync;
+        let journaled = durability == Durability::Fsync;
         let refers = frame.kind == Kind::AppendRef && journaled;
         if refers && state.mark.is_some() {
             let reason = format!("it is older than frame {} of the journal, which needs a later one", frame.lsn);
             return Err(OpenError::Damaged { path: log.mark_path(), reason });
         }
         let batches = matches!(frame.kind, Kind::Append | Kind::Carry);
-        // What a frame refers to had a mark: where there is none, the log has gone as a whole.
-        let gap = refers || (frame.base_offset > state.end && journaled && (state.mark.is_none() || batches));
+        // What a frame refers to had a mark, and so had what changes: where there is none, the log has gone as a whole.
+        let needs_mark = refers || (frame.kind == Kind::DurabilityChange && state.mark.is_none());
+        let gap = needs_mark || (frame.base_offset > state.end && journaled && (state.mark.is_none() || batches));
         if frame.kind == Kind::Carry && journaled && !gap {
             // It has all of the gap.
             self.orphans.remove(&frame.log);
@@ -156,7 +164,7 @@ impl Replay<'_> {
             path: path.to_owned(),
             reason: format!("frame {} of the log {}: {reason}", frame.lsn, frame.log),
         };
-        if log.durability() != frame.durability {
+        if log.durability() != durability {
             return Err(lies("the log has another durability"));
         }
         match frame.kind {
@@ -195,7 +203,10 @@ impl Replay<'_> {
             Kind::Truncate if frame.base_offset > state.end && journaled => {
                 return Err(lies(&format!("it is cut at {}, past the end {}", frame.base_offset, state.end)));
             }
-            Kind::Truncate if frame.base_offset < state.end => {
+            // Of a log without a journal that changes, there may be what was refused, and was not taken away for good.
+            Kind::Truncate | Kind::DurabilityChange
+                if frame.base_offset < state.end && (frame.kind == Kind::Truncate || !journaled) =>
+            {
                 let (point, before) = (state.find_point(frame.base_offset).map_err(unreadable)?, state.lsn);
                 if point.end != frame.base_offset {
                     return Err(lies(&format!("it is cut at {}, where no batch begins", frame.base_offset)));
@@ -220,7 +231,14 @@ impl Replay<'_> {
                 let producers = Producers::new(self.journal.producer_limits());
                 state.restart(log.segment(frame.base_offset), producers);
             }
-            _ => return Err(lies("of a kind that is not built")),
+            Kind::DurabilityChange if frame.base_offset != state.end => {
+                return Err(lies(&format!("it changes at {}, and the log ends at {}", frame.base_offset, state.end)));
+            }
+            Kind::DurabilityChange => {}
+            _ => return Err(lies("of a kind that logs of its durability do not have")),
+        }
+        if frame.kind == Kind::DurabilityChange {
+            log.set_durability(frame.durability);
         }
         if frame.kind == Kind::Truncate && !fault::is_on(Fault::NoTruncate) {
             state.epochs_changed |= state.epochs.truncate(frame.base_offset);

@@ -1,0 +1,415 @@
+//! Changing a log's durability: what holds before, meanwhile and after, and what a crash on the way leaves.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use common::{batch, log_id, options, read_all, sequenced, stored};
+use futures::FutureExt;
+use millstream_env::{
+    Disk,
+    sim::{DiskOperation, Fault, FaultError, World},
+};
+use millstream_log::{
+    AppendError, ChangeError, CommitError, LogOptions, OpenError, PartitionLog, Storage, Ticket, TruncateError,
+};
+use millstream_model::{Durability, LeaderEpoch, Offset};
+
+const EPOCH: LeaderEpoch = LeaderEpoch(1);
+const BOTH: [(Durability, Durability); 2] =
+    [(Durability::Fsync, Durability::Replicated), (Durability::Replicated, Durability::Fsync)];
+
+struct Bench {
+    world: World,
+    /// What the log is made with.
+    durability: Durability,
+    storage: Option<Storage>,
+    time: i64,
+}
+
+impl Bench {
+    fn new(durability: Durability) -> Self {
+        let mut bench = Self { world: World::new(5), durability, storage: None, time: 0 };
+        bench.open();
+        bench
+    }
+
+    fn open(&mut self) {
+        self.storage = Some(self.try_open().unwrap());
+    }
+
+    fn try_open(&self) -> Result<Storage, OpenError> {
+        Storage::open(options(Path::new("/data")), self.world.env()).map(|(storage, _)| storage)
+    }
+
+    fn log(&self) -> Arc<PartitionLog> {
+        let options = LogOptions { segment_bytes: 20_000, durability: self.durability, ..LogOptions::default() };
+        self.storage.as_ref().unwrap().open_log(log_id(0), options).unwrap()
+    }
+
+    /// Appends a batch of two records; gives it as it is stored.
+    fn append(&mut self) -> Result<(Bytes, Ticket), AppendError> {
+        self.time += 10;
+        let batch = batch(2, 2_000, self.time);
+        let appended = self.log().append(batch.clone(), EPOCH)?;
+        Ok((stored(&batch, appended.base_offset, EPOCH), appended.ticket))
+    }
+
+    /// Appends batches that are acknowledged.
+    fn append_all(&mut self, count: usize) -> Vec<Bytes> {
+        let appended: Vec<_> = (0..count).map(|_| self.append().unwrap()).collect();
+        let wait = |(batch, ticket): (Bytes, Ticket)| {
+            self.world.run_until(ticket).unwrap();
+            batch
+        };
+        appended.into_iter().map(wait).collect()
+    }
+
+    fn change(&self, to: Durability) {
+        let ticket = self.log().change_durability(to).unwrap();
+        self.world.run_until(ticket).unwrap();
+        assert_eq!(self.log().durability(), to);
+    }
+
+    fn read(&self) -> Vec<Bytes> {
+        read_all(&self.log(), self.log().end_offset(), 5_000)
+    }
+
+    fn crash(&mut self) {
+        self.world.first().crash();
+        self.storage = None;
+        self.open();
+    }
+
+    fn kill(&mut self) {
+        self.world.first().kill();
+        self.storage = None;
+        self.open();
+    }
+}
+
+#[test]
+fn each_append_is_kept_by_the_durability_of_its_time() {
+    for (from, to) in BOTH {
+        for ends_by_crash in [true, false] {
+            let mut bench = Bench::new(from);
+            let mut expected = bench.append_all(9);
+            bench.change(to);
+            assert_eq!(bench.log().flushed_end(), bench.log().end_offset(), "all that was before is durable");
+            let kept = expected.len();
+            expected.extend(bench.append_all(9));
+            let flushed = bench.log().flushed_end() == bench.log().end_offset();
+            assert_eq!(flushed, to == Durability::Fsync, "an append to {to:?} waits for the disk or not");
+            assert_eq!(bench.read(), expected);
+            if ends_by_crash {
+                bench.crash();
+            } else {
+                bench.kill();
+            }
+            assert_eq!(bench.log().durability(), to, "whatever the log is opened with");
+            let found = bench.read();
+            let least = if ends_by_crash && to == Durability::Replicated { kept } else { expected.len() };
+            assert!(found.len() >= least && expected.starts_with(&found), "{} of {}", found.len(), expected.len());
+            // And back, in the next life, with what was recovered as it is.
+            bench.change(from);
+            let mut expected = found;
+            expected.extend(bench.append_all(3));
+            bench.kill();
+            assert_eq!((bench.read(), bench.log().durability()), (expected, from));
+        }
+    }
+}
+
+#[test]
+fn a_change_that_is_none_is_done_at_once_and_one_at_a_time_is_made() {
+    for (from, to) in BOTH {
+        let mut bench = Bench::new(from);
+        bench.append_all(2);
+        assert!(bench.log().change_durability(from).unwrap().now_or_never().is_some());
+        let done = bench.log().change_durability(to).unwrap();
+        for other in [from, to] {
+            assert!(matches!(bench.log().change_durability(other), Err(ChangeError::UnderWay)));
+        }
+        assert!(matches!(bench.log().truncate(Offset(0)), Err(TruncateError::Changing)));
+        bench.world.run_until(done).unwrap();
+        assert!(bench.log().change_durability(to).unwrap().now_or_never().is_some());
+        let cut = bench.log().truncate(Offset(2)).unwrap();
+        assert!(matches!(bench.log().change_durability(from), Err(ChangeError::Truncating)));
+        bench.world.run_until(cut).unwrap();
+        bench.change(from);
+        assert_eq!(bench.read().len(), 1);
+    }
+}
+
+#[test]
+fn a_change_that_a_deletion_a_close_or_a_failure_overtakes_is_told_so() {
+    for (from, to) in BOTH {
+        let mut bench = Bench::new(from);
+        bench.append_all(2);
+        let done = bench.log().change_durability(to).unwrap();
+        let deleted = bench.storage.as_ref().unwrap().delete_log(log_id(0)).unwrap();
+        assert!(matches!(bench.world.run_until(done), Err(CommitError::Deleted)));
+        bench.world.run_until(deleted).unwrap();
+        bench.kill();
+        assert!(bench.storage.as_ref().unwrap().log(log_id(0)).is_none());
+
+        let mut bench = Bench::new(from);
+        let expected = bench.append_all(2);
+        let log = bench.log();
+        let done = log.change_durability(to).unwrap();
+        bench.world.run_until(bench.storage.as_ref().unwrap().close()).unwrap();
+        let other = if log.durability() == to { from } else { to };
+        assert!(matches!(log.change_durability(other), Err(ChangeError::UnderWay | ChangeError::Closed)));
+        let outcome = bench.world.run_until(done);
+        drop(log);
+        bench.kill();
+        let now = bench.log().durability();
+        assert!(if outcome.is_ok() { now == to } else { now == from }, "{outcome:?}: {now:?}");
+        assert_eq!(bench.read(), expected);
+
+        let mut bench = Bench::new(from);
+        bench.append_all(2);
+        let done = bench.log().change_durability(to).unwrap();
+        bench.world.disk().inject(Fault::nth(DiskOperation::SyncData, 1).for_good());
+        assert!(matches!(bench.world.run_until(done), Err(CommitError::Failed(_))));
+    }
+}
+
+/// The disk stops at each call of each kind in turn, with the power or with the process, while appends go on.
+#[test]
+fn a_crash_on_the_way_leaves_the_one_or_the_other_and_all_that_it_promised() {
+    use DiskOperation::{Names, Open, Resize, SyncData, SyncDir, Write};
+    for (from, to) in BOTH {
+        for ends_by_crash in [true, false] {
+            for operation in [Write, SyncData, SyncDir, Names, Resize, Open] {
+                // Until one gets through with the disk as it is.
+                let mut changed = 0;
+                for nth in 1.. {
+                    let mut bench = Bench::new(from);
+                    let mut expected = bench.append_all(5);
+                    bench.world.run_for(Duration::from_secs(20));
+                    expected.extend(bench.append_all(3));
+                    let acknowledged = if from == Durability::Fsync { expected.len() } else { 5 };
+                    bench.world.disk().inject(Fault::nth(operation, nth).for_good());
+                    let mut done = bench.log().change_durability(to).unwrap();
+                    let mut waiting = Vec::new();
+                    let mut outcome = None;
+                    for _ in 0..200 {
+                        if let Ok((batch, ticket)) = bench.append() {
+                            let journaled = bench.log().durability() == Durability::Fsync;
+                            expected.push(batch);
+                            waiting.push((expected.len(), journaled, ticket));
+                        }
+                        bench.world.run_for(Duration::from_micros(50));
+                        outcome = (&mut done).now_or_never();
+                        if outcome.is_some() {
+                            break;
+                        }
+                    }
+                    // What was appended before the change was done counts as durable, too.
+                    let mut promised = acknowledged;
+                    for (count, journaled, ticket) in waiting {
+                        if let Some(Ok(())) = ticket.now_or_never()
+                            && (journaled || matches!(outcome, Some(Ok(()))))
+                        {
+                            promised = promised.max(count);
+                        }
+                    }
+                    let through = matches!(outcome, Some(Ok(())));
+                    // A directory that could not be synced shows what is not durable: only a new machine can go on from there.
+                    match ends_by_crash || matches!(operation, SyncDir | Names) {
+                        true => bench.world.first().crash(),
+                        false => bench.world.first().kill(),
+                    }
+                    bench.storage = None;
+                    bench.world.disk().clear_faults();
+                    bench.open();
+                    let now = bench.log().durability();
+                    let at = format!("{from:?} to {to:?}, {operation:?} {nth}, crash {ends_by_crash}");
+                    assert!(now == to || (now == from && !through), "{at}: it is {now:?}");
+                    let found = bench.read();
+                    assert!(
+                        found.len() >= promised && expected.starts_with(&found),
+                        "{at}: {} found of {}, {promised} promised",
+                        found.len(),
+                        expected.len()
+                    );
+                    // It goes on by what it is.
+                    let mut expected = found;
+                    expected.extend(bench.append_all(2));
+                    bench.kill();
+                    assert_eq!((bench.read(), bench.log().durability()), (expected, now), "{at}");
+                    changed += usize::from(now == to);
+                    if through {
+                        break;
+                    }
+                }
+                assert!(changed > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn appends_are_refused_for_the_last_sync_only_and_none_is_lost() {
+    for (from, to) in BOTH {
+        let mut bench = Bench::new(from);
+        let mut expected = bench.append_all(20);
+        let mut done = bench.log().change_durability(to).unwrap();
+        let (mut taken, mut refused) = (0, 0);
+        loop {
+            match bench.append() {
+                Ok((batch, _)) => {
+                    expected.push(batch);
+                    taken += 1;
+                }
+                Err(AppendError::Changing) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            bench.world.run_for(Duration::from_nanos(100));
+            if let Some(outcome) = (&mut done).now_or_never() {
+                outcome.unwrap();
+                break;
+            }
+        }
+        assert!(taken > 0, "of {refused} appends none was taken");
+        expected.extend(bench.append_all(1));
+        assert_eq!(bench.read(), expected);
+        bench.kill();
+        assert_eq!(bench.read(), expected);
+    }
+}
+
+/// What comes after the change is only where a mark of the new durability can tell of it.
+#[test]
+fn where_a_mark_cannot_be_written_the_change_waits_and_appends_go_on_as_long_as_they_may() {
+    for (from, to) in BOTH {
+        // Of the two syncs before the change, and of the one after it.
+        for nth in 1..=3 {
+            let mut bench = Bench::new(from);
+            let mut expected = bench.append_all(3);
+            bench.change(to);
+            bench.change(from);
+            expected.extend(bench.append_all(3));
+            let lacking = Fault::nth(DiskOperation::Open, nth).on("/mark").with(FaultError::Descriptors);
+            bench.world.disk().inject(lacking.for_good());
+            let mut done = bench.log().change_durability(to).unwrap();
+            bench.world.run_for(Duration::from_secs(20));
+            assert!((&mut done).now_or_never().is_none(), "{nth}");
+            match bench.append() {
+                Ok((batch, ticket)) => {
+                    assert!(nth < 3, "{from:?}: an append is taken, which a crash would lose");
+                    bench.world.run_until(ticket).unwrap();
+                    expected.push(batch);
+                }
+                Err(AppendError::Changing) => assert_eq!(nth, 3),
+                Err(error) => panic!("{nth}: {error}"),
+            }
+            bench.world.disk().clear_faults();
+            bench.world.run_for(Duration::from_secs(20));
+            done.now_or_never().expect("it is done when it can be").unwrap();
+            expected.extend(bench.append_all(3));
+            bench.kill();
+            assert_eq!((bench.read(), bench.log().durability()), (expected, to), "{nth}");
+        }
+    }
+}
+
+/// Before the frame, and where it is durable and no mark tells of it yet.
+#[test]
+fn a_power_cut_while_no_mark_can_be_written_leaves_what_the_journal_tells() {
+    for (from, to) in BOTH {
+        for nth in 1..=3 {
+            let mut bench = Bench::new(from);
+            let mut expected = bench.append_all(3);
+            bench.change(to);
+            bench.change(from);
+            expected.extend(bench.append_all(9));
+            let lacking = Fault::nth(DiskOperation::Open, nth).on("/mark").with(FaultError::Descriptors);
+            bench.world.disk().inject(lacking.for_good());
+            let done = bench.log().change_durability(to).unwrap();
+            bench.world.run_for(Duration::from_secs(1));
+            assert!(done.now_or_never().is_none());
+            let journaled = bench.log().durability() == to;
+            assert_eq!(journaled, nth == 3);
+            bench.world.first().crash();
+            bench.storage = None;
+            bench.world.disk().clear_faults();
+            bench.open();
+            assert_eq!(bench.log().durability(), if journaled { to } else { from });
+            let found = bench.read();
+            let all = journaled || from == Durability::Fsync;
+            assert!(if all { found == expected } else { expected.starts_with(&found) }, "{nth}: {}", found.len());
+            let (mut expected, now) = (found, bench.log().durability());
+            expected.extend(bench.append_all(3));
+            bench.kill();
+            assert_eq!((bench.read(), bench.log().durability()), (expected, now));
+        }
+    }
+}
+
+#[test]
+fn what_a_log_says_of_itself_stays_through_changes() {
+    for (from, to) in BOTH {
+        let mut bench = Bench::new(from);
+        let wait = |bench: &Bench, ticket: Ticket| bench.world.run_until(ticket).unwrap();
+        let first = sequenced(7, 0, 0, 1, 10, 1);
+        wait(&bench, bench.log().append(first.clone(), EPOCH).unwrap().ticket);
+        bench.append_all(4);
+        wait(&bench, bench.log().start_epoch(LeaderEpoch(3)).unwrap());
+        wait(&bench, bench.log().advance_start(Offset(2)).unwrap());
+        // A start and an epoch are journaled while it changes, too.
+        let done = bench.log().change_durability(to).unwrap();
+        let epoch = bench.log().start_epoch(LeaderEpoch(4)).unwrap();
+        let start = bench.log().advance_start(Offset(3)).unwrap();
+        wait(&bench, done);
+        wait(&bench, epoch);
+        wait(&bench, start);
+        wait(&bench, bench.log().start_epoch(LeaderEpoch(5)).unwrap());
+        wait(&bench, bench.log().advance_start(Offset(5)).unwrap());
+        for _ in 0..2 {
+            let log = bench.log();
+            assert_eq!((log.start_offset(), log.end_offset(), log.durability()), (Offset(5), Offset(9), to));
+            assert_eq!(log.latest_epoch(), Some(LeaderEpoch(5)));
+            let again = log.append(first.clone(), LeaderEpoch(5)).unwrap();
+            assert!(again.duplicate && again.ticket.now_or_never().is_some());
+            drop(log);
+            bench.crash();
+        }
+    }
+}
+
+/// What the journal tells of a log whose directory is gone is passed over up to its deletion.
+#[test]
+fn a_log_that_changed_and_was_deleted_does_not_come_back() {
+    for (from, to) in BOTH {
+        for seconds in [0, 30] {
+            let mut bench = Bench::new(from);
+            bench.append_all(3);
+            bench.change(to);
+            bench.append_all(3);
+            bench.change(from);
+            let deleted = bench.storage.as_ref().unwrap().delete_log(log_id(0)).unwrap();
+            bench.world.run_until(deleted).unwrap();
+            bench.world.run_for(Duration::from_secs(seconds));
+            bench.crash();
+            assert!(bench.storage.as_ref().unwrap().logs().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_log_whose_mark_is_missing_is_refused_as_before() {
+    let mut bench = Bench::new(Durability::Fsync);
+    bench.append_all(3);
+    bench.change(Durability::Replicated);
+    bench.append_all(3);
+    bench.world.first().kill();
+    bench.storage = None;
+    let mark = format!("/data/logs/{}/0/records-0/mark", log_id(0).topic);
+    bench.world.disk().remove_file(Path::new(&mark)).unwrap();
+    assert!(bench.try_open().is_err());
+}
