@@ -11,7 +11,7 @@ use millstream_log::{Recovered, Storage, StorageFailed, StorageOptions};
 use millstream_model::TimestampMs;
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -254,9 +254,13 @@ async fn follow_catalog(shared: Arc<Shared>) {
     let mut changes = shared.catalog.watch();
     while !shared.stop.is_cancelled() {
         changes.borrow_and_update();
-        let followed = shared.partitions.follow(&shared.catalog).await;
+        let mut followed = shared.partitions.follow(&shared.catalog).await;
         if let Err(error) = &followed {
             error!(%error, "this broker does not lead all that it should");
+        }
+        if let Err(error) = shared.partitions.change(&shared.catalog).await {
+            warn!(%error, "a topic's durability is not in force yet");
+            followed = Err(error);
         }
         shared.transforms.follow(&shared).await;
         shared.modules.follow(&shared.catalog.state());

@@ -115,7 +115,7 @@ impl From<PartitionAppendError> for WireError {
                 AppendError::NotAlone => ErrorCode::InvalidRequest,
                 // Only a follower's log is cut.
                 AppendError::StaleEpoch { .. } | AppendError::Truncating => ErrorCode::NotLeaderOrFollower,
-                AppendError::Overloaded { .. } => ErrorCode::RequestTimedOut,
+                AppendError::Overloaded { .. } | AppendError::Changing => ErrorCode::RequestTimedOut,
                 AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
                 AppendError::StorageFull { .. }
                 | AppendError::Descriptors { .. }
@@ -180,7 +180,11 @@ impl From<StartError> for WireError {
 
 impl From<FollowError> for WireError {
     fn from(error: FollowError) -> Self {
-        Self::new(ErrorCode::KafkaStorage, error)
+        let code = match &error {
+            FollowError::Slow => ErrorCode::RequestTimedOut,
+            _ => ErrorCode::KafkaStorage,
+        };
+        Self::new(code, error)
     }
 }
 

@@ -75,8 +75,13 @@ impl Partition {
 
     /// Puts the topic's present settings in force, but for those that the log itself has.
     pub(crate) fn alter(&self, topic: Arc<Topic>) {
-        self.replica.lock().handle_settings(topic.config.durability, topic.config.insync_replicas_min);
         self.topic.store(topic);
+        self.follow_durability();
+    }
+
+    /// Goes by the durability that the log has, whatever the topic asks for: only then does the high watermark count what is.
+    pub(crate) fn follow_durability(&self) {
+        self.replica.lock().handle_settings(self.log.durability(), self.topic().config.insync_replicas_min);
         self.advance();
     }
 

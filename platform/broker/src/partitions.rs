@@ -1,11 +1,14 @@
 //! The partitions that this broker leads, kept in step with the catalog.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use futures::future::{Either, select};
 use millstream_catalog::{Catalog, Topic};
 use millstream_env::Env;
-use millstream_log::{AppendError, DeleteError, LogId, LogOptions, OpenLogError, Storage, Stream};
+use millstream_log::{
+    AppendError, ChangeError, CommitError, DeleteError, LogId, LogOptions, OpenLogError, Storage, Stream,
+};
 use millstream_model::{BrokerId, PartitionId, TopicConfig, TopicId, TopicPartition};
 use millstream_replica::{Leadership, Replica, ReplicaOptions};
 use tracing::{info, warn};
@@ -22,7 +25,12 @@ pub(crate) struct Partitions {
     led: ArcSwap<Led>,
     /// Held while the table is brought in step, so that no step is lost to another.
     step: tokio::sync::Mutex<()>,
+    /// Held while durabilities are changed: one change of a log at a time.
+    changing: tokio::sync::Mutex<()>,
 }
+
+/// How long a change of durabilities is waited for: as long as a sync of much, on a disk with others' work to do.
+const CHANGE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Why the partitions could not follow the catalog.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +41,24 @@ pub(crate) enum FollowError {
     Epoch(#[from] AppendError),
     #[error("the replication rules refuse to lead: {0}")]
     Rules(#[from] millstream_replica::HandleError),
+    #[error("cannot change a partition's durability: {0}")]
+    Durability(#[from] ChangeError),
+    #[error("a partition's durability is not changed yet: its disk is slow or full; it is tried on")]
+    Slow,
     #[error("cannot make a leader epoch durable: {0}")]
-    Commit(#[from] millstream_log::CommitError),
+    Commit(#[from] CommitError),
 }
 
 impl Partitions {
     pub(crate) fn new(broker: BrokerId, storage: Arc<Storage>, env: Env) -> Self {
-        Self { broker, storage, env, led: ArcSwap::default(), step: tokio::sync::Mutex::default() }
+        Self {
+            broker,
+            storage,
+            env,
+            led: ArcSwap::default(),
+            step: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The partition, if this broker leads it.
@@ -107,12 +126,12 @@ impl Partitions {
         id: TopicPartition,
         partition: &millstream_catalog::Partition,
     ) -> Result<(Arc<Partition>, millstream_log::Ticket), FollowError> {
-        let durability = topic.config.durability;
         let log = self.storage.open_log(LogId::records(id.topic, id.partition), log_options(&topic.config))?;
         // The epoch is in the journal before any append of it: a later leader could not tell its records apart otherwise.
         let ticket = log.start_epoch(partition.leader_epoch)?;
         let insync_replicas_min = topic.config.insync_replicas_min;
-        let options = ReplicaOptions { broker: self.broker, durability, insync_replicas_min };
+        // Where the topic asks for the other one, the log is changed once it is led.
+        let options = ReplicaOptions { broker: self.broker, durability: log.durability(), insync_replicas_min };
         let mut replica = Replica::new(options, log.start_offset());
         replica.handle_leadership(Leadership {
             leader: partition.leader,
@@ -130,6 +149,50 @@ impl Partitions {
         self.storage.open_log(led.log.id(), log_options(&topic.config))?;
         led.alter(topic.clone());
         Ok(())
+    }
+
+    /// Changes the durability of the led partitions whose topics ask for another than their logs have: of an altered topic, or of
+    /// one that was altered shortly before a crash. The catalog says what it is to be; the logs say what it is.
+    ///
+    /// A failure concerns one partition: the others are changed all the same, and the first failure is returned.
+    pub(crate) async fn change(&self, catalog: &Catalog) -> Result<(), FollowError> {
+        let _change = self.changing.lock().await;
+        let state = catalog.state();
+        let mut first_failure = None;
+        let mut changes = Vec::new();
+        for led in self.all() {
+            let Some(topic) = state.topic_by_id(led.id.topic) else { continue };
+            let (before, to) = (led.log.durability(), topic.config.durability);
+            match led.log.change_durability(to) {
+                Ok(_) if before == to => {}
+                Ok(ticket) => changes.push((led, topic, ticket)),
+                // It was deleted meanwhile.
+                Err(ChangeError::Deleted) => {}
+                Err(error) => {
+                    first_failure.get_or_insert(error.into());
+                }
+            }
+        }
+        let mut deadline = self.env.clock.sleep(CHANGE_WAIT_MAX);
+        for (led, topic, ticket) in changes {
+            match select(ticket, &mut deadline).await {
+                Either::Left((Ok(()), _)) => {
+                    info!(topic = %topic.name, partition = %led.id.partition, durability = ?led.log.durability(), "changed");
+                }
+                Either::Left((Err(CommitError::Deleted), _)) => {}
+                Either::Left((Err(error), _)) => {
+                    first_failure.get_or_insert(error.into());
+                }
+                // It is done when the disk allows it.
+                Either::Right(_) => {
+                    first_failure.get_or_insert(FollowError::Slow);
+                    deadline = self.env.clock.sleep(Duration::ZERO);
+                }
+            }
+        }
+        // Also those that were changed after somebody had waited long enough.
+        self.all().iter().for_each(|led| led.follow_durability());
+        first_failure.map_or(Ok(()), Err)
     }
 
     /// Deletes logs of topics and transforms that the catalog does not know. The catalog has reached this broker's

@@ -74,9 +74,6 @@ async fn alter(shared: &Shared, resource: AlterConfigsResource, validate_only: b
             .topic(&name)
             .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?;
         let config = changed(&topic.config, &configs)?;
-        if config.durability != topic.config.durability {
-            return Err(WireError::not_built("changing millstream.durability"));
-        }
         let command = Command::AlterTopic { id: topic.id, from: Box::new(topic.config.clone()), to: Box::new(config) };
         if validate_only {
             shared.dry_run(&command)?;
@@ -92,6 +89,7 @@ async fn alter(shared: &Shared, resource: AlterConfigsResource, validate_only: b
         }
     }
     shared.partitions.follow(&shared.catalog).await?;
+    shared.partitions.change(&shared.catalog).await?;
     Ok(())
 }
 
@@ -124,8 +122,9 @@ fn changed(config: &TopicConfig, changes: &[AlterableConfig]) -> Result<TopicCon
 
 #[cfg(test)]
 mod tests {
+    use millstream_catalog::{Catalog, CatalogOptions};
     use millstream_log::Retention;
-    use millstream_model::{BrokerId, CleanupPolicy, PartitionId, TimestampMs, TopicId, TopicName, ViewId};
+    use millstream_model::{BrokerId, CleanupPolicy, Durability, PartitionId, TimestampMs, TopicId, TopicName, ViewId};
     use millstream_protocol::messages::configs::DescribeConfigsRequest;
     use millstream_record::{BatchBuilder, BatchOptions};
     use millstream_replica::Acks;
@@ -251,13 +250,6 @@ mod tests {
             (
                 RESOURCE_TOPIC,
                 "t",
-                vec![("millstream.durability", 0, Some("replicated"))],
-                ErrorCode::InvalidRequest,
-                "not built",
-            ),
-            (
-                RESOURCE_TOPIC,
-                "t",
                 vec![("millstream.partitioner", 0, Some("m@1"))],
                 ErrorCode::InvalidConfig,
                 "routing",
@@ -340,6 +332,55 @@ mod tests {
         assert_eq!(config(&again), changed);
         assert_eq!(led(&again).batch_bytes_max(), 900_000);
         again.shutdown().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_acknowledgement_means_what_the_topic_asks_for_from_the_answer_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = broker(dir.path()).await;
+        let partition = led(&broker);
+        assert!(append(&partition, 100));
+        alter_t(&broker, &[("millstream.durability", OPERATION_SET, Some("replicated"))]).await;
+        let log = &partition.log;
+        assert_eq!((log.durability(), log.flushed_end()), (Durability::Replicated, log.end_offset()));
+        assert_eq!(partition.high_watermark(), log.end_offset(), "what was under way is done");
+        for _ in 0..100 {
+            assert!(append(&partition, 100));
+            assert_eq!(partition.high_watermark(), log.end_offset(), "in memory is enough");
+        }
+        alter_t(&broker, &[("millstream.durability", OPERATION_DELETE, None)]).await;
+        assert_eq!((log.durability(), log.flushed_end()), (Durability::Fsync, log.end_offset()));
+        assert!(append(&partition, 100));
+        partition.committed(log.end_offset()).await;
+        assert_eq!(partition.high_watermark(), log.flushed_end(), "what counts is on disk");
+        broker.shutdown().await.unwrap();
+    }
+
+    /// The broker ended between the catalog's change and the log's.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_the_catalog_says_is_made_so_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = broker(dir.path()).await;
+        assert!(append(&led(&broker), 100));
+        broker.shutdown().await.unwrap();
+        drop(broker);
+        let env = millstream_env::real::env();
+        let options = CatalogOptions::new(dir.path().join("catalog"), BrokerId(1));
+        let catalog = Catalog::open(CatalogOptions { view_dir: None, ..options }, env.clone()).await.unwrap();
+        let from = TopicConfig::default();
+        let to = TopicConfig { durability: Durability::Replicated, ..from.clone() };
+        catalog.propose(Command::AlterTopic { id: TOPIC, from: from.into(), to: to.into() }).await.unwrap();
+        catalog.shutdown().await;
+        let options = BrokerOptions::new(BrokerId(1), dir.path().into());
+        let (broker, _) = Broker::start(options, env, Vec::new()).await.unwrap();
+        let partition = led(&broker);
+        // As nothing else would tell it, ask until it is so.
+        let start = std::time::Instant::now();
+        while partition.log.durability() != Durability::Replicated {
+            assert!(start.elapsed() < std::time::Duration::from_secs(60), "the log is not changed");
+            tokio::task::yield_now().await;
+        }
+        broker.shutdown().await.unwrap();
     }
 
     /// Each changes what it names and no more, whoever comes first.
