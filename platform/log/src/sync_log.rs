@@ -599,6 +599,20 @@ mod tests {
         assert!(matches!(pieces(6), (1, Err(_))));
     }
 
+    /// The mark tells of it, and the deletion may never become durable.
+    #[test]
+    fn a_truncation_that_a_deletion_overtakes_is_carried_out_all_the_same() {
+        let world = World::new(1);
+        let (_storage, log, plan) = planned(&world, Durability::Fsync);
+        carry_on(&log, &plan);
+        drop(log.truncate(Offset(7)).unwrap());
+        drop(log.delete().unwrap());
+        assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
+        let state = log.state();
+        let (mark, active) = (state.mark.unwrap(), state.active());
+        assert_eq!((mark.end, active.segment.len().unwrap()), (Offset(7), mark.segment_len));
+    }
+
     #[test]
     fn a_truncation_that_overtakes_a_sync_is_not_undone_by_it() {
         let world = World::new(1);

@@ -51,7 +51,8 @@ pub(crate) struct Cut {
     gone: Vec<Part>,
     /// The files are cut.
     settled: bool,
-    done: Resolve,
+    /// None where the log is being deleted.
+    done: Option<Resolve>,
 }
 
 impl PartitionLog {
@@ -114,7 +115,7 @@ impl PartitionLog {
         self.cut_flushed(point.end, state.lsn);
         self.tail().clear();
         let (cut, gone) = state.truncate(point, segment, producers, age);
-        state.cut = Some(Cut { lsn: state.lsn, lsn_before, cut, gone, settled: false, done });
+        state.cut = Some(Cut { lsn: state.lsn, lsn_before, cut, gone, settled: false, done: Some(done) });
         waiting
     }
 
@@ -204,16 +205,17 @@ impl PartitionLog {
     pub(crate) fn end_cut(&self) {
         let committed = self.journal().ring().committed_lsn;
         let ended = self.state().cut.take_if(|cut| cut.settled && cut.lsn <= committed);
-        if let Some(cut) = ended {
+        if let Some(done) = ended.and_then(|cut| cut.done) {
             // Nobody may be waiting any more.
-            let _ = cut.done.send(Ok(()));
+            let _ = done.send(Ok(()));
         }
     }
 
-    /// Gives a truncation up, since the log is deleted.
+    /// Lets nobody wait for a truncation any more, since the log is deleted. It is carried out all the same: a sync that comes first
+    /// has it in its mark, and the deletion may never become durable.
     pub(crate) fn abandon_cut(state: &mut State) {
-        if let Some(cut) = state.cut.take() {
-            let _ = cut.done.send(Err(CommitError::Deleted));
+        if let Some(done) = state.cut.as_mut().and_then(|cut| cut.done.take()) {
+            let _ = done.send(Err(CommitError::Deleted));
         }
     }
 
