@@ -78,6 +78,12 @@ impl Bench {
         read_all(&self.log(), self.log().end_offset(), 5_000)
     }
 
+    /// From the `nth` try on no mark can be written.
+    fn refuse_marks(&self, nth: u64) {
+        let lacking = Fault::nth(DiskOperation::Open, nth).on("/mark").with(FaultError::Descriptors);
+        self.world.disk().inject(lacking.for_good());
+    }
+
     fn crash(&mut self) {
         self.world.first().crash();
         self.storage = None;
@@ -283,19 +289,24 @@ fn appends_are_refused_for_the_last_sync_only_and_none_is_lost() {
     }
 }
 
+/// A log that was changed and changed back, with records on both sides and `more` of them at its end, and those records.
+fn changed_twice(from: Durability, to: Durability, more: usize) -> (Bench, Vec<Bytes>) {
+    let mut bench = Bench::new(from);
+    let mut records = bench.append_all(3);
+    bench.change(to);
+    bench.change(from);
+    records.extend(bench.append_all(more));
+    (bench, records)
+}
+
 /// What comes after the change is only where a mark of the new durability can tell of it.
 #[test]
 fn where_a_mark_cannot_be_written_the_change_waits_and_appends_go_on_as_long_as_they_may() {
     for (from, to) in BOTH {
         // Of the two syncs before the change, and of the one after it.
         for nth in 1..=3 {
-            let mut bench = Bench::new(from);
-            let mut expected = bench.append_all(3);
-            bench.change(to);
-            bench.change(from);
-            expected.extend(bench.append_all(3));
-            let lacking = Fault::nth(DiskOperation::Open, nth).on("/mark").with(FaultError::Descriptors);
-            bench.world.disk().inject(lacking.for_good());
+            let (mut bench, mut expected) = changed_twice(from, to, 3);
+            bench.refuse_marks(nth);
             let mut done = bench.log().change_durability(to).unwrap();
             bench.world.run_for(Duration::from_secs(20));
             assert!((&mut done).now_or_never().is_none(), "{nth}");
@@ -323,13 +334,8 @@ fn where_a_mark_cannot_be_written_the_change_waits_and_appends_go_on_as_long_as_
 fn a_power_cut_while_no_mark_can_be_written_leaves_what_the_journal_tells() {
     for (from, to) in BOTH {
         for nth in 1..=3 {
-            let mut bench = Bench::new(from);
-            let mut expected = bench.append_all(3);
-            bench.change(to);
-            bench.change(from);
-            expected.extend(bench.append_all(9));
-            let lacking = Fault::nth(DiskOperation::Open, nth).on("/mark").with(FaultError::Descriptors);
-            bench.world.disk().inject(lacking.for_good());
+            let (mut bench, expected) = changed_twice(from, to, 9);
+            bench.refuse_marks(nth);
             let done = bench.log().change_durability(to).unwrap();
             bench.world.run_for(Duration::from_secs(1));
             assert!(done.now_or_never().is_none());
