@@ -39,8 +39,8 @@ pub(crate) enum Cause {
     Closing,
 }
 
-/// How much of a segment is written at once before it is synced, bytes. A journal's sync beside 4 MiB takes half as long again at
-/// its worst as beside 2 MiB; below, the throughput falls.
+/// How much of a segment is written at once before it is synced, bytes. Beside larger pieces the journal's syncs wait longer; what
+/// was measured is in ARCHITECTURE.md.
 const WRITE_BACK_BYTES: u64 = 2 << 20;
 
 /// What one sync takes on.
