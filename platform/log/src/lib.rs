@@ -16,7 +16,8 @@
 //! 5. What waits for the journal is at most `queue_bytes_max` (64 MiB), one append excepted. Past half of it, or with the journal
 //!    85 % full, [`Storage::writable`] holds appenders back.
 //! 6. A log remembers the last five batches of at most 4,096 idempotent producers, each for `producer_expiration` (a day) after
-//!    it was last heard of: at most 1.2 MiB of memory a log (`producers`).
+//!    it was last heard of: at most 1.2 MiB of memory a log (`producers`). Of where segments began since the last sync it keeps
+//!    at most as much again (`snapshot`).
 //! 7. Offsets are dense from 0, LSNs dense from 1; neither wraps (63 and 64 bits).
 //!
 //! # On disk
@@ -33,7 +34,7 @@
 //!     BASE.log  BASE.index         segment and its index, BASE: first offset, 20 digits
 //!     mark                         up to where the segments are durable (`mark`)
 //!     epochs                       leader epochs and where they began (`epochs`)
-//!     OFFSET.producers             idempotent producers as of that offset (`snapshot`)
+//!     OFFSET.producers             idempotent producers as of that offset, where a segment begins or as the mark says (`snapshot`)
 //!     compacted                    how far it was compacted, and when (`compact`)
 //!     BASE.compacting              a compacted segment that is not finished; removed at the next start
 //! DIR/trash/                       directories of deleted logs, and segments below the starts of logs; removed in steps
@@ -95,7 +96,7 @@
 //!    that pin the oldest file are *carried forward*, where that is cheaper (`carry`): all batches past the mark, at most
 //!    64 KiB, go into the journal again as one Carry, and when that is durable, the log pins the journal from there on only. Else the
 //!    log is synced (`sync_log`): segments in order, each written back in pieces first, so that the journal's syncs have their turns
-//!    between them, epochs, producers (where a
+//!    between them, epochs, producers (as of where segments have begun since, and where a
 //!    MiB was written since they last were), names, then the mark, then the pin goes.
 //!    A file that nothing pins is recycled: renamed to a spare, durably, and later written over.
 //! 4. Appenders wait in [`Storage::writable`], or are refused as overloaded. The sync loop waits for nobody, so neither does for
@@ -154,11 +155,12 @@
 //! large segment could only be let go as a whole.
 //!
 //! Producers are those of the snapshot that the mark names, and of the batches after it; each replayed batch adds to them. Snapshots
-//! that the mark does not name are removed, after the mark was written again and synced.
+//! that are neither named by the mark nor of where a segment begins below it are removed, after the mark was written again and synced.
 //!
 //! A log without a journal may have lost more than it was to keep: where a LogStart lies past its end, it begins there, empty.
 //!
-//! Every step can be repeated after a crash in the middle. Snapshots that are missing or damaged are made again from all batches.
+//! Every step can be repeated after a crash in the middle. In place of a snapshot that is missing or damaged the one before counts,
+//! and the batches since; where there is none, all batches.
 //! Indexes that are missing, damaged or reach past the mark are built again. One whose segment is not there is removed, before
 //! another segment begins at that offset.
 //!
@@ -170,7 +172,8 @@
 //! LogStart (`start`) takes records away from the front, in logs of both durabilities. From the call on, what is below the start is
 //! not read; segments that lie below it as a whole leave the log's list at once. When the frame is durable, the sync loop syncs
 //! the log, so that its mark says the new start, and only then moves those segments into `trash`: up to the mark, a start looks for
-//! all that the mark before speaks of. Producers are written down before a mark passes over their last batches. A segment that
+//! all that the mark before speaks of. Producers are written down before a mark passes over their last batches; the snapshot of where
+//! a segment begins goes with it. A segment that
 //! a crash leaves below the start is moved away by the next start, after a mark that is durable for certain.
 //! What to let go for its age or size is computed by [`Retention`]; when is the caller's.
 //!
@@ -186,8 +189,10 @@
 //!
 //! 1. Under the log's lock the end, segments, index, epochs and producers are cut in memory, and the frame is queued. Tickets of
 //!    what is cut fail. Appends are refused from now on.
-//! 2. The sync loop, where the mark reaches past the new end, writes the producers as of that end, then a mark that ends there
-//!    and is of the frame *before* the truncation's; then it cuts the segment's file, durably, and moves later ones into `trash`.
+//! 2. The sync loop finds the producers again: those of the last snapshot that is not past the new end, and of the batches since, which
+//!    are in the segment that is cut. Where the mark reaches past the new end, it writes them down, then a mark that ends there
+//!    and is of the frame *before* the truncation's; then it cuts the segment's file, durably, removes later snapshots and moves
+//!    later segments into `trash`.
 //! 3. It syncs the log as ever, with a mark of the truncation's frame. When that frame is durable too, the ticket resolves and
 //!    appends are taken. So no frame after a Truncate is ever replayed onto files that are not cut.
 //!

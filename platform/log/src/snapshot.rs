@@ -1,7 +1,7 @@
 //! A log's producers as of an offset, so that a start need not walk over every batch for them.
 //!
 //! ```text
-//! OFFSET.producers, made once and never changed; OFFSET: 20 digits, all batches below it are taken into account
+//! OFFSET.producers, replaced as a whole; OFFSET: 20 digits, all batches below it are taken into account
 //!  0  8 "MSprod" 0 1             magic and version
 //!  8  4 CRC-32C of what follows
 //! 12  8 the offset again
@@ -10,11 +10,17 @@
 //!                  for each batch, oldest first:  8 base offset   4 last sequence   4 last offset's distance from the base
 //! ```
 //!
-//! Which of them counts is in the log's mark. One that is missing or not sound is no loss: the batches tell the same.
+//! There is one of where each segment begins but the first, and the one that the log's mark names: the newest. So a truncation walks
+//! over no more than the segment in which it cuts. One that is missing or not sound is no loss: the one before and the batches since
+//! tell the same.
+//!
+//! One that is of no later offset than the mark's end is of what the log holds. For that, those past the place of a truncation go
+//! after the mark says less and, durably, before the log takes another batch; and a start removes those past the mark.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::{Buf, BufMut};
@@ -25,12 +31,16 @@ use millstream_record::crc32c;
 use crate::{
     bytes_io::{read_file, replace_file},
     producers::{Appended, BATCHES_MAX, Limits, PRODUCERS_MAX, Producer, Producers},
+    state::State,
 };
 
 const MAGIC: [u8; 8] = *b"MSprod\0\x01";
 const HEAD_BYTES: usize = 12;
 const PRODUCER_BYTES: usize = 19;
 const BATCH_BYTES: usize = 16;
+/// So many producers are kept of all segments that began since the log was last synced, at most; each segment counts as one more, and
+/// those of the last one are kept however many they are.
+const KEPT_MAX: usize = PRODUCERS_MAX;
 /// The largest that is written, and so the largest that is read.
 const FILE_BYTES_MAX: usize = HEAD_BYTES + 12 + PRODUCERS_MAX * (PRODUCER_BYTES + BATCHES_MAX * BATCH_BYTES);
 
@@ -45,6 +55,37 @@ pub(crate) fn is_snapshot(path: &Path) -> bool {
     name.ends_with(".producers") || name.ends_with(".producers.new")
 }
 
+/// The offset in a snapshot's file name; none for another file.
+pub(crate) fn offset_in(path: &Path) -> Option<Offset> {
+    let digits = path.file_name()?.to_str()?.strip_suffix(".producers")?;
+    let at = Offset(digits.parse().ok()?);
+    (at.0 >= 0 && digits.len() == 20).then_some(at)
+}
+
+/// The offsets of the snapshots that a log's directory has, in order.
+pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Offset>> {
+    let mut found: Vec<_> = disk.read_dir(dir)?.iter().filter_map(|path| offset_in(path)).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The last sound one of those at `offsets`, which are in order, and its offset.
+pub(crate) fn load_last(
+    disk: &dyn Disk,
+    dir: &Path,
+    offsets: &[Offset],
+    limits: Limits,
+) -> io::Result<Option<(Offset, Producers)>> {
+    for at in offsets.iter().rev() {
+        if let Some(producers) = load(disk, dir, *at, limits)? {
+            return Ok(Some((*at, producers)));
+        }
+        let path = path(dir, *at);
+        tracing::warn!(path = %path.display(), "not sound; the producers are taken from what is before, and the batches since");
+    }
+    Ok(None)
+}
+
 /// Writes the snapshot of `at`; synced, its name once the directory is.
 pub(crate) fn store(disk: &dyn Disk, dir: &Path, at: Offset, producers: &Producers) -> io::Result<()> {
     replace_file(disk, &path(dir, at), &[&encode(at, producers)], true)
@@ -56,6 +97,26 @@ pub(crate) fn load(disk: &dyn Disk, dir: &Path, at: Offset, limits: Limits) -> i
         Ok(bytes) => Ok(bytes.and_then(|bytes| decode(&bytes, at, limits))),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+impl State {
+    /// Keeps the producers, which are as of `at`, where a segment begins, until they are written down. Where there are too many to be
+    /// kept, those of earlier segments are given up: a truncation looks further back then.
+    pub(crate) fn keep_producers(&mut self, at: Offset) {
+        if at == Offset(0) {
+            return;
+        }
+        self.at_bases.retain(|(before, _)| *before < at);
+        self.at_bases.push((at, Arc::new(self.producers.clone())));
+        let mut kept: usize = self.at_bases.iter().map(|(_, producers)| 1 + producers.iter().len()).sum();
+        let excess = self.at_bases.iter().take_while(|(_, producers)| {
+            let is_excess = kept > KEPT_MAX;
+            kept -= 1 + producers.iter().len();
+            is_excess
+        });
+        let excess = excess.count().min(self.at_bases.len() - 1);
+        self.at_bases.drain(..excess);
     }
 }
 
@@ -118,10 +179,20 @@ fn decode(bytes: &[u8], at: Offset, limits: Limits) -> Option<Producers> {
 
 #[cfg(test)]
 mod tests {
-    use millstream_env::real::RealDisk;
+    use bytes::Bytes;
+    use millstream_env::{
+        real::RealDisk,
+        sim::{DiskOperation, Fault, FaultError, World},
+    };
+    use millstream_model::{LeaderEpoch, PartitionId, TopicId};
+    use millstream_record::{BatchBuilder, BatchOptions};
 
     use super::*;
-    use crate::producers::tests::header;
+    use crate::{
+        AppendError, LogId, LogOptions, Storage, StorageOptions,
+        producers::tests::header,
+        sync_log::{Cause, Synced},
+    };
 
     const LIMITS: Limits = Limits { producers_max: PRODUCERS_MAX, expiration_ms: 1000 };
 
@@ -217,5 +288,72 @@ mod tests {
             bytes[8..HEAD_BYTES].copy_from_slice(&crc.to_be_bytes());
             assert!(decode(&bytes, Offset(7), LIMITS).is_none(), "byte {at} = {byte}");
         }
+    }
+
+    fn batch() -> Bytes {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(TimestampMs(1), None, Some(&[7; 1000]), &[]).unwrap();
+        builder.build().unwrap()
+    }
+
+    #[test]
+    fn those_of_where_segments_begin_are_kept_until_they_are_written() {
+        let world = World::new(1);
+        let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
+        let (storage, _) = Storage::open(options, world.env()).unwrap();
+        let id = LogId::records(TopicId::NIL, PartitionId(0));
+        let log = storage.open_log(id, LogOptions { segment_bytes: 3500, ..LogOptions::default() }).unwrap();
+        let kept = || log.state().at_bases.iter().map(|(at, _)| at.0).collect::<Vec<_>>();
+        let written = || list(log.disk(), log.dir()).unwrap().iter().map(|at| at.0).collect::<Vec<_>>();
+        for _ in 0..10 {
+            let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
+        }
+        assert_eq!(kept(), [3, 6, 9]);
+        // Segments that go again as the append that began them is refused.
+        world.disk().inject(Fault::nth(DiskOperation::Write, 8).on(".log").with(FaultError::Full));
+        let refused = log.append_many(vec![batch(); 9], LeaderEpoch(1));
+        assert!(matches!(refused, Err(AppendError::StorageFull { .. })), "{refused:?}");
+        assert_eq!((kept(), log.state().parts.len()), (vec![3, 6, 9], 4));
+        // What is postponed is still to be done.
+        world.disk().inject(Fault::nth(DiskOperation::Open, 2).on(".producers").with(FaultError::Descriptors));
+        assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Postponed(..))));
+        assert_eq!((kept(), written()), (vec![3, 6, 9], vec![3]));
+        // What is cut is not.
+        drop(log.truncate(Offset(7)).unwrap());
+        assert_eq!(kept(), [3, 6]);
+        assert!(matches!(log.sync(Cause::Reference), Ok(Synced::Done)));
+        assert_eq!((kept(), written()), (vec![], vec![3, 6]));
+        // All is cut off of the one that begins there.
+        world.run_for(std::time::Duration::from_secs(1));
+        drop(log.truncate(Offset(6)).unwrap());
+        assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
+        assert_eq!((kept(), written(), log.state().active().len), (vec![], vec![3, 6], 0));
+    }
+
+    #[test]
+    fn no_more_are_kept_of_all_segments_than_of_one() {
+        let world = World::new(1);
+        let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
+        let (storage, _) = Storage::open(options, world.env()).unwrap();
+        let log = storage.open_log(LogId::records(TopicId::NIL, PartitionId(0)), LogOptions::default()).unwrap();
+        let mut state = log.state();
+        let mut check = |producers: usize, at: i64, expected: &[i64]| {
+            let known = producers as i64 - state.producers.iter().len() as i64;
+            for id in 0..known {
+                let base = 10_000 * at + id;
+                state.producers.note(&header(base, 0, 0, 1, base), TimestampMs(0));
+            }
+            state.keep_producers(Offset(at));
+            let kept: Vec<_> = state.at_bases.iter().map(|(at, _)| at.0).collect();
+            assert_eq!(kept, expected);
+        };
+        check(1000, 1, &[1]);
+        check(1000, 2, &[1, 2]);
+        check(2047, 3, &[1, 2, 3]);
+        check(2047, 4, &[3, 4]);
+        check(PRODUCERS_MAX, 5, &[5]);
+        check(PRODUCERS_MAX, 6, &[6]);
+        // The same again.
+        check(PRODUCERS_MAX, 6, &[6]);
     }
 }

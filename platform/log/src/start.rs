@@ -6,7 +6,7 @@ use millstream_env::lack;
 use millstream_model::{LeaderEpoch, Offset, TimestampMs};
 
 use crate::{
-    AppendError, PartitionLog, ReadError, StartError, StorageFailed, Ticket, bytes_io::failing, frame::Kind,
+    AppendError, PartitionLog, ReadError, StartError, StorageFailed, Ticket, bytes_io::failing, frame::Kind, snapshot,
     state::Part,
 };
 
@@ -134,6 +134,9 @@ impl PartitionLog {
             part.segment.handle.release();
             // The index first: no index stays behind without its segment.
             missing_is_fine(disk.remove_file(&part.segment.index_path()))?;
+            if !self.state().names_snapshot(part.segment.base) {
+                missing_is_fine(disk.remove_file(&snapshot::path(self.dir(), part.segment.base)))?;
+            }
             let name = part.segment.path.file_name().unwrap_or_default();
             missing_is_fine(disk.rename(&part.segment.path, &trash.join(name)))?;
         }

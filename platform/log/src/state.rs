@@ -69,6 +69,8 @@ pub(crate) struct State {
     pub(crate) producers: Producers,
     /// Where they are written down, as far as they are.
     pub(crate) saved: Saved,
+    /// The producers as of where segments begin, as long as that is not written down; in order.
+    pub(crate) at_bases: Vec<(Offset, Arc<Producers>)>,
     /// Bytes of batches since then.
     pub(crate) unsaved_bytes: u64,
     pub(crate) segment_bytes: u64,
@@ -146,6 +148,7 @@ impl State {
             epochs_changed: false,
             producers,
             saved: Saved::default(),
+            at_bases: Vec::new(),
             unsaved_bytes: 0,
             segment_bytes: options.segment_bytes,
             age: Age::new(options.segment_ms, now),
@@ -217,6 +220,16 @@ impl State {
         after.checked_sub(1).is_some_and(|at| Arc::ptr_eq(&self.parts[at].segment, segment))
     }
 
+    /// Whether one of the log's segments begins at an offset.
+    pub(crate) fn begins_at(&self, offset: Offset) -> bool {
+        self.parts.binary_search_by_key(&offset, |part| part.segment.base).is_ok()
+    }
+
+    /// Whether the snapshot of an offset is that of the mark, or of the one to come.
+    pub(crate) fn names_snapshot(&self, at: Offset) -> bool {
+        self.saved.at == at || self.mark.is_some_and(|mark| mark.producers.at == at)
+    }
+
     /// What to go back to when an append fails half-way. The index must have been made.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
@@ -254,6 +267,7 @@ impl State {
         self.unsynced_bytes = to.unsynced_bytes;
         self.age = to.age;
         for part in new {
+            self.at_bases.retain(|(at, _)| *at < part.segment.base);
             part.segment.remove()?;
         }
         self.parts[last].segment.cut(to.len)
@@ -269,6 +283,7 @@ impl State {
         self.index = Some(Index::default());
         self.index_stored = 0;
         self.parts.push(Part { segment: Arc::new(segment), len: 0 });
+        self.keep_producers(self.end);
     }
 
     /// Writes one batch to the page cache, in a new segment where the last one is full or too old. `prefix` and `body` together are the
@@ -344,6 +359,7 @@ impl State {
         (self.start, self.end) = (start, start);
         self.epochs_changed |= self.epochs.cut_below(start);
         (self.producers, self.saved, self.unsaved_bytes) = (producers, Saved::default(), 0);
+        self.at_bases.clear();
     }
 
     /// Notes that frame `lsn` concerns this log. Whether it is the first since the last sync: then the caller pins it.

@@ -53,6 +53,8 @@ struct Plan {
     epochs: Option<Epochs>,
     /// The producers at the mark's end, if they are to be written down, and the offset of the snapshot before.
     producers: Option<(Producers, Offset)>,
+    /// Those as of where segments begin.
+    at_bases: Vec<(Offset, Arc<Producers>)>,
     dir_changed: bool,
     parents_changed: bool,
     mark: Mark,
@@ -144,8 +146,10 @@ impl PartitionLog {
         match self.carry_out(&plan) {
             Ok(()) => {
                 self.finish_sync(&plan);
-                if let Some((_, before)) =
-                    plan.producers.filter(|(_, before)| *before > Offset(0) && *before != plan.mark.end)
+                if let Some((_, before)) = plan.producers
+                    && before > Offset(0)
+                    && before != plan.mark.end
+                    && !self.state().begins_at(before)
                 {
                     // One that stays behind is removed at the next start.
                     let _ = self.disk().remove_file(&snapshot::path(self.dir(), before));
@@ -210,12 +214,13 @@ impl PartitionLog {
             let path = self.epochs_path();
             epochs.store(disk, &path).map_err(refused("write", &path))?;
         }
-        if let Some((producers, _)) = &plan.producers {
-            let path = snapshot::path(self.dir(), plan.mark.end);
-            snapshot::store(disk, self.dir(), plan.mark.end, producers).map_err(refused("write", &path))?;
+        let at_bases = plan.at_bases.iter().map(|(at, producers)| (*at, &**producers));
+        for (at, producers) in at_bases.chain(plan.producers.iter().map(|(producers, _)| (plan.mark.end, producers))) {
+            let path = snapshot::path(self.dir(), at);
+            snapshot::store(disk, self.dir(), at, producers).map_err(refused("write", &path))?;
         }
         // The mark may only name what is there: an older snapshot of the same offset would be another history's.
-        if plan.dir_changed || plan.epochs.is_some() || plan.producers.is_some() {
+        if plan.dir_changed || plan.epochs.is_some() || plan.producers.is_some() || !plan.at_bases.is_empty() {
             self.sync_dirs(plan.parents_changed)?;
         }
         let path = self.mark_path();
@@ -269,11 +274,14 @@ impl PartitionLog {
             state.index_stored = index.len();
         }
         let producers = self.plan_snapshot(&mut state, cause);
+        let mut at_bases = std::mem::take(&mut state.at_bases);
+        at_bases.retain(|(at, _)| state.begins_at(*at));
         Some(Plan {
             parts: state.parts[state.synced_parts..].to_vec(),
             index,
             epochs: std::mem::take(&mut state.epochs_changed).then(|| state.epochs.clone()),
             producers,
+            at_bases,
             dir_changed: std::mem::take(&mut state.dir_changed),
             parents_changed: std::mem::take(&mut state.parents_changed),
             cause,
@@ -343,6 +351,10 @@ impl PartitionLog {
             state.saved = Saved { at: *before, behind: true };
             state.unsaved_bytes = u64::MAX >> 1;
         }
+        // What has been cut meanwhile is no more.
+        let mut at_bases = plan.at_bases.clone();
+        at_bases.retain(|(at, _)| state.begins_at(*at));
+        state.at_bases.splice(..0, at_bases);
         let mut queue = self.journal().queue();
         if plan.listed && !std::mem::replace(&mut state.listed, true) {
             queue.unjournaled.push(self.clone());

@@ -65,8 +65,8 @@ impl PartitionLog {
     /// ([`AppendError::Truncating`]). A ticket that is dropped changes nothing. [`PartitionLog::flushed_end`] goes back; that nobody
     /// was promised what is cut is the caller's rule.
     ///
-    /// Blocks on the disk to find the batch. In the background, producers are found again from their last snapshot, or where
-    /// that is of a later offset from all batches that are left.
+    /// Blocks on the disk to find the batch. In the background, producers are found again from the last snapshot that is left, and
+    /// the batches after it: mostly no more than the segment in which the log is cut.
     ///
     /// # Errors
     /// [`TruncateError`]; the log is unchanged.
@@ -125,7 +125,7 @@ impl PartitionLog {
     /// # Errors
     /// What is lacking or has failed; it is still to be done.
     pub(crate) fn cut_files(&self) -> Result<(), SyncError> {
-        let (mut saved, mut mark, parts, mut told, start, end, cut, gone) = {
+        let (mut saved, mut mark, parts, mut told, at_bases, (start, end), cut, gone) = {
             let state = self.state();
             let Some(cut) = state.cut.as_ref().filter(|cut| !cut.settled && !state.discarded) else { return Ok(()) };
             let active = state.active();
@@ -142,18 +142,17 @@ impl PartitionLog {
             let parts = state.parts.clone();
             // The start may have moved since the log was cut.
             let told = state.retired.clone();
-            (state.saved, mark, parts, told, state.start, state.end, cut.cut.clone(), cut.gone.clone())
+            let at_bases = state.at_bases.clone();
+            (state.saved, mark, parts, told, at_bases, (state.start, state.end), cut.cut.clone(), cut.gone.clone())
         };
         let disk = self.disk();
-        let later = Some(saved.at).filter(|at| *at > end);
-        if later.is_some() {
-            saved = Saved::default();
+        if saved.at > end {
+            saved = Saved { at: Offset(0), behind: true };
         }
         // Where the log begins within the batch that was cut, producers have sent those before it.
         told.extend(gone.iter().filter(|part| part.segment.base < start).cloned());
         told.extend(parts.iter().cloned());
-        let producers = self.producers_below(&told, saved, end).map_err(unreadable)?;
-        saved.behind = saved.at < end;
+        let producers = self.producers_below(&told, saved, at_bases.last(), end).map_err(unreadable)?;
         if let Some(mark) = &mut mark {
             if producers.iter().len() > 0 {
                 let path = snapshot::path(self.dir(), end);
@@ -178,18 +177,25 @@ impl PartitionLog {
             let path = part.segment.index_path();
             crate::start::missing_is_fine(disk.remove_file(&path)).map_err(refused("remove", &path))?;
         }
+        // Those beyond are not of what comes there now. They are gone for good before a mark reaches so far again.
+        for at in snapshot::list(disk, self.dir()).map_err(refused("list", self.dir()))? {
+            if at > end {
+                let path = snapshot::path(self.dir(), at);
+                crate::start::missing_is_fine(disk.remove_file(&path)).map_err(refused("remove", &path))?;
+            }
+        }
         if gone.is_empty() {
             disk.sync_dir(self.dir()).map_err(failing("sync", self.dir()))?;
         } else {
             self.move_to_trash(&gone).map_err(refused("remove", self.dir()))?;
         }
-        if let Some(at) = later {
-            // One that stays behind is removed at the next start.
-            let _ = disk.remove_file(&snapshot::path(self.dir(), at));
-        }
         let mut state = self.state();
         state.producers = producers;
         state.saved = saved;
+        if state.begins_at(end) {
+            // Nothing is left of that segment, or it is a new one.
+            state.keep_producers(end);
+        }
         state.unsaved_bytes = u64::MAX >> 1;
         if let Some(cut) = &mut state.cut {
             cut.settled = true;
@@ -219,16 +225,30 @@ impl PartitionLog {
         }
     }
 
-    /// The producers as of `end`: as written down, and as the batches since tell.
-    fn producers_below(&self, parts: &[Part], saved: Saved, end: Offset) -> Result<Producers, ReadError> {
+    /// The producers as of `end`: as last written down, or `kept` to be, and as the batches since tell.
+    ///
+    /// `saved`: of no later offset, and whether batches of producers follow it. `kept`: the last ones as of where a segment begins.
+    fn producers_below(
+        &self,
+        parts: &[Part],
+        saved: Saved,
+        kept: Option<&(Offset, Arc<Producers>)>,
+        end: Offset,
+    ) -> Result<Producers, ReadError> {
         let limits = self.journal().producer_limits();
-        let stored = match saved.at {
-            Offset(0) => None,
-            at => snapshot::load(self.disk(), self.dir(), at, limits)
-                .map_err(|source| ReadError::Io { path: snapshot::path(self.dir(), at), source })?,
-        };
-        let from = if stored.is_some() { saved.at } else { Offset(0) };
-        let mut producers = stored.unwrap_or_else(|| Producers::new(limits));
+        let unread = |source| ReadError::Io { path: self.dir().to_owned(), source };
+        let mut stored = snapshot::list(self.disk(), self.dir()).map_err(unread)?;
+        // What follows those of a segment that has gone is not there any more.
+        let first = parts.iter().map(|part| part.segment.base).min().unwrap_or(end);
+        let kept = kept.filter(|(at, _)| (first..=end).contains(at));
+        let least = kept.map_or(Offset(1), |(at, _)| *at);
+        stored.retain(|at| (least..=end).contains(at) && (*at >= first || *at == saved.at));
+        let stored = snapshot::load_last(self.disk(), self.dir(), &stored, limits).map_err(unread)?;
+        let found = stored.or_else(|| kept.map(|(at, producers)| (*at, (**producers).clone())));
+        let (from, mut producers) = found.unwrap_or_else(|| (Offset(0), Producers::new(limits)));
+        if from >= saved.at && !saved.behind {
+            return Ok(producers);
+        }
         let mut next = from;
         let now = self.journal().now();
         for extent in extents(parts, end).filter(|extent| extent.end > from) {
@@ -306,6 +326,7 @@ impl State {
         self.synced_parts = self.synced_parts.min(point.at);
         self.set_index(point.index);
         self.end = point.end;
+        self.at_bases.retain(|(at, _)| *at <= point.end);
         self.epochs_changed |= self.epochs.truncate(point.end);
         (self.producers, self.age) = (producers, age);
         self.forget_places();

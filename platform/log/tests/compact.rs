@@ -166,14 +166,18 @@ impl Bench {
         paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
     }
 
-    /// Checks that there is no segment but the log's.
+    /// Checks that there is no segment but the log's, and no snapshot but of where they begin, and the mark's.
     fn check_names(&self) {
         let closed = self.log().closed_segments().unwrap();
         let last = closed.last().map_or(Offset(0), |segment| segment.end_offset);
         let bases: Vec<_> = closed.iter().map(|segment| segment.base_offset).chain([last]).collect();
-        let named =
-            self.names().into_iter().filter_map(|name| Some(Offset(name.strip_suffix(".log")?.parse().unwrap())));
-        assert_eq!(named.filter(|base| !bases.contains(base)).collect::<Vec<_>>(), []);
+        let others = |suffix| {
+            let offset = |name: &String| Some(Offset(name.strip_suffix(suffix)?.parse().unwrap()));
+            let named: Vec<_> = self.names().iter().filter_map(offset).collect();
+            named.into_iter().filter(|base| !bases.contains(base)).collect::<Vec<_>>()
+        };
+        assert_eq!(others(".log"), []);
+        assert!(others(".producers").len() <= 1, "{:?}, of {bases:?}", others(".producers"));
     }
 
     fn compact(&self) -> Option<Compacted> {
@@ -203,6 +207,7 @@ fn the_newest_of_each_key_stays_at_its_offset_and_small_segments_become_one() {
         let done = bench.compact().unwrap();
         bench.check(0);
         bench.check_compacted(done.reached);
+        bench.check_names();
         assert!(bench.names().iter().filter(|name| name.ends_with(".log")).count() < segments, "{:?}", bench.names());
         bench.world.first().crash();
         bench.open();

@@ -58,8 +58,6 @@ struct Model {
     replicated: bool,
     /// A change of that which is not done yet.
     changing: bool,
-    /// The log was cut when it had a start: what it knows of producers whose batches are below that is not certain.
-    vague: bool,
 }
 
 /// What a log held before it was cut: it may be found so.
@@ -442,7 +440,6 @@ impl History {
                 model.latest = epochs.map(|header| header.partition_leader_epoch.0).max().unwrap_or(0).max(0);
                 // One that has begun need not be durable yet.
                 model.epoch = model.epoch.min(model.latest);
-                model.vague |= start > 0;
                 let end = model.end();
                 for (wait, _) in waiting.iter_mut() {
                     match wait {
@@ -543,13 +540,13 @@ impl History {
         let journaled = log.durability() == Durability::Fsync;
         match log.append(batch.clone(), leader_epoch) {
             Ok(appended) if appended.duplicate => {
-                assert!(model.vague || verdict == Ok(Some(appended.base_offset)), "{id} {header:?}");
+                assert_eq!(verdict, Ok(Some(appended.base_offset)), "{id} {header:?}");
                 assert_eq!(end_of(&appended), appended.base_offset.plus(count.into()));
                 let wait = if journaled { Wait::Again(id, end_of(&appended)) } else { Wait::Memory };
                 waiting.push((wait, appended.ticket));
             }
             Ok(appended) => {
-                assert!(model.vague || verdict == Ok(None), "{id} {header:?}");
+                assert_eq!(verdict, Ok(None), "{id} {header:?}");
                 assert_eq!(appended.base_offset, model.end(), "offsets are dense");
                 model.push(&[batch], leader_epoch);
                 let wait = if journaled { Wait::Append(id, model.end()) } else { Wait::Memory };
@@ -559,11 +556,11 @@ impl History {
             Err(AppendError::Truncating) => assert!(model.cutting.is_some()),
             Err(AppendError::Changing) => assert!(model.changing),
             Err(AppendError::Sequence(error)) => {
-                assert!(model.vague || verdict == Err(()), "{id} {header:?}: {error}");
+                assert_eq!(verdict, Err(()), "{id} {header:?}: {error}");
             }
             Err(error) => {
                 assert!(self.faulty, "{error}");
-                if model.attempted.is_empty() && (model.vague || verdict == Ok(None)) {
+                if model.attempted.is_empty() && verdict == Ok(None) {
                     model.attempted = vec![batch];
                 }
             }
@@ -684,10 +681,7 @@ impl History {
             // A power cut can leave less of a log without a journal than its start: then nothing is left, producers included.
             let remembers = |batch: &BatchHeader| log.find_duplicate(batch).is_some();
             let known = (0..PRODUCERS as i64).filter_map(|producer| model.appended_by(producer).last().copied());
-            if either
-                && start == end
-                && (model.end() != end || (!model.vague && !known.into_iter().all(|last| remembers(&last))))
-            {
+            if either && start == end && (model.end() != end || !known.into_iter().all(|last| remembers(&last))) {
                 assert!(last != Some(End::Close), "{id}: an orderly close loses nothing");
                 model.batches.clear();
                 model.floor = end;
@@ -700,7 +694,7 @@ impl History {
                 recovered == expected,
                 "OffsetHasOneValue: {id}: what is recovered is a prefix of what was appended"
             );
-            for producer in (0..PRODUCERS as i64).filter(|_| !model.vague) {
+            for producer in 0..PRODUCERS as i64 {
                 let own = model.appended_by(producer);
                 for batch in own.iter().rev().take(7) {
                     let found = log.find_duplicate(batch).map(|found| (found.base_offset, found.last_offset));

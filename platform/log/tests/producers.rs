@@ -48,9 +48,12 @@ fn log_dir() -> std::path::PathBuf {
     Path::new(DIR).join(format!("logs/{}/{}/records-0", id.topic.0, id.partition))
 }
 
+/// But for those of where segments begin.
 fn snapshots(world: &World) -> Vec<std::path::PathBuf> {
-    let mut found = world.env().disk.read_dir(&log_dir()).unwrap();
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "producers"));
+    let all = world.env().disk.read_dir(&log_dir()).unwrap();
+    let begins = |path: &std::path::PathBuf| all.contains(&path.with_extension("log"));
+    let is_one = |path: &&std::path::PathBuf| path.extension().is_some_and(|extension| extension == "producers");
+    let mut found: Vec<_> = all.iter().filter(is_one).filter(|path| !begins(path)).cloned().collect();
     found.sort();
     found
 }

@@ -9,13 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{
     batch,
-    bench::{Bench, EPOCH},
+    bench::{Bench, EPOCH, segment_path},
     log_id, read_all, sequenced,
 };
 use futures::FutureExt;
-use millstream_env::sim::{DiskOperation, Fault};
+use millstream_env::{
+    Disk, OpenMode,
+    sim::{DiskOperation, Fault},
+};
 use millstream_log::{AppendError, CommitError, ReadError, TruncateError};
 use millstream_model::{Durability, LeaderEpoch, Offset};
+use millstream_record::BatchHeader;
 
 fn bench(durability: Durability) -> Bench {
     Bench::new(5, durability)
@@ -106,8 +110,7 @@ fn producers_and_epochs_are_those_of_what_is_left() {
             assert_eq!(log.end_offset_for_epoch(LeaderEpoch(6)), Some((LeaderEpoch(2), Offset(3))));
             let known = |producer, first| {
                 let batch = sequenced(producer, 0, first, 1, 10, 1);
-                log.find_duplicate(&millstream_record::BatchHeader::parse(&batch).unwrap())
-                    .map(|found| found.base_offset)
+                log.find_duplicate(&BatchHeader::parse(&batch).unwrap()).map(|found| found.base_offset)
             };
             assert_eq!((known(7, 0), known(8, 0), known(7, 1)), (Some(Offset(0)), Some(Offset(1)), Some(Offset(2))));
             assert_eq!((known(9, 0), known(7, 2)), (None, None));
@@ -187,4 +190,301 @@ fn a_start_that_moves_to_the_new_end_takes_no_epoch_with_it() {
             }
         }
     }
+}
+
+/// Producers' batches of a record each, some in every segment and some in one only; which producer sent the batch at an offset, and
+/// with which sequence.
+#[derive(Clone, Default)]
+struct Sent(Vec<(i64, i32)>);
+
+impl Sent {
+    /// Sends `count` more, each durable before the next. `others`: by whom but for the first producer.
+    fn send(&mut self, bench: &Bench, count: usize, others: std::ops::Range<i64>) {
+        for at in 0..count {
+            let producer = if at % 3 == 0 { 0 } else { others.start + at as i64 % (others.end - others.start) };
+            let number = self.0.iter().filter(|(id, _)| *id == producer).count() as i32;
+            let batch = sequenced(producer, 0, number, 1, 1_400, number.into());
+            let appended = bench.log().append(batch, EPOCH).unwrap();
+            assert!(!appended.duplicate);
+            assert_eq!(appended.base_offset, Offset(self.0.len() as i64));
+            bench.world.run_until(appended.ticket).unwrap();
+            self.0.push((producer, number));
+        }
+    }
+
+    /// Four segments' worth, each with producers that no other has.
+    fn fill(&mut self, bench: &Bench) {
+        for segment in 1..5 {
+            self.send(bench, 13, 10 * segment..10 * segment + 3);
+        }
+    }
+
+    /// The log must know the last five of each producer, and no more.
+    fn check(&self, bench: &Bench, what: &str) {
+        let log = bench.log();
+        assert_eq!(log.end_offset(), Offset(self.0.len() as i64), "{what}");
+        let mut seen = std::collections::HashMap::new();
+        for (at, (producer, number)) in self.0.iter().enumerate().rev() {
+            let header = BatchHeader::parse(&sequenced(*producer, 0, *number, 1, 1_400, 0)).unwrap();
+            let found = log.find_duplicate(&header).map(|found| found.base_offset);
+            let seen = seen.entry(producer).or_insert(0);
+            *seen += 1;
+            assert_eq!(found, (*seen <= 5).then_some(Offset(at as i64)), "{what}: {producer} {number}");
+        }
+        // Nor what it does not hold.
+        for producer in (10..60).filter(|id| !self.0.iter().any(|(sent, _)| sent == id)) {
+            let header = BatchHeader::parse(&sequenced(producer, 0, 0, 1, 1_400, 0)).unwrap();
+            assert!(log.find_duplicate(&header).is_none(), "{what}: {producer}");
+        }
+    }
+}
+
+/// Flips a byte in a batch of each segment below an offset: whoever walks over them has lost it.
+fn rot(bench: &Bench, below: u64) -> usize {
+    let bases: Vec<_> = bench.names("log").into_iter().filter(|base| *base < below).collect();
+    for base in &bases {
+        bench.world.disk().corrupt(&segment_path(*base), 100, 1).unwrap();
+    }
+    bases.len()
+}
+
+fn snapshot_path(at: u64) -> std::path::PathBuf {
+    segment_path(at).with_extension("producers")
+}
+
+#[test]
+fn producers_are_found_again_from_the_segment_alone_in_which_the_log_is_cut() {
+    for durability in [Durability::Fsync, Durability::Replicated] {
+        // As it was left, closed and opened, and killed; what is not synced yet is not walked over either.
+        for (seconds, how) in [(0, "open"), (30, "open"), (30, "close"), (30, "kill")] {
+            // At a segment's begin, in the middle of one, in the last.
+            for end in [26, 30, 38, 45] {
+                let mut bench = bench(durability);
+                let mut sent = Sent::default();
+                sent.fill(&bench);
+                assert_eq!(bench.names("log"), [0, 13, 26, 39]);
+                bench.world.run_for(Duration::from_secs(seconds));
+                match how {
+                    "close" => {
+                        bench.close();
+                        bench.open();
+                    }
+                    "kill" => bench.kill(),
+                    _ => {}
+                }
+                assert_eq!(rot(&bench, end / 13 * 13), end as usize / 13);
+                bench.truncate(end as i64);
+                sent.0.truncate(end as usize);
+                sent.check(&bench, &format!("{durability:?} {seconds} {how} {end}"));
+                sent.send(&bench, 20, 50..53);
+                sent.check(&bench, "sent again");
+                bench.close();
+                bench.open();
+                sent.check(&bench, "opened again");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_truncation_that_is_cut_short_anywhere_leaves_the_producers_of_what_is_there() {
+    for operation in [
+        DiskOperation::Write,
+        DiskOperation::SyncData,
+        DiskOperation::SyncDir,
+        DiskOperation::Names,
+        DiskOperation::Resize,
+        DiskOperation::Open,
+    ] {
+        for nth in 1.. {
+            // What a power cut leaves of what was not synced is different each time.
+            let mut outcomes = Vec::new();
+            for seed in 0..4 {
+                let what = format!("{operation:?} {nth}, seed {seed}");
+                let mut bench = Bench::new(seed, Durability::Fsync);
+                let mut sent = Sent::default();
+                sent.fill(&bench);
+                match seed % 2 {
+                    // The next sync of the log makes names durable, whatever they are.
+                    0 => {
+                        bench.close();
+                        bench.open();
+                    }
+                    // It need not.
+                    _ => bench.world.run_for(Duration::from_secs(30)),
+                }
+                bench.world.disk().inject(Fault::nth(operation, nth).for_good());
+                let done = bench.log().truncate(Offset(17)).map(|ticket| bench.world.run_until(ticket));
+                bench.world.first().crash();
+                bench.world.disk().clear_faults();
+                bench.storage = None;
+                let left = bench.names("producers");
+                bench.open();
+                let end = bench.log().end_offset();
+                let is_done = matches!(done, Ok(Ok(())));
+                assert!(end == Offset(17) || (end == Offset(52) && !is_done), "{what}: {end}");
+                assert!(
+                    !is_done || left.iter().all(|at| *at <= 17),
+                    "{what}: {left:?} from beyond the cut may come back"
+                );
+                assert!(bench.names("producers").iter().all(|at| *at <= end.0 as u64), "{what}: they are past the end");
+                sent.0.truncate(end.0 as usize);
+                sent.check(&bench, &what);
+                // Others come in their place, and are cut, too.
+                sent.send(&bench, 30, 50..53);
+                sent.check(&bench, &what);
+                let end = end.0 + 20;
+                bench.world.run_for(Duration::from_secs(30 * (seed % 2)));
+                bench.truncate(end);
+                sent.0.truncate(end as usize);
+                sent.check(&bench, &what);
+                bench.crash();
+                sent.check(&bench, &what);
+                outcomes.push(is_done);
+            }
+            if outcomes.iter().all(|is_done| *is_done) {
+                assert!(nth > 1, "{operation:?} is not called at all");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_without_producers_is_not_walked_over() {
+    let mut bench = bench(Durability::Fsync);
+    let expected = bench.append(20);
+    bench.world.run_for(Duration::from_secs(30));
+    let reads = || bench.world.disk().counts().reads;
+    let before = reads();
+    let ticket = bench.log().truncate(Offset(39)).unwrap();
+    let found = reads();
+    bench.world.run_until(ticket).unwrap();
+    // The snapshot, which is empty.
+    assert!(found > before && reads() == found + 1, "{before} {found} {}", reads());
+    bench.check(&expected[..19]);
+}
+
+/// As in a log that was appended to by others since: what was written down of offsets that are given again is not of them.
+#[test]
+fn a_snapshot_from_beyond_a_cut_is_of_no_use_to_the_next() {
+    for seconds in [0, 30] {
+        let bench = bench(Durability::Fsync);
+        let mut sent = Sent::default();
+        sent.fill(&bench);
+        bench.world.run_for(Duration::from_secs(30));
+        bench.truncate(20);
+        sent.0.truncate(20);
+        assert!(bench.names("producers").iter().all(|at| *at <= 20), "{:?}", bench.names("producers"));
+        // The segments begin where they began before.
+        sent.send(&bench, 30, 50..53);
+        bench.world.run_for(Duration::from_secs(seconds));
+        bench.truncate(43);
+        sent.0.truncate(43);
+        sent.check(&bench, "cut again");
+    }
+}
+
+#[test]
+fn producers_from_below_the_start_are_known_after_a_truncation() {
+    for (seconds, start, end) in [(0, 14, 20), (30, 14, 20), (30, 26, 26), (30, 26, 39), (30, 30, 31), (30, 39, 45)] {
+        for crashes in [false, true] {
+            let mut bench = bench(Durability::Fsync);
+            let mut sent = Sent::default();
+            sent.fill(&bench);
+            bench.world.run_for(Duration::from_secs(seconds));
+            let moved = bench.log().advance_start(Offset(start)).unwrap();
+            bench.world.run_until(moved).unwrap();
+            bench.world.run_for(Duration::from_secs(seconds));
+            if crashes {
+                bench.crash();
+            }
+            let first = start as u64 / 13 * 13;
+            assert!((seconds == 0 && !crashes) || bench.names("log")[0] == first, "what is below has gone");
+            bench.truncate(end);
+            sent.0.truncate(end as usize);
+            let what = format!("{seconds} {start} {end} {crashes}");
+            sent.check(&bench, &what);
+            bench.crash();
+            sent.check(&bench, &what);
+        }
+    }
+}
+
+/// A power cut may leave the name of a segment that no mark covers yet, and none of its batches: it is gone on with.
+#[test]
+fn a_segment_whose_batches_were_lost_has_producers_of_its_own_all_the_same() {
+    let mut bench = bench(Durability::Replicated);
+    let mut sent = Sent::default();
+    sent.send(&bench, 13, 10..13);
+    bench.close();
+    let lost = bench.world.disk().open(&segment_path(13), OpenMode::Create).unwrap();
+    lost.write_at(&[std::io::IoSlice::new(&[0; 512])], 0).unwrap();
+    drop(lost);
+    bench.open();
+    sent.send(&bench, 20, 20..23);
+    let moved = bench.log().advance_start(Offset(14)).unwrap();
+    bench.world.run_until(moved).unwrap();
+    bench.world.run_for(Duration::from_secs(30));
+    assert_eq!(bench.names("log"), [13, 26]);
+    bench.truncate(20);
+    sent.0.truncate(20);
+    sent.check(&bench, "cut");
+}
+
+#[test]
+fn a_snapshot_that_is_not_sound_is_made_up_for_by_the_one_before() {
+    // The one of the segment in which the log is cut, and all but the first.
+    for lost in [vec![39], vec![26, 39], vec![13, 26, 39]] {
+        for removed in [false, true] {
+            let bench = bench(Durability::Fsync);
+            let mut sent = Sent::default();
+            sent.fill(&bench);
+            bench.world.run_for(Duration::from_secs(30));
+            for at in &lost {
+                match removed {
+                    true => bench.world.disk().remove_file(&snapshot_path(*at)).unwrap(),
+                    false => bench.world.disk().corrupt(&snapshot_path(*at), 30, 0xff).unwrap(),
+                }
+            }
+            // Those before it are not even looked at.
+            assert_eq!(rot(&bench, lost[0] - 13), lost[0] as usize / 13 - 1);
+            bench.truncate(45);
+            sent.0.truncate(45);
+            sent.check(&bench, &format!("{lost:?} {removed}"));
+        }
+    }
+}
+
+#[test]
+fn snapshots_go_with_their_segments_and_strays_at_a_start() {
+    let mut bench = bench(Durability::Fsync);
+    let mut sent = Sent::default();
+    sent.fill(&bench);
+    bench.close();
+    bench.open();
+    // The last one is the mark's.
+    assert_eq!(bench.names("producers"), [13, 26, 39, 52]);
+    let moved = bench.log().advance_start(Offset(30)).unwrap();
+    bench.world.run_until(moved).unwrap();
+    bench.world.run_for(Duration::from_secs(30));
+    assert_eq!((bench.names("log"), bench.names("producers")), (vec![26, 39], vec![26, 39, 52]));
+    // Left half-written, from within a segment, and from past the end.
+    for name in
+        ["00000000000000000026.producers.new", "00000000000000000030.producers", "00000000000000000065.producers"]
+    {
+        let path = snapshot_path(0).with_file_name(name);
+        bench.world.disk().open(&path, OpenMode::Create).unwrap().sync_data().unwrap();
+        bench.world.disk().sync_dir(path.parent().unwrap()).unwrap();
+    }
+    bench.crash();
+    assert_eq!(bench.names("producers"), [26, 39, 52]);
+    assert!(bench.names("new").is_empty());
+    sent.check(&bench, "started");
+    // One that the mark names goes with the next, unless it is of where a segment begins.
+    sent.send(&bench, 1, 50..53);
+    bench.close();
+    assert_eq!((bench.names("log"), bench.names("producers")), (vec![26, 39, 52], vec![26, 39, 52, 53]));
+    bench.open();
+    sent.check(&bench, "closed");
 }

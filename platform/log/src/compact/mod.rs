@@ -31,7 +31,7 @@ use self::{
     passes::Passes,
     rewrite::{Candidate, Gap, Left, RewriteError, look, rewrite},
 };
-use crate::{PartitionLog, ReadError, index::Index, segment::Segment, state::Part};
+use crate::{PartitionLog, ReadError, index::Index, segment::Segment, snapshot, state::Part};
 
 /// How much of a replaced file is given back to the file system at once, bytes.
 const SHRINK_STEP_BYTES: u64 = 64 << 20;
@@ -398,7 +398,10 @@ impl Pass<'_> {
             if state.parts.iter().any(|live| live.segment.base == part.segment.base) {
                 continue;
             }
-            for path in [part.segment.index_path(), part.segment.path.to_path_buf()] {
+            let snapshot = snapshot::path(log.dir(), part.segment.base);
+            let snapshot = (!state.names_snapshot(part.segment.base)).then_some(snapshot);
+            let paths = [part.segment.index_path(), part.segment.path.to_path_buf()];
+            for path in snapshot.into_iter().chain(paths) {
                 match disk.remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         return Err(writing("remove", &path)(error));

@@ -125,8 +125,8 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
             disk.sync_dir(&dir).map_err(io("sync", &dir))?;
         }
     }
-    remove_snapshots(journal, &dir, &paths, mark.as_ref())?;
-    let (producers, unsaved_bytes) = load_producers(journal, &dir, &marked, &known)?;
+    let snapshots = remove_snapshots(journal, &dir, &paths, (mark.as_ref(), &marked))?;
+    let (producers, unsaved_bytes) = load_producers(journal, &dir, &marked, &known, &snapshots)?;
     let mut state = State::new(parts, known.start, end, LogOptions::default(), producers, journal.now());
     // They go once this start is durable for certain: a killed process may have left a mark that is not.
     state.retired = retired;
@@ -143,23 +143,43 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     for header in &headers {
         state.epochs_changed |= state.epochs.cut_after(header.partition_leader_epoch);
         state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
+        if state.begins_at(header.base_offset) {
+            state.keep_producers(header.base_offset);
+        }
         state.note(header, journal.now());
+    }
+    if state.begins_at(end) {
+        // Its batches may have been lost.
+        state.keep_producers(end);
     }
     state.unsynced_bytes = u64::from(!headers.is_empty());
     Ok(PartitionLog::new(id, journal.clone(), known.durability, state, known.end))
 }
 
-/// Removes the snapshots among `paths` that the mark does not name.
-fn remove_snapshots(journal: &Journal, dir: &Path, paths: &[PathBuf], mark: Option<&Mark>) -> Result<(), OpenError> {
-    let named = mark.map(|mark| mark.producers.at).filter(|at| *at > Offset(0)).map(|at| snapshot::path(dir, at));
-    let is_left = |path: &&PathBuf| snapshot::is_snapshot(path) && named.as_ref() != Some(*path);
-    let left: Vec<_> = paths.iter().filter(is_left).collect();
+/// Removes the snapshots among `paths` that neither the mark names nor are of where a segment begins that it covers; gives the offsets
+/// of the others, in order.
+fn remove_snapshots(
+    journal: &Journal,
+    dir: &Path,
+    paths: &[PathBuf],
+    (mark, parts): (Option<&Mark>, &[Part]),
+) -> Result<Vec<Offset>, OpenError> {
+    let begins_at = |at: Offset| parts.binary_search_by_key(&at, |part| part.segment.base).is_ok();
+    let (mut found, mut left) = (Vec::new(), Vec::new());
+    for path in paths.iter().filter(|path| snapshot::is_snapshot(path)) {
+        match (snapshot::offset_in(path), mark) {
+            (Some(at), Some(mark)) if mark.producers.at == at || begins_at(at) => found.push(at),
+            _ => left.push(path),
+        }
+    }
+    found.sort();
     if let Some(mark) = mark.filter(|_| !left.is_empty()) {
         // A killed process may have left it where it can be read and is not durable, and the mark before names one of these.
         let path = dir.join("mark");
         mark.store(&*journal.disk, &path).map_err(io("write", &path))?;
     }
-    left.into_iter().try_for_each(|path| remove(journal, path))
+    left.into_iter().try_for_each(|path| remove(journal, path))?;
+    Ok(found)
 }
 
 /// Removes segments without a byte, which hold nothing and would hide those that follow.
@@ -449,9 +469,15 @@ fn each_sound(parts: &[Part], from: Offset, end: Offset, mut each: impl FnMut(&B
     Ok(())
 }
 
-/// The producers at the mark: as its snapshot says and the batches after it, or where that is not sound as all batches say. Also
-/// how many bytes of batches follow the snapshot. Other snapshots are removed.
-fn load_producers(journal: &Journal, dir: &Path, parts: &[Part], mark: &Mark) -> Result<(Producers, u64), OpenError> {
+/// The producers at the mark: as its snapshot says and the batches after it; where that is not sound, the last one that is among
+/// `snapshots`, or all batches. Also how many bytes of batches were looked at.
+fn load_producers(
+    journal: &Journal,
+    dir: &Path,
+    parts: &[Part],
+    mark: &Mark,
+    snapshots: &[Offset],
+) -> Result<(Producers, u64), OpenError> {
     let disk = &*journal.disk;
     let Saved { at, behind } = mark.producers;
     let path = snapshot::path(dir, at);
@@ -465,8 +491,10 @@ fn load_producers(journal: &Journal, dir: &Path, parts: &[Part], mark: &Mark) ->
         Some(producers) if !behind => return Ok((producers, if at == mark.end { 0 } else { u64::MAX >> 1 })),
         Some(producers) => (producers, at.max(mark.start)),
         None => {
-            tracing::warn!(path = %path.display(), "not sound; the producers are taken from the batches");
-            (Producers::new(limits), mark.start)
+            tracing::warn!(path = %path.display(), "not sound; the producers are taken from what is before, and the batches since");
+            let before = &snapshots[..snapshots.partition_point(|before| *before < at)];
+            let found = snapshot::load_last(disk, dir, before, limits).map_err(io("read", dir))?;
+            found.map_or_else(|| (Producers::new(limits), mark.start), |(at, producers)| (producers, at))
         }
     };
     let now = journal.now();
