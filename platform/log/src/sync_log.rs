@@ -142,7 +142,10 @@ impl PartitionLog {
             Err(SyncError::Lacking(lack, failure)) => return Ok(Synced::Postponed(lack, failure)),
             Err(SyncError::Failed(failure)) => return Err(failure),
         }
-        let Some(mut plan) = self.plan_sync(cause) else { return Ok(Synced::Done) };
+        let Some(mut plan) = self.plan_sync(cause) else {
+            // A truncation that has begun in between comes first.
+            return if self.state().is_cut_due() { self.sync_alone(cause) } else { Ok(Synced::Done) };
+        };
         match self.carry_out(&plan) {
             Ok(()) => {
                 self.finish_sync(&plan);
@@ -250,9 +253,10 @@ impl PartitionLog {
         Ok(())
     }
 
+    /// None where there is nothing to sync; nor while files are to be cut: no mark may cover a truncation whose files are not.
     fn plan_sync(self: &Arc<Self>, cause: Cause) -> Option<Plan> {
         let mut state = self.state();
-        if state.discarded {
+        if state.discarded || state.is_cut_due() {
             return None;
         }
         let at = match state.pin {
@@ -623,6 +627,21 @@ mod tests {
         let state = log.state();
         let (mark, active) = (state.mark.unwrap(), state.active());
         assert_eq!((mark.end, active.segment.len().unwrap()), (Offset(7), mark.segment_len));
+    }
+
+    /// The caller's thread may come in between the two.
+    #[test]
+    fn a_truncation_that_begins_as_a_sync_is_planned_has_its_files_cut_before_a_mark_covers_it() {
+        let world = World::new(1);
+        let (_storage, log, plan) = planned(&world, Durability::Replicated);
+        carry_on(&log, &plan);
+        let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
+        drop(log.truncate(Offset(7)).unwrap());
+        assert!(log.plan_sync(Cause::Turn).is_none());
+        assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
+        let state = log.state();
+        let (mark, active) = (state.mark.unwrap(), state.active());
+        assert_eq!((mark.lsn, active.segment.len().unwrap()), (state.lsn, mark.segment_len));
     }
 
     #[test]

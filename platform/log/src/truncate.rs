@@ -127,7 +127,7 @@ impl PartitionLog {
     pub(crate) fn cut_files(&self) -> Result<(), SyncError> {
         let (mut saved, mut mark, parts, mut told, at_bases, (start, end), cut, gone) = {
             let state = self.state();
-            let Some(cut) = state.cut.as_ref().filter(|cut| !cut.settled && !state.discarded) else { return Ok(()) };
+            let Some(cut) = state.cut.as_ref().filter(|_| state.is_cut_due()) else { return Ok(()) };
             let active = state.active();
             // What the mark says is durable is so below the cut, too.
             let mark = state.mark.filter(|mark| mark.end > state.end).map(|mark| Mark {
@@ -273,6 +273,11 @@ impl PartitionLog {
 }
 
 impl State {
+    /// Whether a truncation has begun, and the files are not cut yet.
+    pub(crate) fn is_cut_due(&self) -> bool {
+        self.cut.as_ref().is_some_and(|cut| !cut.settled) && !self.discarded
+    }
+
     /// Where the log is cut so that it ends at `target`, or before it: at a batch, or where damage begins. The disk is read.
     pub(crate) fn find_point(&mut self, target: Offset) -> Result<Point, ReadError> {
         let at = self.parts.partition_point(|part| part.segment.base <= target).saturating_sub(1);
