@@ -16,6 +16,8 @@ use tracing::{info, warn};
 use crate::partition::Partition;
 
 type Led = HashMap<TopicPartition, Arc<Partition>>;
+/// Partitions whose logs are out of service, and what to tell whoever asks for them.
+type Damaged = HashMap<TopicPartition, String>;
 
 /// The led partitions. Looking one up takes no lock.
 pub(crate) struct Partitions {
@@ -23,6 +25,7 @@ pub(crate) struct Partitions {
     storage: Arc<Storage>,
     env: Env,
     led: ArcSwap<Led>,
+    damaged: ArcSwap<Damaged>,
     /// Held while the table is brought in step, so that no step is lost to another.
     step: tokio::sync::Mutex<()>,
     /// Held while durabilities are changed: one change of a log at a time.
@@ -56,6 +59,7 @@ impl Partitions {
             storage,
             env,
             led: ArcSwap::default(),
+            damaged: ArcSwap::default(),
             step: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }
@@ -66,6 +70,11 @@ impl Partitions {
         self.led.load().get(&TopicPartition { topic, partition }).cloned()
     }
 
+    /// Why a partition that this broker was to lead is out of service, if it is.
+    pub(crate) fn damage(&self, topic: TopicId, partition: PartitionId) -> Option<String> {
+        self.damaged.load().get(&TopicPartition { topic, partition }).cloned()
+    }
+
     /// All that this broker leads now.
     pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
         self.led.load().values().cloned().collect()
@@ -74,13 +83,15 @@ impl Partitions {
     /// Opens what the catalog says this broker leads and does not lead yet, closes and deletes what is no longer there, and puts
     /// topics' present settings in force.
     ///
-    /// A failure concerns one partition: the others are opened all the same, and the first failure is returned.
+    /// A failure concerns one partition: the others are opened all the same, and the first failure is returned. A log that is out of
+    /// service for damage is none: it stays so until the next start, and the storage has told of it.
     pub(crate) async fn follow(&self, catalog: &Catalog) -> Result<(), FollowError> {
         let _step = self.step.lock().await;
         let state = catalog.state();
         let before = self.led.load_full();
         let mut led = Led::clone(&before);
         led.retain(|id, _| state.topic_by_id(id.topic).is_some());
+        let mut damaged = Damaged::new();
         let mut first_failure = None;
         let mut epochs = Vec::new();
         for topic in state.topics.values() {
@@ -103,6 +114,9 @@ impl Partitions {
                         led.insert(id, opened);
                         epochs.push(ticket);
                     }
+                    Err(FollowError::Open(error @ OpenLogError::OutOfService { .. })) => {
+                        damaged.insert(id, error.to_string());
+                    }
                     Err(error) => {
                         warn!(topic = %topic.name, partition = index, %error, "a partition could not be opened");
                         first_failure.get_or_insert(error);
@@ -116,6 +130,7 @@ impl Partitions {
             }
         }
         self.led.store(Arc::new(led));
+        self.damaged.store(Arc::new(damaged));
         self.delete_unknown(catalog).await;
         first_failure.map_or(Ok(()), Err)
     }

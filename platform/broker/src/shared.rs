@@ -51,6 +51,9 @@ impl Shared {
         if let Some(led) = self.partitions.find(topic.id, partition) {
             return Ok(led);
         }
+        if let Some(damage) = self.partitions.damage(topic.id, partition) {
+            return Err(WireError::new(ErrorCode::KafkaStorage, damage));
+        }
         let name = readable.name();
         Err(match topic.partition(partition) {
             Some(_) => {

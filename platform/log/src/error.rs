@@ -104,6 +104,13 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether it is about one log's own files, so that all others can serve. (Only meant for what was met in them.)
+    pub(crate) fn is_of_one_log(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::MarkMissing { .. })
+    }
+}
+
 /// Why a log was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenLogError {
@@ -112,6 +119,18 @@ pub enum OpenLogError {
     Deleted {
         /// Which.
         id: LogId,
+    },
+    /// What is on disk of it does not say what it holds. Nothing of it was changed; what the journal had of it is kept beside it. All
+    /// other logs serve.
+    #[error(
+        "the log {id} is out of service, and no other: {source}. When its files are whole, start the broker again; or delete \
+         the topic"
+    )]
+    OutOfService {
+        /// Which.
+        id: LogId,
+        /// What is wrong.
+        source: Arc<OpenError>,
     },
     /// As [`OpenError::MarkMissing`].
     #[error("{} is missing, though records lie beside it: put it back, or restore the whole data directory from one copy", path.display())]

@@ -35,6 +35,7 @@
 //!     mark                         up to where the segments are durable (`mark`)
 //!     epochs                       leader epochs and where they began (`epochs`)
 //!     OFFSET.producers             idempotent producers as of that offset, where a segment begins or as the mark says (`snapshot`)
+//!     held                         frames of the journal while the log is out of service (`held`)
 //!     compacted                    how far it was compacted, and when (`compact`)
 //!     BASE.compacting              a compacted segment that is not finished; removed at the next start
 //! DIR/trash/                       directories of deleted logs, and segments below the starts of logs; removed in steps
@@ -109,7 +110,7 @@
 //! tells the numbers of the files that are needed, so that one that is missing is known from one that never was.
 //!
 //! Logs in durability `replicated` skip the journal; they are synced every `sync_interval` or 32 MiB. Such a log has its mark,
-//! durably, before it has a record: one whose mark is missing is refused, and nothing of it is cut.
+//! durably, before it has a record: one whose mark is missing is out of service, and nothing of it is cut.
 //!
 //! # Reading
 //!
@@ -142,7 +143,7 @@
 //!    *synced LSN* above. The frames of a log that was carried forward may begin past its end, since its first ones went with
 //!    their file: they are passed over up to a Carry that has all of them, which must follow (or the log's Drop). Of a Carry, the
 //!    batches that the log does not have yet are applied, each like an Append. An AppendRef is covered by the mark. Where it is
-//!    not, the log's deletion must follow, which took its files; else the mark is damaged or missing, and the start is refused.
+//!    not, the log's deletion must follow, which took its files; else the mark is damaged or missing, and the log is out of service.
 //!    So what lies past the mark is written over in place, and cut away only after the last frame: it may be the only copy.
 //! 4. Sync every log that the journal names: even one whose mark covers all, since a killed process may leave marks that can be
 //!    read and are not durable. (Several at a time, `sync_all`, as they were loaded.) Also every log whose mark is ahead of
@@ -158,6 +159,20 @@
 //! that are neither named by the mark nor of where a segment begins below it are removed, after the mark was written again and synced.
 //!
 //! A log without a journal may have lost more than it was to keep: where a LogStart lies past its end, it begins there, empty.
+//!
+//! Of a mark with a damaged slot, which may have been the newer one, the other counts, and the log goes on past it as far as batches
+//! are sound, like one without a journal; the journal's frames of what is there are passed over. A change of durability that the
+//! damaged slot told of, its frame tells again, and where that has gone, the durability of the frames after it. What a log has that
+//! changed to `replicated` past the change is kept; of one that changed back, the journal has what is past it. A log without a mark
+//! has its frames in the journal from the first one on, and what its segments hold is written again, in place.
+//!
+//! A log is *out of service* where that does not tell what it holds: both slots are damaged, or one is and a segment is shorter than
+//! the other says, the mark is missing though epochs were written down, or the journal's frames do not continue what is there. Nothing of it is cut
+//! or removed (indexes are made again); opening it is refused and says why; all others serve. Its frames are copied beside it
+//! (`held`), since the journal begins afresh and a log that pinned it for good would fill it. A later start that can load the log
+//! replays them first, before the journal's, which has none of a log while it is out of service but its Drop. So each finds the log
+//! as it would have at once: a reference and a change need the mark that they needed then. They go once the log is synced, even
+//! where its mark covers them all. It can be deleted; where the journal goes on to its Drop, a start only tells of the damage.
 //!
 //! Every step can be repeated after a crash in the middle. In place of a snapshot that is missing or damaged the one before counts,
 //! and the batches since; where there is none, all batches.
@@ -248,6 +263,7 @@ pub mod fault;
 mod fault;
 mod frame;
 mod handles;
+mod held;
 mod id;
 mod index;
 mod journal;

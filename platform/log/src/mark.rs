@@ -128,23 +128,25 @@ impl Mark {
     }
 
     /// Reads a log's mark; none if it never had one. A file without a sound slot is invalid data: a mark is made by a
-    /// rename of a synced file, so there is always one.
+    /// rename of a synced file, so there is always one. Also whether the other slot is damaged: a slot lies in one sector, which a
+    /// crash does not tear, so that may have been the newer one.
     ///
     /// A mark that says less than the one before it is written again, and synced: a killed process may have left it where it can be
     /// read and is not durable, and what only the one before speaks of is about to go.
-    pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<(Self, bool)>> {
         let file = match disk.open(path, OpenMode::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let (mut newest, mut end_max): (Option<Self>, _) = (None, Offset(0));
+        let mut damaged = false;
         for slot in 0..2 {
             let mut bytes = [0; SLOT_BYTES];
-            if file.read_at(&mut bytes, slot * SLOT_STRIDE)? < SLOT_BYTES {
-                continue;
-            }
-            let mark = Self::decode(&bytes).filter(|mark| mark.sequence % 2 == slot);
+            let whole = file.read_at(&mut bytes, slot * SLOT_STRIDE)? == SLOT_BYTES;
+            let mark = Self::decode(&bytes).filter(|mark| whole && mark.sequence % 2 == slot);
+            // The first mark leaves zeros in the other slot.
+            damaged |= mark.is_none() && (!whole || bytes != [0; SLOT_BYTES]);
             end_max = mark.map_or(end_max, |mark| end_max.max(mark.end));
             if mark.is_some_and(|mark| newest.is_none_or(|newest| newest.sequence < mark.sequence)) {
                 newest = mark;
@@ -154,7 +156,8 @@ impl Mark {
         if let Some(mark) = newest.filter(|mark| mark.end < end_max) {
             mark.store(disk, path)?;
         }
-        newest.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "neither of its slots is sound"))
+        let none_is_sound = || io::Error::new(io::ErrorKind::InvalidData, "neither of its slots is sound");
+        newest.map(|newest| Some((newest, damaged))).ok_or_else(none_is_sound)
     }
 
     /// Writes the first mark of a log, synced; its name is durable once the directory is synced.
@@ -198,15 +201,15 @@ mod tests {
         let path = dir.path().join("mark");
         assert_eq!(Mark::load(&RealDisk, &path).unwrap(), None);
         mark(0).create(&RealDisk, &path).unwrap();
-        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some(mark(0)));
+        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some((mark(0), false)));
         for sequence in 1..5 {
             mark(sequence).store(&RealDisk, &path).unwrap();
-            assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some(mark(sequence)));
+            assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some((mark(sequence), false)));
         }
-        // The newest is torn: the one before counts. Both torn: nobody may guess.
+        // The newest is damaged: the one before counts, and that it need not be the newest is told. Both: nobody may guess.
         let file = RealDisk.open(&path, OpenMode::Write).unwrap();
         file.write_at(&[IoSlice::new(&[0xff; 4])], 36).unwrap();
-        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some(mark(3)));
+        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some((mark(3), true)));
         file.write_at(&[IoSlice::new(&[0xff; 4])], SLOT_STRIDE + 36).unwrap();
         assert_eq!(Mark::load(&RealDisk, &path).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }

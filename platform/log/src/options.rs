@@ -85,8 +85,12 @@ pub struct Recovered {
     pub created: bool,
     /// The last run closed the storage: logs in durability `replicated` have their whole tails.
     pub clean: bool,
-    /// Logs found.
+    /// Logs found that serve.
     pub logs: usize,
+    /// Logs found that do not: [`crate::Storage::out_of_service`].
+    pub out_of_service: usize,
+    /// Logs that would be, but for their deletion, which the journal goes on to tell of. The disk may be failing all the same.
+    pub damaged_deleted: usize,
     /// Journal frames applied: those that the segments did not durably hold.
     pub replayed_frames: u64,
     /// Their bytes.

@@ -90,8 +90,15 @@ pub(crate) struct State {
     pub(crate) mark: Option<Mark>,
     /// There is none, though the segments hold something: nothing of that counts, nor may it go before it is known what the log is.
     pub(crate) unmarked: bool,
-    /// At a start: past the mark there is more in the segments' files, and nothing of that may go before the journal was read.
+    /// At a start: past the mark, or without one, there is more in the segments' files, and nothing of that may go before the journal
+    /// was read.
     pub(crate) uncut: bool,
+    /// What is past the mark was kept at the start, though the log has a journal, which may tell of it again.
+    pub(crate) kept: bool,
+    /// There are frames of the time when the log was out of service.
+    pub(crate) held: bool,
+    /// The log is out of service: this stands for it, and knows nothing of what it holds.
+    pub(crate) refused: bool,
     /// Parts before this one are synced.
     pub(crate) synced_parts: usize,
     /// Bytes that were written since the last sync began.
@@ -160,6 +167,9 @@ impl State {
             mark: None,
             unmarked: false,
             uncut: false,
+            kept: false,
+            held: false,
+            refused: false,
             unsynced_bytes: 0,
             listed: false,
             dir_changed: true,

@@ -34,7 +34,15 @@ pub struct Storage {
 #[derive(Default)]
 struct Logs {
     open: HashMap<LogId, Arc<PartitionLog>>,
+    refused: HashMap<LogId, Refused>,
     deleted: Deleted,
+}
+
+/// A log that is out of service.
+struct Refused {
+    error: Arc<OpenError>,
+    /// Knows nothing of what is on disk, and can be deleted.
+    log: Arc<PartitionLog>,
 }
 
 /// The last logs that were deleted: who still holds an older picture of the catalog must not make them again.
@@ -80,9 +88,18 @@ impl Storage {
             created: dir.created,
             clean: dir.clean,
             logs: outcome.logs.len(),
+            out_of_service: outcome.refused.len(),
+            damaged_deleted: outcome.damaged_deleted,
             replayed_frames: outcome.replayed_frames,
             replayed_bytes: outcome.replayed_bytes,
         };
+        let refuse = |(id, error): (LogId, OpenError)| {
+            tracing::error!(log = %id, "out of service until the next start: {error}");
+            let log = Arc::new(PartitionLog::empty(id, journal.clone(), LogOptions::default()));
+            log.state().refused = true;
+            (id, Refused { error: Arc::new(error), log })
+        };
+        let refused = outcome.refused.into_iter().map(refuse).collect();
         let synced_lsn = journal.queue().next_lsn - 1;
         let commit = {
             let (journal, lock) = (journal.clone(), lock.clone());
@@ -127,7 +144,7 @@ impl Storage {
         };
         let storage = Self {
             journal,
-            logs: Mutex::new(Logs { open: outcome.logs, deleted: Deleted::default() }),
+            logs: Mutex::new(Logs { open: outcome.logs, refused, deleted: Deleted::default() }),
             tasks: tokio::sync::Mutex::new(Some([commit, sync])),
             ticker: Mutex::new(Some(ticker)),
             _lock: lock,
@@ -153,6 +170,9 @@ impl Storage {
         let mut logs = self.logs.lock();
         if logs.deleted.ids.contains(&id) {
             return Err(OpenLogError::Deleted { id });
+        }
+        if let Some(refused) = logs.refused.get(&id) {
+            return Err(OpenLogError::OutOfService { id, source: refused.error.clone() });
         }
         if let Some(log) = logs.open.get(&id).filter(|log| log.state().unmarked) {
             if options.durability == Durability::Replicated {
@@ -196,16 +216,26 @@ impl Storage {
         Ok(log)
     }
 
-    /// A log that is there.
+    /// A log that is there, and in service.
     #[must_use]
     pub fn log(&self, id: LogId) -> Option<Arc<PartitionLog>> {
         self.logs.lock().open.get(&id).cloned()
     }
 
-    /// The logs that there are, on disk or open, but for those being deleted; sorted.
+    /// The logs that are out of service until the next start, and what is wrong with each; sorted.
+    #[must_use]
+    pub fn out_of_service(&self) -> Vec<(LogId, Arc<OpenError>)> {
+        let logs = self.logs.lock();
+        let mut refused: Vec<_> = logs.refused.iter().map(|(id, refused)| (*id, refused.error.clone())).collect();
+        refused.sort_by_key(|(id, _)| *id);
+        refused
+    }
+
+    /// The logs that there are, on disk or open, also those out of service, but for those being deleted; sorted.
     #[must_use]
     pub fn logs(&self) -> Vec<LogId> {
-        let mut ids: Vec<_> = self.logs.lock().open.keys().copied().collect();
+        let logs = self.logs.lock();
+        let mut ids: Vec<_> = logs.open.keys().chain(logs.refused.keys()).copied().collect();
         ids.sort();
         ids
     }
@@ -217,13 +247,15 @@ impl Storage {
     /// [`DeleteError`].
     pub fn delete_log(&self, id: LogId) -> Result<Ticket, DeleteError> {
         let mut logs = self.logs.lock();
-        let log = logs.open.get(&id).ok_or(DeleteError::Unknown { id })?;
+        let refused = logs.refused.get(&id).map(|refused| &refused.log);
+        let log = logs.open.get(&id).or(refused).ok_or(DeleteError::Unknown { id })?;
         let ticket = log.delete().map_err(|error| match error {
             AppendError::Failed(failure) => DeleteError::Failed(failure),
             AppendError::Closed => DeleteError::Closed,
             _ => DeleteError::Unknown { id },
         })?;
         logs.open.remove(&id);
+        logs.refused.remove(&id);
         logs.deleted.insert(id);
         Ok(ticket)
     }

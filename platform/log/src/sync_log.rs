@@ -256,7 +256,7 @@ impl PartitionLog {
     /// None where there is nothing to sync; nor while files are to be cut: no mark may cover a truncation whose files are not.
     fn plan_sync(self: &Arc<Self>, cause: Cause) -> Option<Plan> {
         let mut state = self.state();
-        if state.discarded || state.is_cut_due() {
+        if state.discarded || state.refused || state.is_cut_due() {
             return None;
         }
         let at = match state.pin {

@@ -4,17 +4,22 @@
 
 mod common;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use common::{batch, log_id, options, read_all, sequenced, stored};
 use futures::FutureExt;
 use millstream_env::{
-    Disk,
+    Disk, OpenMode,
     sim::{DiskOperation, Fault, FaultError, World},
 };
 use millstream_log::{
-    AppendError, ChangeError, CommitError, LogOptions, OpenError, PartitionLog, Storage, Ticket, TruncateError,
+    AppendError, ChangeError, CommitError, LogOptions, OpenError, OpenLogError, PartitionLog, Storage, Ticket,
+    TruncateError,
 };
 use millstream_model::{Durability, LeaderEpoch, Offset};
 
@@ -407,15 +412,120 @@ fn a_log_that_changed_and_was_deleted_does_not_come_back() {
     }
 }
 
+/// What the journal has of it is kept as long as that takes: the change, and what was appended before and after it.
 #[test]
-fn a_log_whose_mark_is_missing_is_refused_as_before() {
-    let mut bench = Bench::new(Durability::Fsync);
-    bench.append_all(3);
-    bench.change(Durability::Replicated);
-    bench.append_all(3);
-    bench.world.first().kill();
-    bench.storage = None;
-    let mark = format!("/data/logs/{}/0/records-0/mark", log_id(0).topic);
-    bench.world.disk().remove_file(Path::new(&mark)).unwrap();
-    assert!(bench.try_open().is_err());
+fn a_log_that_lost_its_mark_has_its_changes_when_that_is_put_back() {
+    for (from, to) in BOTH {
+        // The frame of the second change is durable, and no mark tells of it.
+        for unmarked in [true, false] {
+            let mut bench = Bench::new(from);
+            let mut expected = bench.append_all(3);
+            bench.change(to);
+            expected.extend(bench.append_all(3));
+            if unmarked {
+                let lacking = Fault::nth(DiskOperation::Open, 3).on("/mark").with(FaultError::Descriptors);
+                bench.world.disk().inject(lacking.for_good());
+                drop(bench.log().change_durability(from).unwrap());
+                bench.world.run_for(Duration::from_secs(1));
+                bench.world.disk().clear_faults();
+            }
+            let now = bench.log().durability();
+            assert_eq!(now, if unmarked { from } else { to });
+            bench.world.first().kill();
+            bench.storage = None;
+            let (mark, aside) = (mark(), Path::new("/data/aside"));
+            bench.world.disk().rename(&mark, aside).unwrap();
+            for _ in 0..2 {
+                bench.open();
+                let opened = bench.storage.as_ref().unwrap().open_log(log_id(0), LogOptions::default());
+                let Err(OpenLogError::OutOfService { source, .. }) = opened else { panic!("{from:?}: {opened:?}") };
+                assert!(matches!(&*source, OpenError::MarkMissing { path } if *path == mark), "{source}");
+                bench.world.run_until(bench.storage.as_ref().unwrap().close()).unwrap();
+                bench.world.first().kill();
+                bench.storage = None;
+            }
+            bench.world.disk().rename(aside, &mark).unwrap();
+            for _ in 0..2 {
+                bench.open();
+                assert_eq!((bench.read(), bench.log().durability()), (expected.clone(), now), "{from:?} {unmarked}");
+                expected.extend(bench.append_all(1));
+                bench.world.first().kill();
+                bench.storage = None;
+            }
+        }
+    }
+}
+
+/// The journal tells of the change as long as it has its frame, and afterwards by the frames that follow it. No record goes.
+#[test]
+fn a_change_that_a_damaged_slot_of_the_mark_told_of_counts() {
+    for (from, to) in BOTH {
+        for has_gone in [true, false] {
+            let mut bench = Bench::new(from);
+            let mut expected = bench.append_all(3);
+            bench.change(to);
+            bench.change(from);
+            expected.extend(bench.append_all(3));
+            // The frame is durable before the one mark of it, which no other follows.
+            let lacking = |nth| {
+                let lacking = Fault::nth(DiskOperation::Open, nth).on("/0/records-0/mark");
+                bench.world.disk().inject(lacking.with(FaultError::Descriptors).for_good());
+            };
+            lacking(3);
+            let done = bench.log().change_durability(to).unwrap();
+            bench.world.run_for(Duration::from_secs(1));
+            bench.world.disk().clear_faults();
+            lacking(2);
+            bench.world.run_until(done).unwrap();
+            bench.world.disk().clear_faults();
+            let kept = [slot(&bench.world, 0), slot(&bench.world, 1)];
+            assert_ne!(kept[0].0, kept[1].0, "the window that is asked about");
+            lacking(1);
+            if has_gone {
+                let other = bench.storage.as_ref().unwrap().open_log(log_id(1), LogOptions::default()).unwrap();
+                while frames(&bench.world, 7) > 0 {
+                    bench.world.run_until(other.append(batch(1, 9_000, 0), EPOCH).unwrap().ticket).unwrap();
+                }
+            }
+            expected.extend(bench.append_all(3));
+            bench.world.run_until(bench.log().start_epoch(LeaderEpoch(2)).unwrap()).unwrap();
+            bench.world.first().kill();
+            bench.storage = None;
+            bench.world.disk().clear_faults();
+            assert_eq!([slot(&bench.world, 0), slot(&bench.world, 1)], kept);
+            let newest = u64::from(kept[1].1 > kept[0].1);
+            bench.world.disk().corrupt(&mark(), newest * 4096 + 40, 1).unwrap();
+            for _ in 0..2 {
+                bench.open();
+                let at = format!("{from:?} to {to:?}, its frame has gone: {has_gone}");
+                assert_eq!((bench.read(), bench.log().durability()), (expected.clone(), to), "{at}");
+                bench.world.first().kill();
+                bench.storage = None;
+            }
+        }
+    }
+}
+
+fn mark() -> PathBuf {
+    format!("/data/logs/{}/0/records-0/mark", log_id(0).topic).into()
+}
+
+/// What one of the mark's two slots says: the code of the durability, and the mark's number.
+fn slot(world: &World, slot: u64) -> (u8, u64) {
+    let file = world.env().disk.open(&mark(), OpenMode::Read).unwrap();
+    let mut bytes = [0; 12];
+    file.read_at(&mut bytes, slot * 4096 + 12).unwrap();
+    (bytes[0], u64::from_be_bytes(bytes[4..].try_into().unwrap()))
+}
+
+/// How many frames of this kind the journal's files have, spares included.
+fn frames(world: &World, kind: u8) -> usize {
+    let disk = world.env().disk;
+    let count = |path: PathBuf| {
+        let file = disk.open(&path, OpenMode::Read).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        bytes.windows(33).filter(|window| window.starts_with(b"MSfr") && window[32] == kind).count()
+    };
+    disk.read_dir(Path::new("/data/journal")).unwrap().into_iter().map(count).sum()
 }

@@ -152,6 +152,8 @@ struct History {
     faulty: bool,
     /// In names, too.
     names_faulty: bool,
+    /// The disk has failed in this history.
+    ever_faulty: bool,
     /// The disk has failed since the last check.
     was_faulty: bool,
     /// How the last life ended that got past opening.
@@ -203,6 +205,7 @@ impl History {
             faulty: false,
             names_faulty: false,
             was_faulty: false,
+            ever_faulty: false,
             last_served: None,
             quiet: 0,
             roomy,
@@ -239,6 +242,7 @@ impl History {
         }
         self.faulty = true;
         self.was_faulty = true;
+        self.ever_faulty = true;
     }
 
     fn heal(&mut self) {
@@ -257,6 +261,8 @@ impl History {
                 // An opening that failed may or may not have taken the note away.
                 assert!(!recovered.clean || self.last_served == Some(End::Close), "{:?}", self.last_served);
                 assert!(recovered.clean || last != Some(End::Close), "an orderly close leaves a note");
+                // What it says of a log whose deletion follows shows nowhere else.
+                assert_eq!(recovered.damaged_deleted, 0, "SoundDiskOpens: a deleted log is damaged");
                 storage
             }
             Err(error) => {
@@ -625,6 +631,15 @@ impl History {
     /// Checks what was recovered, and takes it for what there is from now on.
     fn check(&mut self, storage: &Storage, last: Option<End>) {
         let faulty = std::mem::take(&mut self.was_faulty);
+        for (id, error) in storage.out_of_service() {
+            let model = self.logs.get_mut(&id).unwrap();
+            // A mark that was never durable looks like one that was lost, where starts were cut short. Nothing is promised then.
+            let promised = (model.acknowledged, model.epoch, model.start_acknowledged) != (Offset(0), 0, Offset(0));
+            let marked = !matches!(*error, OpenError::MarkMissing { .. });
+            assert!(self.ever_faulty && !promised && !marked, "SoundDiskOpens: {id}: {error}");
+            self.world.run_until(storage.delete_log(id).unwrap()).unwrap();
+            model.deleted = Deleted::Yes;
+        }
         let found = storage.logs();
         for (id, model) in &mut self.logs {
             let there = found.contains(id);

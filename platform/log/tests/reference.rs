@@ -13,7 +13,7 @@ use millstream_env::{
     Disk, OpenMode,
     sim::{DiskOperation, Fault, FaultError, World},
 };
-use millstream_log::{LogOptions, OpenError, PartitionLog, ReadError, Storage, StorageOptions};
+use millstream_log::{LogOptions, OpenError, OpenLogError, PartitionLog, ReadError, Storage, StorageOptions};
 use millstream_model::{Durability, LeaderEpoch, Offset};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
@@ -24,7 +24,14 @@ fn open(world: &World) -> Result<(Storage, Arc<PartitionLog>), OpenError> {
     let options = StorageOptions { append_ref_bytes: REF_BYTES, ..options(Path::new("/data")) };
     let (storage, _) = Storage::open(options, world.env())?;
     let log = storage.open_log(log_id(0), LogOptions { segment_bytes: SEGMENT_BYTES, ..LogOptions::default() });
-    log.map(|log| (storage, log)).map_err(|error| panic!("{error}"))
+    match log {
+        Ok(log) => Ok((storage, log)),
+        Err(OpenLogError::OutOfService { source, .. }) => match &*source {
+            OpenError::MarkMissing { path } => Err(OpenError::MarkMissing { path: path.clone() }),
+            error => panic!("{error}"),
+        },
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// The bytes of journal files that are frames of this kind, by their headers.
@@ -173,6 +180,8 @@ fn a_mark_ahead_of_the_journal_is_made_durable_before_it_is_believed() {
 fn what_a_crash_leaves_without_its_frame_counts_once_the_mark_covers_it() {
     for (file, kept) in [("/mark", 0), ("/journal/", 3)] {
         for kill in [true, false] {
+            // A write that failed has torn a slot of the mark, which cannot be told from damage: what the segments have stays.
+            let kept = if kill { 3 } else { kept };
             let world = World::new(1);
             let (storage, log) = open(&world).unwrap();
             let (mut expected, _) = fill(&world, &log, 0, 5);
@@ -289,8 +298,11 @@ fn a_start_that_moves_past_references_is_kept() {
 fn a_mark_that_is_missing_is_asked_for() {
     let world = World::new(1);
     let (storage, log) = open(&world).unwrap();
-    world.run_until(log.append(batch(1, REF_BYTES, 1), EPOCH).unwrap().ticket).unwrap();
-    let expected = read_all(&log, Offset(1), 5_000);
+    // The journal has the first one, and the log from its beginning on, it seems.
+    for bytes in [100, REF_BYTES] {
+        world.run_until(log.append(batch(1, bytes, 1), EPOCH).unwrap().ticket).unwrap();
+    }
+    let expected = read_all(&log, Offset(2), 5_000);
     drop((storage, log));
     world.first().crash();
     let (disk, mark, aside) = (world.disk(), format!("{}/mark", dir()), format!("{}/aside", dir()));
@@ -328,7 +340,7 @@ fn what_has_rotted_is_told() {
     drop((storage, log));
     world.first().crash();
     // Of a mark: the one before says less than the journal needs. (It has two slots, written in turn.) What lies past that, also in
-    // other segments, is there no other time.
+    // other segments, is there no other time, and kept.
     world.disk().corrupt(Path::new(&format!("{}/{:020}.log", dir(), 0)), at, 1).unwrap();
     let (storage, log) = open(&world).unwrap();
     for (bytes, time) in [(REF_BYTES, 10), (100, 11), (SEGMENT_BYTES as usize - 1_000, 12)] {
@@ -345,15 +357,6 @@ fn what_has_rotted_is_told() {
         u64::from_be_bytes(bytes)
     };
     let newest = u64::from(sequence(1) > sequence(0));
-    world.disk().corrupt(Path::new(&mark), newest * 4096 + 40, 1).unwrap();
-    for _ in 0..2 {
-        match open(&world) {
-            Err(OpenError::Damaged { path, .. }) => assert_eq!(path, Path::new(&mark)),
-            other => panic!("{:?}", other.map(|(_, log)| log)),
-        }
-        world.first().kill();
-    }
-    // Whoever can mend it has it all.
     world.disk().corrupt(Path::new(&mark), newest * 4096 + 40, 1).unwrap();
     let (_storage, log) = open(&world).unwrap();
     assert!(read_all(&log, log.end_offset(), 5_000) == expected);

@@ -10,7 +10,10 @@ use std::{
 };
 
 use common::{batch, log_id, options, read_all};
-use millstream_env::{Disk, sim::World};
+use millstream_env::{
+    Disk, OpenMode,
+    sim::{DiskOperation, Fault, FaultError, World},
+};
 use millstream_log::{LogOptions, OpenError, OpenLogError, Storage, StorageOptions};
 use millstream_model::{Durability, LeaderEpoch, Offset};
 
@@ -131,7 +134,6 @@ fn after_an_orderly_close_nobody_needs_the_journal() {
 /// Without room for a new journal file a start gives up the old ones first: a crash just then leaves logs without a journal.
 #[test]
 fn a_crash_between_two_journals_on_a_full_disk_is_no_reason_to_refuse() {
-    use millstream_env::sim::{DiskOperation, Fault, FaultError};
     let whole = records(&open(&world(End::Kill)).unwrap());
     for end in [End::Kill, End::PowerCut] {
         let world = world(End::Kill);
@@ -178,15 +180,11 @@ fn a_mark_that_went_missing_from_a_log_without_a_journal_is_named_and_nothing_is
         let aside = Path::new("/data/aside");
         world.disk().rename(&mark, aside).unwrap();
         for _ in 0..2 {
-            match open(&world) {
-                Err(OpenError::MarkMissing { path }) => assert!(epoch && path == mark, "{path:?}"),
-                // The journal does not know it: then whoever opens the log does.
-                Ok(storage) => match storage.open_log(log_id(0), options) {
-                    Err(OpenLogError::MarkMissing { path }) => assert!(!epoch && path == mark, "{path:?}"),
-                    other => panic!("{:?}", other.err()),
-                },
-                Err(error) => panic!("{error}"),
-            }
+            let storage = open(&world).unwrap();
+            let Err(OpenLogError::OutOfService { source, .. }) = storage.open_log(log_id(0), options) else { panic!() };
+            assert!(matches!(&*source, OpenError::MarkMissing { path } if *path == mark), "{epoch}: {source}");
+            storage.open_log(log_id(1), options).unwrap();
+            drop(storage);
             world.first().kill();
         }
         world.disk().rename(aside, &mark).unwrap();
@@ -194,6 +192,98 @@ fn a_mark_that_went_missing_from_a_log_without_a_journal_is_named_and_nothing_is
         storage.open_log(log_id(0), options).unwrap();
         assert_eq!(records(&storage), 5, "{end:?}");
     }
+}
+
+/// A mark that can be read may not be durable, and what the journal had of its log is beside it only, whatever is synced meanwhile.
+#[test]
+fn what_was_kept_of_a_log_out_of_service_goes_only_once_its_mark_is_durable() {
+    let world = World::new(5);
+    let mark = PathBuf::from(format!("/data/logs/{}/0/records-0/mark", log_id(0).topic));
+    for life in 0..2 {
+        let storage = open(&world).unwrap();
+        let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+        if life == 0 {
+            world.run_until(log.start_epoch(EPOCH).unwrap()).unwrap();
+        }
+        for time in 0..3 {
+            world.run_until(log.append(batch(1, 1_000, time * 10), EPOCH).unwrap().ticket).unwrap();
+        }
+        if life == 1 {
+            world.disk().inject(Fault::nth(DiskOperation::SyncData, 1).on("/mark"));
+        }
+        assert_eq!(world.run_until(storage.close()).is_ok(), life == 0);
+        drop((log, storage));
+        world.first().kill();
+        world.disk().clear_faults();
+    }
+    let aside = Path::new("/data/aside");
+    let rename = |from: &Path, to: &Path| {
+        world.disk().rename(from, to).unwrap();
+        [from, to].iter().for_each(|path| world.disk().sync_dir(path.parent().unwrap()).unwrap());
+    };
+    rename(&mark, aside);
+    let storage = open(&world).unwrap();
+    let opened = storage.open_log(log_id(0), LogOptions::default());
+    assert!(matches!(opened, Err(OpenLogError::OutOfService { .. })), "{opened:?}");
+    world.run_until(storage.close()).unwrap();
+    drop(storage);
+    world.first().kill();
+    rename(aside, &mark);
+    for _ in 0..2 {
+        let storage = open(&world).unwrap();
+        assert_eq!(records(&storage), 6);
+        assert!(!world.disk().exists(&mark.with_file_name("held")).unwrap());
+        drop(storage);
+        // A file system may make names durable at any time.
+        world.disk().sync_dir(mark.parent().unwrap()).unwrap();
+        world.first().kill();
+        world.disk().crash_losing_all();
+    }
+}
+
+/// The slot that is damaged told that the log was cut; the other one does not know what the file lost, and why.
+#[test]
+fn a_log_that_is_shorter_than_the_sound_slot_of_its_mark_says_is_out_of_service() {
+    let world = World::new(5);
+    let mark = PathBuf::from(format!("/data/logs/{}/0/records-0/mark", log_id(0).topic));
+    let storage = open(&world).unwrap();
+    let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+    for time in 0..6 {
+        world.run_until(log.append(batch(1, 1_000, time * 10), EPOCH).unwrap().ticket).unwrap();
+    }
+    world.run_until(storage.close()).unwrap();
+    drop((log, storage));
+    world.first().kill();
+    let storage = open(&world).unwrap();
+    let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+    // The mark before the cut can be written, and the one after it cannot.
+    let lacking = Fault::nth(DiskOperation::Open, 2).on("/0/records-0/mark").with(FaultError::Descriptors);
+    world.disk().inject(lacking.for_good());
+    drop(log.truncate(Offset(3)).unwrap());
+    world.run_for(Duration::from_secs(1));
+    drop((log, storage));
+    world.first().kill();
+    world.disk().clear_faults();
+    let ends = [0, 1].map(|slot| {
+        let mut end = [0; 8];
+        world.disk().open(&mark, OpenMode::Read).unwrap().read_at(&mut end, slot * 4096 + 32).unwrap();
+        u64::from_be_bytes(end)
+    });
+    let newest = ends.iter().position(|end| *end == 3).unwrap() as u64;
+    assert!(ends.contains(&6), "the window that is asked about: {ends:?}");
+    let flip = || world.disk().corrupt(&mark, newest * 4096 + 40, 1).unwrap();
+    flip();
+    for _ in 0..2 {
+        let storage = open(&world).unwrap();
+        let opened = storage.open_log(log_id(0), LogOptions::default());
+        let Err(OpenLogError::OutOfService { source, .. }) = opened else { panic!("{opened:?}") };
+        assert!(matches!(&*source, OpenError::Damaged { path, .. } if *path == mark), "{source}");
+        storage.open_log(log_id(1), LogOptions::default()).unwrap();
+        drop(storage);
+        world.first().kill();
+    }
+    flip();
+    assert_eq!(records(&open(&world).unwrap()), 3);
 }
 
 /// What a power cut may take of the names that were not synced must not look like a mark that somebody lost.

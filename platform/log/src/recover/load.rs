@@ -1,7 +1,6 @@
 //! What a log's own directory holds: segments cut to the mark, leader epochs and producers.
 
 use std::{
-    collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,11 +11,12 @@ use millstream_model::{Durability, Offset};
 use millstream_record::BatchHeader;
 use parking_lot::Mutex;
 
-use super::unreadable;
+use super::{Logs, Refused, unreadable};
 use crate::{
     LogId, LogOptions, OpenError, PartitionLog, ReadError, compact,
     data_dir::{io, list},
     epochs::Epochs,
+    held,
     index::Index,
     journal::Journal,
     mark::{Mark, Saved},
@@ -29,16 +29,28 @@ use crate::{
     sync_all::each,
 };
 
-/// The logs found on disk, each as its mark says. Several are read at a time.
-pub(super) fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<HashMap<LogId, Arc<PartitionLog>>, OpenError> {
+/// The logs found on disk, each as its mark says, and those of which that cannot be said, with the reason. Several are read at a
+/// time.
+pub(super) fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<(Logs, Refused), OpenError> {
     let found = find_logs(&*journal.disk, dir)?;
-    let logs = Mutex::new(HashMap::with_capacity(found.len()));
+    let logs = Mutex::new((Logs::with_capacity(found.len()), Refused::new()));
     each(journal, &found, |id| {
-        let log = load(journal, *id)?;
-        logs.lock().insert(*id, Arc::new(log));
+        match load(journal, *id) {
+            Ok(log) => drop(logs.lock().0.insert(*id, Arc::new(log))),
+            Err(error) if error.is_of_one_log() => drop(logs.lock().1.insert(*id, error)),
+            Err(error) => return Err(error),
+        }
         Ok(())
     })?;
     Ok(logs.into_inner())
+}
+
+/// Whether a log without a mark has had one, for all that can be told: epochs are written down before the first mark, and until that
+/// is there the journal has all of the log. (A machine that fails in the middle of a start, after one whose syncs failed, may
+/// leave the same of a log that had nothing durable.)
+pub(super) fn had_mark(disk: &dyn Disk, log: &PartitionLog) -> Result<bool, OpenError> {
+    let path = log.epochs_path();
+    disk.exists(&path).map_err(io("look for", &path))
 }
 
 /// What has a log's directory.
@@ -71,6 +83,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
         io::ErrorKind::InvalidData => OpenError::Damaged { path: mark_path.clone(), reason: source.to_string() },
         _ => OpenError::Io { action: "read", path: mark_path.clone(), source },
     })?;
+    let (mark, rotten) = mark.map_or((None, false), |(mark, rotten)| (Some(mark), rotten));
     // Without a mark nothing was synced, and the journal still has all of it.
     let known = mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
     let paths = list(disk, &dir)?;
@@ -90,6 +103,10 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let mut rest: Vec<Offset> = bases.into_iter().filter(|base| *base > known.segment_base).collect();
     parts.push(cut_to_mark(journal, &dir, &known)?);
     if parts[parts.len() - 1].len < known.segment_len {
+        if rotten {
+            let reason = "one of its slots is not sound, and a segment is shorter than the other says".into();
+            return Err(OpenError::Damaged { path: mark_path, reason });
+        }
         // Nothing may follow there: what is lost would seem to be there, and be zeros.
         let next = Mark { segment_base: known.end, segment_len: 0, ..known };
         parts.push(cut_to_mark(journal, &dir, &next)?);
@@ -100,10 +117,11 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let mut headers = Vec::new();
     remove_empty(journal, &dir, &mut rest)?;
     let marked = parts.clone();
-    if known.durability == Durability::Replicated {
+    if known.durability == Durability::Replicated || rotten {
         (end, headers) = keep_tail(journal, &dir, &mut parts, &mut rest, end)?;
     }
-    let more = !rest.is_empty() || is_longer(&parts[parts.len() - 1])?;
+    // What is not sound there was not durable, or is damaged, too: a write of the mark that failed half-way looks no other.
+    let more = !rest.is_empty() || parts[parts.len() - 1].has_more()?;
     // The log may be one without a journal whose mark went missing: then nothing may be cut. Whoever opens it, or its first
     // frame, tells.
     let unmarked = mark.is_none() && more;
@@ -125,7 +143,10 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
             disk.sync_dir(&dir).map_err(io("sync", &dir))?;
         }
     }
-    let snapshots = remove_snapshots(journal, &dir, &paths, (mark.as_ref(), &marked))?;
+    let snapshots = match unmarked {
+        true => Vec::new(),
+        false => remove_snapshots(journal, &dir, &paths, (mark.as_ref(), &marked))?,
+    };
     let (producers, unsaved_bytes) = load_producers(journal, &dir, &marked, &known, &snapshots)?;
     let mut state = State::new(parts, known.start, end, LogOptions::default(), producers, journal.now());
     // They go once this start is durable for certain: a killed process may have left a mark that is not.
@@ -139,9 +160,13 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
     state.parents_changed = mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
     state.lsn = known.lsn;
-    (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, &marked, (known.start, known.end))?;
+    state.kept = rotten;
+    state.held = paths.contains(&dir.join(held::FILE));
+    // The epochs may be those of a newer mark, and of its end.
+    let (marked, epochs_end) = if rotten { (&state.parts, end) } else { (&marked, known.end) };
+    (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, marked, (known.start, epochs_end))?;
     for header in &headers {
-        state.epochs_changed |= state.epochs.cut_after(header.partition_leader_epoch);
+        state.epochs_changed |= !rotten && state.epochs.cut_after(header.partition_leader_epoch);
         state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
         if state.begins_at(header.base_offset) {
             state.keep_producers(header.base_offset);
@@ -152,7 +177,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
         // Its batches may have been lost.
         state.keep_producers(end);
     }
-    state.unsynced_bytes = u64::from(!headers.is_empty());
+    state.unsynced_bytes = u64::from(!headers.is_empty() || rotten);
     Ok(PartitionLog::new(id, journal.clone(), known.durability, state, known.end))
 }
 
@@ -180,6 +205,12 @@ fn remove_snapshots(
     }
     left.into_iter().try_for_each(|path| remove(journal, path))?;
     Ok(found)
+}
+
+/// Removes the snapshots of a log without a mark: what becomes of it need not be what they are of.
+fn remove_all_snapshots(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
+    let paths = list(&*journal.disk, log.dir())?;
+    paths.iter().filter(|path| snapshot::is_snapshot(path)).try_for_each(|path| remove(journal, path))
 }
 
 /// Removes segments without a byte, which hold nothing and would hide those that follow.
@@ -315,12 +346,13 @@ fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenE
     Ok(Part { segment: Arc::new(segment), len })
 }
 
-/// Whether there is more in a segment's file than what counts.
-fn is_longer(part: &Part) -> Result<bool, OpenError> {
-    let path = &part.segment.path;
-    let len = part.segment.len().map_err(io("measure", path))?;
-    part.segment.handle.release();
-    Ok(len > part.len)
+impl Part {
+    /// Whether there is more in a segment's file than counts.
+    fn has_more(&self) -> Result<bool, OpenError> {
+        let len = self.segment.len().map_err(io("measure", &self.segment.path))?;
+        self.segment.handle.release();
+        Ok(len > self.len)
+    }
 }
 
 /// Takes away what the files of a log with a journal still hold past its end, once all that the journal has is written there. Not
@@ -329,6 +361,9 @@ pub(super) fn cut_rest(journal: &Journal, log: &PartitionLog) -> Result<(), Open
     let mut state = log.state();
     if !std::mem::take(&mut state.uncut) {
         return Ok(());
+    }
+    if state.mark.is_none() {
+        remove_all_snapshots(journal, log)?;
     }
     for base in &state.begun {
         if state.parts.binary_search_by_key(base, |part| part.segment.base).is_err() {
@@ -350,8 +385,16 @@ pub(super) fn cut_rest(journal: &Journal, log: &PartitionLog) -> Result<(), Open
     Ok(())
 }
 
-/// Takes away, durably, what the segments hold of a log without a mark: it never was durable there, and the journal writes what
-/// was acknowledged of it again.
+/// Lets the journal write what the segments hold of a log without a mark again. Nothing of it is cut before the last frame.
+pub(super) fn uncut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
+    let paths = list(&*journal.disk, log.dir())?;
+    paths.iter().filter(|path| Segment::base_in_index(path).is_some()).try_for_each(|path| remove(journal, path))?;
+    let mut state = log.state();
+    (state.unmarked, state.uncut) = (false, true);
+    Ok(())
+}
+
+/// Takes away, durably, what the segments hold of a log without a mark that the journal does not know: it never was durable.
 pub(crate) fn cut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
     for base in list(&*journal.disk, log.dir())?.iter().filter_map(|path| Segment::base_in(path)) {
         let segment = Segment::new(&journal.handles, log.dir(), base);
@@ -361,6 +404,7 @@ pub(crate) fn cut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), 
             _ => remove(journal, &segment.path)?,
         }
     }
+    remove_all_snapshots(journal, log)?;
     journal.disk.sync_dir(log.dir()).map_err(io("sync", log.dir()))?;
     log.state().unmarked = false;
     Ok(())

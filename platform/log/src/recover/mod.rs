@@ -13,13 +13,22 @@ use std::{
 
 use self::{files::JournalFiles, load::load_logs, replay::Replay};
 use crate::{
-    LogId, OpenError, PartitionLog, ReadError, StorageFailed, data_dir::io, journal::Journal, journal_file::ReadyFile,
-    sync_all::sync_all, sync_log::Cause,
+    LogId, OpenError, PartitionLog, ReadError, StorageFailed, data_dir::io, held, journal::Journal,
+    journal_file::ReadyFile, start::missing_is_fine, sync_all::sync_all, sync_log::Cause,
 };
+
+/// The logs that serve.
+type Logs = HashMap<LogId, Arc<PartitionLog>>;
+/// The logs that cannot, and why.
+type Refused = HashMap<LogId, OpenError>;
 
 /// What recovery hands over.
 pub(crate) struct Outcome {
-    pub(crate) logs: HashMap<LogId, Arc<PartitionLog>>,
+    pub(crate) logs: Logs,
+    /// Logs that are out of service, and why.
+    pub(crate) refused: Refused,
+    /// Logs that would be, had they not been deleted.
+    pub(crate) damaged_deleted: usize,
     /// The journal file to go on with.
     pub(crate) active: ReadyFile,
     pub(crate) replayed_frames: u64,
@@ -35,9 +44,13 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
         disk.create_dir_all(dir).map_err(io("make", dir))?;
     }
     disk.sync_dir(&journal.options.dir).map_err(io("sync", &journal.options.dir))?;
+    let (logs, refused) = load_logs(journal, &logs_dir)?;
     let mut replay = Replay {
         journal,
-        logs: load_logs(journal, &logs_dir)?,
+        logs,
+        refused,
+        damaged_deleted: 0,
+        held: Vec::new(),
         orphans: HashMap::new(),
         unmade: HashSet::new(),
         touched: HashMap::new(),
@@ -52,7 +65,7 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
     let files = JournalFiles::list(journal)?;
     // After an orderly close the segments have everything.
     if !clean {
-        files.check_whole(journal, !replay.logs.is_empty())?;
+        files.check_whole(journal, !replay.logs.is_empty() || !replay.refused.is_empty())?;
     }
     let next = replay.run(&files)?;
     journal.queue().next_lsn = next;
@@ -64,8 +77,13 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
     let mut touched: Vec<_> = replay.touched.values().cloned().collect();
     touched.sort_by_key(|log| log.id());
     sync_all(journal, &touched, Cause::Turn).map_err(failed)?;
+    for log in &replay.held {
+        // The log is synced: what it says comes back after a crash is passed over.
+        missing_is_fine(disk.remove_file(&log.dir().join(held::FILE))).map_err(io("remove", log.dir()))?;
+    }
     let active = files.start_afresh(journal)?;
-    Ok(Outcome { logs: replay.logs, active, replayed_frames: replay.frames, replayed_bytes: replay.bytes })
+    let Replay { logs, refused, damaged_deleted, frames, bytes, .. } = replay;
+    Ok(Outcome { logs, refused, damaged_deleted, active, replayed_frames: frames, replayed_bytes: bytes })
 }
 
 fn failed(failure: StorageFailed) -> OpenError {
@@ -79,6 +97,9 @@ fn unreadable(error: ReadError) -> OpenError {
             OpenError::Damaged { path, reason: format!("byte {at}: {reason}") }
         }
         ReadError::Io { path, source } => OpenError::Io { action: "read", path, source },
-        other => OpenError::Damaged { path: PathBuf::new(), reason: other.to_string() },
+        // Nobody deletes a log, or asks for an offset, while it is being recovered.
+        other @ (ReadError::OutOfRange { .. } | ReadError::Deleted) => {
+            OpenError::Io { action: "read", path: PathBuf::from("a log"), source: io::Error::other(other) }
+        }
     }
 }

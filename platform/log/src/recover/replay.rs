@@ -12,9 +12,9 @@ use millstream_record::{BatchHeader, PATCH_BYTES};
 use parking_lot::MutexGuard;
 
 use super::{
-    failed,
+    Logs, Refused, failed,
     files::JournalFiles,
-    load::{cut_rest, cut_unmarked},
+    load::{cut_rest, had_mark, uncut_unmarked},
     unreadable,
 };
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     data_dir::io,
     fault::{self, Fault},
     frame::{Kind, batches_in},
+    held::{self, Holder},
     journal::Journal,
     journal_file::{FILE_HEADER_BYTES, Found, Scan},
     producers::Producers,
@@ -33,7 +34,13 @@ use crate::{
 /// The journal being replayed.
 pub(super) struct Replay<'a> {
     pub(super) journal: &'a Arc<Journal>,
-    pub(super) logs: HashMap<LogId, Arc<PartitionLog>>,
+    pub(super) logs: Logs,
+    /// Logs that are out of service: nothing of theirs is touched.
+    pub(super) refused: Refused,
+    /// How many of them were deleted.
+    pub(super) damaged_deleted: usize,
+    /// Logs whose held frames were applied.
+    pub(super) held: Vec<Arc<PartitionLog>>,
     /// Logs whose frames begin past what is there of them, by the first such frame: either their deletion must follow, which took
     /// the files, or a Carry, for which earlier frames were let go.
     pub(super) orphans: HashMap<LogId, u64>,
@@ -51,7 +58,6 @@ pub(super) struct Replay<'a> {
 impl Replay<'_> {
     /// Applies all frames in the order of their numbers; gives the number of the next one.
     pub(super) fn run(&mut self, files: &JournalFiles) -> Result<u64, OpenError> {
-        let mut next = 1 + self.logs.values().map(|log| log.state().lsn).max().unwrap_or(0);
         let mut expected = None;
         let (mut ended_in, mut floor) = (0, 1);
         let mut empty: Option<usize> = None;
@@ -59,6 +65,8 @@ impl Replay<'_> {
         for (sequence, path) in &files.used {
             scans.push(Scan::open(&*self.journal.disk, path, *sequence, self.journal.directory_id)?);
         }
+        self.apply_held()?;
+        let mut next = 1 + self.logs.values().map(|log| log.state().lsn).max().unwrap_or(0);
         for (at, scan) in scans.iter_mut().enumerate() {
             floor = scan.header().lsn_floor.max(floor);
             next = next.max(floor);
@@ -70,7 +78,7 @@ impl Replay<'_> {
                 }
                 expected = Some(found.frame.lsn + 1);
                 ended_in = at;
-                self.apply(scan.path(), found)?;
+                self.apply_or_refuse(scan.path(), found)?;
             }
             // The journal goes on to a file only when the one before it has frames.
             if expected == before {
@@ -78,10 +86,13 @@ impl Replay<'_> {
             }
         }
         check_torn(&scans[ended_in..], expected)?;
-        if let Some((id, lsn)) = self.orphans.iter().next() {
-            let reason = format!("frame {lsn} continues the log {id}, and what is before it is not there");
-            return Err(OpenError::Damaged { path: self.journal.dir(), reason });
+        for (id, lsn) in std::mem::take(&mut self.orphans) {
+            let path = self.journal.options.dir.join(id.path());
+            let reason = format!("frame {lsn} of the journal continues it, and what is before that is not there");
+            self.refuse(id, OpenError::Damaged { path, reason });
         }
+        self.refuse_unmarked()?;
+        self.hold(files)?;
         // Nothing that the files have past the marks is needed any more.
         let uncut: Vec<_> = self.logs.values().filter(|log| log.state().uncut).cloned().collect();
         each(self.journal, &uncut, |log| cut_rest(self.journal, log))?;
@@ -106,6 +117,9 @@ impl Replay<'_> {
         if frame.kind == Kind::Drop {
             return self.drop_log(frame.log);
         }
+        if self.refused.contains_key(&frame.log) {
+            return Ok(());
+        }
         if let Some(log) = self.logs.get(&frame.log).filter(|log| log.state().unmarked) {
             // A log without a journal has its mark, durably, before it has anything else.
             // So has one of which the journal has only references, and one that changes.
@@ -113,7 +127,8 @@ impl Replay<'_> {
             if frame.durability == Durability::Replicated || has_mark {
                 return Err(OpenError::MarkMissing { path: log.mark_path() });
             }
-            cut_unmarked(self.journal, log)?;
+            // The journal has all of it, from its beginning on: else this or a later frame tells that it had a mark, after all.
+            uncut_unmarked(self.journal, log)?;
         }
         // The durability by which what is before the frame was kept.
         let durability = match (frame.kind, frame.durability) {
@@ -140,6 +155,15 @@ impl Replay<'_> {
             self.touched.insert(log.id(), log.clone());
         }
         if frame.lsn <= state.lsn {
+            return Ok(());
+        }
+        // Of a change whose frame has gone, the slot that is damaged told.
+        if state.kept && log.durability() != durability {
+            log.set_durability(durability);
+        }
+        let batches = matches!(frame.kind, Kind::Append | Kind::AppendRef | Kind::Carry);
+        if state.kept && batches && frame.end_offset <= state.end {
+            state.lsn = frame.lsn;
             return Ok(());
         }
         let journaled = durability == Durability::Fsync;
@@ -231,6 +255,8 @@ impl Replay<'_> {
                 let producers = Producers::new(self.journal.producer_limits());
                 state.restart(log.segment(frame.base_offset), producers);
             }
+            // What is past it was appended without a journal, and the slot that is damaged may have covered the change.
+            Kind::DurabilityChange if frame.base_offset < state.end && journaled && state.kept => {}
             Kind::DurabilityChange if frame.base_offset != state.end => {
                 return Err(lies(&format!("it changes at {}, and the log ends at {}", frame.base_offset, state.end)));
             }
@@ -281,7 +307,120 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Applies a frame. Where that shows that its log is damaged, the log is out of service from then on, and no other.
+    fn apply_or_refuse(&mut self, path: &Path, found: Found) -> Result<(), OpenError> {
+        let id = found.frame.log;
+        match self.apply(path, found) {
+            Err(error) if error.is_of_one_log() => {
+                self.refuse(id, error);
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn refuse(&mut self, id: LogId, error: OpenError) {
+        self.orphans.remove(&id);
+        self.unmade.remove(&id);
+        self.touched.remove(&id);
+        // What a mark is missing for is the better reason.
+        let unmarked = self.logs.remove(&id).filter(|log| {
+            let state = log.state();
+            state.unmarked || (state.uncut && state.mark.is_none())
+        });
+        let error = unmarked.map_or(error, |log| OpenError::MarkMissing { path: log.mark_path() });
+        self.held.retain(|log| log.id() != id);
+        self.refused.insert(id, error);
+    }
+
+    /// Refuses logs that have lost their mark: the journal did not have them from their beginning.
+    fn refuse_unmarked(&mut self) -> Result<(), OpenError> {
+        let unmarked: Vec<_> = self.logs.values().filter(|log| log.state().unmarked).cloned().collect();
+        for log in unmarked {
+            if had_mark(&*self.journal.disk, &log)? {
+                self.refuse(log.id(), OpenError::MarkMissing { path: log.mark_path() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the frames that were held while their logs were out of service.
+    fn apply_held(&mut self) -> Result<(), OpenError> {
+        let logs: Vec<_> = self.logs.values().cloned().collect();
+        for log in logs {
+            let path = log.dir().join(held::FILE);
+            if !log.state().held {
+                continue;
+            }
+            match held::load(&*self.journal.disk, log.dir()) {
+                Ok(found) => {
+                    let id = log.id();
+                    self.held.push(log);
+                    for found in found.into_iter().flatten() {
+                        self.apply_or_refuse(&path, found)?;
+                    }
+                    // Also where the mark covers them, and the last run ended in order: it did not sync this log, whose mark may be
+                    // one that can be read and is not durable.
+                    self.touched.extend(self.logs.get(&id).map(|log| (id, log.clone())));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    self.refuse(log.id(), OpenError::Damaged { path, reason: error.to_string() });
+                }
+                Err(error) => return Err(io("read", &path)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the frames of logs that are out of service, since the journal begins afresh.
+    fn hold(&self, files: &JournalFiles) -> Result<(), OpenError> {
+        let mut holders: HashMap<LogId, Holder> = HashMap::new();
+        let disk = &*self.journal.disk;
+        let dir = |id: LogId| self.journal.options.dir.join(id.path());
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        self.each_frame(files, |found| {
+            let id = found.frame.log;
+            if !self.refused.contains_key(&id) {
+                return Ok(());
+            }
+            let dir = dir(id);
+            let holder = match holders.remove(&id) {
+                Some(holder) => holder,
+                None => Holder::begin(disk, &dir).map_err(io("write", &dir.join(held::FILE)))?,
+            };
+            holders.entry(id).or_insert(holder).put(disk, found).map_err(io("write", &dir.join(held::FILE)))
+        })?;
+        for (id, holder) in holders {
+            holder.finish(disk).map_err(io("write", &dir(id).join(held::FILE)))?;
+        }
+        Ok(())
+    }
+
+    /// Goes over the journal's frames once more.
+    fn each_frame(
+        &self,
+        files: &JournalFiles,
+        mut each: impl FnMut(&Found) -> Result<(), OpenError>,
+    ) -> Result<(), OpenError> {
+        let mut expected = None;
+        for (sequence, path) in &files.used {
+            let mut scan = Scan::open(&*self.journal.disk, path, *sequence, self.journal.directory_id)?;
+            while let Some(found) = scan.next(expected)? {
+                expected = Some(found.frame.lsn + 1);
+                each(&found)?;
+            }
+        }
+        Ok(())
+    }
+
     fn drop_log(&mut self, id: LogId) -> Result<(), OpenError> {
+        if let Some(error) = self.refused.remove(&id) {
+            tracing::warn!(log = %id, "its files were damaged, and it was deleted, so nothing is lost by it: {error}");
+            self.damaged_deleted += 1;
+        }
+        self.held.retain(|log| log.id() != id);
         self.orphans.remove(&id);
         self.unmade.remove(&id);
         self.touched.remove(&id);
