@@ -47,7 +47,7 @@ impl<'a> Checker<'a> {
     /// For batches from offset `base` on.
     pub(crate) fn new(log: &'a PartitionLog, base: Offset) -> Self {
         let mut checker = Self { log, epoch: None, until: None };
-        checker.look_up(base);
+        checker.look_up(base, base);
         checker
     }
 
@@ -66,8 +66,9 @@ impl<'a> Checker<'a> {
         if crc32c(covered) != header.crc {
             return Found::Damaged("the checksum of a batch does not match");
         }
-        if self.until.is_some_and(|until| base >= until) {
-            self.look_up(base);
+        let end = header.end_offset();
+        if self.until.is_some_and(|until| base >= until || (self.epoch.is_none() && end > until)) {
+            self.look_up(base, end);
         }
         match self.epoch {
             Some(epoch) if epoch != header.partition_leader_epoch => {
@@ -77,8 +78,12 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn look_up(&mut self, base: Offset) {
-        (self.epoch, self.until) = self.log.state().epochs.of(base);
+    /// For a batch from `base` to `end`. Below the log's start no epoch is known; but the batch that holds the start is of the one
+    /// that begins there.
+    fn look_up(&mut self, base: Offset, end: Offset) {
+        let state = self.log.state();
+        let within = base < state.start && state.start < end;
+        (self.epoch, self.until) = state.epochs.of(if within { state.start } else { base });
     }
 }
 

@@ -155,6 +155,27 @@ fn every_flipped_bit_is_found_and_nothing_wrong_is_served() {
     drop(bench.storage);
 }
 
+/// Of what is below the start, the log knows no epoch. A batch that holds the start is served whole.
+#[test]
+fn the_epoch_of_the_batch_that_holds_the_start_is_checked() {
+    let bench = Bench::new();
+    // The first of its epoch: those below it are of another.
+    let holds = 20;
+    assert_eq!(bench.appended[holds].end.0 - bench.appended[holds].base.0, 3);
+    let start = bench.appended[holds].end.0 - 1;
+    bench.world.run_until(bench.log.advance_start(Offset(start)).unwrap()).unwrap();
+    let read = |from: i64| bench.read(Offset(from), 1, "the start");
+    assert_eq!(read(start).unwrap(), [&bench.appended[holds].bytes]);
+    for xor in [1, 0x40] {
+        // The lowest byte of its leader epoch.
+        bench.flip(holds, 15, xor);
+        let hole = read(start).err().unwrap();
+        assert_eq!((hole.base, hole.next), (bench.appended[holds].base, bench.appended[holds].end));
+        assert_eq!(read(start + 1).unwrap(), [&bench.appended[holds + 1].bytes]);
+        bench.flip(holds, 15, xor);
+    }
+}
+
 #[test]
 fn a_batch_within_a_value_does_not_stand_in_for_what_is_lost() {
     // The value is a batch whose offset is that of the batch that follows. The length of the one that holds it is damaged so
