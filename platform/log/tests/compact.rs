@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use common::{log_id, options, read_all};
 use millstream_env::{
-    Disk, real,
+    Disk, OpenMode, real,
     sim::{DiskOperation, Fault, World},
 };
 use millstream_log::{
@@ -432,6 +432,40 @@ fn what_is_damaged_is_not_written_anew_as_if_it_were_not() {
     assert!(matches!(refused, Err(CompactError::Read(ReadError::Damaged { .. }))), "{refused:?}");
     let read = bench.log().read(Offset(0), Offset(1000), 1);
     assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");
+}
+
+/// A segment that is cut short where a batch begins looks whole. Joined with the next one, what is lost would hide that one's first
+/// batches from readers, who look for each batch where the one before it ends.
+#[test]
+fn a_segment_that_is_cut_short_is_not_joined_with_the_next() {
+    let mut bench = Bench::new(6);
+    let fill = |bench: &mut Bench| (0..12).for_each(|key| bench.append(&[(Some(key), Some(vec![key; 300]))]));
+    fill(&mut bench);
+    let log = bench.log();
+    let (end, base) = (log.end_offset(), log.closed_segments().unwrap().last().unwrap().end_offset);
+    let last = log.read(Offset(end.0 - 1), end, 1).unwrap().batches.len() as u64;
+    drop(log);
+    bench.world.run_until(bench.storage.as_ref().unwrap().close()).unwrap();
+    let path = format!("/data/logs/{}/0/records-0/{:020}.log", log_id(0).topic, base.0);
+    let file = bench.world.disk().open(Path::new(&path), OpenMode::Write).unwrap();
+    assert!(file.len().unwrap() > last, "there is a batch before it");
+    file.set_len(file.len().unwrap() - last).unwrap();
+    bench.restart();
+    fill(&mut bench);
+    // Once it is durable.
+    bench.compact();
+    bench.world.run_for(std::time::Duration::from_secs(1));
+    for _ in 0..2 {
+        let log = bench.log();
+        let refused = log.compact(&Compaction { segment_bytes: 1 << 20, ..bench.rules() });
+        assert!(matches!(refused, Err(CompactError::Read(ReadError::Damaged { .. }))), "{refused:?}");
+        for offset in (0..24).filter(|offset| *offset != end.0 - 1) {
+            let read = log.read(Offset(offset), log.end_offset(), 1);
+            assert_eq!(read.unwrap_or_else(|error| panic!("{error}")).next, Offset(offset + 1));
+        }
+        drop(log);
+        bench.restart();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

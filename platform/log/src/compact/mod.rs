@@ -31,7 +31,13 @@ use self::{
     passes::Passes,
     rewrite::{Candidate, Gap, Left, RewriteError, look, rewrite},
 };
-use crate::{PartitionLog, ReadError, index::Index, segment::Segment, snapshot, state::Part};
+use crate::{
+    PartitionLog, ReadError,
+    index::Index,
+    segment::{Segment, Walk},
+    snapshot,
+    state::Part,
+};
 
 /// How much of a replaced file is given back to the file system at once, bytes.
 const SHRINK_STEP_BYTES: u64 = 64 << 20;
@@ -229,11 +235,8 @@ impl PartitionLog {
 impl Pass<'_> {
     /// Notes the keys of segments that were not compacted, up to the first batch that there is no room for.
     fn note_keys(&mut self, parts: &[(Part, Offset)]) -> Result<(), CompactError> {
-        for (part, _) in parts {
-            if part.len == 0 {
-                return Err(lost(part).into());
-            }
-            let mut walk = part.segment.walk(0, part.len)?;
+        for (part, end) in parts {
+            let mut walk = Whole::of(part, *end)?;
             while let Some((at, header)) = walk.next()? {
                 if header.end_offset() <= self.mapped {
                     continue;
@@ -296,11 +299,8 @@ impl Pass<'_> {
             New { file, path, base: group[0].0.segment.base, index: Index::default(), queued: Vec::new(), len: 0 };
         let mut removed = 0;
         let mut gap: Option<Gap> = None;
-        for (part, _) in group {
-            if part.len == 0 {
-                return Err(lost(part).into());
-            }
-            let mut walk = part.segment.walk(0, part.len)?;
+        for (part, end) in group {
+            let mut walk = Whole::of(part, *end)?;
             while let Some((at, header)) = walk.next()? {
                 let batch = sound_batch(part, at, &header)?;
                 let mut went = 0;
@@ -488,9 +488,35 @@ fn sound_batch(part: &Part, at: u64, header: &BatchHeader) -> Result<Batch, Read
     Ok(batch)
 }
 
-/// A segment without a byte stands for offsets that none holds.
-fn lost(part: &Part) -> ReadError {
-    part.segment.damaged(0, "it is not there")
+/// A walk over the headers of a segment that must hold all of its offsets. One that is cut short where a batch begins, or is not
+/// there, looks sound: joined with the next one, it would hide that one's batches behind what is lost.
+struct Whole<'a> {
+    part: &'a Part,
+    walk: Walk<'a>,
+    /// The offset that comes next, and the one to come to.
+    next: Offset,
+    end: Offset,
+}
+
+impl<'a> Whole<'a> {
+    fn of(part: &'a Part, end: Offset) -> Result<Self, ReadError> {
+        if part.len == 0 {
+            // It may have no file.
+            return Err(part.segment.damaged(0, "it is not there"));
+        }
+        Ok(Self { part, walk: part.segment.walk(0, part.len)?, next: part.segment.base, end })
+    }
+
+    /// As [`Walk::next`].
+    fn next(&mut self) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        let found = self.walk.next()?;
+        let (at, base) = found.map_or((self.part.len, self.end), |(at, header)| (at, header.base_offset));
+        if base != self.next {
+            return Err(self.part.segment.damaged(at, "offsets of it are not there"));
+        }
+        self.next = found.map_or(self.end, |(_, header)| header.end_offset());
+        Ok(found)
+    }
 }
 
 fn unsound(part: &Part, at: u64) -> ReadError {
