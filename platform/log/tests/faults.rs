@@ -132,6 +132,31 @@ fn a_segment_that_went_missing_is_named_to_readers() {
     bench.append(10).unwrap();
 }
 
+/// A segment that holds what others hold, too, is one that joined them, and they go. A damaged header must not pass for that.
+#[test]
+fn a_segment_that_seems_to_reach_over_the_next_one_does_not_remove_it() {
+    let mut bench = bench(Durability::Fsync);
+    for _ in 0..5 {
+        bench.append(15_000).unwrap();
+    }
+    bench.close();
+    assert_eq!(bench.names("log"), [0, 1, 2, 3, 4]);
+    // The lowest byte of the last offset delta of the only batch: two records, it seems.
+    bench.disk().corrupt(&segment_path(1), 26, 1).unwrap();
+    for _ in 0..2 {
+        bench.open();
+        let log = bench.log();
+        let read = |from| log.read(Offset(from), log.end_offset(), 1);
+        let Err(ReadError::Damaged { hole: Some(hole), .. }) = read(1) else { panic!("{:?}", read(1)) };
+        assert_eq!((hole.base, hole.next), (Offset(1), Offset(2)));
+        for there in [0, 2, 3, 4] {
+            let read = read(there).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((read.batches, read.next), (bench.appended[there as usize].clone(), Offset(there + 1)));
+        }
+        bench.close();
+    }
+}
+
 /// The journal's files, oldest first.
 fn journal_files(bench: &Bench) -> Vec<std::path::PathBuf> {
     let paths = bench.disk().read_dir(Path::new("/data/journal")).unwrap();

@@ -272,7 +272,7 @@ fn load_closed(
     let (mut parts, mut within): (Vec<Part>, Vec<Part>) = Default::default();
     let mut next = mark.segment_base;
     while next > mark.start {
-        let at = found.iter().position(|(part, end)| *end == Some(next) && part.segment.base < next);
+        let at = find_ending(&found, next).map_err(unreadable)?;
         let missing = match (at, found.last_mut()) {
             (Some(at), _) => {
                 for (part, _) in found.drain(at + 1..) {
@@ -308,6 +308,18 @@ fn load_closed(
     parts.reverse();
     within.extend(found.into_iter().map(|(part, _)| part));
     Ok((parts, within))
+}
+
+/// The first segment that ends at `next`. What others hold behind it, up to there, goes: only where that is certain. A damaged
+/// header may seem to reach over them.
+fn find_ending(found: &[(Part, Option<Offset>)], next: Offset) -> Result<Option<usize>, ReadError> {
+    for (at, (part, end)) in found.iter().enumerate() {
+        let ends = *end == Some(next) && part.segment.base < next;
+        if ends && (at + 1 == found.len() || sound_end(part, next)? == Some(next)) {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
 }
 
 /// Where a segment ends that is sound from the last place on that its index knows; none where it is not.
