@@ -7,7 +7,7 @@ use millstream_catalog::{
     Address, Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError,
 };
 use millstream_env::{Env, Listener};
-use millstream_log::{Recovered, Storage, StorageFailed, StorageOptions};
+use millstream_log::{OpenLogError, Recovered, Storage, StorageFailed, StorageOptions};
 use millstream_model::TimestampMs;
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -184,6 +184,7 @@ impl Broker {
         // All that was agreed on before is applied now.
         modules.sweep(&catalog.state()).await;
 
+        tell_of_damage(&storage, &catalog);
         let partitions = Partitions::new(options.id, storage.clone(), env.clone());
         partitions.follow(&catalog).await.map_err(|error| StartError::Partitions(Box::new(error)))?;
         let shared = Arc::new(Shared {
@@ -242,6 +243,20 @@ impl Broker {
         self.shared.transforms.stop().await;
         self.shared.catalog.shutdown().await;
         self.shared.storage.close().await
+    }
+}
+
+/// Tells the operator, by the names that they know, which partitions are out of service until the next start, and why.
+fn tell_of_damage(storage: &Storage, catalog: &Catalog) {
+    let state = catalog.state();
+    for (id, error) in storage.out_of_service() {
+        let error = OpenLogError::OutOfService { id, source: error };
+        match state.topic_by_id(id.topic) {
+            Some(topic) => {
+                error!(topic = %topic.name, partition = %id.partition, stream = %id.stream, "out of service: {error}");
+            }
+            None => warn!("{error}. Its topic was deleted, and so is the log now"),
+        }
     }
 }
 

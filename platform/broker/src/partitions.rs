@@ -84,7 +84,7 @@ impl Partitions {
     /// topics' present settings in force.
     ///
     /// A failure concerns one partition: the others are opened all the same, and the first failure is returned. A log that is out of
-    /// service for damage is none: it stays so until the next start, and the storage has told of it.
+    /// service for damage is none: it stays so until the next start, and was told of as the broker started.
     pub(crate) async fn follow(&self, catalog: &Catalog) -> Result<(), FollowError> {
         let _step = self.step.lock().await;
         let state = catalog.state();
@@ -245,4 +245,116 @@ impl Partitions {
 fn log_options(config: &TopicConfig) -> LogOptions {
     let TopicConfig { segment_bytes, segment_ms, durability, .. } = *config;
     LogOptions { segment_bytes, segment_ms, durability }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use millstream_catalog::Command;
+    use millstream_env::{Disk, sim::World};
+    use millstream_model::{TimestampMs, TopicName};
+    use millstream_protocol::{
+        ErrorCode,
+        messages::{
+            metadata::MetadataRequest,
+            topics::{DeleteTopicState, DeleteTopicsRequest},
+        },
+    };
+    use millstream_record::{BatchBuilder, BatchOptions};
+    use millstream_replica::Acks;
+    use millstream_wasm::Compiler;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        Broker, BrokerOptions,
+        handlers::{delete_topics, metadata},
+        readable::Readable,
+    };
+
+    const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
+
+    async fn start(world: &World) -> Broker {
+        let options = BrokerOptions {
+            compiler: Compiler::InProcess,
+            view_dir: None,
+            ..BrokerOptions::new(BrokerId(1), "/data".into())
+        };
+        Broker::start(options, world.env(), Vec::new()).await.unwrap().0
+    }
+
+    async fn create(broker: &Broker) {
+        let command = Command::CreateTopic {
+            id: TOPIC,
+            name: TopicName::new("t").unwrap(),
+            partitions: 2,
+            replication_factor: 1,
+            config: TopicConfig::default(),
+            at: TimestampMs(0),
+        };
+        let shared = broker.shared();
+        shared.catalog.propose(command).await.unwrap();
+        shared.partitions.follow(&shared.catalog).await.unwrap();
+    }
+
+    async fn append(broker: &Broker, partition: i32) {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(TimestampMs(0), None, Some(b"value"), &[]).unwrap();
+        let led = broker.shared().partitions.find(TOPIC, PartitionId(partition)).unwrap();
+        led.append(vec![builder.build().unwrap()], Acks::All).unwrap().commit.await.unwrap();
+    }
+
+    /// Who asks for a partition whose mark is damaged is told why, others go on, and the topic can be deleted with all that was kept.
+    #[test]
+    fn a_partition_that_is_out_of_service_says_so_and_can_be_deleted() {
+        let world = World::new(1);
+        let broker = world.run_until(start(&world));
+        world.run_until(create(&broker));
+        world.run_until(append(&broker, 0));
+        world.run_until(broker.shutdown()).unwrap();
+        drop(broker);
+        world.first().kill();
+        // From here on, the journal has what the segments need not have.
+        let broker = world.run_until(start(&world));
+        (0..2).for_each(|partition| world.run_until(append(&broker, partition)));
+        world.first().crash();
+        drop(broker);
+        let topic_dir = PathBuf::from(format!("/data/logs/{TOPIC}"));
+        let dir = topic_dir.join("0/records-0");
+        for slot in [0, 4096] {
+            world.disk().corrupt(&dir.join("mark"), slot + 40, 1).unwrap();
+        }
+        for _ in 0..2 {
+            let broker = world.run_until(start(&world));
+            let shared = broker.shared();
+            world.run_until(append(&broker, 1));
+            let topic = Readable::by_name(&shared.catalog.state(), "t").unwrap();
+            let refused = shared.led(&topic, PartitionId(0)).err().unwrap();
+            assert_eq!(refused.kafka_code(), ErrorCode::KafkaStorage);
+            let file = format!("{}/mark is damaged", dir.display());
+            assert!(
+                refused.message.contains(&file) && refused.message.contains("start the broker again"),
+                "{refused:?}"
+            );
+            let told = metadata::handle(shared, MetadataRequest::default());
+            let offline = told.topics[0].partitions.iter().map(|at| at.offline_replicas.clone());
+            assert_eq!(offline.collect::<Vec<_>>(), [vec![BrokerId(1)], vec![]]);
+            assert!(world.disk().exists(&dir.join("held")).unwrap(), "what the journal had is not kept");
+            world.first().crash();
+        }
+        let broker = world.run_until(start(&world));
+        let asked = DeleteTopicState { name: Some("t".into()), topic_id: TopicId::NIL };
+        let request = DeleteTopicsRequest { topics: vec![asked], ..Default::default() };
+        let answer = world.run_until(delete_topics::handle(broker.shared().clone(), 6, request));
+        assert_eq!(answer.responses[0].error_code, ErrorCode::None);
+        assert!(broker.shared().partitions.damage(TOPIC, PartitionId(0)).is_none());
+        world.run_until(broker.shutdown()).unwrap();
+        assert!(!world.disk().exists(&dir).unwrap(), "its files are there");
+        drop(broker);
+        world.first().kill();
+        let broker = world.run_until(start(&world));
+        assert_eq!(broker.shared().storage.out_of_service().len(), 0);
+        assert!(world.disk().read_dir(&PathBuf::from("/data/trash")).unwrap().is_empty());
+    }
 }

@@ -9,6 +9,9 @@
 //! 24    frames with their payloads, as in the journal but for nonce and synced LSN, which are zero; their LSNs ascend
 //! ```
 //!
+//! It holds no more than the journal did when the log went out of service (`journal_bytes_max`, 1 GiB by default): from then on the
+//! journal gets nothing of the log but its Drop. A start reads one log's file at a time, into memory as a whole.
+//!
 //! A start that can load the log again replays them before the journal's, and removes the file once the log is synced.
 
 use std::{

@@ -18,7 +18,9 @@
 //! 6. A log remembers the last five batches of at most 4,096 idempotent producers, each for `producer_expiration` (a day) after
 //!    it was last heard of: at most 1.2 MiB of memory a log (`producers`). Of where segments began since the last sync it keeps
 //!    at most as much again (`snapshot`).
-//! 7. Offsets are dense from 0, LSNs dense from 1; neither wraps (63 and 64 bits).
+//! 7. What is held of a log that is out of service is at most what the journal had, `journal_bytes_max`; a start reads it into memory,
+//!    one log at a time.
+//! 8. Offsets are dense from 0, LSNs dense from 1; neither wraps (63 and 64 bits).
 //!
 //! # On disk
 //!

@@ -87,7 +87,7 @@ pub struct Recovered {
     pub clean: bool,
     /// Logs found that serve.
     pub logs: usize,
-    /// Logs found that do not: [`crate::Storage::out_of_service`].
+    /// Logs found that do not, of which the caller is to tell: [`crate::Storage::out_of_service`].
     pub out_of_service: usize,
     /// Logs that would be, but for their deletion, which the journal goes on to tell of. The disk may be failing all the same.
     pub damaged_deleted: usize,

@@ -94,7 +94,6 @@ impl Storage {
             replayed_bytes: outcome.replayed_bytes,
         };
         let refuse = |(id, error): (LogId, OpenError)| {
-            tracing::error!(log = %id, "out of service until the next start: {error}");
             let log = Arc::new(PartitionLog::empty(id, journal.clone(), LogOptions::default()));
             log.state().refused = true;
             (id, Refused { error: Arc::new(error), log })

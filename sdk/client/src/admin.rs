@@ -145,6 +145,9 @@ pub struct PartitionDescription {
     pub replicas: Vec<BrokerId>,
     /// The replicas in sync.
     pub isr: Vec<BrokerId>,
+    /// The replicas whose logs are out of service. Where the leader's is, the partition has no offsets to tell, and whoever reads or
+    /// produces is told why.
+    pub offline: Vec<BrokerId>,
     /// Its first offset.
     pub start_offset: Option<Offset>,
     /// The end of what may be read, exclusive.
@@ -318,9 +321,16 @@ impl Admin {
         let metadata = self.cluster.metadata(Some(name)).await?;
         let found = metadata.topics.into_iter().find(|found| found.name.as_deref() == Some(name));
         let found = found.ok_or_else(|| left_out(&format!("topic {name:?}")))?;
-        // A partition without a leader has no offsets to tell, and must not hide those that have.
-        let led: Vec<_> =
-            topic.partitions.iter().filter(|(_, leader)| leader.broker.is_some()).map(|(at, _)| *at).collect();
+        // A partition without a leader, or one that is out of service, has no offsets to tell, and must not hide those that have.
+        let offline: Vec<_> =
+            found.partitions.iter().filter(|at| at.offline_replicas.contains(&at.leader_id)).collect();
+        let is_offline = |at: PartitionId| offline.iter().any(|offline| offline.partition_index == at);
+        let led: Vec<_> = topic
+            .partitions
+            .iter()
+            .filter(|(at, leader)| leader.broker.is_some() && !is_offline(**at))
+            .map(|(at, _)| *at)
+            .collect();
         let starts = list_offsets(&self.cluster, &topic, &led, EARLIEST_TIMESTAMP).await?;
         let ends = list_offsets(&self.cluster, &topic, &led, LATEST_TIMESTAMP).await?;
         let offset = |from: &BTreeMap<PartitionId, Option<Offset>>, at| from.get(&at).copied().flatten();
@@ -333,6 +343,7 @@ impl Admin {
                 leader_epoch: at.leader_epoch,
                 replicas: at.replica_nodes,
                 isr: at.isr_nodes,
+                offline: at.offline_replicas,
                 start_offset: offset(&starts, at.partition_index),
                 end_offset: offset(&ends, at.partition_index),
             })

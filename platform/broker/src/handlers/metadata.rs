@@ -11,14 +11,14 @@ use millstream_protocol::{
     },
 };
 
-use crate::{readable::Readable, shared::Shared};
+use crate::{partitions::Partitions, readable::Readable, shared::Shared};
 
 /// Most partitions that one answer describes. A view has its topic's partitions, so that what exists has no bound of its own.
 const PARTITIONS_MAX: usize = 200_000;
 
 pub(crate) fn handle(shared: &Arc<Shared>, request: MetadataRequest) -> MetadataResponse {
     let state = shared.catalog.state();
-    let mut answer = Answer::default();
+    let mut answer = Answer::of(&shared.partitions);
     match request.topics {
         None => {
             state.topics_by_name().for_each(|topic| answer.describe(&Readable::Topic(topic.clone())));
@@ -37,15 +37,19 @@ pub(crate) fn handle(shared: &Arc<Shared>, request: MetadataRequest) -> Metadata
 }
 
 /// What is answered: each topic and view once, however often it was asked for.
-#[derive(Default)]
-struct Answer {
+struct Answer<'a> {
+    led: &'a Partitions,
     topics: Vec<MetadataTopic>,
     partitions: usize,
     described: HashSet<TopicId>,
     unknown: HashSet<(Option<String>, TopicId)>,
 }
 
-impl Answer {
+impl<'a> Answer<'a> {
+    fn of(led: &'a Partitions) -> Self {
+        Self { led, topics: Vec::new(), partitions: 0, described: HashSet::new(), unknown: HashSet::new() }
+    }
+
     fn look_up(&mut self, state: &State, asked: MetadataRequestTopic) {
         let (found, error_code) = match &asked.name {
             Some(name) => (Readable::by_name(state, name), ErrorCode::UnknownTopicOrPartition),
@@ -73,7 +77,7 @@ impl Answer {
             return;
         }
         self.partitions += partitions;
-        self.topics.push(describe(readable));
+        self.topics.push(describe(self.led, readable));
     }
 }
 
@@ -85,7 +89,8 @@ fn brokers(state: &State) -> Vec<MetadataBroker> {
     brokers.collect()
 }
 
-fn describe(readable: &Readable) -> MetadataTopic {
+fn describe(led: &Partitions, readable: &Readable) -> MetadataTopic {
+    let topic = readable.topic().id;
     let partitions = (0..).zip(&readable.topic().partitions).map(|(index, partition)| MetadataPartition {
         error_code: if partition.leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable },
         partition_index: PartitionId(index),
@@ -93,7 +98,11 @@ fn describe(readable: &Readable) -> MetadataTopic {
         leader_epoch: partition.leader_epoch,
         replica_nodes: partition.replicas.clone(),
         isr_nodes: partition.isr.clone(),
-        offline_replicas: Vec::new(),
+        // It is led all the same: who asks the leader is told why.
+        offline_replicas: match led.damage(topic, PartitionId(index)) {
+            Some(_) => partition.leader.into_iter().collect(),
+            None => Vec::new(),
+        },
     });
     MetadataTopic {
         name: Some(readable.name().to_owned()),

@@ -140,6 +140,7 @@ struct ShownPartition {
     leader_epoch: i32,
     replicas: Vec<i32>,
     isr: Vec<i32>,
+    offline: Vec<i32>,
     start_offset: Option<i64>,
     end_offset: Option<i64>,
 }
@@ -188,6 +189,7 @@ impl Shown {
             leader_epoch: at.leader_epoch.0,
             replicas: at.replicas.iter().map(|id| id.0).collect(),
             isr: at.isr.iter().map(|id| id.0).collect(),
+            offline: at.offline.iter().map(|id| id.0).collect(),
             start_offset: at.start_offset.map(|offset| offset.0),
             end_offset: at.end_offset.map(|offset| offset.0),
         });
@@ -255,9 +257,17 @@ impl Topic {
     }
 }
 
+/// What to tell of a partition whose files are damaged on these brokers.
+fn out_of_service(brokers: &[i32]) -> String {
+    match brokers {
+        [] => String::new(),
+        brokers => format!("out of service on broker {}: its log says why", joined(brokers)),
+    }
+}
+
 fn details(topic: &Shown) -> Details {
     let or_none = |number: Option<i64>| number.map_or("none".to_owned(), |number| number.to_string());
-    let mut partitions = Table::new(["partition", "leader", "epoch", "replicas", "isr", "start", "end"]);
+    let mut partitions = Table::new(["partition", "leader", "epoch", "replicas", "isr", "start", "end", ""]);
     for at in &topic.partitions {
         partitions.row([
             at.partition.to_string(),
@@ -267,6 +277,7 @@ fn details(topic: &Shown) -> Details {
             joined(&at.isr),
             or_none(at.start_offset),
             or_none(at.end_offset),
+            out_of_service(&at.offline),
         ]);
     }
     let mut configs = Table::new(["setting", "value", ""]);
