@@ -239,11 +239,13 @@ impl Sent {
     }
 }
 
-/// Flips a byte in a batch of each segment below an offset: whoever walks over them has lost it.
+/// Flips a byte in each batch of the segments below an offset: whoever walks over them finds none.
 fn rot(bench: &Bench, below: u64) -> usize {
     let bases: Vec<_> = bench.names("log").into_iter().filter(|base| *base < below).collect();
     for base in &bases {
-        bench.world.disk().corrupt(&segment_path(*base), 100, 1).unwrap();
+        for at in (100..18_900).step_by(1_400) {
+            bench.world.disk().corrupt(&segment_path(*base), at, 1).unwrap();
+        }
     }
     bases.len()
 }
@@ -453,6 +455,23 @@ fn a_snapshot_that_is_not_sound_is_made_up_for_by_the_one_before() {
             sent.0.truncate(45);
             sent.check(&bench, &format!("{lost:?} {removed}"));
         }
+    }
+}
+
+#[test]
+fn a_start_that_finds_the_marks_snapshot_damaged_reads_from_the_one_before() {
+    for damaged in [vec![52], vec![39, 52]] {
+        let mut bench = bench(Durability::Fsync);
+        let mut sent = Sent::default();
+        sent.fill(&bench);
+        bench.close();
+        for at in &damaged {
+            bench.world.disk().corrupt(&snapshot_path(*at), 30, 0xff).unwrap();
+        }
+        let before = if damaged.len() == 1 { 39 } else { 26 };
+        assert_eq!(rot(&bench, before), before as usize / 13);
+        bench.open();
+        sent.check(&bench, &format!("{damaged:?}"));
     }
 }
 
