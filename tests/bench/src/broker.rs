@@ -1,14 +1,5 @@
 //! The real thing: a `millstream serve` process and the SDK, producing and fetching.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
-
 use anyhow::Context;
 use bytes::Bytes;
 use millstream_client::{
@@ -23,7 +14,7 @@ use millstream_test_support::broker::Broker;
 
 use crate::{
     bare::{ANSWER_BYTES, TcpLane},
-    closed_loop::{Lane, Moved, Sample, measure},
+    closed_loop::{Lane, Moved, Reader, Sample, measure},
     suite::Plan,
     workload::{self, RECORDS, TIMESTAMP},
 };
@@ -34,6 +25,9 @@ const FETCH_BATCHES: usize = 640;
 const FETCH_TOPIC: &str = "bench-fetch";
 /// The records are of long ago, and must not go for that.
 const KEPT: (&str, &str) = ("retention.ms", "-1");
+/// Batches of each of those who turn the journal over: 3 GiB together, three times what its files may grow to.
+const TURNING_PRODUCERS: usize = 8;
+const TURNING_BATCHES: usize = 3900;
 /// As a client of today asks.
 const FETCH_VERSION: i16 = 11;
 /// Whole batches that an answer over TCP has room for, and those who ask.
@@ -103,6 +97,31 @@ impl RealBroker {
         Ok(name)
     }
 
+    /// Produces until every file of the journal has been written before: what is measured then is a broker that has been running,
+    /// as the bare server's files are written once before.
+    pub(crate) async fn turn_journal_over(&mut self) -> anyhow::Result<()> {
+        let topic = self.make_topic(TURNING_PRODUCERS, &[]).await?;
+        let producer = self.client.producer(ProducerOptions::default());
+        let batch = workload::encode(&workload::values(1))?;
+        let mut turning = tokio::task::JoinSet::new();
+        for lane in 0..TURNING_PRODUCERS {
+            let partitions = vec![PartitionId(i32::try_from(lane)?)];
+            let (producer, topic, batch) = (producer.clone(), topic.clone(), batch.clone());
+            let mut lane = EncodedLane { producer, topic, partitions, next: 0, batch };
+            turning.spawn(async move {
+                for _ in 0..TURNING_BATCHES {
+                    lane.step().await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(turned) = turning.join_next().await {
+            turned??;
+        }
+        self.client.admin().delete_topic(&topic).await?;
+        Ok(())
+    }
+
     /// As many producers as partitions, one batch of each under way.
     pub(crate) async fn produce(
         &mut self,
@@ -164,7 +183,9 @@ impl RealBroker {
         let lanes = (0..producers).map(lane).collect::<anyhow::Result<Vec<_>>>()?;
         let reader = if reading {
             self.fill().await?;
-            Some(Reader::start(self.options.clone())?)
+            let options = self.options.clone();
+            let connect = async { Ok(BatchesLane(Source { client: Client::connect(options).await?, consumer: None })) };
+            Some(Reader::start(connect)?)
         } else {
             None
         };
@@ -238,38 +259,6 @@ fn fetch_frame(partition: PartitionId, fetch_offset: Offset) -> anyhow::Result<B
     let body = frame.to_bytes();
     let length = u32::try_from(body.len())?.to_be_bytes();
     Ok([&length[..], &body].concat().into())
-}
-
-/// Somebody who reads old batches while others are measured, on a thread of its own.
-struct Reader {
-    ended: Arc<AtomicBool>,
-    thread: JoinHandle<anyhow::Result<(u64, Duration)>>,
-}
-
-impl Reader {
-    fn start(options: ClientOptions) -> anyhow::Result<Self> {
-        let ended = Arc::new(AtomicBool::new(false));
-        let until = ended.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let read = async move {
-            let client = Client::connect(options).await?;
-            let mut lane = BatchesLane(Source { client, consumer: None });
-            let (mut bytes, begun) = (0, Instant::now());
-            while !until.load(Ordering::Relaxed) {
-                bytes += lane.step().await?.bytes;
-            }
-            anyhow::Ok((bytes, begun.elapsed()))
-        };
-        Ok(Self { ended, thread: std::thread::spawn(move || runtime.block_on(read)) })
-    }
-
-    /// What it has read.
-    fn stop(self) -> anyhow::Result<String> {
-        self.ended.store(true, Ordering::Relaxed);
-        let read = self.thread.join().map_err(|_| anyhow::anyhow!("the reader has panicked"))?;
-        let (bytes, took) = read?;
-        Ok(format!("the reader beside took {:.0} MB/s", bytes as f64 / 1e6 / took.as_secs_f64()))
-    }
 }
 
 /// Sends one encoded batch, to one partition after the other, and waits for its fate.

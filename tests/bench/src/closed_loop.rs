@@ -1,6 +1,13 @@
 //! The way everything is measured: lanes that each do one step after the other, all timed, until the time is over.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
@@ -84,6 +91,40 @@ async fn run<L: Lane>(mut lane: L, end: Instant) -> anyhow::Result<(L, Histogram
         start = now;
     }
     Ok((lane, latency, sum))
+}
+
+/// Somebody who reads while others are measured, as fast as may be, on a thread of its own.
+pub(crate) struct Reader {
+    ended: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<(u64, Duration)>>,
+}
+
+impl Reader {
+    /// Starts one; `connect` runs on its thread.
+    pub(crate) fn start<L: Lane>(
+        connect: impl Future<Output = anyhow::Result<L>> + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let until = ended.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let read = async move {
+            let mut lane = connect.await?;
+            let (mut bytes, begun) = (0, Instant::now());
+            while !until.load(Ordering::Relaxed) {
+                bytes += lane.step().await?.bytes;
+            }
+            anyhow::Ok((bytes, begun.elapsed()))
+        };
+        Ok(Self { ended, thread: std::thread::spawn(move || runtime.block_on(read)) })
+    }
+
+    /// What it has read.
+    pub(crate) fn stop(self) -> anyhow::Result<String> {
+        self.ended.store(true, Ordering::Relaxed);
+        let read = self.thread.join().map_err(|_| anyhow::anyhow!("the reader has panicked"))?;
+        let (bytes, took) = read?;
+        Ok(format!("the reader beside took {:.0} MB/s", bytes as f64 / 1e6 / took.as_secs_f64()))
+    }
 }
 
 fn histogram() -> anyhow::Result<Histogram<u64>> {

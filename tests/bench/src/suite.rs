@@ -12,9 +12,9 @@ use rustix::fs::syncfs;
 use tempfile::TempDir;
 
 use crate::{
-    bare::BareServer,
+    bare::{Ack, BareServer},
     broker::{Encoder, RealBroker, TCP_READERS, Target},
-    closed_loop::{Sample, measure},
+    closed_loop::{Reader, Sample, measure},
     meter::cpu_of,
     modules::{Caller, Module, Modules},
     stages::{self, Stage},
@@ -58,7 +58,7 @@ pub(crate) struct Measured {
 #[derive(Clone, Copy, Debug)]
 enum Work {
     BareProduce {
-        durable: bool,
+        ack: Ack,
         producers: usize,
     },
     Produce {
@@ -79,6 +79,10 @@ enum Work {
         into: Target,
         reading: bool,
     },
+    /// One producer beside one reader, of the bare server.
+    BareBeside {
+        reading: bool,
+    },
     SendFile,
     FetchTcp,
     Call(Module, Caller),
@@ -91,9 +95,12 @@ fn lines() -> Vec<Line> {
     let mut add = |what: &str, with, work| lines.push(Line { what: what.into(), with, work });
     for durable in [true, false] {
         for producers in PRODUCERS {
-            let ack = if durable { "durable" } else { "page cache" };
-            let what = format!("produce, {ack}, {producers}");
-            add(&what, "bare QUIC and file", Work::BareProduce { durable, producers });
+            let (name, ack) = if durable { ("durable", Ack::Durable) } else { ("page cache", Ack::Cached) };
+            let what = format!("produce, {name}, {producers}");
+            add(&what, "bare QUIC and file", Work::BareProduce { ack, producers });
+            if durable {
+                add(&what, "the same, written twice", Work::BareProduce { ack: Ack::DurableTwice, producers });
+            }
             let encoder = Encoder::Before;
             add(&what, "millstream, encoded batch", Work::Produce { durable, producers, encoder });
             if durable {
@@ -121,6 +128,8 @@ fn lines() -> Vec<Line> {
     add("rolling, durable, 8", "of 1 MiB, 8 kept", Work::ProduceInto { producers: 8, into: rolling, reading: false });
     add("beside a reader, 1", "no reader", Work::ProduceInto { producers: 1, into: into(1), reading: false });
     add("beside a reader, 1", "one that catches up", Work::ProduceInto { producers: 1, into: into(1), reading: true });
+    add("bare beside a reader, 1", "no reader", Work::BareBeside { reading: false });
+    add("bare beside a reader, 1", "one that reads from memory", Work::BareBeside { reading: true });
     for (what, module) in [("partitioner, keys", Module::Partitioner), ("identity, 1 KB", Module::Identity)] {
         add(what, "bare wasmtime", Work::Call(module, Caller::Bare));
         add(what, "bare wasmtime, no fuel", Work::Call(module, Caller::BareUnlimited));
@@ -168,17 +177,24 @@ impl Stand {
     async fn set_up(lines: &[Line]) -> anyhow::Result<Self> {
         let any = |is: fn(&Work) -> bool| lines.iter().any(|line| is(&line.work));
         let dir = tempfile::Builder::new().prefix("millstream-bench-").tempdir()?;
-        let bare = match any(|work| matches!(work, Work::BareProduce { .. } | Work::BareFetch | Work::SendFile)) {
+        let is_bare = |work: &Work| {
+            matches!(work, Work::BareProduce { .. } | Work::BareFetch | Work::BareBeside { .. } | Work::SendFile)
+        };
+        let bare = match any(is_bare) {
             true => Some(BareServer::start(&make(&dir, "bare")?).await?),
             false => None,
         };
         let is_broker = |work: &Work| {
             matches!(work, Work::Produce { .. } | Work::Fetch { .. } | Work::ProduceInto { .. } | Work::FetchTcp)
         };
-        let broker = match any(is_broker) {
+        let mut broker = match any(is_broker) {
             true => Some(RealBroker::start().await?),
             false => None,
         };
+        let is_durable = |work: &Work| matches!(work, Work::Produce { durable: true, .. } | Work::ProduceInto { .. });
+        if let Some(broker) = broker.as_mut().filter(|_| any(is_durable)) {
+            broker.turn_journal_over().await?;
+        }
         let modules = match any(|work| matches!(work, Work::Call(..))) {
             true => Some(Modules::build(&make(&dir, "modules")?).await?),
             false => None,
@@ -210,12 +226,12 @@ impl Stand {
 
     async fn run(&mut self, plan: &Plan, work: Work) -> anyhow::Result<Sample> {
         match work {
-            Work::BareProduce { durable, producers } => {
+            Work::BareProduce { ack, producers } => {
                 let server = self.bare.as_ref().context("no bare server")?;
                 let mut lanes = Vec::new();
                 for lane in 0..producers {
                     let batch = workload::encode(&workload::values(lane as u8))?;
-                    lanes.push(server.producer(batch, durable).await?);
+                    lanes.push(server.producer(batch, ack).await?);
                 }
                 server.disk_stats().await?;
                 let mut sample = measure(lanes, plan.time, Some(server.process_id())).await?;
@@ -225,6 +241,14 @@ impl Stand {
             Work::BareFetch => {
                 let server = self.bare.as_ref().context("no bare server")?;
                 measure(vec![server.fetcher().await?], plan.time, Some(server.process_id())).await
+            }
+            Work::BareBeside { reading } => {
+                let server = self.bare.as_ref().context("no bare server")?;
+                let lane = server.producer(workload::encode(&workload::values(1))?, Ack::Durable).await?;
+                let reader = if reading { Some(Reader::start(server.distant_fetcher())?) } else { None };
+                let sample = measure(vec![lane], plan.time, Some(server.process_id())).await;
+                let told = reader.map(Reader::stop).transpose()?;
+                Ok(Sample { note: told, ..sample? })
             }
             Work::Produce { durable, producers, encoder } => {
                 self.broker.as_mut().context("no broker")?.produce(plan, durable, producers, encoder).await

@@ -12,6 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 
 use super::{
+    disk::Ack,
     quic,
     server::{ACK_BYTES, FRAME_HEADER_BYTES, Ready, SENT_BYTES},
     tcp::{ANSWER_BYTES, TcpLane},
@@ -28,6 +29,8 @@ const FETCH_STEP_BYTES: u64 = 1 << 20;
 pub(crate) struct BareServer {
     child: Child,
     connection: Connection,
+    quic: SocketAddr,
+    certificate: String,
     tcp: SocketAddr,
     _endpoint: Endpoint,
 }
@@ -45,11 +48,10 @@ impl BareServer {
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("no stdout")?).read_line(&mut line)?;
         let ready: Ready = serde_json::from_str(&line).with_context(|| format!("the bare server said {line:?}"))?;
-        let endpoint = quic::client(&ready.certificate)?;
-        let address = SocketAddr::from(([127, 0, 0, 1], ready.port));
-        let connection = endpoint.connect(address, quic::HOST)?.await?;
+        let quic = SocketAddr::from(([127, 0, 0, 1], ready.port));
+        let (endpoint, connection) = connect(quic, &ready.certificate).await?;
         let tcp = SocketAddr::from(([127, 0, 0, 1], ready.tcp_port));
-        Ok(Self { child, connection, tcp, _endpoint: endpoint })
+        Ok(Self { child, connection, quic, certificate: ready.certificate, tcp, _endpoint: endpoint })
     }
 
     pub(crate) fn process_id(&self) -> u32 {
@@ -57,17 +59,29 @@ impl BareServer {
     }
 
     /// A producer on a stream of its own.
-    pub(crate) async fn producer(&self, batch: Bytes, durable: bool) -> anyhow::Result<ProduceLane> {
+    pub(crate) async fn producer(&self, batch: Bytes, ack: Ack) -> anyhow::Result<ProduceLane> {
         let (mut send, receive) = self.connection.open_bi().await?;
-        send.write_all(if durable { b"d" } else { b"p" }).await?;
+        let kind = match ack {
+            Ack::Cached => b"p",
+            Ack::Durable => b"d",
+            Ack::DurableTwice => b"t",
+        };
+        send.write_all(kind).await?;
         Ok(ProduceLane { send, receive, batch, correlation: 0 })
     }
 
     /// A reader on a stream of its own.
     pub(crate) async fn fetcher(&self) -> anyhow::Result<FetchLane> {
-        let (mut send, receive) = self.connection.open_bi().await?;
-        send.write_all(b"f").await?;
-        Ok(FetchLane { receive, _send: send })
+        FetchLane::open(&self.connection, None).await
+    }
+
+    /// A reader on a connection of its own, to be made by whoever runs it.
+    pub(crate) fn distant_fetcher(&self) -> impl Future<Output = anyhow::Result<FetchLane>> + Send + 'static + use<> {
+        let (quic, certificate) = (self.quic, self.certificate.clone());
+        async move {
+            let (endpoint, connection) = connect(quic, &certificate).await?;
+            FetchLane::open(&connection, Some(endpoint)).await
+        }
     }
 
     /// A reader of the file that is sent over TCP, part after part.
@@ -90,6 +104,12 @@ impl Drop for BareServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+async fn connect(address: SocketAddr, certificate: &str) -> anyhow::Result<(Endpoint, Connection)> {
+    let endpoint = quic::client(certificate)?;
+    let connection = endpoint.connect(address, quic::HOST)?.await?;
+    Ok((endpoint, connection))
 }
 
 /// Sends one batch and waits for its acknowledgement.
@@ -119,6 +139,16 @@ pub(crate) struct FetchLane {
     receive: RecvStream,
     /// Dropping it would end the stream's other direction, which is no harm, but not what is measured either.
     _send: SendStream,
+    /// Its own, if it has one.
+    _endpoint: Option<Endpoint>,
+}
+
+impl FetchLane {
+    async fn open(connection: &Connection, endpoint: Option<Endpoint>) -> anyhow::Result<Self> {
+        let (mut send, receive) = connection.open_bi().await?;
+        send.write_all(b"f").await?;
+        Ok(Self { receive, _send: send, _endpoint: endpoint })
+    }
 }
 
 impl Lane for FetchLane {

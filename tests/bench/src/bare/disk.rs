@@ -1,5 +1,5 @@
 //! The bare server's disk: one thread that gathers what waits, writes it to a recycled file with one call, syncs it once
-//! and acknowledges.
+//! and acknowledges; and has it written a second time where that is asked for.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,6 +19,8 @@ use hdrhistogram::Histogram;
 use rustix::{fs::fdatasync, io::pwritev};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::second::Second;
+
 /// Bytes after which the other file is begun.
 const FILE_BYTES: u64 = 512 << 20;
 /// Room behind that for the group that passes it.
@@ -28,12 +30,22 @@ const GROUP_APPENDS_MAX: usize = 256;
 /// Most slices that one call writes: IOV_MAX.
 const SLICES_MAX: usize = 1024;
 
+/// What is done with a batch, and when it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ack {
+    /// Once it is in the page cache.
+    Cached,
+    /// Once it was synced.
+    Durable,
+    /// Once it was synced; and it is written to another file as well.
+    DurableTwice,
+}
+
 /// A batch to be written.
 pub(super) struct Append {
     pub(super) correlation: u32,
     pub(super) parts: Vec<Bytes>,
-    /// Whether the acknowledgement waits for the sync.
-    pub(super) durable: bool,
+    pub(super) ack: Ack,
     /// Told correlation and offset.
     pub(super) done: UnboundedSender<(u32, u64)>,
 }
@@ -74,10 +86,11 @@ impl DiskStats {
 pub(super) struct Disk {
     pub(super) appends: Sender<Append>,
     pub(super) stats: Arc<Mutex<DiskStats>>,
+    pub(super) second: Arc<Second>,
 }
 
 impl Disk {
-    /// Starts the thread on two files in `dir`, written through once, so that a sync never has to write their sizes.
+    /// Starts the threads; the first copy goes to two files in `dir`, written through once, so that a sync never has to write their sizes.
     pub(super) fn start(dir: &Path) -> anyhow::Result<Self> {
         let open = |name: &str| -> anyhow::Result<File> {
             let path = dir.join(name);
@@ -88,14 +101,16 @@ impl Disk {
         let files = [open("bare-0.log")?, open("bare-1.log")?];
         let (appends, waiting) = channel();
         let stats = Arc::new(Mutex::new(DiskStats::new()?));
-        let mut writer = Writer { files, file: 0, position: 0, offset: 0, stats: Arc::clone(&stats) };
+        let second = Arc::new(Second::start(dir)?);
+        let mut writer =
+            Writer { files, file: 0, position: 0, offset: 0, stats: Arc::clone(&stats), second: Arc::clone(&second) };
         thread::Builder::new().name("bare-disk".into()).spawn(move || {
             if let Err(error) = writer.run(&waiting) {
                 eprintln!("the bare server's disk: {error}");
                 std::process::exit(1);
             }
         })?;
-        Ok(Self { appends, stats })
+        Ok(Self { appends, stats, second })
     }
 }
 
@@ -114,6 +129,7 @@ struct Writer {
     position: u64,
     offset: u64,
     stats: Arc<Mutex<DiskStats>>,
+    second: Arc<Second>,
 }
 
 impl Writer {
@@ -127,10 +143,17 @@ impl Writer {
                 group.push(append);
             }
             self.write(&group)?;
+            let mut twice = Vec::new();
             for append in group.drain(..) {
                 // Whoever sent it may have gone.
                 let _ = append.done.send((append.correlation, self.offset));
                 self.offset += append.parts.iter().map(|part| part.len() as u64).sum::<u64>();
+                if append.ack == Ack::DurableTwice {
+                    twice.extend(append.parts);
+                }
+            }
+            if !twice.is_empty() {
+                self.second.write(twice)?;
             }
         }
         Ok(())
@@ -153,7 +176,7 @@ impl Writer {
             IoSlice::advance_slices(&mut rest, written);
         }
         let wrote = Instant::now();
-        let durable = group.iter().any(|append| append.durable);
+        let durable = group.iter().any(|append| append.ack != Ack::Cached);
         if durable {
             fdatasync(file)?;
         }

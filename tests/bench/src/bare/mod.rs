@@ -5,10 +5,12 @@ mod client;
 mod disk;
 mod modules;
 mod quic;
+mod second;
 mod server;
 mod tcp;
 
 pub(crate) use client::BareServer;
+pub(crate) use disk::Ack;
 pub(crate) use modules::{Budget, Linked};
 pub(crate) use server::run as run_server;
 pub(crate) use tcp::{ANSWER_BYTES, TcpLane};

@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! a stream begins with one byte: what it is for
-//!   'd' 'p'  produce, durable or to the page cache:  { u32 length, u32 correlation, batch }  ->  { u32 correlation, u64 offset }
-//!   'f'      fetch:  -> bytes without end
-//!   's'      statistics: -> what the disk did since last asked, as text
+//!   'd' 'p' 't'  produce, durable or to the page cache or durable and written twice:  { u32 length, u32 correlation, batch }  ->  { u32 correlation, u64 offset }
+//!   'f'          fetch:  -> bytes without end
+//!   's'          statistics: -> what the disk did since last asked, as text; the second copy is let go
 //! ```
 
 use std::{
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
-    disk::{Append, Disk},
+    disk::{Ack, Append, Disk},
     quic, tcp,
 };
 
@@ -80,13 +80,15 @@ async fn serve(mut send: SendStream, mut receive: RecvStream, disk: Disk) -> any
     let mut kind = [0];
     receive.read_exact(&mut kind).await?;
     match &kind {
-        b"d" => produce(send, receive, &disk, true).await,
-        b"p" => produce(send, receive, &disk, false).await,
+        b"d" => produce(send, receive, &disk, Ack::Durable).await,
+        b"t" => produce(send, receive, &disk, Ack::DurableTwice).await,
+        b"p" => produce(send, receive, &disk, Ack::Cached).await,
         b"f" => loop {
             send.write_chunk(MEMORY.clone()).await?;
         },
         b"s" => {
             let told = disk.stats.lock().unwrap_or_else(PoisonError::into_inner).take();
+            disk.second.start_anew()?;
             send.write_all(told.as_bytes()).await?;
             send.finish()?;
             send.stopped().await?;
@@ -98,7 +100,7 @@ async fn serve(mut send: SendStream, mut receive: RecvStream, disk: Disk) -> any
 
 static MEMORY: std::sync::LazyLock<Bytes> = std::sync::LazyLock::new(|| vec![9; FETCH_CHUNK_BYTES].into());
 
-async fn produce(mut send: SendStream, receive: RecvStream, disk: &Disk, durable: bool) -> anyhow::Result<()> {
+async fn produce(mut send: SendStream, receive: RecvStream, disk: &Disk, ack: Ack) -> anyhow::Result<()> {
     let (done, mut acks) = unbounded_channel::<(u32, u64)>();
     tokio::spawn(async move {
         let mut bytes = BytesMut::new();
@@ -125,7 +127,7 @@ async fn produce(mut send: SendStream, receive: RecvStream, disk: &Disk, durable
         ensure!(input.fill(length).await?, "the stream ended within a batch");
         let parts = input.take(length);
         check_crc(&parts)?;
-        let append = Append { correlation, parts, durable, done: done.clone() };
+        let append = Append { correlation, parts, ack, done: done.clone() };
         disk.appends.send(append).ok().context("the disk's thread is gone")?;
     }
     Ok(())
