@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use millstream_catalog::View;
 use millstream_env::Share;
+use millstream_log::ReadError;
 use millstream_model::{Offset, PartitionId, TopicId};
 use millstream_protocol::{
     ErrorCode,
@@ -34,6 +35,8 @@ const VERSION_ZSTD: i16 = 10;
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// An answer of less needs no share of what all answers have: whatever others do, it gets through.
 const SMALL_BYTES: usize = 64 << 10;
+/// So much is read in one go, bytes; between two, whoever waits for the thread has it: a producer's next packets above all.
+const PIECE_BYTES: usize = 512 << 10;
 /// The longest wait, whatever the client allows: who waits holds a place that others may need.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -87,13 +90,13 @@ async fn gather(shared: &Shared, version: i16, topics: &[Targets], bytes_max: us
     let reading = Reading { topics, version, shown: &shown };
     let wanted = reading.wanted_bytes().min(bytes_max);
     if wanted <= SMALL_BYTES {
-        return reading.read_all(bytes_max);
+        return reading.read_all(bytes_max).await;
     }
     let share = match shared.options.frames.try_take(wanted) {
         Some(share) => share,
         None => {
             // Others have it all. What is small in fact needs no share; what is not is read again when it has one.
-            let small = reading.read_all(SMALL_BYTES);
+            let small = reading.read_all(SMALL_BYTES).await;
             if records_bytes(&small) <= SMALL_BYTES {
                 return small;
             }
@@ -101,7 +104,7 @@ async fn gather(shared: &Shared, version: i16, topics: &[Targets], bytes_max: us
             shared.options.frames.take(wanted).await
         }
     };
-    hold(reading.read_all(bytes_max), share)
+    hold(reading.read_all(bytes_max).await, share)
 }
 
 type Targets = (String, TopicId, Vec<Target>);
@@ -340,22 +343,22 @@ impl Reading<'_> {
         wanted.fold(0, usize::saturating_add)
     }
 
-    fn read_all(&self, bytes_max: usize) -> FetchResponse {
+    async fn read_all(&self, bytes_max: usize) -> FetchResponse {
         let (mut budget, mut messages) = (Budget::new(bytes_max), Messages::new());
         let mut seen = self.shown.seen.iter();
         let mut responses = Vec::with_capacity(self.topics.len());
         for (topic, topic_id, targets) in self.topics {
-            let read = targets.iter().zip(&mut seen);
-            let partitions = read
-                .map(|(target, seen)| read_target(target, seen.as_ref(), self.version, &mut budget, &mut messages))
-                .collect();
+            let mut partitions = Vec::with_capacity(targets.len());
+            for (target, seen) in targets.iter().zip(&mut seen) {
+                partitions.push(read_target(target, seen.as_ref(), self.version, &mut budget, &mut messages).await);
+            }
             responses.push(FetchableTopicResponse { topic: topic.clone(), topic_id: *topic_id, partitions });
         }
         FetchResponse { responses, ..Default::default() }
     }
 }
 
-fn read_target(
+async fn read_target(
     target: &Target,
     seen: Option<&Result<Seen, Arc<WireError>>>,
     version: i16,
@@ -365,7 +368,7 @@ fn read_target(
     let mut answer = PartitionData { partition_index: target.request.partition, ..Default::default() };
     let outcome = match &target.source {
         Err(error) => Err(error.clone()),
-        Ok(source) => read_source(source, seen, &target.request, budget, &mut answer),
+        Ok(source) => read_source(source, seen, &target.request, budget, &mut answer).await,
     };
     let outcome = outcome.and_then(|()| check_codecs(version, &answer.records));
     if let Err(error) = outcome {
@@ -401,7 +404,7 @@ fn headers(mut batches: &[u8]) -> impl Iterator<Item = BatchHeader> {
     })
 }
 
-fn read_source(
+async fn read_source(
     source: &Source,
     seen: Option<&Result<Seen, Arc<WireError>>>,
     request: &FetchPartition,
@@ -425,8 +428,8 @@ fn read_source(
     }
     let (parts, next) = match (&source.view, seen) {
         (None, _) => {
-            let read = partition.read(from, bytes_max).map_err(|error| Arc::new(error.into()))?;
-            (read.parts, answer.next_offset)
+            let parts = read_in_pieces(partition, from, bytes_max).await.map_err(|error| Arc::new(error.into()))?;
+            (parts, answer.next_offset)
         }
         (Some(_), Some(Ok(seen))) => (seen.batches.clone(), seen.next),
         (Some(_), Some(Err(error))) => return Err(error.clone()),
@@ -442,6 +445,26 @@ fn read_source(
         answer.records = RecordParts(parts);
     }
     Ok(())
+}
+
+/// Reads about `bytes_max` bytes, piece by piece. What the first piece cannot give is an error; where a later one cannot, the answer
+/// ends, and the next fetch is told why.
+async fn read_in_pieces(partition: &Partition, from: Offset, bytes_max: usize) -> Result<Vec<Bytes>, ReadError> {
+    let mut read = partition.read(from, bytes_max.min(PIECE_BYTES))?;
+    let mut left = bytes_max.saturating_sub(read.bytes());
+    while left > 0 && read.next < partition.high_watermark() {
+        tokio::task::yield_now().await;
+        let Ok(more) = partition.read(read.next, left.min(PIECE_BYTES)) else { break };
+        let bytes = more.bytes();
+        // The first batch is given even if it is too large: here it is not the answer's first.
+        if bytes == 0 || bytes > left {
+            break;
+        }
+        left -= bytes;
+        read.next = more.next;
+        read.parts.extend(more.parts);
+    }
+    Ok(read.parts)
 }
 
 #[cfg(test)]
@@ -550,7 +573,7 @@ mod tests {
             let from = Offset(partition.high_watermark().0 - 1);
             let request = FetchPartition { fetch_offset: from, partition_max_bytes: 1 << 20, ..Default::default() };
             let mut answer = PartitionData::default();
-            read_source(&source, None, &request, &mut super::Budget::new(1 << 20), &mut answer).unwrap();
+            read_source(&source, None, &request, &mut super::Budget::new(1 << 20), &mut answer).await.unwrap();
             let end = answer.records.0.iter().flat_map(|part| headers(part)).map(|header| header.end_offset()).max();
             let told = answer.high_watermark;
             if !end.is_some_and(|end| from < end && end <= told) {
