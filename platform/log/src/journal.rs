@@ -284,19 +284,21 @@ impl Journal {
     }
 
     /// Checks that the journal would take `bytes` now. It may still fail afterwards; a failed storage ends everything anyway.
-    pub(crate) fn admit(&self, bytes: usize) -> Result<(), AppendError> {
+    /// Gives whether the commit loop has nothing to do: what is queued now, it takes up at once.
+    pub(crate) fn admit(&self, bytes: usize) -> Result<bool, AppendError> {
         let queue = self.queue.lock();
         queue.check_open()?;
         if queue.bytes > 0 && queue.bytes + bytes > self.options.queue_bytes_max {
             return Err(AppendError::Overloaded { queued: queue.bytes });
         }
+        let idle = queue.bytes == 0;
         drop(queue);
         // What is set aside is not for more records.
         if !self.ballast.is_held() {
             return Err(AppendError::StorageFull { path: self.ballast.path().to_owned() });
         }
         match self.ring.lock().lacks(&self.options) {
-            None => Ok(()),
+            None => Ok(idle),
             Some(Lack::Room) => Err(AppendError::StorageFull { path: self.dir() }),
             Some(Lack::Descriptors) => Err(AppendError::Descriptors { path: self.dir() }),
         }

@@ -23,13 +23,17 @@ use crate::{
     journal::{Entry, Journal, Way},
     producers::{Producers, Verdict},
     segment::Segment,
-    state::{Checkpoint, Part, State},
+    state::{Checkpoint, Part, Placed, State},
     tail::{Copied, Tail},
     ticket::Resolve,
 };
 
 /// A log without a journal is synced when this much was written since the last time, bytes (or after the interval).
 const UNJOURNALED_BYTES_MAX: u64 = 32 << 20;
+
+/// A batch may be queued before it is written to its segment if so many of it fit into the ballast: should the disk be full just
+/// then, it must be written all the same, and others may be in that place with it.
+const ROOM_PARTS: u64 = 8;
 
 /// One open log of a partition. Shared by reference; every method may be called from any thread, and none waits for a sync.
 pub struct PartitionLog {
@@ -110,7 +114,7 @@ impl PartitionLog {
     /// before is not appended again: its offsets are given, and a ticket that resolves when the first one's does.
     ///
     /// # Errors
-    /// [`AppendError`]; the log is unchanged.
+    /// [`AppendError`]; the log is unchanged. ([`AppendError::Failed`]: the next start may find the batch in the journal.)
     pub fn append(self: &Arc<Self>, batch: Bytes, leader_epoch: LeaderEpoch) -> Result<Appended, AppendError> {
         self.append_all(&[batch], leader_epoch)
     }
@@ -318,7 +322,10 @@ impl PartitionLog {
             Travel::Background => None,
         }
         .unzip();
-        self.journal.admit(if travel == Travel::Journal { journal_bytes } else { 0 })?;
+        let idle = self.journal.admit(if travel == Travel::Journal { journal_bytes } else { 0 })?;
+        let room = journal_bytes as u64 <= self.journal.options.ballast_bytes / ROOM_PARTS;
+        // Nobody else's append shares its group: the commit loop need not wait for the segment. (What it syncs there itself, it must.)
+        let queue_first = idle && room && batches.len() == 1 && travel == Travel::Journal && way == Way::Whole;
 
         let mut state = self.state.lock();
         state.check_epoch(epoch)?;
@@ -342,9 +349,16 @@ impl PartitionLog {
         let base = state.end;
         let mut entries = Vec::with_capacity(batches.len());
         let (followed, mut copies) = (self.tail.is_followed(), Vec::new());
+        let mut unwritten = None;
         for batch in batches {
-            match self.write(&mut state, batch, epoch, now, way) {
-                Ok(entry) => {
+            match self.place(&mut state, batch, epoch, now, way) {
+                Ok((placed, entry)) => {
+                    // A new file may be refused for more reasons than want of room.
+                    if queue_first && placed.at > 0 {
+                        unwritten = Some((placed, entry.prefix, entry.body.clone()));
+                    } else if let Err(error) = placed.write(&entry.prefix, &entry.body) {
+                        return Err(self.refuse(&mut state, &before, error.into()));
+                    }
                     if followed {
                         let Entry { frame, prefix, body, .. } = &entry;
                         copies.push(Copied::new(frame.base_offset, frame.end_offset, prefix, body));
@@ -367,6 +381,15 @@ impl PartitionLog {
                 Err(source) => self.fail("cut", source).into(),
             });
         }
+        if travel == Travel::Journal {
+            self.journal.commit_work.notify_one();
+        }
+        if let Some((placed, prefix, body)) = unwritten {
+            self.write_queued(&placed, &prefix, &body).inspect_err(|_| {
+                // The storage has failed: what the next start finds decides. Until then nothing that is not there is read.
+                let _ = state.undo(&before);
+            })?;
+        }
         self.tail.push(copies);
         state.epochs_changed |= state.epochs.begin(epoch, base);
         // Only now: what was undone has left no trace in its producer's sequence.
@@ -377,9 +400,6 @@ impl PartitionLog {
         let last_offset = Offset(state.end.0 - 1);
         assert!(last_offset >= base, "an append took no offset");
         drop(state);
-        if travel == Travel::Journal {
-            self.journal.commit_work.notify_one();
-        }
         let ticket = ticket.unwrap_or_else(Ticket::done);
         Ok(Appended { base_offset: base, last_offset, duplicate: false, ticket })
     }
@@ -417,22 +437,22 @@ impl PartitionLog {
         })
     }
 
-    /// Writes one batch to its segment, patched, and makes the frame for it.
-    fn write(
+    /// Gives one batch its place in a segment, patched, and makes the frame for it.
+    fn place(
         self: &Arc<Self>,
         state: &mut State,
         batch: &Bytes,
         epoch: LeaderEpoch,
         now: TimestampMs,
         way: Way,
-    ) -> Result<Entry, WriteError> {
+    ) -> Result<(Placed, Entry), WriteError> {
         let mut prefix = [0; PATCH_BYTES];
         prefix.copy_from_slice(&batch[..PATCH_BYTES]);
         patch(&mut prefix, state.end, epoch)?;
         let mut header = BatchHeader::parse(batch)?;
         header.base_offset = state.end;
         let body = batch.slice(PATCH_BYTES..);
-        state.write(&header, &prefix, &body, now, |base| self.segment(base))?;
+        let placed = state.place(&header, now, |base| self.segment(base))?;
         let frame = Frame {
             lsn: 0,
             kind: Kind::Append,
@@ -445,7 +465,17 @@ impl PartitionLog {
             payload_bytes: u32::try_from(batch.len()).unwrap_or(u32::MAX),
             payload_crc: header.crc,
         };
-        Ok(Entry { frame, prefix, prefix_bytes: PATCH_BYTES, body, log: self.clone(), way, resolve: None })
+        Ok((placed, Entry { frame, prefix, prefix_bytes: PATCH_BYTES, body, log: self.clone(), way, resolve: None }))
+    }
+
+    /// Writes a batch whose frame is queued, and may be durable already: it cannot be refused any more. Readers wait for the log's
+    /// lock. The disk may be full: there is room set aside.
+    fn write_queued(&self, placed: &Placed, prefix: &[u8], body: &[u8]) -> Result<(), StorageFailed> {
+        let mut written = placed.write(prefix, body);
+        if written.as_ref().err().and_then(lack) == Some(Lack::Room) && self.journal.ballast.release() {
+            written = placed.write(prefix, body);
+        }
+        written.map_err(|error| self.fail("write", error))
     }
 
     pub(crate) fn segment(&self, base: Offset) -> Segment {

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use millstream_env::DiskFile;
 use millstream_model::{Durability, Offset, TimestampMs};
 use millstream_record::BatchHeader;
 
@@ -45,6 +46,19 @@ struct Hint {
     next: Offset,
     segment: Offset,
     position: u64,
+}
+
+/// Where a batch goes, in the page cache.
+pub(crate) struct Placed {
+    file: Arc<dyn DiskFile>,
+    pub(crate) at: u64,
+}
+
+impl Placed {
+    /// Writes a batch, of two parts, to its place.
+    pub(crate) fn write(&self, prefix: &[u8], body: &[u8]) -> io::Result<()> {
+        self.file.write_at(&[IoSlice::new(prefix), IoSlice::new(body)], self.at)
+    }
 }
 
 /// How many readers' places are remembered.
@@ -296,18 +310,17 @@ impl State {
         self.keep_producers(self.end);
     }
 
-    /// Writes one batch to the page cache, in a new segment where the last one is full or too old. `prefix` and `body` together are the
-    /// batch as it is to be on disk, `header` what it says. On an error the caller must [`State::undo`].
-    pub(crate) fn write(
+    /// Gives one batch its place, in a new segment where the last one is full or too old, and counts it as there: the caller writes
+    /// it before anybody else has the lock. `header`: what it will say on disk. On an error, of this or of the write, the caller must
+    /// [`State::undo`].
+    pub(crate) fn place(
         &mut self,
         header: &BatchHeader,
-        prefix: &[u8],
-        body: &[u8],
         now: TimestampMs,
         new_segment: impl FnOnce(Offset) -> Segment,
-    ) -> io::Result<()> {
+    ) -> io::Result<Placed> {
         assert!(header.base_offset == self.end, "offsets are dense");
-        let bytes = (prefix.len() + body.len()) as u64;
+        let bytes = header.batch_bytes() as u64;
         let active = self.active();
         let far = header.end_offset().0 - active.segment.base.0 > i64::from(u32::MAX);
         let full = active.len + bytes > self.segment_bytes;
@@ -322,13 +335,13 @@ impl State {
             self.dir_changed = true;
             self.age.begin(header.max_timestamp, now);
         }
-        active.segment.handle.writer()?.write_at(&[IoSlice::new(prefix), IoSlice::new(body)], active.len)?;
+        let placed = Placed { file: active.segment.handle.writer()?, at: active.len };
         let delta = active.segment.delta(header.base_offset);
         active.len += bytes;
         self.index.get_or_insert_default().add(delta, bytes, header.max_timestamp);
         self.unsynced_bytes += bytes;
         self.end = header.end_offset();
-        Ok(())
+        Ok(placed)
     }
 
     /// Notes a batch that was appended for good, for its producer.

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use common::{
     batch,
     bench::{Bench, EPOCH, segment_path},
-    log_id, options, read_all, sequenced, stored,
-    vanishing::Vanishing,
+    log_id,
+    meddling::Meddling,
+    options, read_all, sequenced, stored,
 };
 use futures::FutureExt;
 use millstream_env::{
@@ -279,7 +280,7 @@ fn a_look_whose_segment_goes_in_the_middle_of_it_is_a_look_at_what_is_left() {
         // So that no file is open, and no index known.
         bench.close();
         let env = bench.world.env();
-        let disk = Vanishing::new(env.disk.clone());
+        let disk = Meddling::new(env.disk.clone());
         let (storage, _) = Storage::open(bench.options.clone(), Env { disk: disk.clone(), ..env }).unwrap();
         let log = storage.open_log(log_id(0), bench.log_options()).unwrap();
         let moved = log.clone();

@@ -293,11 +293,12 @@ impl Replay<'_> {
         state.settle_active(|base| log.segment(base)).map_err(unreadable)?;
         let (prefix, body) = batch.split_at(PATCH_BYTES);
         let (before, now) = (state.checkpoint(), self.journal.now());
-        let mut written = state.write(header, prefix, body, now, |base| log.segment(base));
+        let write = |state: &mut State| state.place(header, now, |base| log.segment(base))?.write(prefix, body);
+        let mut written = write(state);
         // It was there before the crash, and its room may have gone to somebody else.
         if written.as_ref().err().and_then(lack) == Some(Lack::Room) && self.journal.ballast.release() {
             state.undo(&before).map_err(io("cut", log.dir()))?;
-            written = state.write(header, prefix, body, now, |base| log.segment(base));
+            written = write(state);
         }
         written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
         // A later one that is known has begun after this batch: see `load_epochs`.

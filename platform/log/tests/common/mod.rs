@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod bench;
-pub(crate) mod vanishing;
+pub(crate) mod meddling;
 
 use std::sync::Arc;
 
