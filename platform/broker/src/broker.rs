@@ -7,8 +7,8 @@ use millstream_catalog::{
     Address, Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError,
 };
 use millstream_env::{Env, Listener};
-use millstream_log::{OpenLogError, Recovered, Storage, StorageFailed, StorageOptions};
-use millstream_model::TimestampMs;
+use millstream_log::{OpenLogError, Recovered, Storage, StorageFailed, StorageOptions, Stream};
+use millstream_model::{Durability, TimestampMs, TopicPartition};
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
@@ -173,15 +173,22 @@ impl Broker {
         let modules = Modules::open(&options, &env)?;
 
         // A new incarnation starts a new leader epoch everywhere: an unsynced tail of the last one may be gone.
-        let register = Command::RegisterBroker {
-            id: options.id,
-            incarnation: Incarnation(Uuid::from_u128(env.rng.next_u128())),
-            directory: DirectoryId(recovered.directory_id),
-            addresses: vec![address.clone()],
-            clean: recovered.clean,
-        };
-        catalog.propose(register).await.map_err(StartError::Register)?;
-        // All that was agreed on before is applied now.
+        loop {
+            let replicated = replicated_logs(&storage, &catalog);
+            let register = Command::RegisterBroker {
+                id: options.id,
+                incarnation: Incarnation(Uuid::from_u128(env.rng.next_u128())),
+                directory: DirectoryId(recovered.directory_id),
+                addresses: vec![address.clone()],
+                clean: recovered.clean,
+                replicated: if recovered.clean { Vec::new() } else { replicated.clone() },
+            };
+            catalog.propose(register).await.map_err(StartError::Register)?;
+            // All that was agreed on before is applied now: more of them may be known for what they are, and are told of again.
+            if recovered.clean || replicated_logs(&storage, &catalog).iter().all(|id| replicated.contains(id)) {
+                break;
+            }
+        }
         modules.sweep(&catalog.state()).await;
 
         tell_of_damage(&storage, &catalog);
@@ -258,6 +265,16 @@ fn tell_of_damage(storage: &Storage, catalog: &Catalog) {
             None => warn!("{error}. Its topic was deleted, and so is the log now"),
         }
     }
+}
+
+/// The partitions whose logs are in durability `replicated`, though the catalog, as far as it is known here, asks for another.
+fn replicated_logs(storage: &Storage, catalog: &Catalog) -> Vec<TopicPartition> {
+    let state = catalog.state();
+    let asks_for = |id: &TopicPartition| state.topic_by_id(id.topic).map(|topic| topic.config.durability);
+    let logs = storage.logs().into_iter().filter(|id| id.stream == Stream::Records);
+    let logs = logs.filter(|id| storage.log(*id).is_some_and(|log| log.durability() == Durability::Replicated));
+    let partitions = logs.map(|id| TopicPartition { topic: id.topic, partition: id.partition });
+    partitions.filter(|id| asks_for(id).is_some_and(|durability| durability != Durability::Replicated)).collect()
 }
 
 /// When to try again to lead what could not be opened.

@@ -325,6 +325,7 @@ mod tests {
             directory: DirectoryId(Uuid::from_u128(1)),
             addresses: vec![Address { host: "127.0.0.1".into(), port: 9092 }],
             clean: true,
+            replicated: Vec::new(),
         };
         apply(&mut state, 0, broker).unwrap();
         let module: ModuleRef = "m@1".parse().unwrap();

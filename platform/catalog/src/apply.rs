@@ -10,8 +10,8 @@ use std::{
 };
 
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, ModuleRef, Name, ProducerId, RoutingEpoch, TopicConfig, TopicId, TopicName,
-    TransformId, ViewId, limits,
+    BrokerId, Digest, Durability, LeaderEpoch, ModuleRef, Name, PartitionId, ProducerId, RoutingEpoch, TopicConfig,
+    TopicId, TopicName, TopicPartition, TransformId, ViewId, limits,
 };
 
 use serde::{Deserialize, Serialize};
@@ -146,9 +146,9 @@ pub enum Refused {
 pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome, Refused> {
     match command {
         Command::CreateCluster { id } => create_cluster(state, id),
-        Command::RegisterBroker { id, incarnation, directory, addresses, clean } => {
+        Command::RegisterBroker { id, incarnation, directory, addresses, clean, replicated } => {
             let broker = Broker { id, incarnation, directory, epoch: BrokerEpoch(index), addresses };
-            register_broker(state, broker, clean)
+            register_broker(state, broker, clean, &replicated.into_iter().collect())
         }
         Command::CreateTopic { id, name, partitions, replication_factor, config, at } => {
             let topic =
@@ -202,7 +202,12 @@ fn create_cluster(state: &mut State, id: ClusterId) -> Result<Outcome, Refused> 
     Ok(Outcome::Done)
 }
 
-fn register_broker(state: &mut State, broker: Broker, clean: bool) -> Result<Outcome, Refused> {
+fn register_broker(
+    state: &mut State,
+    broker: Broker,
+    clean: bool,
+    replicated: &BTreeSet<TopicPartition>,
+) -> Result<Outcome, Refused> {
     if broker.id.0 < 0 {
         return Err(Refused::BrokerNumber(broker.id));
     }
@@ -232,8 +237,13 @@ fn register_broker(state: &mut State, broker: Broker, clean: bool) -> Result<Out
     for topic in state.topics.values_mut() {
         if topic.partitions.iter().any(|partition| partition.replicas.contains(&id)) {
             let topic = Arc::make_mut(topic);
-            for partition in &mut topic.partitions {
-                elect::broker_returned(partition, topic.config.durability, &returned, &registered);
+            for (index, partition) in (0..).zip(&mut topic.partitions) {
+                let partition_id = TopicPartition { topic: topic.id, partition: PartitionId(index) };
+                let durability = match replicated.contains(&partition_id) {
+                    true => Durability::Replicated,
+                    false => topic.config.durability,
+                };
+                elect::broker_returned(partition, durability, &returned, &registered);
             }
         }
     }

@@ -30,6 +30,7 @@ pub(crate) fn register(broker: i32, incarnation: u128, directory: u128, clean: b
         directory: DirectoryId(uuid(directory)),
         addresses: vec![Address { host: "127.0.0.1".into(), port: 9092 }],
         clean,
+        replicated: Vec::new(),
     }
 }
 
@@ -394,6 +395,29 @@ fn an_unclean_return_shows_possible_loss_where_the_page_cache_was_trusted() {
         assert_eq!((partition.loss_possible, partition.leader_epoch), (loss, LeaderEpoch(1)));
         assert_eq!(partition.isr, [BrokerId(0)]);
     }
+}
+
+/// The topic was altered, and the broker ended before it had altered all of its logs.
+#[test]
+fn so_does_one_of_logs_that_were_not_yet_what_their_topic_asks_for() {
+    let start = taken(&small(), topic_with(104, "r", 2, 1, &[("millstream.durability", "fsync")]));
+    for (clean, loss) in [(true, false), (false, true)] {
+        let mut command = register(0, 11, 20, clean);
+        if let Command::RegisterBroker { replicated, .. } = &mut command {
+            replicated.push(TopicPartition { topic: TopicId(uuid(104)), partition: PartitionId(1) });
+        }
+        let state = taken(&start, command);
+        let losses: Vec<_> =
+            state.topic("r").unwrap().partitions.iter().map(|partition| partition.loss_possible).collect();
+        assert_eq!(losses, [false, loss]);
+    }
+}
+
+#[test]
+fn what_an_earlier_version_registers_is_understood() {
+    let bytes = register(0, 11, 20, false).encode().unwrap();
+    assert!(!String::from_utf8_lossy(&bytes).contains("replicated"));
+    assert_eq!(Command::decode(&bytes).unwrap(), register(0, 11, 20, false));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use millstream_model::{
-    BrokerId, Digest, ModuleKind, ModuleRef, Name, Needs, TimestampMs, TopicConfig, TopicId, TopicName, TransformId,
-    ViewId,
+    BrokerId, Digest, ModuleKind, ModuleRef, Name, Needs, TimestampMs, TopicConfig, TopicId, TopicName, TopicPartition,
+    TransformId, ViewId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,10 @@ pub enum Command {
         /// Whether the run before ended with everything flushed. If not, the broker leaves ISR and ELR of topics in
         /// durability `replicated`.
         clean: bool,
+        /// Partitions whose logs the run before kept in durability `replicated`, whatever their topics ask for now: an alteration is
+        /// agreed on before it is carried out. Of those whose topics are in `replicated` it need not tell. (Earlier versions told of none.)
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        replicated: Vec<TopicPartition>,
     },
     /// Makes a topic and places its partitions on the registered brokers.
     CreateTopic {

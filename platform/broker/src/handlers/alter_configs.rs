@@ -383,6 +383,36 @@ mod tests {
         broker.shutdown().await.unwrap();
     }
 
+    /// The catalog calls the topic durable, and the log was not changed yet when the machine lost its power.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_log_that_was_still_to_be_changed_may_have_lost_records() {
+        for clean in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let broker = broker(dir.path()).await;
+            alter_t(&broker, &[("millstream.durability", OPERATION_SET, Some("replicated"))]).await;
+            assert!(append(&led(&broker), 100));
+            let from = config(&broker);
+            broker.shutdown().await.unwrap();
+            drop(broker);
+            let env = millstream_env::real::env();
+            let options = CatalogOptions::new(dir.path().join("catalog"), BrokerId(1));
+            let catalog = Catalog::open(CatalogOptions { view_dir: None, ..options }, env.clone()).await.unwrap();
+            let to = TopicConfig { durability: Durability::Fsync, ..from.clone() };
+            catalog.propose(Command::AlterTopic { id: TOPIC, from: from.into(), to: to.into() }).await.unwrap();
+            catalog.shutdown().await;
+            if !clean {
+                std::fs::remove_file(dir.path().join("CLEAN")).unwrap();
+            }
+            let options = BrokerOptions::new(BrokerId(1), dir.path().into());
+            let (broker, recovered) = Broker::start(options, env, Vec::new()).await.unwrap();
+            assert_eq!(recovered.clean, clean);
+            let state = broker.shared().catalog.state();
+            assert_eq!(state.topic("t").unwrap().partitions[0].loss_possible, !clean);
+            drop(state);
+            broker.shutdown().await.unwrap();
+        }
+    }
+
     /// Each changes what it names and no more, whoever comes first.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn changes_at_the_same_time_lose_none() {
