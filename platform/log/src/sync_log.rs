@@ -467,11 +467,16 @@ mod tests {
         log.finish_sync(plan);
     }
 
-    /// A sync that writes all but the mark, and then a start, with what was durable or with what a killed process leaves.
+    /// A sync that writes all but the mark, and then a start.
     fn lose_the_mark(world: &World, storage: Storage, log: Arc<PartitionLog>, power: bool) -> Arc<PartitionLog> {
         let plan = log.plan_sync(Cause::Turn).unwrap();
         world.disk().inject(Fault::nth(DiskOperation::Write, 1).on("/mark").for_good());
         assert!(log.carry_out(&plan).is_err());
+        start_again(world, storage, log, power)
+    }
+
+    /// A start on a disk that has healed, with what was durable or with what a killed process leaves.
+    fn start_again(world: &World, storage: Storage, log: Arc<PartitionLog>, power: bool) -> Arc<PartitionLog> {
         world.disk().clear_faults();
         if power {
             world.disk().crash_losing_all();
@@ -627,6 +632,28 @@ mod tests {
         let state = log.state();
         let (mark, active) = (state.mark.unwrap(), state.active());
         assert_eq!((mark.end, active.segment.len().unwrap()), (Offset(7), mark.segment_len));
+    }
+
+    /// The mark that ends where such a log is cut tells of no frame since the one before: what is past it is found again.
+    #[test]
+    fn a_truncation_that_is_lost_half_way_takes_no_epoch_with_it() {
+        for durability in [Durability::Fsync, Durability::Replicated] {
+            let world = World::new(1);
+            let (storage, log, plan) = planned(&world, durability);
+            carry_on(&log, &plan);
+            world.run_until(log.start_epoch(LeaderEpoch(2)).unwrap()).unwrap();
+            drop(log.truncate(Offset(10)).unwrap());
+            world.disk().inject(Fault::nth(DiskOperation::Resize, 1).on(".log"));
+            assert!(log.cut_files().is_err());
+            assert_eq!(log.state().mark.unwrap().end, Offset(10));
+            let log = start_again(&world, storage, log, true);
+            // With a journal, nothing past the mark counts: it is as if the log had been cut.
+            let expected = match durability {
+                Durability::Fsync => (Offset(10), Some(LeaderEpoch(1))),
+                Durability::Replicated => (Offset(12), Some(LeaderEpoch(2))),
+            };
+            assert_eq!((log.end_offset(), log.latest_epoch()), expected);
+        }
     }
 
     /// The caller's thread may come in between the two.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use millstream_model::{LeaderEpoch, Offset};
+use millstream_model::{Durability, LeaderEpoch, Offset};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -129,12 +129,15 @@ impl PartitionLog {
             let state = self.state();
             let Some(cut) = state.cut.as_ref().filter(|_| state.is_cut_due()) else { return Ok(()) };
             let active = state.active();
+            // The frames of a log with a journal append what is cut. Those of another do not, and none may be passed over: until
+            // its files are cut, what is past this mark may be found again, and with it the epochs that have begun since.
+            let lsn = |mark: &Mark| if self.durability() == Durability::Fsync { cut.lsn_before } else { mark.lsn };
             // What the mark says is durable is so below the cut, too.
             let mark = state.mark.filter(|mark| mark.end > state.end).map(|mark| Mark {
                 sequence: mark.sequence + 1,
                 start: state.start,
                 end: state.end,
-                lsn: cut.lsn_before,
+                lsn: lsn(&mark),
                 segment_base: active.segment.base,
                 segment_len: active.len,
                 ..mark
