@@ -165,6 +165,10 @@ impl DiskFile for BallastedFile {
         self.ballast.insist(|| self.file.write_at(parts, at))
     }
 
+    fn may_reach(&self, len: u64) -> bool {
+        self.file.may_reach(len)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }

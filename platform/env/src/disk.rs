@@ -165,6 +165,13 @@ pub trait DiskFile: Send + Sync {
     /// The operating system's; any prefix may then have been written. `StorageFull` when the disk is full.
     fn write_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<()>;
 
+    /// Whether the file may grow to `len` bytes as far as limits on a file's length go (`RLIMIT_FSIZE`): where not, a write would fail
+    /// with `FileTooLarge`. Says nothing of the disk's room.
+    fn may_reach(&self, len: u64) -> bool {
+        let _ = len;
+        true
+    }
+
     /// Makes the file's bytes and length durable (fdatasync).
     ///
     /// # Errors

@@ -252,6 +252,11 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
+    #[cfg(unix)]
+    fn may_reach(&self, len: u64) -> bool {
+        rustix::process::getrlimit(rustix::process::Resource::Fsize).current.is_none_or(|most| len <= most)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }

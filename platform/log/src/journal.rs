@@ -181,6 +181,8 @@ pub(crate) struct Journal {
     ring: Mutex<Ring>,
     /// Which files a start must find; none until recovery has looked.
     span: Mutex<Option<Span>>,
+    /// Held by the append whose frame is queued before its segment is written: one at a time, so that the ballast has room for it.
+    pub(crate) queued_first: Mutex<()>,
     /// For the commit loop: entries, a file, or the end.
     pub(crate) commit_work: Notify,
     /// For the sync loop.
@@ -223,6 +225,7 @@ impl Journal {
             }),
             ring: Mutex::default(),
             span: Mutex::default(),
+            queued_first: Mutex::default(),
             commit_work: Notify::new(),
             sync_work,
             room: Notify::new(),

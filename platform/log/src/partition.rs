@@ -31,9 +31,9 @@ use crate::{
 /// A log without a journal is synced when this much was written since the last time, bytes (or after the interval).
 const UNJOURNALED_BYTES_MAX: u64 = 32 << 20;
 
-/// A batch may be queued before it is written to its segment if so many of it fit into the ballast: should the disk be full just
-/// then, it must be written all the same, and others may be in that place with it.
-const ROOM_PARTS: u64 = 8;
+/// A batch may be queued before it is written to its segment if it takes no more than this part of the ballast: should the disk be
+/// full just then, it must be written all the same, and the rest is for others who must.
+const BALLAST_PART: u64 = 8;
 
 /// One open log of a partition. Shared by reference; every method may be called from any thread, and none waits for a sync.
 pub struct PartitionLog {
@@ -323,9 +323,10 @@ impl PartitionLog {
         }
         .unzip();
         let idle = self.journal.admit(if travel == Travel::Journal { journal_bytes } else { 0 })?;
-        let room = journal_bytes as u64 <= self.journal.options.ballast_bytes / ROOM_PARTS;
         // Nobody else's append shares its group: the commit loop need not wait for the segment. (What it syncs there itself, it must.)
-        let queue_first = idle && room && batches.len() == 1 && travel == Travel::Journal && way == Way::Whole;
+        let room = journal_bytes as u64 <= self.journal.options.ballast_bytes / BALLAST_PART;
+        let alone = idle && room && batches.len() == 1 && travel == Travel::Journal && way == Way::Whole;
+        let queue_first = if alone { self.journal.queued_first.try_lock() } else { None };
 
         let mut state = self.state.lock();
         state.check_epoch(epoch)?;
@@ -353,8 +354,7 @@ impl PartitionLog {
         for batch in batches {
             match self.place(&mut state, batch, epoch, now, way) {
                 Ok((placed, entry)) => {
-                    // A new file may be refused for more reasons than want of room.
-                    if queue_first && placed.at > 0 {
+                    if queue_first.is_some() && placed.is_usual(batch.len()) {
                         unwritten = Some((placed, entry.prefix, entry.body.clone()));
                     } else if let Err(error) = placed.write(&entry.prefix, &entry.body) {
                         return Err(self.refuse(&mut state, &before, error.into()));
@@ -390,6 +390,7 @@ impl PartitionLog {
                 let _ = state.undo(&before);
             })?;
         }
+        drop(queue_first);
         self.tail.push(copies);
         state.epochs_changed |= state.epochs.begin(epoch, base);
         // Only now: what was undone has left no trace in its producer's sequence.
@@ -472,7 +473,9 @@ impl PartitionLog {
     /// lock. The disk may be full: there is room set aside.
     fn write_queued(&self, placed: &Placed, prefix: &[u8], body: &[u8]) -> Result<(), StorageFailed> {
         let mut written = placed.write(prefix, body);
-        if written.as_ref().err().and_then(lack) == Some(Lack::Room) && self.journal.ballast.release() {
+        if written.as_ref().err().and_then(lack) == Some(Lack::Room) {
+            // Or another has given it up just now.
+            self.journal.ballast.release();
             written = placed.write(prefix, body);
         }
         written.map_err(|error| self.fail("write", error))

@@ -51,10 +51,15 @@ struct Hint {
 /// Where a batch goes, in the page cache.
 pub(crate) struct Placed {
     file: Arc<dyn DiskFile>,
-    pub(crate) at: u64,
+    at: u64,
 }
 
 impl Placed {
+    /// Whether the file has batches already, and no limit on its length is in the way of `bytes` more.
+    pub(crate) fn is_usual(&self, bytes: usize) -> bool {
+        self.at > 0 && self.file.may_reach(self.at + bytes as u64)
+    }
+
     /// Writes a batch, of two parts, to its place.
     pub(crate) fn write(&self, prefix: &[u8], body: &[u8]) -> io::Result<()> {
         self.file.write_at(&[IoSlice::new(prefix), IoSlice::new(body)], self.at)

@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    path::Path,
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
     time::Duration,
@@ -19,7 +20,7 @@ use common::{
 };
 use millstream_env::{
     Env, real,
-    sim::{DiskOperation, Fault},
+    sim::{DiskOperation, Fault, World},
 };
 use millstream_log::{AppendError, LogOptions, Storage};
 use millstream_model::Durability;
@@ -100,6 +101,26 @@ fn one_too_large_for_what_is_set_aside_is_refused_on_a_full_disk_as_it_ever_was(
     disk.set_capacity(None);
     bench.append_each(1, 1, 5000);
     assert_eq!(read_all(&bench.log(), bench.log().end_offset(), 50_000), bench.appended);
+}
+
+#[test]
+fn a_limit_on_files_lengths_refuses_a_lone_batch_and_not_the_storage() {
+    let world = World::new(14);
+    let disk = Meddling::new(world.env().disk);
+    let env = Env { disk: disk.clone(), ..world.env() };
+    let storage = Storage::open(options(Path::new("/data")), env).unwrap().0;
+    let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+    let append =
+        |bytes| world.run_until(log.append(batch(1, bytes, 0), EPOCH)?.ticket).map_err(|_| AppendError::Closed);
+    append(6_000).unwrap();
+    disk.limit(9_000);
+    let end = log.end_offset();
+    for _ in 0..2 {
+        assert!(matches!(append(6_000), Err(AppendError::StorageFull { .. })));
+    }
+    assert_eq!(log.end_offset(), end);
+    disk.limit(u64::MAX);
+    append(6_000).unwrap();
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use std::{
     io::{self, IoSlice},
     path::{Path, PathBuf},
-    sync::{Arc, Barrier, Mutex},
+    sync::{
+        Arc, Barrier, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use millstream_env::{Disk, DiskFile, DiskLock, OpenMode};
@@ -16,6 +19,8 @@ pub(crate) struct Meddling {
     disk: Arc<dyn Disk>,
     going: Mutex<Option<(String, Option<Going>)>>,
     held: Held,
+    /// What no segment may grow past, bytes.
+    most: Arc<AtomicU64>,
 }
 
 /// A text in a file's path, and who waits for each other before the next write to it goes on.
@@ -23,12 +28,17 @@ type Held = Arc<Mutex<Option<(String, Arc<Barrier>)>>>;
 
 impl Meddling {
     pub(crate) fn new(disk: Arc<dyn Disk>) -> Arc<Self> {
-        Arc::new(Self { disk, going: Mutex::default(), held: Held::default() })
+        Arc::new(Self { disk, going: Mutex::default(), held: Held::default(), most: Arc::new(u64::MAX.into()) })
     }
 
     /// Files whose paths contain `text` are not found from now on; `going` runs before the first one is not.
     pub(crate) fn go(&self, text: String, going: impl FnOnce() + Send + 'static) {
         *self.going.lock().unwrap() = Some((text, Some(Box::new(going))));
+    }
+
+    /// No segment may grow past `most` bytes from now on.
+    pub(crate) fn limit(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// The next write to a file whose path contains `text` waits at the barrier twice: when it comes, and before it goes on.
@@ -50,7 +60,12 @@ impl Disk for Meddling {
             Some((text, going)) if path.to_str().unwrap().contains(text.as_str()) => going.take(),
             _ => {
                 let file = self.disk.open(path, mode)?;
-                return Ok(Arc::new(MeddlingFile { file, path: path.to_owned(), held: self.held.clone() }));
+                return Ok(Arc::new(MeddlingFile {
+                    file,
+                    path: path.to_owned(),
+                    held: self.held.clone(),
+                    most: self.most.clone(),
+                }));
             }
         };
         if let Some(going) = first {
@@ -104,6 +119,7 @@ struct MeddlingFile {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     held: Held,
+    most: Arc<AtomicU64>,
 }
 
 impl DiskFile for MeddlingFile {
@@ -120,7 +136,14 @@ impl DiskFile for MeddlingFile {
             barrier.wait();
             barrier.wait();
         }
-        self.file.write_at(parts, at)
+        match self.may_reach(at + parts.iter().map(|part| part.len() as u64).sum::<u64>()) {
+            true => self.file.write_at(parts, at),
+            false => Err(io::ErrorKind::FileTooLarge.into()),
+        }
+    }
+
+    fn may_reach(&self, len: u64) -> bool {
+        self.path.extension().is_none_or(|of| of != "log") || len <= self.most.load(Ordering::Relaxed)
     }
 
     fn sync_data(&self) -> io::Result<()> {
