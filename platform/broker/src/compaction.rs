@@ -61,6 +61,8 @@ fn pass(partition: &Partition) -> Found {
         Err(error @ CompactError::Write { .. }) => {
             warn!(%topic, partition = %number, "not compacted for now: {error}");
         }
+        // The broker stops, and says why.
+        Err(CompactError::Failed(_)) => {}
     }
     Found::None
 }

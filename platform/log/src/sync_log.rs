@@ -129,13 +129,22 @@ impl PartitionLog {
     /// Only recovery and the sync loop call this.
     ///
     /// # Errors
-    /// The failure; the caller spreads it.
+    /// The failure, which is spread.
     pub(crate) fn sync(self: &Arc<Self>, cause: Cause) -> Result<Synced, StorageFailed> {
         let _alone = self.syncing().lock();
         self.sync_alone(cause)
     }
 
+    /// Beside no other sync of the log, and believed only where none of those before has failed: its failure is spread before the
+    /// next one begins.
     fn sync_alone(self: &Arc<Self>, cause: Cause) -> Result<Synced, StorageFailed> {
+        match self.journal().failure() {
+            Some(failure) => Err(failure),
+            None => self.sync_now(cause).inspect_err(|failure| self.journal().fail(failure.clone())),
+        }
+    }
+
+    fn sync_now(self: &Arc<Self>, cause: Cause) -> Result<Synced, StorageFailed> {
         match self.cut_files() {
             Ok(()) => {}
             // It is among those that have moved, and has its turn again.
@@ -144,7 +153,7 @@ impl PartitionLog {
         }
         let Some(mut plan) = self.plan_sync(cause) else {
             // A truncation that has begun in between comes first.
-            return if self.state().is_cut_due() { self.sync_alone(cause) } else { Ok(Synced::Done) };
+            return if self.state().is_cut_due() { self.sync_now(cause) } else { Ok(Synced::Done) };
         };
         match self.carry_out(&plan) {
             Ok(()) => {

@@ -20,7 +20,7 @@ use millstream_env::{
     sim::{DiskOperation, Fault, World},
 };
 use millstream_log::{
-    CompactError, Compacted, Compaction, LogOptions, PartitionLog, ReadError, Storage, StorageOptions,
+    AppendError, CompactError, Compacted, Compaction, LogOptions, PartitionLog, ReadError, Storage, StorageOptions,
 };
 use millstream_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
 use millstream_record::{Batch, BatchBuilder, BatchOptions};
@@ -56,7 +56,9 @@ impl Bench {
 
     fn log(&self) -> Arc<PartitionLog> {
         let options = LogOptions { segment_bytes: self.segment_bytes, ..LogOptions::default() };
-        self.storage.as_ref().unwrap().open_log(log_id(0), options).unwrap()
+        let storage = self.storage.as_ref().unwrap();
+        // One that has failed opens none, but has it open.
+        storage.open_log(log_id(0), options).unwrap_or_else(|_| storage.log(log_id(0)).unwrap())
     }
 
     fn random(&self, below: u64) -> u64 {
@@ -69,6 +71,11 @@ impl Bench {
 
     /// Appends a batch; some come from an idempotent producer.
     fn append(&mut self, records: &[(Key, Value)]) {
+        self.try_append(records).unwrap();
+    }
+
+    /// The same, of a storage that may have failed: then the log is unchanged.
+    fn try_append(&mut self, records: &[(Key, Value)]) -> Result<(), AppendError> {
         let log = self.log();
         let mut batch = BatchOptions::default();
         if self.random(3) == 0 {
@@ -83,8 +90,9 @@ impl Bench {
             builder.push(TimestampMs(self.now()), key.as_deref(), value.as_deref(), &[]).unwrap();
         }
         let base = log.end_offset();
-        self.world.run_until(log.append(builder.build().unwrap(), EPOCH).unwrap().ticket).unwrap();
+        self.world.run_until(log.append(builder.build().unwrap(), EPOCH)?.ticket).unwrap();
         self.appended.extend((base.0..).zip(records.iter().cloned()));
+        Ok(())
     }
 
     fn append_some(&mut self, batches: u64, keys: u64) {
@@ -389,6 +397,34 @@ fn a_pass_that_is_cut_off_anywhere_loses_nothing() {
         }
     }
     assert!(cut_off > 300 && whole > 30, "{cut_off} were cut off, {whole} were not");
+}
+
+/// A failed sync of the directory makes the kernel forget that the names of segments which were begun since the last one are not
+/// durable. The log's own next sync went well, its mark said that they are, and their frames were written over.
+#[test]
+fn after_a_failed_sync_nothing_is_believed_that_a_later_one_says() {
+    for (operation, nth) in [(DiskOperation::SyncDir, 1), (DiskOperation::SyncDir, 2), (DiskOperation::SyncData, 1)] {
+        for seed in 0..16 {
+            let mut bench = Bench::new(seed);
+            bench.append_some(60, 8);
+            bench.restart();
+            let names = bench.names().len();
+            while bench.names().len() < names + 2 {
+                bench.append_some(1, 250);
+            }
+            bench.world.disk().inject(Fault::nth(operation, nth));
+            let outcome = bench.log().compact(&bench.rules());
+            assert!(outcome.is_err(), "{outcome:?}");
+            // Enough for the journal to go round, if it goes on at all.
+            let refused = (0..1_000).find_map(|_| bench.try_append(&[(Some(7), Some(vec![7; 1_000]))]).err());
+            bench.world.run_for(std::time::Duration::from_secs(2));
+            bench.world.first().crash();
+            bench.open();
+            bench.check(0);
+            assert!(matches!(refused, Some(AppendError::Failed(_))), "{operation:?} {nth}: {refused:?}");
+            assert!(matches!(outcome, Err(CompactError::Failed(_))), "{outcome:?}");
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,9 @@
 //!
 //! The new file is synced before it takes the first old one's name. Until the others' names are gone, a start passes them over,
 //! since the new one reaches past them.
+//!
+//! A sync that fails here fails the storage, as any does: it makes the kernel forget what else of the directory was not durable,
+//! and the log's own next sync would believe that it is.
 
 mod keys;
 pub(crate) mod passes;
@@ -22,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::{Disk, DiskFile, OpenMode};
+use millstream_env::{Disk, DiskFile, Lack, OpenMode, lack};
 use millstream_model::{Offset, TimestampMs};
 use millstream_record::{Batch, BatchHeader};
 
@@ -32,7 +35,8 @@ use self::{
     rewrite::{Candidate, Gap, Left, RewriteError, look, rewrite},
 };
 use crate::{
-    PartitionLog, ReadError,
+    PartitionLog, ReadError, StorageFailed,
+    bytes_io::failing,
     index::Index,
     segment::{Segment, Walk},
     snapshot,
@@ -93,6 +97,9 @@ pub enum CompactError {
         /// Why.
         source: io::Error,
     },
+    /// A sync failed, here or elsewhere: the process must stop.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
 }
 
 /// What one pass knows.
@@ -134,6 +141,9 @@ impl PartitionLog {
         known: &mut Option<Passes>,
         rules: &Compaction,
     ) -> Result<Option<Compacted>, CompactError> {
+        if let Some(failure) = self.journal().failure() {
+            return Err(failure.into());
+        }
         let now = self.journal().now();
         let (parts, start, remembered) = self.closed_and_durable(rules.below);
         let parts = self.old_enough(parts, now, rules.lag_ms)?;
@@ -229,6 +239,29 @@ impl PartitionLog {
         }
         let (oldest, _) = &parts[fresh];
         Ok(now.0.saturating_sub(oldest.segment.find_newest(oldest.len)?.0) >= rules.lag_ms_max)
+    }
+}
+
+impl PartitionLog {
+    /// Makes the names in the log's directory durable. Not beside the log's own syncs: where either fails, the other one, if it
+    /// came later, would say that all is well.
+    fn sync_dir_alone(&self, disk: &dyn Disk) -> Result<(), CompactError> {
+        let _alone = self.syncing().lock();
+        match disk.sync_dir(self.dir()) {
+            // It was not even opened: the log is deleted, or descriptors lack. Nothing is forgotten.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || lack(&error) == Some(Lack::Descriptors) => {
+                Err(writing("sync", self.dir())(error))
+            }
+            outcome => Ok(self.believe(outcome, self.dir())?),
+        }
+    }
+
+    /// Spreads the failure of a sync. One that went well counts for nothing where another has failed.
+    fn believe(&self, outcome: io::Result<()>, path: &Path) -> Result<(), StorageFailed> {
+        if let Err(error) = outcome {
+            self.journal().fail(failing("sync", path)(error));
+        }
+        self.journal().failure().map_or(Ok(()), Err)
     }
 }
 
@@ -343,7 +376,7 @@ impl Pass<'_> {
             disk.remove_file(path).map_err(writing("remove", path))?;
             return Ok(None);
         }
-        new.file.sync_data().map_err(writing("sync", path))?;
+        self.log.believe(new.file.sync_data(), path)?;
         self.done.bytes_after += new.len;
         self.done.records_removed += removed;
         Ok(Some(new))
@@ -357,7 +390,7 @@ impl Pass<'_> {
         let index_path = first.segment.index_path();
         match disk.remove_file(&index_path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(writing("remove", &index_path)(error)),
-            _ => disk.sync_dir(log.dir()).map_err(writing("sync", log.dir()))?,
+            _ => log.sync_dir_alone(disk)?,
         }
         // Held open to be shrunk, since unlinking a large file at once stalls the file system.
         let mut old = Vec::with_capacity(group.len());
@@ -391,7 +424,7 @@ impl Pass<'_> {
             state.forget_places();
         }
         // Before the other names go, or a power cut could leave neither.
-        disk.sync_dir(log.dir()).map_err(writing("sync", log.dir()))?;
+        log.sync_dir_alone(disk)?;
         for (part, _) in &group[1..] {
             // A log that was cut meanwhile may have begun a new segment there.
             let state = log.state();
