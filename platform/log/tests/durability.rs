@@ -6,71 +6,32 @@ mod common;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use common::{batch, log_id, options, read_all, sequenced, stored};
+use common::{
+    batch,
+    bench::{Bench, EPOCH},
+    log_id, read_all, sequenced,
+};
 use futures::FutureExt;
 use millstream_env::{
     Disk, OpenMode,
     sim::{DiskOperation, Fault, FaultError, World},
 };
 use millstream_log::{
-    AppendError, ChangeError, CommitError, LogOptions, OpenError, OpenLogError, PartitionLog, Storage, Ticket,
-    TruncateError,
+    AppendError, ChangeError, CommitError, LogOptions, OpenError, OpenLogError, Ticket, TruncateError,
 };
 use millstream_model::{Durability, LeaderEpoch, Offset};
 
-const EPOCH: LeaderEpoch = LeaderEpoch(1);
 const BOTH: [(Durability, Durability); 2] =
     [(Durability::Fsync, Durability::Replicated), (Durability::Replicated, Durability::Fsync)];
 
-struct Bench {
-    world: World,
-    /// What the log is made with.
-    durability: Durability,
-    storage: Option<Storage>,
-    time: i64,
-}
-
 impl Bench {
-    fn new(durability: Durability) -> Self {
-        let mut bench = Self { world: World::new(5), durability, storage: None, time: 0 };
-        bench.open();
-        bench
-    }
-
-    fn open(&mut self) {
-        self.storage = Some(self.try_open().unwrap());
-    }
-
-    fn try_open(&self) -> Result<Storage, OpenError> {
-        Storage::open(options(Path::new("/data")), self.world.env()).map(|(storage, _)| storage)
-    }
-
-    fn log(&self) -> Arc<PartitionLog> {
-        let options = LogOptions { segment_bytes: 20_000, durability: self.durability, ..LogOptions::default() };
-        self.storage.as_ref().unwrap().open_log(log_id(0), options).unwrap()
-    }
-
-    /// Appends a batch of two records; gives it as it is stored.
-    fn append(&mut self) -> Result<(Bytes, Ticket), AppendError> {
-        self.time += 10;
-        let batch = batch(2, 2_000, self.time);
-        let appended = self.log().append(batch.clone(), EPOCH)?;
-        Ok((stored(&batch, appended.base_offset, EPOCH), appended.ticket))
-    }
-
-    /// Appends batches that are acknowledged.
-    fn append_all(&mut self, count: usize) -> Vec<Bytes> {
-        let appended: Vec<_> = (0..count).map(|_| self.append().unwrap()).collect();
-        let wait = |(batch, ticket): (Bytes, Ticket)| {
-            self.world.run_until(ticket).unwrap();
-            batch
-        };
-        appended.into_iter().map(wait).collect()
+    /// Appends batches of two records, each acknowledged before the next; gives them as they are stored.
+    fn append(&mut self, count: usize) -> Vec<Bytes> {
+        self.append_each(count, 2, 2_000)
     }
 
     fn change(&self, to: Durability) {
@@ -88,30 +49,18 @@ impl Bench {
         let lacking = Fault::nth(DiskOperation::Open, nth).on("/mark").with(FaultError::Descriptors);
         self.world.disk().inject(lacking.for_good());
     }
-
-    fn crash(&mut self) {
-        self.world.first().crash();
-        self.storage = None;
-        self.open();
-    }
-
-    fn kill(&mut self) {
-        self.world.first().kill();
-        self.storage = None;
-        self.open();
-    }
 }
 
 #[test]
 fn each_append_is_kept_by_the_durability_of_its_time() {
     for (from, to) in BOTH {
         for ends_by_crash in [true, false] {
-            let mut bench = Bench::new(from);
-            let mut expected = bench.append_all(9);
+            let mut bench = Bench::new(5, from);
+            let mut expected = bench.append(9);
             bench.change(to);
             assert_eq!(bench.log().flushed_end(), bench.log().end_offset(), "all that was before is durable");
             let kept = expected.len();
-            expected.extend(bench.append_all(9));
+            expected.extend(bench.append(9));
             let flushed = bench.log().flushed_end() == bench.log().end_offset();
             assert_eq!(flushed, to == Durability::Fsync, "an append to {to:?} waits for the disk or not");
             assert_eq!(bench.read(), expected);
@@ -127,7 +76,7 @@ fn each_append_is_kept_by_the_durability_of_its_time() {
             // And back, in the next life, with what was recovered as it is.
             bench.change(from);
             let mut expected = found;
-            expected.extend(bench.append_all(3));
+            expected.extend(bench.append(3));
             bench.kill();
             assert_eq!((bench.read(), bench.log().durability()), (expected, from));
         }
@@ -137,8 +86,8 @@ fn each_append_is_kept_by_the_durability_of_its_time() {
 #[test]
 fn a_change_that_is_none_is_done_at_once_and_one_at_a_time_is_made() {
     for (from, to) in BOTH {
-        let mut bench = Bench::new(from);
-        bench.append_all(2);
+        let mut bench = Bench::new(5, from);
+        bench.append(2);
         assert!(bench.log().change_durability(from).unwrap().now_or_never().is_some());
         let done = bench.log().change_durability(to).unwrap();
         for other in [from, to] {
@@ -158,20 +107,20 @@ fn a_change_that_is_none_is_done_at_once_and_one_at_a_time_is_made() {
 #[test]
 fn a_change_that_a_deletion_a_close_or_a_failure_overtakes_is_told_so() {
     for (from, to) in BOTH {
-        let mut bench = Bench::new(from);
-        bench.append_all(2);
+        let mut bench = Bench::new(5, from);
+        bench.append(2);
         let done = bench.log().change_durability(to).unwrap();
-        let deleted = bench.storage.as_ref().unwrap().delete_log(log_id(0)).unwrap();
+        let deleted = bench.storage().delete_log(log_id(0)).unwrap();
         assert!(matches!(bench.world.run_until(done), Err(CommitError::Deleted)));
         bench.world.run_until(deleted).unwrap();
         bench.kill();
-        assert!(bench.storage.as_ref().unwrap().log(log_id(0)).is_none());
+        assert!(bench.storage().log(log_id(0)).is_none());
 
-        let mut bench = Bench::new(from);
-        let expected = bench.append_all(2);
+        let mut bench = Bench::new(5, from);
+        let expected = bench.append(2);
         let log = bench.log();
         let done = log.change_durability(to).unwrap();
-        bench.world.run_until(bench.storage.as_ref().unwrap().close()).unwrap();
+        bench.world.run_until(bench.storage().close()).unwrap();
         let other = if log.durability() == to { from } else { to };
         assert!(matches!(log.change_durability(other), Err(ChangeError::UnderWay | ChangeError::Closed)));
         let outcome = bench.world.run_until(done);
@@ -181,8 +130,8 @@ fn a_change_that_a_deletion_a_close_or_a_failure_overtakes_is_told_so() {
         assert!(if outcome.is_ok() { now == to } else { now == from }, "{outcome:?}: {now:?}");
         assert_eq!(bench.read(), expected);
 
-        let mut bench = Bench::new(from);
-        bench.append_all(2);
+        let mut bench = Bench::new(5, from);
+        bench.append(2);
         let done = bench.log().change_durability(to).unwrap();
         bench.world.disk().inject(Fault::nth(DiskOperation::SyncData, 1).for_good());
         assert!(matches!(bench.world.run_until(done), Err(CommitError::Failed(_))));
@@ -199,17 +148,17 @@ fn a_crash_on_the_way_leaves_the_one_or_the_other_and_all_that_it_promised() {
                 // Until one gets through with the disk as it is.
                 let mut changed = 0;
                 for nth in 1.. {
-                    let mut bench = Bench::new(from);
-                    let mut expected = bench.append_all(5);
+                    let mut bench = Bench::new(5, from);
+                    let mut expected = bench.append(5);
                     bench.world.run_for(Duration::from_secs(20));
-                    expected.extend(bench.append_all(3));
+                    expected.extend(bench.append(3));
                     let acknowledged = if from == Durability::Fsync { expected.len() } else { 5 };
                     bench.world.disk().inject(Fault::nth(operation, nth).for_good());
                     let mut done = bench.log().change_durability(to).unwrap();
                     let mut waiting = Vec::new();
                     let mut outcome = None;
                     for _ in 0..200 {
-                        if let Ok((batch, ticket)) = bench.append() {
+                        if let Ok((batch, ticket)) = bench.append_one(2, 2_000) {
                             let journaled = bench.log().durability() == Durability::Fsync;
                             expected.push(batch);
                             waiting.push((expected.len(), journaled, ticket));
@@ -250,7 +199,7 @@ fn a_crash_on_the_way_leaves_the_one_or_the_other_and_all_that_it_promised() {
                     );
                     // It goes on by what it is.
                     let mut expected = found;
-                    expected.extend(bench.append_all(2));
+                    expected.extend(bench.append(2));
                     bench.kill();
                     assert_eq!((bench.read(), bench.log().durability()), (expected, now), "{at}");
                     changed += usize::from(now == to);
@@ -267,12 +216,12 @@ fn a_crash_on_the_way_leaves_the_one_or_the_other_and_all_that_it_promised() {
 #[test]
 fn appends_are_refused_for_the_last_sync_only_and_none_is_lost() {
     for (from, to) in BOTH {
-        let mut bench = Bench::new(from);
-        let mut expected = bench.append_all(20);
+        let mut bench = Bench::new(5, from);
+        let mut expected = bench.append(20);
         let mut done = bench.log().change_durability(to).unwrap();
         let (mut taken, mut refused) = (0, 0);
         loop {
-            match bench.append() {
+            match bench.append_one(2, 2_000) {
                 Ok((batch, _)) => {
                     expected.push(batch);
                     taken += 1;
@@ -287,7 +236,7 @@ fn appends_are_refused_for_the_last_sync_only_and_none_is_lost() {
             }
         }
         assert!(taken > 0, "of {refused} appends none was taken");
-        expected.extend(bench.append_all(1));
+        expected.extend(bench.append(1));
         assert_eq!(bench.read(), expected);
         bench.kill();
         assert_eq!(bench.read(), expected);
@@ -296,11 +245,11 @@ fn appends_are_refused_for_the_last_sync_only_and_none_is_lost() {
 
 /// A log that was changed and changed back, with records on both sides and `more` of them at its end, and those records.
 fn changed_twice(from: Durability, to: Durability, more: usize) -> (Bench, Vec<Bytes>) {
-    let mut bench = Bench::new(from);
-    let mut records = bench.append_all(3);
+    let mut bench = Bench::new(5, from);
+    let mut records = bench.append(3);
     bench.change(to);
     bench.change(from);
-    records.extend(bench.append_all(more));
+    records.extend(bench.append(more));
     (bench, records)
 }
 
@@ -315,7 +264,7 @@ fn where_a_mark_cannot_be_written_the_change_waits_and_appends_go_on_as_long_as_
             let mut done = bench.log().change_durability(to).unwrap();
             bench.world.run_for(Duration::from_secs(20));
             assert!((&mut done).now_or_never().is_none(), "{nth}");
-            match bench.append() {
+            match bench.append_one(2, 2_000) {
                 Ok((batch, ticket)) => {
                     assert!(nth < 3, "{from:?}: an append is taken, which a crash would lose");
                     bench.world.run_until(ticket).unwrap();
@@ -327,7 +276,7 @@ fn where_a_mark_cannot_be_written_the_change_waits_and_appends_go_on_as_long_as_
             bench.world.disk().clear_faults();
             bench.world.run_for(Duration::from_secs(20));
             done.now_or_never().expect("it is done when it can be").unwrap();
-            expected.extend(bench.append_all(3));
+            expected.extend(bench.append(3));
             bench.kill();
             assert_eq!((bench.read(), bench.log().durability()), (expected, to), "{nth}");
         }
@@ -355,7 +304,7 @@ fn a_power_cut_while_no_mark_can_be_written_leaves_what_the_journal_tells() {
             let all = journaled || from == Durability::Fsync;
             assert!(if all { found == expected } else { expected.starts_with(&found) }, "{nth}: {}", found.len());
             let (mut expected, now) = (found, bench.log().durability());
-            expected.extend(bench.append_all(3));
+            expected.extend(bench.append(3));
             bench.kill();
             assert_eq!((bench.read(), bench.log().durability()), (expected, now));
         }
@@ -365,11 +314,11 @@ fn a_power_cut_while_no_mark_can_be_written_leaves_what_the_journal_tells() {
 #[test]
 fn what_a_log_says_of_itself_stays_through_changes() {
     for (from, to) in BOTH {
-        let mut bench = Bench::new(from);
+        let mut bench = Bench::new(5, from);
         let wait = |bench: &Bench, ticket: Ticket| bench.world.run_until(ticket).unwrap();
         let first = sequenced(7, 0, 0, 1, 10, 1);
         wait(&bench, bench.log().append(first.clone(), EPOCH).unwrap().ticket);
-        bench.append_all(4);
+        bench.append(4);
         wait(&bench, bench.log().start_epoch(LeaderEpoch(3)).unwrap());
         wait(&bench, bench.log().advance_start(Offset(2)).unwrap());
         // A start and an epoch are journaled while it changes, too.
@@ -398,16 +347,16 @@ fn what_a_log_says_of_itself_stays_through_changes() {
 fn a_log_that_changed_and_was_deleted_does_not_come_back() {
     for (from, to) in BOTH {
         for seconds in [0, 30] {
-            let mut bench = Bench::new(from);
-            bench.append_all(3);
+            let mut bench = Bench::new(5, from);
+            bench.append(3);
             bench.change(to);
-            bench.append_all(3);
+            bench.append(3);
             bench.change(from);
-            let deleted = bench.storage.as_ref().unwrap().delete_log(log_id(0)).unwrap();
+            let deleted = bench.storage().delete_log(log_id(0)).unwrap();
             bench.world.run_until(deleted).unwrap();
             bench.world.run_for(Duration::from_secs(seconds));
             bench.crash();
-            assert!(bench.storage.as_ref().unwrap().logs().is_empty());
+            assert!(bench.storage().logs().is_empty());
         }
     }
 }
@@ -418,10 +367,10 @@ fn a_log_that_lost_its_mark_has_its_changes_when_that_is_put_back() {
     for (from, to) in BOTH {
         // The frame of the second change is durable, and no mark tells of it.
         for unmarked in [true, false] {
-            let mut bench = Bench::new(from);
-            let mut expected = bench.append_all(3);
+            let mut bench = Bench::new(5, from);
+            let mut expected = bench.append(3);
             bench.change(to);
-            expected.extend(bench.append_all(3));
+            expected.extend(bench.append(3));
             if unmarked {
                 let lacking = Fault::nth(DiskOperation::Open, 3).on("/mark").with(FaultError::Descriptors);
                 bench.world.disk().inject(lacking.for_good());
@@ -437,10 +386,10 @@ fn a_log_that_lost_its_mark_has_its_changes_when_that_is_put_back() {
             bench.world.disk().rename(&mark, aside).unwrap();
             for _ in 0..2 {
                 bench.open();
-                let opened = bench.storage.as_ref().unwrap().open_log(log_id(0), LogOptions::default());
+                let opened = bench.storage().open_log(log_id(0), LogOptions::default());
                 let Err(OpenLogError::OutOfService { source, .. }) = opened else { panic!("{from:?}: {opened:?}") };
                 assert!(matches!(&*source, OpenError::MarkMissing { path } if *path == mark), "{source}");
-                bench.world.run_until(bench.storage.as_ref().unwrap().close()).unwrap();
+                bench.world.run_until(bench.storage().close()).unwrap();
                 bench.world.first().kill();
                 bench.storage = None;
             }
@@ -448,7 +397,7 @@ fn a_log_that_lost_its_mark_has_its_changes_when_that_is_put_back() {
             for _ in 0..2 {
                 bench.open();
                 assert_eq!((bench.read(), bench.log().durability()), (expected.clone(), now), "{from:?} {unmarked}");
-                expected.extend(bench.append_all(1));
+                expected.extend(bench.append(1));
                 bench.world.first().kill();
                 bench.storage = None;
             }
@@ -461,11 +410,11 @@ fn a_log_that_lost_its_mark_has_its_changes_when_that_is_put_back() {
 fn a_change_that_a_damaged_slot_of_the_mark_told_of_counts() {
     for (from, to) in BOTH {
         for has_gone in [true, false] {
-            let mut bench = Bench::new(from);
-            let mut expected = bench.append_all(3);
+            let mut bench = Bench::new(5, from);
+            let mut expected = bench.append(3);
             bench.change(to);
             bench.change(from);
-            expected.extend(bench.append_all(3));
+            expected.extend(bench.append(3));
             // The frame is durable before the one mark of it, which no other follows.
             let lacking = |nth| {
                 let lacking = Fault::nth(DiskOperation::Open, nth).on("/0/records-0/mark");
@@ -482,12 +431,12 @@ fn a_change_that_a_damaged_slot_of_the_mark_told_of_counts() {
             assert_ne!(kept[0].0, kept[1].0, "the window that is asked about");
             lacking(1);
             if has_gone {
-                let other = bench.storage.as_ref().unwrap().open_log(log_id(1), LogOptions::default()).unwrap();
+                let other = bench.storage().open_log(log_id(1), LogOptions::default()).unwrap();
                 while frames(&bench.world, 7) > 0 {
                     bench.world.run_until(other.append(batch(1, 9_000, 0), EPOCH).unwrap().ticket).unwrap();
                 }
             }
-            expected.extend(bench.append_all(3));
+            expected.extend(bench.append(3));
             bench.world.run_until(bench.log().start_epoch(LeaderEpoch(2)).unwrap()).unwrap();
             bench.world.first().kill();
             bench.storage = None;
