@@ -200,6 +200,15 @@ mod tests {
         assert_eq!(told, [(ErrorCode::None, String::new())]);
     }
 
+    /// Ends the task that follows the catalog by itself: what is in force from here on is so by who has changed it.
+    async fn follow_no_more(broker: &Broker) {
+        let shared = broker.shared();
+        shared.stop.cancel();
+        // After the step that it may be in.
+        shared.partitions.follow(&shared.catalog).await.unwrap();
+        shared.partitions.change(&shared.catalog).await.unwrap();
+    }
+
     fn config(broker: &Broker) -> TopicConfig {
         broker.shared().catalog.state().topic("t").unwrap().config.clone()
     }
@@ -255,9 +264,15 @@ mod tests {
                 "routing",
             ),
         ] {
-            let changes = changes.into_iter().map(|(name, operation, value)| change(name, operation, value)).collect();
-            let told = ask(&broker, vec![resource(kind, name, changes)], false).await;
-            assert!(told.len() == 1 && told[0].0 == code && told[0].1.contains(said), "{code:?} {said}: {told:?}");
+            let changes: Vec<_> =
+                changes.into_iter().map(|(name, operation, value)| change(name, operation, value)).collect();
+            // Who only asks whether it may be is told the same.
+            for validate_only in [true, false] {
+                let told = ask(&broker, vec![resource(kind, name, changes.clone())], validate_only).await;
+                let at = format!("{code:?} {said}, validate only: {validate_only}");
+                assert!(told.len() == 1 && told[0].0 == code && told[0].1.contains(said), "{at}: {told:?}");
+                assert_eq!(config(&broker), before, "{at}");
+            }
         }
         let retention =
             |name: &str| resource(RESOURCE_TOPIC, name, vec![change("retention.ms", OPERATION_SET, Some("1"))]);
@@ -276,6 +291,7 @@ mod tests {
     async fn what_is_changed_is_in_force_when_it_is_answered_and_told() {
         let dir = tempfile::tempdir().unwrap();
         let broker = broker(dir.path()).await;
+        follow_no_more(&broker).await;
         let partition = led(&broker);
         let mib = 1 << 20;
         assert!(append(&partition, 3 * mib / 4) && append(&partition, 3 * mib / 4));
@@ -338,6 +354,7 @@ mod tests {
     async fn an_acknowledgement_means_what_the_topic_asks_for_from_the_answer_on() {
         let dir = tempfile::tempdir().unwrap();
         let broker = broker(dir.path()).await;
+        follow_no_more(&broker).await;
         let partition = led(&broker);
         assert!(append(&partition, 100));
         alter_t(&broker, &[("millstream.durability", OPERATION_SET, Some("replicated"))]).await;
