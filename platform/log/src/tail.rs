@@ -94,7 +94,8 @@ impl Tails {
         Arc::new(Tail { tails: self.clone(), followed: AtomicBool::new(false), kept: Mutex::default() })
     }
 
-    /// Counts what was kept, and lets the oldest go while it is too much. Their memory is given back with no lock held.
+    /// Counts what was kept, and lets the oldest go while it is too much. Their memory is given back with no lock held, and so
+    /// are tails whose logs have gone meanwhile: what such a one still keeps it takes out of the order, under the order's lock.
     fn keep(&self, tail: &Arc<Tail>, numbers: std::ops::Range<u64>, bytes: usize) {
         let mut gone = Vec::new();
         let mut order = self.order.lock();
@@ -106,10 +107,10 @@ impl Tails {
         while order.bytes > self.bytes_max {
             let Some((tail, number)) = order.batches.pop_front() else { break };
             order.bytes -= OVERHEAD_BYTES;
-            if let Some(bytes) = tail.upgrade().and_then(|tail| tail.let_go(number)) {
-                order.bytes -= bytes.len();
-                gone.push(bytes);
-            }
+            let Some(tail) = tail.upgrade() else { continue };
+            let bytes = tail.let_go(number);
+            order.bytes -= bytes.as_ref().map_or(0, Bytes::len);
+            gone.push((bytes, tail));
         }
         drop(order);
     }
@@ -290,6 +291,35 @@ mod tests {
         assert_eq!(kept.collect::<Vec<_>>(), [vec![47, 48, 49], vec![47, 48, 49], vec![46, 47, 48, 49]]);
         drop(logs);
         assert_eq!(tails.bytes(), 10 * OVERHEAD_BYTES, "it goes with its log");
+    }
+
+    /// The log of the batch that is let go is closed meanwhile: the last reference to its tail was dropped under the lock that
+    /// a tail takes when it goes, and the appender waited for itself.
+    #[test]
+    fn a_log_may_go_while_its_batches_are_let_go() {
+        const BATCHES: i64 = 3_000;
+        let bytes_max = BATCHES as usize * (1 + OVERHEAD_BYTES);
+        for round in 0..40 {
+            let tails = Tails::new(bytes_max);
+            let (going, other) = (tails.tail(), tails.tail());
+            for tail in [&going, &other] {
+                tail.follow(Offset(BATCHES));
+            }
+            (0..BATCHES).for_each(|base| append(&going, base, 1));
+            let (done, appended) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                append(&other, 0, bytes_max - 2 * OVERHEAD_BYTES);
+                let _ = done.send(());
+            });
+            // In the middle of it: half of them have gone.
+            while going.kept.lock().batches.len() > BATCHES as usize / 2 {
+                std::hint::spin_loop();
+            }
+            drop(going);
+            let outcome = appended.recv_timeout(std::time::Duration::from_secs(20));
+            assert!(outcome.is_ok(), "round {round}: the appender hangs");
+            assert!(tails.bytes() <= bytes_max);
+        }
     }
 
     #[test]
