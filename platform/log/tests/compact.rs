@@ -240,6 +240,26 @@ fn what_was_closed_a_moment_ago_is_compacted_once_it_is_durable() {
     bench.check(0);
 }
 
+/// A pass had a file open for each of the segments that become one: where there were thousands, it took all descriptors, and the next
+/// pass did so again.
+#[test]
+fn many_small_segments_become_one_with_few_descriptors() {
+    let mut bench = Bench::new(7);
+    bench.segment_bytes = 400;
+    bench.append_some(150, 40);
+    bench.restart();
+    let segments = |bench: &Bench| bench.names().iter().filter(|name| name.ends_with(".log")).count();
+    let before = segments(&bench);
+    assert!(before > 80, "{before}");
+    let open = bench.world.disk().open_files();
+    bench.world.disk().set_descriptors(Some(open + 12));
+    let done = bench.log().compact(&Compaction { segment_bytes: 1 << 20, ..bench.rules() }).unwrap().unwrap();
+    bench.world.disk().set_descriptors(None);
+    assert_eq!(segments(&bench), 2);
+    bench.check(0);
+    bench.check_compacted(done.reached);
+}
+
 #[test]
 fn a_reader_in_the_middle_of_a_pass_goes_on_where_it_was() {
     let mut bench = Bench::new(1);

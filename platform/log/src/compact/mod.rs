@@ -392,10 +392,11 @@ impl Pass<'_> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(writing("remove", &index_path)(error)),
             _ => log.sync_dir_alone(disk)?,
         }
-        // Held open to be shrunk, since unlinking a large file at once stalls the file system.
-        let mut old = Vec::with_capacity(group.len());
-        for (part, _) in group {
-            old.push(disk.open(&part.segment.path, OpenMode::Write).map_err(writing("open", &part.segment.path))?);
+        // Held open to be shrunk, since unlinking a large file at once stalls the file system. (They are few: a group fits a segment.)
+        let mut large = Vec::new();
+        for (part, _) in group.iter().filter(|(part, _)| part.len > SHRINK_STEP_BYTES) {
+            let path = &part.segment.path;
+            large.push((disk.open(path, OpenMode::Write).map_err(writing("open", path))?, part));
         }
         {
             let mut state = log.state();
@@ -443,7 +444,7 @@ impl Pass<'_> {
                 }
             }
         }
-        for (file, (part, _)) in old.iter().zip(group) {
+        for (file, part) in large {
             let mut len = part.len;
             while len > SHRINK_STEP_BYTES {
                 len -= SHRINK_STEP_BYTES;
