@@ -136,7 +136,9 @@ impl PartitionLog {
     /// sends it.
     #[must_use]
     pub fn find_duplicate(&self, header: &BatchHeader) -> Option<Appended> {
-        let verdict = self.state.lock().producers.check(header, self.journal.now()).ok()?;
+        // Held until its ticket is made: were the log cut and written on in between, what is durable would be another batch.
+        let state = self.state.lock();
+        let verdict = state.producers.check(header, self.journal.now()).ok()?;
         self.duplicate(verdict)
     }
 
@@ -620,7 +622,12 @@ fn check(batch: &Bytes, bytes_max: usize) -> Result<BatchHeader, AppendError> {
 
 #[cfg(test)]
 mod tests {
-    use millstream_env::sim::World;
+    use std::{sync::mpsc, time::Duration};
+
+    use futures::future::BoxFuture;
+    use millstream_env::{Clock, Env, Monotonic, sim::World};
+    use millstream_model::{PartitionId, ProducerEpoch, ProducerId, Sequence, TopicId};
+    use millstream_record::{BatchBuilder, BatchOptions};
 
     use super::*;
     use crate::{Storage, StorageOptions};
@@ -631,12 +638,59 @@ mod tests {
         let world = World::new(1);
         let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
         let storage = Storage::open(options, world.env()).unwrap().0;
-        let id = LogId::records(millstream_model::TopicId::NIL, millstream_model::PartitionId(0));
+        let id = LogId::records(TopicId::NIL, PartitionId(0));
         let replicated = LogOptions { durability: Durability::Replicated, ..LogOptions::default() };
         let log = storage.open_log(id, replicated).unwrap();
         log.journal.admit(0).unwrap();
         assert!(log.journal.start_closing());
         let mut state = log.state();
         assert!(matches!(log.list(&mut state), Err(AppendError::Closed)) && !state.listed);
+    }
+
+    /// Says when it is asked for the time.
+    struct Telling(Arc<dyn Clock>, mpsc::Sender<()>);
+
+    impl Clock for Telling {
+        fn now(&self) -> Monotonic {
+            self.0.now()
+        }
+
+        fn wall_ms(&self) -> i64 {
+            let _ = self.1.send(());
+            self.0.wall_ms()
+        }
+
+        fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+            self.0.sleep(duration)
+        }
+    }
+
+    /// A batch was found, the log was cut and written on, and the batch's offsets were durable: another's. Its producer was told that
+    /// the batch is.
+    #[test]
+    fn no_log_is_cut_between_finding_a_duplicate_and_looking_whether_it_is_durable() {
+        let (world, (told, asked)) = (World::new(1), mpsc::channel());
+        let env = Env { clock: Arc::new(Telling(world.env().clock, told)), ..world.env() };
+        let storage = Storage::open(StorageOptions::new("/data"), env).unwrap().0;
+        let log = storage.open_log(LogId::records(TopicId::NIL, PartitionId(0)), LogOptions::default()).unwrap();
+        let (producer_id, producer_epoch, base_sequence) = (ProducerId(1), ProducerEpoch(0), Sequence(0));
+        let options = BatchOptions { producer_id, producer_epoch, base_sequence, ..BatchOptions::default() };
+        let mut builder = BatchBuilder::new(options);
+        builder.push(TimestampMs(1), None, Some(b"value"), &[]).unwrap();
+        let batch = builder.build().unwrap();
+        let header = BatchHeader::parse(&batch).unwrap();
+        let _ = log.append(batch, LeaderEpoch(1)).unwrap();
+        while asked.try_recv().is_ok() {}
+        std::thread::scope(|scope| {
+            let mut finder = None;
+            log.flushed.send_modify(|_| {
+                // It looks for the batch, by the time of day, and then waits here to see what is durable.
+                finder = Some(scope.spawn(|| log.find_duplicate(&header)));
+                asked.recv().unwrap();
+                let cutter = log.state.try_lock_for(Duration::from_millis(500));
+                assert!(cutter.is_none(), "the log can be cut meanwhile");
+            });
+            assert!(finder.unwrap().join().unwrap().is_some_and(|found| found.duplicate));
+        });
     }
 }
