@@ -1,14 +1,15 @@
 //! Compaction: of topics that ask for it (`cleanup.policy=compact`) the newest record of each key stays.
 //!
 //! Every [`BrokerOptions::compaction_check`](crate::BrokerOptions) each led partition of such a topic is looked at in turn, and gone
-//! over where there is enough to gain. One pass at a time: it reads and writes as fast as the disk allows.
+//! over where there is enough to gain. One pass at a time: it reads and writes as fast as the disk allows, and ends where it is when the
+//! broker stops.
 
 use std::{collections::HashSet, sync::Arc};
 
 use millstream_log::CompactError;
 use tracing::{info, warn};
 
-use crate::{partition::Partition, shared::Shared};
+use crate::{partition::Partition, shared::Shared, slow::Wanted};
 
 /// Looks after all led partitions until the broker stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -26,8 +27,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             if !partition.topic().config.cleanup_policy.compacts() || damaged.contains(&partition.id) {
                 continue;
             }
-            let id = partition.id;
-            if shared.compacting.run("compact", move |_| pass(&partition)).await == Some(Found::Damage) {
+            let (id, stop) = (partition.id, shared.stop.clone());
+            let job = move |wanted: &Wanted| pass(&partition, &|| !stop.is_cancelled() && !wanted.is_given_up());
+            if shared.compacting.run("compact", job).await == Some(Found::Damage) {
                 damaged.insert(id);
             }
         }
@@ -41,9 +43,9 @@ enum Found {
     None,
 }
 
-fn pass(partition: &Partition) -> Found {
+fn pass(partition: &Partition, go_on: &dyn Fn() -> bool) -> Found {
     let (topic, number) = (&partition.topic().name, partition.id.partition);
-    match partition.log.compact(&partition.compaction()) {
+    match partition.log.compact(&partition.compaction(), go_on) {
         Ok(None) => {}
         Ok(Some(done)) => info!(
             %topic,
@@ -62,7 +64,7 @@ fn pass(partition: &Partition) -> Found {
             warn!(%topic, partition = %number, "not compacted for now: {error}");
         }
         // The broker stops, and says why.
-        Err(CompactError::Failed(_)) => {}
+        Err(CompactError::Failed(_) | CompactError::GivenUp) => {}
     }
     Found::None
 }

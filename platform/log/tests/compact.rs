@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     path::Path,
     sync::{
@@ -189,7 +190,7 @@ impl Bench {
     }
 
     fn compact(&self) -> Option<Compacted> {
-        self.log().compact(&self.rules()).unwrap()
+        self.log().compact(&self.rules(), &|| true).unwrap()
     }
 }
 
@@ -253,7 +254,7 @@ fn many_small_segments_become_one_with_few_descriptors() {
     assert!(before > 80, "{before}");
     let open = bench.world.disk().open_files();
     bench.world.disk().set_descriptors(Some(open + 12));
-    let done = bench.log().compact(&Compaction { segment_bytes: 1 << 20, ..bench.rules() }).unwrap().unwrap();
+    let done = bench.log().compact(&Compaction { segment_bytes: 1 << 20, ..bench.rules() }, &|| true).unwrap().unwrap();
     bench.world.disk().set_descriptors(None);
     assert_eq!(segments(&bench), 2);
     bench.check(0);
@@ -314,7 +315,7 @@ fn with_little_memory_it_takes_several_passes() {
     let rules = Compaction { keys_bytes_max: 4_000, ..bench.rules() };
     let mut reached = Offset(0);
     let mut passes = 0;
-    while let Some(done) = bench.log().compact(&rules).unwrap() {
+    while let Some(done) = bench.log().compact(&rules, &|| true).unwrap() {
         assert!(done.reached > reached);
         reached = done.reached;
         passes += 1;
@@ -331,14 +332,14 @@ fn nothing_is_done_before_there_is_enough_to_gain_or_it_is_old_enough() {
     bench.restart();
     let rules = bench.rules();
     let end = bench.log().end_offset();
-    let compact = |rules| bench.log().compact(&rules).unwrap();
+    let compact = |rules| bench.log().compact(&rules, &|| true).unwrap();
     assert_eq!(compact(Compaction { lag_ms: HOUR, ..rules }), None, "too young");
     assert_eq!(compact(Compaction { below: Offset(0), ..rules }), None, "past the high watermark");
     let done = compact(Compaction { dirty_ratio: 1.0, ..rules }).unwrap();
     assert!(done.reached < end, "the last segment is appended to");
     bench.append_some(20, 10);
     bench.restart();
-    let compact = |rules| bench.log().compact(&rules).unwrap();
+    let compact = |rules| bench.log().compact(&rules, &|| true).unwrap();
     assert_eq!(compact(Compaction { dirty_ratio: 0.999, ..rules }), None, "too little");
     assert!(compact(Compaction { dirty_ratio: 0.999, lag_ms_max: 0, ..rules }).is_some(), "it has waited long enough");
 }
@@ -387,7 +388,7 @@ fn a_pass_that_is_cut_off_anywhere_loses_nothing() {
                 bench.restart();
                 let log = bench.log();
                 bench.world.disk().inject(Fault::nth(operation, nth).for_good());
-                let outcome = log.compact(&bench.rules());
+                let outcome = log.compact(&bench.rules(), &|| true);
                 bench.world.disk().clear_faults();
                 // What is left can be read at once, and after a power cut or a kill.
                 bench.check(0);
@@ -433,7 +434,7 @@ fn after_a_failed_sync_nothing_is_believed_that_a_later_one_says() {
                 bench.append_some(1, 250);
             }
             bench.world.disk().inject(Fault::nth(operation, nth));
-            let outcome = bench.log().compact(&bench.rules());
+            let outcome = bench.log().compact(&bench.rules(), &|| true);
             assert!(outcome.is_err(), "{outcome:?}");
             // Enough for the journal to go round, if it goes on at all.
             let refused = (0..1_000).find_map(|_| bench.try_append(&[(Some(7), Some(vec![7; 1_000]))]).err());
@@ -445,6 +446,40 @@ fn after_a_failed_sync_nothing_is_believed_that_a_later_one_says() {
             assert!(matches!(outcome, Err(CompactError::Failed(_))), "{outcome:?}");
         }
     }
+}
+
+/// The broker's shutdown waited for a whole pass, however long that took.
+#[test]
+fn a_pass_that_is_given_up_anywhere_ends_at_once_and_the_next_one_does_it_all() {
+    let (mut given_up, mut removed_before) = (0, 0);
+    for asked_max in 0.. {
+        let mut bench = Bench::new(9);
+        bench.append_some(60, 8);
+        bench.restart();
+        let size = bench.log().size_bytes();
+        let asked = Cell::new(0);
+        let go_on = || asked.replace(asked.get() + 1) < asked_max;
+        let outcome = bench.log().compact(&bench.rules(), &go_on);
+        if outcome.is_ok() {
+            break;
+        }
+        assert!(matches!(outcome, Err(CompactError::GivenUp)), "{outcome:?}");
+        assert_eq!(asked.get(), asked_max + 1, "it went on");
+        assert!(bench.names().iter().all(|name| !name.ends_with(".compacting")), "{:?}", bench.names());
+        bench.check(0);
+        given_up += 1;
+        removed_before += u64::from(bench.log().size_bytes() < size);
+        if asked_max % 2 == 1 {
+            bench.world.first().crash();
+            bench.open();
+        }
+        let done = bench.compact().unwrap();
+        bench.check(0);
+        bench.check_compacted(done.reached);
+        bench.check_names();
+    }
+    // While keys were noted, and between segments that were written anew.
+    assert!(given_up > 80 && removed_before > 10, "{given_up}, {removed_before} of them with something done");
 }
 
 #[test]
@@ -461,7 +496,7 @@ fn no_index_is_taken_for_another_segments() {
         if seed % 2 == 1 {
             bench.world.disk().inject(Fault::nth(DiskOperation::SyncDir, 2).for_good());
         }
-        let outcome = bench.log().compact(&bench.rules());
+        let outcome = bench.log().compact(&bench.rules(), &|| true);
         assert_eq!(outcome.is_err(), seed % 2 == 1, "{outcome:?}");
         bench.world.disk().clear_faults();
         bench.world.first().crash();
@@ -484,7 +519,7 @@ fn what_is_damaged_is_not_written_anew_as_if_it_were_not() {
     bench.restart();
     let path = format!("/data/logs/{}/0/records-0/{:020}.log", log_id(0).topic, 0);
     bench.world.disk().corrupt(Path::new(&path), 300, 0x10).unwrap();
-    let refused = bench.log().compact(&bench.rules());
+    let refused = bench.log().compact(&bench.rules(), &|| true);
     assert!(matches!(refused, Err(CompactError::Read(ReadError::Damaged { .. }))), "{refused:?}");
     let read = bench.log().read(Offset(0), Offset(1000), 1);
     assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");
@@ -513,7 +548,7 @@ fn a_segment_that_is_cut_short_is_not_joined_with_the_next() {
     bench.world.run_for(std::time::Duration::from_secs(1));
     for _ in 0..2 {
         let log = bench.log();
-        let refused = log.compact(&Compaction { segment_bytes: 1 << 20, ..bench.rules() });
+        let refused = log.compact(&Compaction { segment_bytes: 1 << 20, ..bench.rules() }, &|| true);
         assert!(matches!(refused, Err(CompactError::Read(ReadError::Damaged { .. }))), "{refused:?}");
         for offset in (0..24).filter(|offset| *offset != end.0 - 1) {
             let read = log.read(Offset(offset), log.end_offset(), 1);
@@ -570,7 +605,7 @@ async fn readers_see_what_stays_while_segments_change_under_them() {
             .collect();
         // With memory for a few keys, it takes many passes.
         let rules = Compaction { keys_bytes_max: 3_000, segment_bytes: 8_000, ..Bench::new(1).rules() };
-        while log.compact(&rules).unwrap().is_some() {}
+        while log.compact(&rules, &|| true).unwrap().is_some() {}
         done.store(true, Ordering::Relaxed);
         for reader in readers {
             reader.join().unwrap();

@@ -203,7 +203,7 @@ impl History {
             below: Offset(i64::MAX),
         };
         let log = self.log(0);
-        match log.compact(&rules) {
+        match log.compact(&rules, &|| true) {
             Ok(_) => {}
             Err(CompactError::Read(ReadError::Damaged { .. })) if !self.known[0].touched.is_empty() => {}
             Err(error) => panic!("{}: {error}", self.context),

@@ -100,6 +100,9 @@ pub enum CompactError {
     /// A sync failed, here or elsewhere: the process must stop.
     #[error(transparent)]
     Failed(#[from] StorageFailed),
+    /// Whoever asked for it wants it no more.
+    #[error("the pass was given up")]
+    GivenUp,
 }
 
 /// What one pass knows.
@@ -114,6 +117,8 @@ struct Pass<'a> {
     /// Where batches begin that say where their producers are.
     remembered: Vec<Offset>,
     done: Compacted,
+    /// Asked before each batch.
+    go_on: &'a dyn Fn() -> bool,
 }
 
 impl PartitionLog {
@@ -124,11 +129,18 @@ impl PartitionLog {
     /// Blocks on the disk for as long as it takes to read and write what was not compacted, and what was. Readers and appenders
     /// go on meanwhile. A crash in the middle leaves the log as it was or, in whole segments, as it is to be.
     ///
+    /// `go_on`: asked often, before each batch that is read; once it says no, the pass ends there. What was put in its place stays, and
+    /// the next pass begins anew: it notes the same keys again, and finds those segments as they are to be.
+    ///
     /// # Errors
     /// [`CompactError`].
-    pub fn compact(self: &Arc<Self>, rules: &Compaction) -> Result<Option<Compacted>, CompactError> {
+    pub fn compact(
+        self: &Arc<Self>,
+        rules: &Compaction,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Compacted>, CompactError> {
         let Some(mut known) = self.compacting().try_lock() else { return Ok(None) };
-        match self.go_over(&mut known, rules) {
+        match self.go_over(&mut known, rules, go_on) {
             // Its directory has been moved away meanwhile.
             Err(_) if self.state().dropped.is_some() => Ok(None),
             outcome => outcome,
@@ -140,6 +152,7 @@ impl PartitionLog {
         self: &Arc<Self>,
         known: &mut Option<Passes>,
         rules: &Compaction,
+        go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Compacted>, CompactError> {
         if let Some(failure) = self.journal().failure() {
             return Err(failure.into());
@@ -168,6 +181,7 @@ impl PartitionLog {
             expired: passes.expired(now, rules.tombstone_ms),
             remembered,
             done: Compacted::default(),
+            go_on,
         };
         pass.note_keys(&parts[fresh..])?;
         let within = parts.partition_point(|(part, _)| part.segment.base < pass.mapped);
@@ -266,6 +280,10 @@ impl PartitionLog {
 }
 
 impl Pass<'_> {
+    fn check_wanted(&self) -> Result<(), CompactError> {
+        if (self.go_on)() { Ok(()) } else { Err(CompactError::GivenUp) }
+    }
+
     /// Notes the keys of segments that were not compacted, up to the first batch that there is no room for.
     fn note_keys(&mut self, parts: &[(Part, Offset)]) -> Result<(), CompactError> {
         for (part, end) in parts {
@@ -274,6 +292,7 @@ impl Pass<'_> {
                 if header.end_offset() <= self.mapped {
                     continue;
                 }
+                self.check_wanted()?;
                 if self.keys.is_full() {
                     return Ok(());
                 }
@@ -335,6 +354,7 @@ impl Pass<'_> {
         for (part, end) in group {
             let mut walk = Whole::of(part, *end)?;
             while let Some((at, header)) = walk.next()? {
+                self.check_wanted()?;
                 let batch = sound_batch(part, at, &header)?;
                 let mut went = 0;
                 // An empty one is looked at all the same: it may be joined with its neighbours.
