@@ -51,6 +51,9 @@ pub fn lack(error: &io::Error) -> Option<Lack> {
 pub fn remedy(error: &io::Error) -> Option<&'static str> {
     use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     use rustix::io::Errno;
+    // Somebody may have said that this want of room is no lack that can be waited for.
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>());
+    let error = inner.unwrap_or(error);
     match (lack(error), error.kind()) {
         (Some(Lack::Room), _) => {
             Some("make room on the disk, or raise the quota or the limit on a file's length (ulimit -f)")
@@ -129,10 +132,11 @@ pub trait Disk: Send + Sync + 'static {
     /// The operating system's.
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes the names in a directory durable.
+    /// Makes the names in a directory durable. It is opened for that, which takes a descriptor.
     ///
     /// # Errors
-    /// The operating system's; afterwards none of the names since the last good call may be believed.
+    /// The operating system's; afterwards none of the names since the last good call may be believed. But for
+    /// [`Lack::Descriptors`]: it could not be opened, so nothing was synced, and nothing lost by that.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
     /// Keeps other users of the machine out of a directory (mode 0700). A simulated disk has no other users.
@@ -245,6 +249,7 @@ mod tests {
         check(Errno::ACCESS, &["the broker's user"]);
         check(Errno::INVAL, &[]);
         assert_eq!(remedy(&io::Error::other("by ourselves")), None);
+        assert_eq!(remedy(&io::Error::other(io::Error::from(Errno::NOSPC))), remedy(&Errno::NOSPC.into()));
         let told = advised(&Errno::FBIG.into());
         assert!(told.starts_with("File too large") && told.contains("; make room"), "{told}");
     }

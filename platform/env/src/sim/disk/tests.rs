@@ -240,6 +240,24 @@ fn a_failed_directory_sync_makes_names_durable_by_chance_only() {
     assert!((20..80).contains(&kept.count()));
 }
 
+/// Unlike after a sync that failed, the next one makes the names durable.
+#[test]
+fn a_directory_that_cannot_be_opened_is_not_synced_and_loses_nothing_by_it() {
+    for injected in [true, false] {
+        let disk = disk(7);
+        let file = disk.open(&path("f"), OpenMode::CreateNew).unwrap();
+        match injected {
+            true => disk.inject(Fault::nth(DiskOperation::SyncDir, 1).with(FaultError::Descriptors)),
+            false => disk.set_descriptors(Some(1)),
+        }
+        assert_eq!(lack(&disk.sync_dir(Path::new(DIR)).unwrap_err()), Some(Lack::Descriptors));
+        drop(file);
+        disk.sync_dir(Path::new(DIR)).unwrap();
+        disk.crash_losing_all();
+        assert!(disk.exists(&path("f")).unwrap());
+    }
+}
+
 #[test]
 fn handles_and_locks_die_with_the_machine_and_with_the_process() {
     let disk = disk(7);
