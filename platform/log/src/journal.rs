@@ -130,6 +130,7 @@ pub(crate) struct Queue {
 
 /// A file that takes no more frames.
 pub(crate) struct FullFile {
+    /// Also where it is called a spare already, and that is not durable yet.
     pub(crate) path: PathBuf,
     pub(crate) sequence: u64,
     pub(crate) last_lsn: u64,
@@ -142,11 +143,13 @@ pub(crate) struct Ring {
     pub(crate) full: VecDeque<FullFile>,
     /// The next to be written.
     pub(crate) ready: Option<ReadyFile>,
+    /// The one that will be: its name could not be made durable yet.
+    pub(crate) named: Option<ReadyFile>,
     /// Recycled files.
     pub(crate) spares: Vec<PathBuf>,
     /// The number of the next use.
     pub(crate) next_sequence: u64,
-    /// All files: full, ready, spare and the one being written.
+    /// All files: full, ready, named, spare and the one being written.
     pub(crate) files: u64,
     /// How far the file being written is, bytes.
     pub(crate) active_bytes: u64,

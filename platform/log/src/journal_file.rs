@@ -92,7 +92,7 @@ impl FileHeader {
     }
 }
 
-/// A file that is ready to take frames: reserved, with a durable header and a durable name.
+/// A file that is ready to take frames: reserved, with a durable header and, once that was synced, a durable name.
 pub(crate) struct ReadyFile {
     pub(crate) path: PathBuf,
     pub(crate) header: FileHeader,
@@ -123,20 +123,27 @@ pub(crate) fn classify(path: &Path) -> Named {
     }
 }
 
-/// Makes a file ready: takes `spare` or a new file, writes and syncs its header, and gives it its name.
+/// Makes a file: takes `spare` or a new one, writes and syncs its header, and gives it its name, which is to be made durable before
+/// it takes frames.
 ///
 /// A file is only called a journal once its header is durable, so a journal with a bad header is always damage.
+///
+/// # Errors
+/// The operating system's; `spare` is still called that.
 pub(crate) fn prepare(disk: &dyn Disk, dir: &Path, spare: Option<&Path>, header: FileHeader) -> io::Result<ReadyFile> {
     let beside = spare.map_or_else(|| spare_path(dir, header.sequence), Path::to_owned);
+    let path = dir.join(name(header.sequence));
     let file = disk.open(&beside, OpenMode::Create)?;
     let made = (|| {
-        if spare.is_none() {
+        // A spare is as long as that, unless somebody took it away.
+        if file.len()? < header.file_bytes {
             file.reserve(header.file_bytes)?;
         }
         let mut block = [0; FILE_HEADER_BYTES as usize];
         block[..HEADER_FIELDS].copy_from_slice(&header.encode());
         file.write_at(&[IoSlice::new(&block)], 0)?;
-        file.sync_data()
+        file.sync_data()?;
+        disk.rename(&beside, &path)
     })();
     if let Err(error) = made {
         if spare.is_none() {
@@ -145,9 +152,6 @@ pub(crate) fn prepare(disk: &dyn Disk, dir: &Path, spare: Option<&Path>, header:
         }
         return Err(error);
     }
-    let path = dir.join(name(header.sequence));
-    disk.rename(&beside, &path)?;
-    disk.sync_dir(dir)?;
     Ok(ReadyFile { path, header, file })
 }
 

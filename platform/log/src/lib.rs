@@ -250,7 +250,9 @@
 //! A full disk (or quota, or a limit on a file's length) is no failure, and neither is a lack of descriptors. An append is
 //! refused and leaves nothing behind. What must be written all the same (marks, epochs, names) takes the room that BALLAST
 //! sets aside; until that could be set aside again, appends are refused. A sync that cannot be done even so is postponed: the
-//! journal keeps what it has, and refuses more when it is full. Reads go on. Only a failed *sync* is final whatever the reason.
+//! journal keeps what it has, and refuses more when it is full. Reads go on. Only a failed *sync* of a segment, of what the
+//! commit loop writes or of a directory is final whatever the reason (a mark and what else is beside the segments is written again
+//! as a whole); a directory that could not be opened for it was not synced, and is a lack like others.
 //!
 //! At most `open_segments_max` segments are open (`handles`); those that were written and not synced stay open.
 

@@ -7,7 +7,7 @@ use millstream_model::{LeaderEpoch, Offset, TimestampMs};
 
 use crate::{
     AppendError, PartitionLog, ReadError, StartError, StorageFailed, Ticket, bytes_io::failing, frame::Kind, snapshot,
-    state::Part,
+    state::Part, sync_log::sync_dir,
 };
 
 /// A segment that takes no more batches, as retention sees it.
@@ -141,7 +141,7 @@ impl PartitionLog {
             missing_is_fine(disk.rename(&part.segment.path, &trash.join(name)))?;
         }
         // Before they are shrunk there: a name that comes back must not name less than it did.
-        disk.sync_dir(self.dir())
+        sync_dir(disk, self.dir())
     }
 }
 

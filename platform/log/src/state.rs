@@ -107,6 +107,8 @@ pub(crate) struct State {
     pub(crate) carried: Carried,
     /// The mark on disk.
     pub(crate) mark: Option<Mark>,
+    /// A first mark that is there, and may be gone after a crash: its name could not be made durable yet.
+    pub(crate) unnamed: Option<Mark>,
     /// There is none, though the segments hold something: nothing of that counts, nor may it go before it is known what the log is.
     pub(crate) unmarked: bool,
     /// At a start: past the mark, or without one, there is more in the segments' files, and nothing of that may go before the journal
@@ -184,6 +186,7 @@ impl State {
             changed_lsn: 0,
             carried: Carried::default(),
             mark: None,
+            unnamed: None,
             unmarked: false,
             uncut: false,
             kept: false,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    path::Path,
     sync::Arc,
 };
 
@@ -199,17 +200,18 @@ impl Storage {
         // Durable with its first records: until then the journal would make it again.
         self.journal.disk.create_dir_all(log.dir()).map_err(io("make"))?;
         if options.durability == Durability::Replicated {
-            log.write_first_mark().map_err(|source| match lack(&source) {
+            let refuse = |action, path: &Path, source| match lack(&source) {
                 // What was made of it is made again, or taken for what it is by the next start.
-                Some(_) => io("mark")(source),
+                Some(_) => OpenLogError::Io { action, path: path.to_owned(), source },
                 None => {
-                    let failure = failing("write", &log.mark_path())(source);
+                    let failure = failing(action, path)(source);
                     self.journal.fail(failure.clone());
                     failure.into()
                 }
-            })?;
+            };
+            log.write_first_mark().map_err(|source| refuse("write", &log.mark_path(), source))?;
             // Before it has a record: one without a mark is then known to have lost it.
-            log.sync_names().inspect_err(|failure| self.journal.fail(failure.clone()))?;
+            log.sync_names().map_err(|(dir, source)| refuse("sync", dir, source))?;
         }
         logs.open.insert(id, log.clone());
         Ok(log)

@@ -3,18 +3,18 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use millstream_env::{Disk, lack};
+use millstream_env::{Disk, Lack, lack};
 
 use crate::{
     PartitionLog, StorageFailed,
     bytes_io::{failing, replace_file},
     carry::{self, Carry},
     data_dir,
-    journal::{FullFile, Journal, PanicGuard},
-    journal_file::{self, FileHeader},
+    journal::{Journal, PanicGuard},
+    journal_file::{self, FileHeader, ReadyFile},
     state::Pin,
     sync_all::sync_all,
-    sync_log::{Cause, Synced},
+    sync_log::{Cause, SyncError, Synced, refused, sync_dir},
 };
 
 /// How much of a deleted file is given back to the file system at once, bytes: all of a large one takes most of a second.
@@ -158,23 +158,21 @@ fn change(journal: &Arc<Journal>, log: &Arc<PartitionLog>) -> Result<bool, Stora
 /// Makes the next journal file ready when the present one is half full, so that the commit loop need not wait for it.
 fn prepare_next(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     let options = &journal.options;
-    let (spare, sequence) = {
-        let mut ring = journal.ring();
+    {
+        let ring = journal.ring();
         let wanted = ring.ready.is_none() && (ring.starved || ring.active_bytes >= options.journal_file_bytes / 2);
-        if !wanted || (ring.spares.is_empty() && ring.files >= journal.files_max()) {
+        let none = ring.named.is_none() && ring.spares.is_empty() && ring.files >= journal.files_max();
+        if !wanted || none {
             return Ok(false);
         }
-        (ring.spares.pop(), ring.next_sequence)
-    };
-    let header = journal.next_header(sequence);
-    match journal_file::prepare(&*journal.disk, &journal.dir(), spare.as_deref(), header) {
+    }
+    match make_next(journal) {
         Ok(ready) => {
+            let sequence = ready.header.sequence;
             if let Some(files) = journal.needed() {
                 journal.need(files.start..sequence + 1)?;
             }
             let mut ring = journal.ring();
-            ring.files += u64::from(spare.is_none());
-            ring.next_sequence += 1;
             ring.ready = Some(ready);
             ring.no_space = false;
             drop(ring);
@@ -183,10 +181,7 @@ fn prepare_next(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         }
         // No room for another file: what there is must do, until one is recycled or somebody makes room.
         Err(error) if lack(&error).is_some() => {
-            let mut ring = journal.ring();
-            ring.spares.extend(spare);
-            let again = std::mem::replace(&mut ring.no_space, true);
-            drop(ring);
+            let again = std::mem::replace(&mut journal.ring().no_space, true);
             if !again {
                 tracing::warn!(%error, dir = %journal.dir().display(), "no space for another journal file");
                 // Who waits is refused now.
@@ -195,6 +190,45 @@ fn prepare_next(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
             Ok(false)
         }
         Err(error) => Err(failing("prepare", &journal.dir())(error)),
+    }
+}
+
+/// Makes the next journal file, or goes on with one whose name could not be made durable. What is refused leaves each file known by
+/// the name that it has.
+fn make_next(journal: &Journal) -> io::Result<ReadyFile> {
+    let (named, spare, sequence) = {
+        let mut ring = journal.ring();
+        match ring.named.take() {
+            Some(named) => (Some(named), None, ring.next_sequence),
+            None => (None, ring.spares.pop(), ring.next_sequence),
+        }
+    };
+    let dir = journal.dir();
+    let file = match named {
+        Some(named) => named,
+        None => {
+            let header = journal.next_header(sequence);
+            let made = journal_file::prepare(&*journal.disk, &dir, spare.as_deref(), header);
+            let mut ring = journal.ring();
+            match made {
+                Ok(file) => {
+                    ring.files += u64::from(spare.is_none());
+                    ring.next_sequence += 1;
+                    file
+                }
+                Err(error) => {
+                    ring.spares.extend(spare);
+                    return Err(error);
+                }
+            }
+        }
+    };
+    match sync_dir(&*journal.disk, &dir) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            journal.ring().named = Some(file);
+            Err(error)
+        }
     }
 }
 
@@ -233,29 +267,57 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         return Ok(carried);
     }
     let mut ring = journal.ring();
-    let Some(FullFile { path, .. }) = ring.full.pop_front_if(|oldest| oldest.sequence == sequence) else {
+    let Some(mut oldest) = ring.full.pop_front_if(|oldest| oldest.sequence == sequence) else {
         return Ok(true);
     };
     drop(ring);
-    let spare = retire(journal, &path, sequence)?;
+    let retired = retire(journal, &mut oldest.path, sequence);
     let mut ring = journal.ring();
-    ring.spares.push(spare);
-    ring.carried_bytes = 0;
-    drop(ring);
+    match retired {
+        Ok(()) => {
+            ring.spares.push(oldest.path);
+            ring.carried_bytes = 0;
+            drop(ring);
+        }
+        Err(error) => {
+            ring.full.push_front(oldest);
+            drop(ring);
+            return match error {
+                SyncError::Lacking(lack, failure) => {
+                    postpone(journal, lack, &failure, "a journal file cannot be used again for now");
+                    Ok(false)
+                }
+                SyncError::Failed(failure) => Err(failure),
+            };
+        }
+    }
     journal.announce_room();
     Ok(true)
 }
 
-/// Takes a file's name away, durably: it is no journal any more. (Each before the next, or recovery would see a gap.)
-pub(crate) fn retire(journal: &Journal, path: &std::path::Path, sequence: u64) -> Result<PathBuf, StorageFailed> {
+/// Takes a file's name away, durably: it is no journal any more. (Each before the next, or recovery would see a gap.) `path` is
+/// what it is called then. What is lacking can be tried again.
+pub(crate) fn retire(journal: &Journal, path: &mut PathBuf, sequence: u64) -> Result<(), SyncError> {
     if let Some(files) = journal.needed() {
         journal.need(files.start.max(sequence + 1)..files.end.max(sequence + 1))?;
     }
     let dir = journal.dir();
     let spare = journal_file::spare_path(&dir, sequence);
-    journal.disk.rename(path, &spare).map_err(failing("rename", path))?;
-    journal.disk.sync_dir(&dir).map_err(failing("sync", &dir))?;
-    Ok(spare)
+    if *path != spare {
+        journal.disk.rename(path, &spare).map_err(refused("rename", path))?;
+        *path = spare;
+    }
+    sync_dir(&*journal.disk, &dir).map_err(refused("sync", &dir))
+}
+
+/// Notes what the disk must have before the journal can be recycled, and tells it once.
+fn postpone(journal: &Journal, lack: Lack, failure: &StorageFailed, what: &str) {
+    if journal.ring().postponed.replace(lack).is_none() {
+        let (reason, path) = (&failure.source, failure.path.display());
+        tracing::warn!(%reason, %path, "{what}");
+        // Who waits is refused now, if the journal is full.
+        journal.announce_room();
+    }
 }
 
 /// Syncs one log. Whether that went through: what was postponed waits for the next tick.
@@ -265,14 +327,8 @@ fn sync_log(journal: &Arc<Journal>, log: &Arc<PartitionLog>) -> Result<bool, Sto
             journal.ring().postponed = None;
             Ok(true)
         }
-        Synced::Postponed(lack, error) => {
-            let again = journal.ring().postponed.replace(lack).is_some();
-            if !again {
-                let (reason, path) = (&error.source, error.path.display());
-                tracing::warn!(log = %log.id(), %reason, %path, "a log cannot be synced for now");
-                // Who waits is refused now, if the journal is full.
-                journal.announce_room();
-            }
+        Synced::Postponed(lack, failure) => {
+            postpone(journal, lack, &failure, "a log cannot be synced for now");
             Ok(false)
         }
     }
@@ -336,7 +392,7 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     }
     let clean = journal.options.dir.join(data_dir::CLEAN);
     replace_file(&*journal.disk, &clean, &[b""], true).map_err(failing("write", &clean))?;
-    journal.disk.sync_dir(&journal.options.dir).map_err(failing("sync", &journal.options.dir))?;
+    sync_dir(&*journal.disk, &journal.options.dir).map_err(failing("sync", &journal.options.dir))?;
     Ok(true)
 }
 

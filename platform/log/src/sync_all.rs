@@ -5,16 +5,20 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
+use millstream_env::lack;
 use parking_lot::Mutex;
 
 use crate::{
     PartitionLog, StorageFailed,
     bytes_io::failing,
     journal::Journal,
-    sync_log::{Cause, Synced},
+    sync_log::{Cause, Synced, sync_dir},
 };
 
 /// Syncs all of `logs`, several at a time. Nobody else may be syncing one of them.
@@ -49,9 +53,19 @@ fn sync_parents(journal: &Journal, logs: &[Arc<PartitionLog>]) -> Result<(), Sto
     let new: Vec<_> = logs.iter().filter(is_new).collect();
     let dirs: BTreeSet<&Path> = new.iter().flat_map(|log| log.dir().ancestors().skip(1).take(3)).collect();
     let dirs: Vec<PathBuf> = dirs.into_iter().map(Path::to_owned).collect();
-    each(journal, &dirs, |dir| journal.disk.sync_dir(dir).map_err(failing("sync", dir)))?;
-    for log in new {
-        log.state().parents_changed = false;
+    let lacking = AtomicBool::new(false);
+    each(journal, &dirs, |dir| match sync_dir(&*journal.disk, dir) {
+        Err(error) if lack(&error).is_some() => {
+            lacking.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+        outcome => outcome.map_err(failing("sync", dir)),
+    })?;
+    // Else each log syncs them itself, or tells what it lacks.
+    if !lacking.into_inner() {
+        for log in new {
+            log.state().parents_changed = false;
+        }
     }
     Ok(())
 }

@@ -101,6 +101,15 @@ pub(crate) enum SyncError {
     Failed(StorageFailed),
 }
 
+impl SyncError {
+    /// What it is where nobody will try again.
+    pub(crate) fn into_failure(self) -> StorageFailed {
+        match self {
+            Self::Lacking(_, failure) | Self::Failed(failure) => failure,
+        }
+    }
+}
+
 impl From<StorageFailed> for SyncError {
     fn from(failure: StorageFailed) -> Self {
         Self::Failed(failure)
@@ -114,6 +123,18 @@ pub(crate) fn refused<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(i
         Some(lack) => SyncError::Lacking(lack, failing(action, path)(error)),
         None => SyncError::Failed(failing(action, path)(error)),
     }
+}
+
+/// Makes the names in a directory durable: every sync of a directory is one of these.
+///
+/// # Errors
+/// A lack of descriptors is told as such: the directory could not be opened, and nothing was lost. Any other is final, and told as
+/// no lack, also where the sync failed for want of room: the next one may not tell again.
+pub(crate) fn sync_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    disk.sync_dir(dir).map_err(|error| match lack(&error) {
+        Some(Lack::Room) => io::Error::other(error),
+        Some(Lack::Descriptors) | None => error,
+    })
 }
 
 impl PartitionLog {
@@ -233,12 +254,15 @@ impl PartitionLog {
         }
         // The mark may only name what is there: an older snapshot of the same offset would be another history's.
         if plan.dir_changed || plan.epochs.is_some() || plan.producers.is_some() || !plan.at_bases.is_empty() {
-            self.sync_dirs(plan.parents_changed)?;
+            self.sync_dirs(plan.parents_changed).map_err(|(dir, error)| refused("sync", dir)(error))?;
         }
         let path = self.mark_path();
         if plan.first_mark {
             plan.mark.create(disk, &path).map_err(refused("write", &path))?;
-            disk.sync_dir(self.dir()).map_err(failing("sync", self.dir()))?;
+            sync_dir(disk, self.dir()).map_err(|error| {
+                self.state().unnamed = Some(plan.mark);
+                refused("sync", self.dir())(error)
+            })?;
         } else {
             plan.mark.store(disk, &path).map_err(refused("write", &path))?;
         }
@@ -255,7 +279,10 @@ impl PartitionLog {
     }
 
     /// Makes durable that there is a new log, with what its directory holds.
-    pub(crate) fn sync_names(&self) -> Result<(), StorageFailed> {
+    ///
+    /// # Errors
+    /// [`sync_dir`]'s, and of which directory.
+    pub(crate) fn sync_names(&self) -> Result<(), (&Path, io::Error)> {
         let mut state = self.state();
         self.sync_dirs(true)?;
         (state.dir_changed, state.parents_changed) = (false, false);
@@ -343,12 +370,11 @@ impl PartitionLog {
         }
     }
 
-    fn sync_dirs(&self, parents: bool) -> Result<(), StorageFailed> {
+    /// Fails with the directory that could not be synced.
+    fn sync_dirs(&self, parents: bool) -> Result<(), (&Path, io::Error)> {
         // STREAM, and where they are new PARTITION, TOPIC and logs.
-        for dir in self.dir().ancestors().take(if parents { 4 } else { 1 }) {
-            self.disk().sync_dir(dir).map_err(failing("sync", dir))?;
-        }
-        Ok(())
+        let mut dirs = self.dir().ancestors().take(if parents { 4 } else { 1 });
+        dirs.try_for_each(|dir| sync_dir(self.disk(), dir).map_err(|error| (dir, error)))
     }
 
     /// Goes back to before [`PartitionLog::plan_sync`]: all of it is still to be done.
@@ -393,6 +419,7 @@ impl PartitionLog {
         let last = &plan.parts[synced].segment.base;
         state.synced_parts = state.parts.partition_point(|part| part.segment.base < *last).min(state.parts.len() - 1);
         state.mark = Some(plan.mark);
+        state.unnamed = None;
         if plan.cause == Cause::Reference {
             // What was not written is, when the log has its turn: at the latest when the storage is closed.
             self.keep_pin(&mut state, &mut self.journal().queue());
@@ -435,7 +462,7 @@ pub(crate) fn discard(disk: &dyn Disk, dir: &Path, trash: &Path, name: &str) -> 
     }
     // Also where it is gone already: a killed process may have left that undone.
     match dir.parent() {
-        Some(parent) if disk.exists(parent)? => disk.sync_dir(parent),
+        Some(parent) if disk.exists(parent)? => sync_dir(disk, parent),
         _ => Ok(()),
     }
 }
@@ -443,7 +470,7 @@ pub(crate) fn discard(disk: &dyn Disk, dir: &Path, trash: &Path, name: &str) -> 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use millstream_env::sim::{DiskOperation, Fault, World};
+    use millstream_env::sim::{DiskOperation, Fault, FaultError, World};
     use millstream_model::{Durability, LeaderEpoch, TimestampMs};
     use millstream_record::{BatchBuilder, BatchOptions};
 
@@ -663,6 +690,25 @@ mod tests {
             };
             assert_eq!((log.end_offset(), log.latest_epoch()), expected);
         }
+    }
+
+    /// A crash may leave it; what it says is believed then, also of a log that was cut meanwhile.
+    #[test]
+    fn a_first_mark_whose_name_could_not_be_synced_is_cut_with_the_log() {
+        let world = World::new(1);
+        let (_storage, log, plan) = planned(&world, Durability::Fsync);
+        // The log's directory is synced first.
+        let lacking = Fault::nth(DiskOperation::SyncDir, 2).on("/records-0").with(FaultError::Descriptors);
+        world.disk().inject(lacking);
+        assert!(matches!(log.carry_out(&plan), Err(SyncError::Lacking(Lack::Descriptors, _))));
+        log.postpone_sync(&plan, Vec::new());
+        let stored = || Mark::load(world.disk(), &log.mark_path()).unwrap().unwrap().0;
+        assert_eq!((log.state().mark, stored().end), (None, Offset(12)), "nothing may rely on it");
+        drop(log.truncate(Offset(7)).unwrap());
+        assert!(log.cut_files().is_ok());
+        assert_eq!((log.state().mark, stored().end), (None, Offset(7)));
+        assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
+        assert_eq!(log.state().mark, Some(stored()));
     }
 
     /// The caller's thread may come in between the two.

@@ -21,7 +21,7 @@ use crate::{
     snapshot,
     sound::{Extent, Step, extents},
     state::{Part, State},
-    sync_log::{SyncError, refused},
+    sync_log::{SyncError, refused, sync_dir},
     ticket::Resolve,
 };
 
@@ -133,7 +133,7 @@ impl PartitionLog {
             // its files are cut, what is past this mark may be found again, and with it the epochs that have begun since.
             let lsn = |mark: &Mark| if self.durability() == Durability::Fsync { cut.lsn_before } else { mark.lsn };
             // What the mark says is durable is so below the cut, too.
-            let mark = state.mark.filter(|mark| mark.end > state.end).map(|mark| Mark {
+            let mark = state.mark.or(state.unnamed).filter(|mark| mark.end > state.end).map(|mark| Mark {
                 sequence: mark.sequence + 1,
                 start: state.start,
                 end: state.end,
@@ -160,7 +160,7 @@ impl PartitionLog {
             if producers.iter().len() > 0 {
                 let path = snapshot::path(self.dir(), end);
                 snapshot::store(disk, self.dir(), end, &producers).map_err(refused("write", &path))?;
-                disk.sync_dir(self.dir()).map_err(failing("sync", self.dir()))?;
+                sync_dir(disk, self.dir()).map_err(refused("sync", self.dir()))?;
                 saved = Saved { at: end, behind: false };
             } else {
                 saved = Saved::default();
@@ -168,7 +168,11 @@ impl PartitionLog {
             mark.producers = saved;
             let path = self.mark_path();
             mark.store(disk, &path).map_err(refused("write", &path))?;
-            self.state().mark = Some(*mark);
+            let mut state = self.state();
+            match state.mark {
+                Some(_) => state.mark = Some(*mark),
+                None => state.unnamed = Some(*mark),
+            }
         }
         if let Some(part) = &cut {
             let (path, len) = (&part.segment.path, parts[parts.len() - 1].len);
@@ -188,7 +192,7 @@ impl PartitionLog {
             }
         }
         if gone.is_empty() {
-            disk.sync_dir(self.dir()).map_err(failing("sync", self.dir()))?;
+            sync_dir(disk, self.dir()).map_err(refused("sync", self.dir()))?;
         } else {
             self.move_to_trash(&gone).map_err(refused("remove", self.dir()))?;
         }

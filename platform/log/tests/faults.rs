@@ -11,7 +11,10 @@ use common::{
     bench::{Bench, EPOCH, segment_path},
     log_id, options, read_all, stored,
 };
-use millstream_env::{Disk, OpenMode, sim::SimDisk};
+use millstream_env::{
+    Disk, OpenMode,
+    sim::{DiskOperation, Fault, FaultError, SimDisk},
+};
 use millstream_log::{AppendError, LogOptions, OpenError, OpenLogError, ReadError, Storage};
 use millstream_model::{Durability, Offset};
 
@@ -273,12 +276,17 @@ fn a_start_without_room_for_a_journal_file_uses_an_old_one() {
 
 #[test]
 fn a_sync_that_lacks_something_is_postponed() {
-    use millstream_env::sim::{DiskOperation, Fault, FaultError};
     for error in [FaultError::Full, FaultError::Descriptors] {
         let open = |path| Fault::nth(DiskOperation::Open, 1).on(path);
         let write = |path| Fault::nth(DiskOperation::Write, 1).on(path);
-        for fault in [open("/mark"), write("/mark"), open("/epochs"), write("/epochs"), open("BALLAST"), open("trash")]
-        {
+        let mut faults =
+            vec![open("/mark"), write("/mark"), open("/epochs"), write("/epochs"), open("BALLAST"), open("trash")];
+        if error == FaultError::Descriptors {
+            // A directory is opened to be synced. Where the sync itself fails, that is final: see below.
+            let sync_dir = |path, nth| Fault::nth(DiskOperation::SyncDir, nth).on(path);
+            faults.extend([sync_dir("/logs", 1), sync_dir("/records-0", 1), sync_dir("/records-0", 2)]);
+        }
+        for fault in faults {
             let mut bench = bench(Durability::Fsync);
             bench.append(3_000).unwrap();
             bench.disk().inject(fault.clone().with(error).for_good());
@@ -301,16 +309,84 @@ fn a_sync_that_lacks_something_is_postponed() {
     }
 }
 
+/// The file has its new name by then, and is not to be looked for by the one before.
+#[test]
+fn a_journal_file_whose_name_cannot_be_made_durable_at_once_is_used_later() {
+    for nth in 1..=6 {
+        let mut bench = bench(Durability::Fsync);
+        for _ in 0..40 {
+            bench.append(9_000).unwrap();
+        }
+        let fault = Fault::nth(DiskOperation::SyncDir, nth).on("/journal").with(FaultError::Descriptors);
+        bench.disk().inject(fault.times(2));
+        for _ in 0..100 {
+            while bench.append(9_000).is_err() {
+                bench.wait();
+            }
+        }
+        bench.check();
+        let files = bench.disk().read_dir(Path::new("/data/journal")).unwrap();
+        assert!((2..=3).contains(&files.len()), "{files:?}");
+        for path in &files {
+            let len = bench.disk().open(path, OpenMode::Read).unwrap().len().unwrap();
+            assert_eq!(len, 64 << 10, "{nth}: all room of {path:?} is reserved");
+        }
+        bench.crash();
+        bench.check();
+    }
+}
+
+/// Nobody can tell what the disk has of the names: also not where it had no room for them, in steps that can be repeated otherwise.
+#[test]
+fn a_directory_whose_sync_fails_for_want_of_room_ends_the_storage() {
+    type Step = fn(&mut Bench);
+    let steps: [(&str, Step); 4] = [
+        ("/records-0", |bench| drop(bench.log().advance_start(Offset(6)).unwrap())),
+        ("/records-0", |bench| drop(bench.log().truncate(Offset(4)).unwrap())),
+        ("/logs", |bench| {
+            drop(bench.storage().open_log(log_id(1), bench.log_options()).unwrap());
+            drop(bench.storage().delete_log(log_id(1)).unwrap());
+        }),
+        ("/journal", |bench| {
+            let log = bench.log();
+            for time in 0..20 {
+                if let Ok(appended) = log.append(batch(1, 9_000, time), EPOCH) {
+                    let _ = bench.world.run_until(appended.ticket);
+                }
+            }
+        }),
+    ];
+    for (nth, (path, step)) in steps.into_iter().enumerate() {
+        let mut bench = bench(Durability::Fsync);
+        for _ in 0..8 {
+            bench.append(7_000).unwrap();
+        }
+        // All names are durable from here on.
+        bench.world.run_until(bench.log().advance_start(Offset(3)).unwrap()).unwrap();
+        bench.wait();
+        bench.disk().inject(Fault::nth(DiskOperation::SyncDir, 1).on(path).with(FaultError::Full));
+        step(&mut bench);
+        bench.wait();
+        let failure = bench.world.run_until(bench.storage().close()).unwrap_err();
+        assert!(failure.to_string().contains("injected: SyncDir"), "{nth}: {failure}");
+    }
+}
+
 #[test]
 fn a_replicated_log_that_cannot_be_made_is_refused_and_made_later() {
-    use millstream_env::sim::{DiskOperation, Fault, FaultError};
     for error in [FaultError::Full, FaultError::Descriptors] {
-        let bench = bench(Durability::Replicated);
-        let options = bench.log_options();
-        bench.disk().inject(Fault::nth(DiskOperation::Open, 1).on("mark").with(error).for_good());
-        assert!(matches!(bench.storage().open_log(log_id(1), options), Err(OpenLogError::Io { .. })));
-        bench.disk().clear_faults();
-        bench.storage().open_log(log_id(1), options).unwrap();
+        let mut faults = vec![Fault::nth(DiskOperation::Open, 1).on("mark")];
+        if error == FaultError::Descriptors {
+            faults.extend(["/records-0", "/logs"].map(|path| Fault::nth(DiskOperation::SyncDir, 1).on(path)));
+        }
+        for fault in faults {
+            let bench = bench(Durability::Replicated);
+            let options = bench.log_options();
+            bench.disk().inject(fault.with(error).for_good());
+            assert!(matches!(bench.storage().open_log(log_id(1), options), Err(OpenLogError::Io { .. })));
+            bench.disk().clear_faults();
+            bench.storage().open_log(log_id(1), options).unwrap();
+        }
     }
 }
 

@@ -92,6 +92,7 @@ impl JournalFiles {
             prepared => prepared,
         };
         let active = active.map_err(io("prepare", &journal.dir()))?;
+        disk.sync_dir(&journal.dir()).map_err(io("sync", &journal.dir()))?;
         journal.need(sequence..sequence + 1).map_err(failed)?;
         self.retire(journal, &mut spares)?;
         let mut ring = journal.ring();
@@ -106,14 +107,14 @@ impl JournalFiles {
     /// Takes the names of the old files, which are spares then or go.
     fn retire(&mut self, journal: &Arc<Journal>, spares: &mut Vec<PathBuf>) -> Result<(), OpenError> {
         let disk = &*journal.disk;
-        for (sequence, path) in self.used.drain(..) {
+        for (sequence, mut path) in self.used.drain(..) {
             let same =
                 header_of(disk, &path)?.is_some_and(|header| header.file_bytes == journal.options.journal_file_bytes);
-            let spare = sync::retire(journal, &path, sequence).map_err(failed)?;
+            sync::retire(journal, &mut path, sequence).map_err(|error| failed(error.into_failure()))?;
             if same && spares.len() as u64 + 2 <= journal.files_max() {
-                spares.push(spare);
+                spares.push(path);
             } else {
-                disk.remove_file(&spare).map_err(io("remove", &spare))?;
+                disk.remove_file(&path).map_err(io("remove", &path))?;
             }
         }
         Ok(())
