@@ -59,7 +59,15 @@ pub(crate) async fn run(journal: Arc<Journal>) {
 fn work(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     set_aside(journal);
     carry::settle(journal);
-    if clear_dropped(journal)? || prepare_next(journal)? {
+    match clear_dropped(journal) {
+        Ok(false) => {}
+        Ok(true) => return Ok(true),
+        Err(SyncError::Lacking(lack, failure)) => {
+            postpone(journal, lack, &failure, "a deleted log cannot be moved away for now");
+        }
+        Err(SyncError::Failed(failure)) => return Err(failure),
+    }
+    if prepare_next(journal)? {
         return Ok(true);
     }
     // In turns: a journal under pressure must not keep the others waiting, nor they it.
@@ -83,22 +91,23 @@ fn set_aside(journal: &Journal) {
     }
 }
 
-/// Moves the directories of deleted logs away; then their deletion needs the journal no more.
-fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
+/// Moves the directories of deleted logs away; then their deletion needs the journal no more. Whether there was one.
+///
+/// # Errors
+/// What is lacking or has failed; those that are left are still to be moved.
+fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, SyncError> {
     let mut dropped = std::mem::take(&mut journal.queue().dropped);
     let mut cleared = false;
     while let Some(log) = dropped.pop() {
         let name = format!("{:016x}", journal.rng.next_u64());
+        // For good, also where it must be done again: the directory may be gone already, and that not be durable.
         log.state().discarded = true;
         if let Err(error) = log.discard(&name) {
-            if lack(&error).is_some() {
-                // Later: until then the journal tells of it.
-                log.state().discarded = false;
-                dropped.push(log);
-                journal.queue().dropped.append(&mut dropped);
-                return Ok(cleared);
-            }
-            return Err(failing("remove", log.dir())(error));
+            let error = refused("remove", log.dir())(error);
+            // Until then the journal tells of it.
+            dropped.push(log);
+            journal.queue().dropped.append(&mut dropped);
+            return Err(error);
         }
         cleared = true;
         {
@@ -259,6 +268,7 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
             // More when these are durable.
             Carry::Enough => break,
             // A deletion that waits for its directory to be moved pins what no sync sets free.
+            Carry::Unfit if log.state().discarded => {}
             Carry::Unfit => return Ok(sync_log(journal, &log)? && !journal.queue().pins.contains_key(&lsn)),
         }
         from = lsn + 1;
@@ -370,7 +380,8 @@ fn sync_unjournaled(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
 
 /// Syncs everything that is left, after the last append.
 fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
-    clear_dropped(journal)?;
+    // One that cannot be moved away pins the journal for good.
+    clear_dropped(journal).map_err(SyncError::into_failure)?;
     let logs = {
         let mut queue = journal.queue();
         let due = std::mem::take(&mut queue.due);

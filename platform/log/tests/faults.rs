@@ -192,6 +192,11 @@ fn rot_in_the_first_group_of_the_journal_is_noticed_once_anything_follows_it() {
     }
 }
 
+/// Where that other log is.
+fn elsewhere() -> std::path::PathBuf {
+    format!("/data/logs/{}/1/records-0", log_id(1).topic).into()
+}
+
 impl Bench {
     /// Fails no ticket and no storage; whether an append is taken.
     fn takes_appends(&mut self) -> bool {
@@ -200,6 +205,12 @@ impl Bench {
             Err(AppendError::StorageFull { .. } | AppendError::Descriptors { .. }) => false,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// Appends to another log.
+    fn append_elsewhere(&self) {
+        let log = self.storage().open_log(log_id(1), self.log_options()).unwrap();
+        self.world.run_until(log.append(batch(1, 100, 0), EPOCH).unwrap().ticket).unwrap();
     }
 
     /// Lets the background have its ticks.
@@ -334,6 +345,58 @@ fn a_journal_file_whose_name_cannot_be_made_durable_at_once_is_used_later() {
         bench.crash();
         bench.check();
     }
+}
+
+/// No sync sets free what the deletion pins, and nobody comes to move the directory away later.
+#[test]
+fn a_close_that_cannot_move_a_deleted_log_away_ends_and_says_so() {
+    use DiskOperation::{Names, SyncDir};
+    // Before its directory has another name, and after.
+    for fault in [
+        Fault::nth(Names, 1).on("/logs").with(FaultError::Full),
+        Fault::nth(Names, 1).on("/trash").with(FaultError::Full),
+        Fault::nth(SyncDir, 1).on("/logs").with(FaultError::Descriptors),
+    ] {
+        let mut bench = bench(Durability::Fsync);
+        bench.append(3_000).unwrap();
+        bench.append_elsewhere();
+        bench.disk().inject(fault.clone().for_good());
+        bench.world.run_until(bench.storage().delete_log(log_id(1)).unwrap()).unwrap();
+        let failure = bench.world.run_until(bench.storage().close()).unwrap_err();
+        assert_eq!((failure.action, failure.path), ("remove", elsewhere()), "{fault:?}");
+        assert!(!bench.disk().exists(Path::new("/data/CLEAN")).unwrap(), "the next start has something to do");
+        bench.disk().clear_faults();
+        bench.kill();
+        bench.check();
+        assert_eq!(bench.storage().logs(), [log_id(0)]);
+        bench.close();
+    }
+}
+
+/// Its directory may be gone when the disk cannot tell that this is durable: nobody may look for its files there.
+#[test]
+fn a_deleted_log_whose_directory_has_gone_is_not_synced_any_more() {
+    let mut bench = bench(Durability::Fsync);
+    bench.append_elsewhere();
+    bench.disk().inject(Fault::nth(DiskOperation::SyncDir, 1).on("/logs").with(FaultError::Descriptors).for_good());
+    bench.world.run_until(bench.storage().delete_log(log_id(1)).unwrap()).unwrap();
+    bench.wait();
+    assert!(!bench.disk().exists(&elsewhere()).unwrap(), "the window that is asked about");
+    // The journal asks for what pins it to be synced, and is full one day.
+    let mut taken = 0;
+    while taken < 200 && bench.takes_appends() {
+        taken += 1;
+    }
+    assert!(taken < 200, "its deletion pins the journal");
+    bench.wait();
+    bench.disk().clear_faults();
+    bench.wait();
+    for _ in 0..200 {
+        assert!(bench.takes_appends());
+    }
+    bench.crash();
+    bench.check();
+    assert_eq!(bench.storage().logs(), [log_id(0)]);
 }
 
 /// Nobody can tell what the disk has of the names: also not where it had no room for them, in steps that can be repeated otherwise.
