@@ -38,8 +38,13 @@ pub struct Task {
 
 impl Task {
     /// Waits until the work has ended, in whichever way.
-    pub async fn join(self) {
-        let _ = self.done.await;
+    pub async fn join(mut self) {
+        self.ended().await;
+    }
+
+    /// The same without giving the handle up: who is dropped while it waits can wait again. Not once it has resolved.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.done).await;
     }
 
     /// Ends a task at its next await point. A dedicated loop goes on: end it by closing its channel.

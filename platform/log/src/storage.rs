@@ -26,7 +26,8 @@ use crate::{
 pub struct Storage {
     journal: Arc<Journal>,
     logs: Mutex<Logs>,
-    tasks: tokio::sync::Mutex<Option<[Task; 2]>>,
+    /// The loops that have not been seen to end.
+    tasks: tokio::sync::Mutex<Vec<Task>>,
     ticker: Mutex<Option<Task>>,
     /// Held by the loops too: the directory is free when the last of them has ended.
     _lock: Arc<dyn DiskLock>,
@@ -145,7 +146,7 @@ impl Storage {
         let storage = Self {
             journal,
             logs: Mutex::new(Logs { open: outcome.logs, refused, deleted: Deleted::default() }),
-            tasks: tokio::sync::Mutex::new(Some([commit, sync])),
+            tasks: tokio::sync::Mutex::new(vec![commit, sync]),
             ticker: Mutex::new(Some(ticker)),
             _lock: lock,
         };
@@ -292,8 +293,10 @@ impl Storage {
     async fn join(&self) {
         // A second caller waits for the first.
         let mut tasks = self.tasks.lock().await;
-        for task in tasks.take().into_iter().flatten() {
-            task.join().await;
+        while let Some(task) = tasks.last_mut() {
+            // Each stays there until it has ended: a caller that is dropped here leaves it to the next one.
+            task.ended().await;
+            tasks.pop();
         }
     }
 }

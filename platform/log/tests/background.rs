@@ -38,6 +38,23 @@ fn a_journaled_epoch_does_not_make_unsynced_records_durable() {
     assert_eq!(log.flushed_end(), Offset(3));
 }
 
+#[test]
+fn a_close_that_is_dropped_leaves_the_end_to_wait_for_to_the_next_one() {
+    let world = World::new(1);
+    let storage = open(&world);
+    let log = storage.open_log(log_id(0), REPLICATED).unwrap();
+    drop(log.append(batch(3, 10, 0), EPOCH).unwrap());
+    for _ in 0..2 {
+        let mut close = Box::pin(storage.close());
+        let mut waits = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(close.as_mut().poll(&mut waits).is_pending(), "nothing has run since it was asked");
+    }
+    world.run_until(storage.close()).unwrap();
+    assert_eq!(log.flushed_end(), Offset(3));
+    assert!(world.disk().exists(Path::new("/data/CLEAN")).unwrap());
+    world.run_until(storage.close()).unwrap();
+}
+
 /// Panics once it is told to.
 struct Fuse {
     rng: Arc<dyn Rng>,
