@@ -138,7 +138,15 @@ impl PartitionLog {
                 missing_is_fine(disk.remove_file(&snapshot::path(self.dir(), part.segment.base)))?;
             }
             let name = part.segment.path.file_name().unwrap_or_default();
-            missing_is_fine(disk.rename(&part.segment.path, &trash.join(name)))?;
+            while let Err(error) = disk.rename(&part.segment.path, &trash.join(name)) {
+                // Who clears the trash takes directories away that hold nothing yet; that is not the segment's being gone.
+                if error.kind() == io::ErrorKind::NotFound && !disk.exists(&trash)? {
+                    disk.create_dir_all(&trash)?;
+                    continue;
+                }
+                missing_is_fine(Err(error))?;
+                break;
+            }
         }
         // Before they are shrunk there: a name that comes back must not name less than it did.
         sync_dir(disk, self.dir())

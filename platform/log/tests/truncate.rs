@@ -4,20 +4,22 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{
     batch,
     bench::{Bench, EPOCH, segment_path},
-    log_id, read_all, sequenced,
+    log_id,
+    meddling::Meddling,
+    read_all, sequenced,
 };
 use futures::FutureExt;
 use millstream_env::{
-    Disk, OpenMode,
+    Disk, Env, OpenMode,
     sim::{DiskOperation, Fault},
 };
-use millstream_log::{AppendError, CommitError, ReadError, TruncateError};
+use millstream_log::{AppendError, CommitError, PartitionLog, ReadError, Storage, Ticket, TruncateError};
 use millstream_model::{Durability, LeaderEpoch, Offset};
 use millstream_record::BatchHeader;
 
@@ -39,6 +41,28 @@ impl Bench {
     fn check(&self, expected: &[Bytes]) {
         assert_eq!(read_all(&self.log(), self.log().end_offset(), 5_000), expected);
     }
+}
+
+/// Whoever clears the trash finds a directory there that holds nothing yet, and takes it away.
+#[test]
+fn a_segment_goes_also_where_its_place_in_the_trash_has_gone_before_it() {
+    let check = |step: fn(&Arc<PartitionLog>) -> Ticket, expected: &[u64]| {
+        let mut bench = Bench::new(7, Durability::Fsync);
+        bench.append_each(8, 1, 7_000);
+        assert_eq!(bench.names("log"), [0, 2, 4, 6]);
+        bench.close();
+        let env = bench.world.env();
+        let disk = Meddling::new(env.disk.clone());
+        let (storage, _) = Storage::open(bench.options.clone(), Env { disk: disk.clone(), ..env }).unwrap();
+        let log = storage.open_log(log_id(0), bench.log_options()).unwrap();
+        disk.remove_next("/trash/");
+        bench.world.run_until(step(&log)).unwrap();
+        bench.world.run_for(Duration::from_secs(1));
+        assert!(disk.has_removed(), "it did not come to that");
+        assert_eq!(bench.names("log"), expected);
+    };
+    check(|log| log.truncate(Offset(3)).unwrap(), &[0, 2]);
+    check(|log| log.advance_start(Offset(4)).unwrap(), &[4, 6]);
 }
 
 #[test]

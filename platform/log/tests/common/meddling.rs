@@ -21,6 +21,7 @@ pub(crate) struct Meddling {
     held: Held,
     /// What no segment may grow past, bytes.
     most: Arc<AtomicU64>,
+    fleeting: Mutex<Option<String>>,
 }
 
 /// A text in a file's path, and who waits for each other before the next write to it goes on.
@@ -28,7 +29,8 @@ type Held = Arc<Mutex<Option<(String, Arc<Barrier>)>>>;
 
 impl Meddling {
     pub(crate) fn new(disk: Arc<dyn Disk>) -> Arc<Self> {
-        Arc::new(Self { disk, going: Mutex::default(), held: Held::default(), most: Arc::new(u64::MAX.into()) })
+        let (going, held, fleeting) = (Mutex::default(), Held::default(), Mutex::default());
+        Arc::new(Self { disk, going, held, most: Arc::new(u64::MAX.into()), fleeting })
     }
 
     /// Files whose paths contain `text` are not found from now on; `going` runs before the first one is not.
@@ -46,6 +48,16 @@ impl Meddling {
         let barrier = Arc::new(Barrier::new(2));
         *self.held.lock().unwrap() = Some((text.to_owned(), barrier.clone()));
         barrier
+    }
+
+    /// The next directory whose path contains `text` is removed as soon as it is made.
+    pub(crate) fn remove_next(&self, text: &str) {
+        *self.fleeting.lock().unwrap() = Some(text.to_owned());
+    }
+
+    /// Whether there was one.
+    pub(crate) fn has_removed(&self) -> bool {
+        self.fleeting.lock().unwrap().is_none()
     }
 
     /// Whether one was looked for.
@@ -75,7 +87,9 @@ impl Disk for Meddling {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(path)
+        self.disk.create_dir_all(path)?;
+        let removed = self.fleeting.lock().unwrap().take_if(|text| path.to_str().unwrap().contains(text.as_str()));
+        if removed.is_some() { self.disk.remove_dir(path) } else { Ok(()) }
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
