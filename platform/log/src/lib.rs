@@ -13,8 +13,10 @@
 //!    than 2^32 past its first. Positions are 32 bits. It ends earlier where a batch is later than its first by more than
 //!    `segment_ms` (`age`).
 //! 4. An index has one entry of 16 bytes per 32 KiB of batches.
-//! 5. What waits for the journal is at most `queue_bytes_max` (64 MiB), one append excepted. Past half of it, or with the journal
-//!    85 % full, [`Storage::writable`] holds appenders back.
+//! 5. What waits for the journal is at most `queue_bytes_max` (64 MiB), but for one append of each caller: each is let in before it is
+//!    queued, so those that come at the same moment are all let in. Frames that are no appends are not asked: they are small, or
+//!    have a limit of their own (`carry`). Past half of it, or with the journal 85 % full, [`Storage::writable`] holds appenders
+//!    back.
 //! 6. A log remembers the last five batches of at most 4,096 idempotent producers, each for `producer_expiration` (a day) after
 //!    it was last heard of: at most 1.2 MiB of memory a log (`producers`). Of where segments began since the last sync it keeps
 //!    at most as much again (`snapshot`).
