@@ -230,7 +230,8 @@
 //! that is before it. So a log changes where nothing lies past its mark:
 //!
 //! 1. The sync loop syncs it while appends go on by the old durability, and once more while none is taken. Now its mark covers all
-//!    records, and all frames that have some.
+//!    records, and all frames that have some. What a start has cut off its last segment is durably gone with
+//!    that, too, even where nothing is left.
 //! 2. The frame is queued. The log's frames and marks tell the new durability from here on.
 //! 3. The log is synced again, for a mark of the frame. When both are durable, the ticket resolves and appends are taken, by the
 //!    new durability.

@@ -232,9 +232,14 @@ impl PartitionLog {
 
     fn carry_out(&self, plan: &Plan) -> Result<(), SyncError> {
         let disk = self.disk();
-        for part in plan.parts.iter().filter(|part| part.len > 0) {
+        for part in &plan.parts {
             let path = &part.segment.path;
-            let file = part.segment.handle.reader().map_err(refused("open", path))?;
+            let file = match part.segment.handle.reader() {
+                // Its first batch makes it. One that is there may have been cut to nothing, and not durably: what it had must not
+                // come back past the mark of a log that changes its durability.
+                Err(error) if part.len == 0 && error.kind() == io::ErrorKind::NotFound => continue,
+                file => file.map_err(refused("open", path))?,
+            };
             if plan.cause != Cause::Reference {
                 write_back(&*file, plan.durable_len(part), part.len).map_err(failing("sync", path))?;
             }
@@ -504,7 +509,12 @@ mod tests {
     }
 
     /// A sync that writes all but the mark, and then a start.
-    fn lose_the_mark(world: &World, storage: Storage, log: Arc<PartitionLog>, power: bool) -> Arc<PartitionLog> {
+    fn lose_the_mark(
+        world: &World,
+        storage: Storage,
+        log: Arc<PartitionLog>,
+        power: bool,
+    ) -> (Storage, Arc<PartitionLog>) {
         let plan = log.plan_sync(Cause::Turn).unwrap();
         world.disk().inject(Fault::nth(DiskOperation::Write, 1).on("/mark").for_good());
         assert!(log.carry_out(&plan).is_err());
@@ -512,7 +522,12 @@ mod tests {
     }
 
     /// A start on a disk that has healed, with what was durable or with what a killed process leaves.
-    fn start_again(world: &World, storage: Storage, log: Arc<PartitionLog>, power: bool) -> Arc<PartitionLog> {
+    fn start_again(
+        world: &World,
+        storage: Storage,
+        log: Arc<PartitionLog>,
+        power: bool,
+    ) -> (Storage, Arc<PartitionLog>) {
         world.disk().clear_faults();
         if power {
             world.disk().crash_losing_all();
@@ -522,7 +537,8 @@ mod tests {
         drop((storage, log));
         let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
         let storage = Storage::open(options, world.env()).unwrap().0;
-        storage.log(id).unwrap()
+        let log = storage.log(id).unwrap();
+        (storage, log)
     }
 
     #[test]
@@ -553,7 +569,7 @@ mod tests {
                 world.run_until(log.append(batch(), LeaderEpoch(epoch)).unwrap().ticket).unwrap();
             }
             drop(log.advance_start(Offset(15)).unwrap());
-            let log = lose_the_mark(&world, storage, log, durability == Durability::Fsync);
+            let (_storage, log) = lose_the_mark(&world, storage, log, durability == Durability::Fsync);
             assert_eq!((log.start_offset(), log.end_offset()), (Offset(0), Offset(15)), "{durability:?}");
             assert_eq!(log.end_offset_for_epoch(LeaderEpoch(1)), Some((LeaderEpoch(1), Offset(13))), "{durability:?}");
         }
@@ -571,7 +587,7 @@ mod tests {
             let _ = log.append(batch(), LeaderEpoch(2)).unwrap();
         }
         drop(log.advance_start(Offset(15)).unwrap());
-        let log = lose_the_mark(&world, storage, log, true);
+        let (_storage, log) = lose_the_mark(&world, storage, log, true);
         assert_eq!((log.end_offset(), log.latest_epoch()), (Offset(12), Some(LeaderEpoch(2))));
     }
 
@@ -682,7 +698,7 @@ mod tests {
             world.disk().inject(Fault::nth(DiskOperation::Resize, 1).on(".log"));
             assert!(log.cut_files().is_err());
             assert_eq!(log.state().mark.unwrap().end, Offset(10));
-            let log = start_again(&world, storage, log, true);
+            let (_storage, log) = start_again(&world, storage, log, true);
             // With a journal, nothing past the mark counts: it is as if the log had been cut.
             let expected = match durability {
                 Durability::Fsync => (Offset(10), Some(LeaderEpoch(1))),
@@ -709,6 +725,21 @@ mod tests {
         assert_eq!((log.state().mark, stored().end), (None, Offset(7)));
         assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
         assert_eq!(log.state().mark, Some(stored()));
+    }
+
+    /// What a start cuts off is past the mark, and counts as nothing there; but past that of a log without a journal it would count.
+    #[test]
+    fn what_was_cut_to_nothing_does_not_come_back_when_the_durability_has_changed() {
+        let world = World::new(1);
+        let (storage, log, plan) = planned(&world, Durability::Fsync);
+        carry_on(&log, &plan);
+        world.run_until(log.truncate(Offset(0)).unwrap()).unwrap();
+        let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
+        let (storage, log) = lose_the_mark(&world, storage, log, true);
+        assert_eq!(log.end_offset(), Offset(0), "nobody was promised it");
+        world.run_until(log.change_durability(Durability::Replicated).unwrap()).unwrap();
+        let (_storage, log) = start_again(&world, storage, log, true);
+        assert_eq!((log.end_offset(), log.durability()), (Offset(0), Durability::Replicated));
     }
 
     /// The caller's thread may come in between the two.
