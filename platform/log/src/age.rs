@@ -44,7 +44,7 @@ impl Age {
 
 impl State {
     /// Sees to it that the age of the active segment is known, for which the disk is read once after a start. Must come before
-    /// [`State::write`] where time closes segments.
+    /// [`State::place`] where time closes segments.
     pub(crate) fn know_age(&mut self) -> Result<(), ReadError> {
         let active = self.active();
         if self.age.first.is_some() || active.len == 0 || self.age.segment_ms == u64::MAX {

@@ -419,3 +419,28 @@ pub enum DeleteError {
     #[error(transparent)]
     Failed(#[from] StorageFailed),
 }
+
+/// Why a pass of compaction ended early. The log holds what it held, or part of it is compacted.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactError {
+    /// A segment could not be read, or is damaged.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The new segment could not be written. (A disk without room is no danger: the old one stays.)
+    #[error("cannot {action} {}: {source}", path.display())]
+    Write {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A sync failed, here or elsewhere: the process must stop.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
+    /// Whoever asked for it wants it no more.
+    #[error("the pass was given up")]
+    GivenUp,
+}

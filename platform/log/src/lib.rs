@@ -300,10 +300,10 @@ mod tail;
 mod ticket;
 mod truncate;
 
-pub use compact::{CompactError, Compacted, Compaction};
+pub use compact::{Compacted, Compaction};
 pub use error::{
-    AppendError, ChangeError, CommitError, DeleteError, Hole, OpenError, OpenLogError, ReadError, SequenceError,
-    StartError, StorageFailed, TruncateError,
+    AppendError, ChangeError, CommitError, CompactError, DeleteError, Hole, OpenError, OpenLogError, ReadError,
+    SequenceError, StartError, StorageFailed, TruncateError,
 };
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};

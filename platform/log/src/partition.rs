@@ -398,7 +398,7 @@ impl PartitionLog {
         // Only now: what was undone has left no trace in its producer's sequence.
         match idempotent {
             Some(header) => state.note(&BatchHeader { base_offset: base, ..header }, now),
-            None => state.unsaved_bytes += journal_bytes as u64,
+            None => state.unsaved_bytes += bytes as u64,
         }
         let last_offset = Offset(state.end.0 - 1);
         assert!(last_offset >= base, "an append took no offset");
@@ -645,6 +645,25 @@ mod tests {
         assert!(log.journal.start_closing());
         let mut state = log.state();
         assert!(matches!(log.list(&mut state), Err(AppendError::Closed)) && !state.listed);
+    }
+
+    #[test]
+    fn what_is_not_written_down_of_producers_is_counted_in_bytes_of_batches() {
+        let world = World::new(1);
+        let storage = Storage::open(StorageOptions::new("/data"), world.env()).unwrap().0;
+        let log = storage.open_log(LogId::records(TopicId::NIL, PartitionId(0)), LogOptions::default()).unwrap();
+        let (producer_epoch, base_sequence) = (ProducerEpoch(0), Sequence(0));
+        let idempotent =
+            BatchOptions { producer_id: ProducerId(1), producer_epoch, base_sequence, ..BatchOptions::default() };
+        let mut bytes = 0;
+        for options in [BatchOptions::default(), idempotent] {
+            let mut builder = BatchBuilder::new(options);
+            builder.push(TimestampMs(1), None, Some(b"value"), &[]).unwrap();
+            let batch = builder.build().unwrap();
+            bytes += batch.len() as u64;
+            let _ = log.append(batch, LeaderEpoch(1)).unwrap();
+            assert_eq!(log.state().unsaved_bytes, bytes);
+        }
     }
 
     /// Says when it is asked for the time.

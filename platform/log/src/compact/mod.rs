@@ -35,7 +35,7 @@ use self::{
     rewrite::{Candidate, Gap, Left, RewriteError, look, rewrite},
 };
 use crate::{
-    PartitionLog, ReadError, StorageFailed,
+    CompactError, PartitionLog, ReadError, StorageFailed,
     bytes_io::failing,
     index::Index,
     segment::{Segment, Walk},
@@ -79,30 +79,6 @@ pub struct Compacted {
     pub records_removed: u64,
     /// All below was compacted.
     pub reached: Offset,
-}
-
-/// Why a pass ended early. The log holds what it held, or part of it is compacted.
-#[derive(Debug, thiserror::Error)]
-pub enum CompactError {
-    /// A segment could not be read, or is damaged.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The new segment could not be written. (A disk without room is no danger: the old one stays.)
-    #[error("cannot {action} {}: {source}", path.display())]
-    Write {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A sync failed, here or elsewhere: the process must stop.
-    #[error(transparent)]
-    Failed(#[from] StorageFailed),
-    /// Whoever asked for it wants it no more.
-    #[error("the pass was given up")]
-    GivenUp,
 }
 
 /// What one pass knows.
