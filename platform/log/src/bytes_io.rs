@@ -8,7 +8,7 @@ use std::{
 
 use millstream_env::{Disk, OpenMode};
 
-use crate::{StorageFailed, start::missing_is_fine};
+use crate::StorageFailed;
 
 /// Reads a small file whole; none if it does not exist. A file of more than `bytes_max` is invalid data.
 pub(crate) fn read_file(disk: &dyn Disk, path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
@@ -45,6 +45,14 @@ pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, parts: &[&[u8]], sync: 
         file.sync_data()?;
     }
     disk.rename(&beside, path)
+}
+
+/// What is gone already need not go.
+pub(crate) fn missing_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Turns an I/O error on `path` into the storage's failure.

@@ -187,8 +187,7 @@ impl State {
         end == self.end
             && batches.iter().all(|(header, batch)| {
                 let (epoch, _) = self.epochs.of(header.base_offset);
-                crc32c(&batch[PATCH_BYTES..]) == header.crc
-                    && epoch.is_none_or(|epoch| epoch == header.partition_leader_epoch)
+                header.crc_matches(batch) && epoch.is_none_or(|epoch| epoch == header.partition_leader_epoch)
             })
     }
 }

@@ -1,7 +1,7 @@
 //! Journal frames: the header's bytes, the kinds, and how a payload is checked.
 
 use millstream_model::{Durability, LeaderEpoch, Offset, PartitionId, TopicId};
-use millstream_record::{BatchHeader, PATCH_BYTES, crc32c};
+use millstream_record::{BatchHeader, crc32c};
 use uuid::Uuid;
 
 use crate::{
@@ -184,7 +184,7 @@ impl Frame {
             && batch.end_offset() == self.end_offset
             && batch.partition_leader_epoch == self.leader_epoch
             && batch.crc == self.payload_crc
-            && batch.crc == crc32c(&payload[PATCH_BYTES..])
+            && batch.crc_matches(payload)
     }
 }
 

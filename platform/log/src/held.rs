@@ -24,10 +24,9 @@ use millstream_env::{Disk, OpenMode};
 use millstream_record::crc32c;
 
 use crate::{
-    bytes_io::read_file,
+    bytes_io::{missing_is_fine, read_file},
     frame::{FRAME_HEADER_BYTES, Frame, Place},
     journal_file::Found,
-    start::missing_is_fine,
 };
 
 /// The file's name.

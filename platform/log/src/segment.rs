@@ -9,11 +9,12 @@ use std::{
 use bytes::BytesMut;
 use millstream_env::{Disk, DiskFile};
 use millstream_model::{Offset, TimestampMs};
-use millstream_record::{BatchError, BatchHeader, HEADER_BYTES, PATCH_BYTES, crc32c};
+use millstream_record::{BatchError, BatchHeader, HEADER_BYTES};
 use parking_lot::Mutex;
 
 use crate::{
     ReadError,
+    bytes_io::missing_is_fine,
     handles::{Handle, Handles},
     index::Index,
 };
@@ -86,10 +87,7 @@ impl Segment {
     /// Removes the file, if there is one.
     pub(crate) fn remove(&self) -> io::Result<()> {
         self.handle.release();
-        match self.disk.remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        missing_is_fine(self.disk.remove_file(&self.path))
     }
 
     pub(crate) fn index_path(&self) -> PathBuf {
@@ -289,7 +287,7 @@ impl Segment {
                 break;
             }
             let batch = self.read_exact(at, bytes)?;
-            if crc32c(&batch[PATCH_BYTES..]) != header.crc {
+            if !header.crc_matches(&batch) {
                 break;
             }
             let written = self.handle.writer().and_then(|file| file.write_at(&[IoSlice::new(&batch)], at));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use millstream_model::{LeaderEpoch, Offset};
-use millstream_record::{BatchError, BatchHeader, HEADER_BYTES, PATCH_BYTES, PREFIX_BYTES, crc32c};
+use millstream_record::{BatchError, BatchHeader, HEADER_BYTES, PREFIX_BYTES};
 
 use crate::{PartitionLog, ReadError, error::Hole, index::Index, state::Part};
 
@@ -62,8 +62,10 @@ impl<'a> Checker<'a> {
             return Found::Damaged("its offsets do not follow each other");
         }
         let needed = header.batch_bytes();
-        let Some(covered) = bytes.get(PATCH_BYTES..needed) else { return Found::Front(needed) };
-        if crc32c(covered) != header.crc {
+        if bytes.len() < needed {
+            return Found::Front(needed);
+        }
+        if !header.crc_matches(bytes) {
             return Found::Damaged("the checksum of a batch does not match");
         }
         let end = header.end_offset();
@@ -233,8 +235,7 @@ impl<'a, F: FnMut(u64) -> Result<(u64, Offset), ReadError>> Salvage<'a, F> {
         if header.base_offset != self.base || needed as u64 > self.extent.part.len - self.at {
             return Ok(None);
         }
-        let Some(covered) = self.fill(needed)?.get(PATCH_BYTES..needed) else { return Ok(None) };
-        if crc32c(covered) != header.crc {
+        if !header.crc_matches(self.fill(needed)?) {
             return Ok(None);
         }
         (self.at, self.base) = (self.at + needed as u64, header.end_offset());

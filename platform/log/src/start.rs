@@ -6,8 +6,12 @@ use millstream_env::lack;
 use millstream_model::{LeaderEpoch, Offset, TimestampMs};
 
 use crate::{
-    AppendError, PartitionLog, ReadError, StartError, StorageFailed, Ticket, bytes_io::failing, frame::Kind, snapshot,
-    state::Part, sync_log::sync_dir,
+    AppendError, PartitionLog, ReadError, StartError, StorageFailed, Ticket,
+    bytes_io::{failing, missing_is_fine},
+    frame::Kind,
+    snapshot,
+    state::Part,
+    sync_log::sync_dir,
 };
 
 /// A segment that takes no more batches, as retention sees it.
@@ -150,13 +154,5 @@ impl PartitionLog {
         }
         // Before they are shrunk there: a name that comes back must not name less than it did.
         sync_dir(disk, self.dir())
-    }
-}
-
-/// What is gone already need not go.
-pub(crate) fn missing_is_fine(outcome: io::Result<()>) -> io::Result<()> {
-    match outcome {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::{
     AppendError, CommitError, PartitionLog, ReadError, Ticket, TruncateError,
     age::Age,
-    bytes_io::failing,
+    bytes_io::{failing, missing_is_fine},
     frame::Kind,
     index::Index,
     mark::{Mark, Saved},
@@ -182,13 +182,13 @@ impl PartitionLog {
                 file.sync_data().map_err(failing("sync", path))?;
             }
             let path = part.segment.index_path();
-            crate::start::missing_is_fine(disk.remove_file(&path)).map_err(refused("remove", &path))?;
+            missing_is_fine(disk.remove_file(&path)).map_err(refused("remove", &path))?;
         }
         // Those beyond are not of what comes there now. They are gone for good before a mark reaches so far again.
         for at in snapshot::list(disk, self.dir()).map_err(refused("list", self.dir()))? {
             if at > end {
                 let path = snapshot::path(self.dir(), at);
-                crate::start::missing_is_fine(disk.remove_file(&path)).map_err(refused("remove", &path))?;
+                missing_is_fine(disk.remove_file(&path)).map_err(refused("remove", &path))?;
             }
         }
         if gone.is_empty() {

@@ -97,6 +97,13 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
+    /// Whether a batch's bytes are those that its CRC was made of, which are all but the first [`PATCH_BYTES`]. `batch`: from the batch's
+    /// first byte on; where it is shorter than the batch, they are not.
+    #[must_use]
+    pub fn crc_matches(&self, batch: &[u8]) -> bool {
+        batch.get(PATCH_BYTES..self.batch_bytes()).is_some_and(|covered| crc32c(covered) == self.crc)
+    }
+
     /// Reads the header at the front of `bytes`, which need not hold the rest of the batch. O(1).
     ///
     /// # Errors

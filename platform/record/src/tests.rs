@@ -57,6 +57,19 @@ fn small() -> Bytes {
     )
 }
 
+#[test]
+fn a_crc_covers_all_of_its_batch_but_what_brokers_set_and_nothing_behind() {
+    let batch = small();
+    let header = BatchHeader::parse(&batch).unwrap();
+    assert!(header.crc_matches(&batch) && header.crc_matches(&[&batch[..], b"the next"].concat()));
+    for at in 0..batch.len() {
+        assert!(!header.crc_matches(&batch[..at]), "cut at {at}");
+        let mut changed = batch.to_vec();
+        changed[at] ^= 1;
+        assert_eq!(header.crc_matches(&changed), at < PATCH_BYTES, "byte {at}");
+    }
+}
+
 /// Changes an encoded batch and sets its CRC right again, so that only the lie itself can be found.
 fn lie(batch: &Bytes, change: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut bytes = batch.to_vec();

@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     CompactError, PartitionLog, ReadError, StorageFailed,
-    bytes_io::failing,
+    bytes_io::{failing, missing_is_fine},
     index::Index,
     segment::{Segment, Walk},
     snapshot,
@@ -384,10 +384,8 @@ impl Pass<'_> {
         let (first, _) = &group[0];
         // No index may be taken for the new segment's that is not: first it goes, for certain.
         let index_path = first.segment.index_path();
-        match disk.remove_file(&index_path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(writing("remove", &index_path)(error)),
-            _ => log.sync_dir_alone(disk)?,
-        }
+        missing_is_fine(disk.remove_file(&index_path)).map_err(writing("remove", &index_path))?;
+        log.sync_dir_alone(disk)?;
         // Held open to be shrunk, since unlinking a large file at once stalls the file system. (They are few: a group fits a segment.)
         let mut large = Vec::new();
         for (part, _) in group.iter().filter(|(part, _)| part.len > SHRINK_STEP_BYTES) {
@@ -432,12 +430,7 @@ impl Pass<'_> {
             let snapshot = (!state.names_snapshot(part.segment.base)).then_some(snapshot);
             let paths = [part.segment.index_path(), part.segment.path.to_path_buf()];
             for path in snapshot.into_iter().chain(paths) {
-                match disk.remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(writing("remove", &path)(error));
-                    }
-                    _ => {}
-                }
+                missing_is_fine(disk.remove_file(&path)).map_err(writing("remove", &path))?;
             }
         }
         for (file, part) in large {

@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 
 use super::{Logs, Refused, unreadable};
 use crate::{
-    LogId, LogOptions, OpenError, PartitionLog, ReadError, compact,
+    LogId, LogOptions, OpenError, PartitionLog, ReadError,
+    bytes_io::missing_is_fine,
+    compact,
     data_dir::{io, list},
     epochs::Epochs,
     held,
@@ -230,10 +232,7 @@ fn remove_empty(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>) -> Resul
 }
 
 fn remove(journal: &Journal, path: &Path) -> Result<(), OpenError> {
-    match journal.disk.remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", path)(error)),
-        _ => Ok(()),
-    }
+    missing_is_fine(journal.disk.remove_file(path)).map_err(io("remove", path))
 }
 
 /// The segments before the one that the mark ends in, back to the one that the log starts in: each must end where the next
