@@ -125,7 +125,7 @@ pub(crate) fn refused<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(i
     }
 }
 
-/// Makes the names in a directory durable: while logs are served, every sync of a directory is one of these, but for compaction's.
+/// Makes the names in a directory durable: while logs are served, every sync of a directory is one of these.
 ///
 /// # Errors
 /// A lack of descriptors is told as such: the directory could not be opened, and nothing was lost. Any other is final, and told as

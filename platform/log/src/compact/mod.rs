@@ -25,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::{Disk, DiskFile, Lack, OpenMode, lack};
+use millstream_env::{Disk, DiskFile, OpenMode, lack};
 use millstream_model::{Offset, TimestampMs};
 use millstream_record::{Batch, BatchHeader};
 
@@ -41,6 +41,7 @@ use crate::{
     segment::{Segment, Walk},
     snapshot,
     state::Part,
+    sync_log::sync_dir,
 };
 
 /// How much of a replaced file is given back to the file system at once, bytes.
@@ -237,9 +238,9 @@ impl PartitionLog {
     /// came later, would say that all is well.
     fn sync_dir_alone(&self, disk: &dyn Disk) -> Result<(), CompactError> {
         let _alone = self.syncing().lock();
-        match disk.sync_dir(self.dir()) {
+        match sync_dir(disk, self.dir()) {
             // It was not even opened: the log is deleted, or descriptors lack. Nothing is forgotten.
-            Err(error) if error.kind() == io::ErrorKind::NotFound || lack(&error) == Some(Lack::Descriptors) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || lack(&error).is_some() => {
                 Err(writing("sync", self.dir())(error))
             }
             outcome => Ok(self.believe(outcome, self.dir())?),
