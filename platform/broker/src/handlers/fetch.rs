@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use millstream_catalog::View;
 use millstream_env::Share;
-use millstream_log::ReadError;
+use millstream_log::{ReadError, ReadParts};
 use millstream_model::{Offset, PartitionId, TopicId};
 use millstream_protocol::{
     ErrorCode,
@@ -153,7 +153,7 @@ impl Counted<'_> {
     /// How many bytes have come, counted once; none when that must be said at once, whatever else is missing.
     ///
     /// What there is to read is read and let go. Only what came since the last time: a wait costs as much as what it waits for.
-    fn count(&mut self, bytes_max: usize, exactly: bool) -> Option<usize> {
+    async fn count(&mut self, bytes_max: usize, exactly: bool) -> Option<usize> {
         // Seen before the log is read: what grows later wakes the wait.
         let high_watermark = *self.high_watermark.borrow_and_update();
         let start = self.source.partition.log.start_offset();
@@ -173,9 +173,9 @@ impl Counted<'_> {
         }
         let bytes_max = self.partition_bytes_max.min(bytes_max).saturating_sub(self.bytes);
         if bytes_max > 0 {
-            let read = self.source.partition.read(self.next, bytes_max).ok()?;
-            self.bytes += read.bytes();
-            self.next = read.next;
+            let (partition, from) = (&self.source.partition, self.next);
+            let count = |read: ReadParts| (self.bytes, self.next) = (self.bytes + read.bytes(), read.next);
+            read_in_pieces(partition, from, bytes_max, count).await.ok()?;
         }
         Some(self.bytes)
     }
@@ -194,7 +194,7 @@ async fn enough(topics: &[Targets], bytes_min: usize, bytes_max: usize) {
             bytes: 0,
             high_watermark: source.partition.subscribe(),
         };
-        let Some(bytes) = counted.count(bytes_max, exactly) else { return };
+        let Some(bytes) = counted.count(bytes_max, exactly).await else { return };
         total = total.saturating_add(bytes);
         if total >= bytes_min.max(1) {
             return;
@@ -205,7 +205,7 @@ async fn enough(topics: &[Targets], bytes_min: usize, bytes_max: usize) {
         // With nothing to wait for, only time ends the wait.
         let Some(grew) = waits.next().await else { return std::future::pending().await };
         let Some((mut counted, before)) = grew else { return };
-        let Some(bytes) = counted.count(bytes_max, exactly) else { return };
+        let Some(bytes) = counted.count(bytes_max, exactly).await else { return };
         total = total.saturating_add(bytes - before);
         if total >= bytes_min.max(1) {
             return;
@@ -302,7 +302,10 @@ impl Shown {
                 seen[index] = Some(read.map_err(Arc::new));
             } else if source.view.is_none() && source.has_news(&target.request) {
                 // Counted and let go, to be read with a share: what the request names first has the room first.
-                budget.take(partition.read(from, room).map_or(0, |read| read.bytes()));
+                let mut bytes = 0;
+                // What it cannot read is told when it is read for the answer.
+                let _ = read_in_pieces(partition, from, room, |read| bytes += read.bytes()).await;
+                budget.take(bytes);
             }
         }
         held.shrink(seen.iter().flatten().flatten().map(Seen::bytes).sum());
@@ -428,7 +431,9 @@ async fn read_source(
     }
     let (parts, next) = match (&source.view, seen) {
         (None, _) => {
-            let parts = read_in_pieces(partition, from, bytes_max).await.map_err(|error| Arc::new(error.into()))?;
+            let mut parts = Vec::new();
+            let take = |read: ReadParts| parts.extend(read.parts);
+            read_in_pieces(partition, from, bytes_max, take).await.map_err(|error| Arc::new(error.into()))?;
             (parts, answer.next_offset)
         }
         (Some(_), Some(Ok(seen))) => (seen.batches.clone(), seen.next),
@@ -447,24 +452,30 @@ async fn read_source(
     Ok(())
 }
 
-/// Reads about `bytes_max` bytes, piece by piece. What the first piece cannot give is an error; where a later one cannot, the answer
-/// ends, and the next fetch is told why.
-async fn read_in_pieces(partition: &Partition, from: Offset, bytes_max: usize) -> Result<Vec<Bytes>, ReadError> {
+/// Reads about `bytes_max` bytes, piece by piece, and gives each away before others have the thread. What the first piece cannot give is
+/// an error; where a later one cannot, the answer ends, and the next fetch is told why.
+async fn read_in_pieces(
+    partition: &Partition,
+    from: Offset,
+    bytes_max: usize,
+    mut give: impl FnMut(ReadParts),
+) -> Result<(), ReadError> {
     let mut read = partition.read(from, bytes_max.min(PIECE_BYTES))?;
-    let mut left = bytes_max.saturating_sub(read.bytes());
-    while left > 0 && read.next < partition.high_watermark() {
-        tokio::task::yield_now().await;
-        let Ok(more) = partition.read(read.next, left.min(PIECE_BYTES)) else { break };
-        let bytes = more.bytes();
-        // The first batch is given even if it is too large: here it is not the answer's first.
-        if bytes == 0 || bytes > left {
-            break;
+    let mut left = bytes_max;
+    loop {
+        let (bytes, next) = (read.bytes(), read.next);
+        left = left.saturating_sub(bytes);
+        give(read);
+        if bytes == 0 || left == 0 || next >= partition.high_watermark() {
+            return Ok(());
         }
-        left -= bytes;
-        read.next = more.next;
-        read.parts.extend(more.parts);
+        tokio::task::yield_now().await;
+        read = match partition.read(next, left.min(PIECE_BYTES)) {
+            // The first batch is given even if it is too large: here it is not the answer's first.
+            Ok(more) if more.bytes() <= left => more,
+            _ => return Ok(()),
+        };
     }
-    Ok(read.parts)
 }
 
 #[cfg(test)]
