@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use millstream_catalog::{
-    Address, Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError,
+    Address, Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError, ProposeError,
+    Refused,
 };
 use millstream_env::{Env, Listener};
 use millstream_log::{OpenLogError, Recovered, Storage, StorageFailed, StorageOptions, Stream};
@@ -60,9 +61,21 @@ pub enum StartError {
         #[source]
         source: CatalogError,
     },
+    /// The logs belong to topics that this metadata knows nothing of. Nothing was deleted.
+    #[error(
+        "{} does not belong to the records in {}: it is new, or another broker's. Put back the one that was there when the broker last \
+         ran, or restore the whole data directory from one copy. Nothing of the records was touched",
+        path.display(), data_dir.display()
+    )]
+    ForeignCatalog {
+        /// The metadata's directory.
+        path: PathBuf,
+        /// The data directory.
+        data_dir: PathBuf,
+    },
     /// This broker could not be registered with its cluster.
     #[error("the broker could not be registered with its cluster: {0}")]
-    Register(#[source] millstream_catalog::ProposeError),
+    Register(#[source] ProposeError),
     /// The module host.
     #[error("the module host: {0}")]
     Modules(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -169,9 +182,10 @@ impl Broker {
             CatalogOptions { view_dir: options.view_dir.clone(), ..CatalogOptions::new(&catalog_dir, options.id) };
         let catalog = Catalog::open(catalog_options, env.clone())
             .await
-            .map_err(|source| StartError::Catalog { path: catalog_dir, source })?;
+            .map_err(|source| StartError::Catalog { path: catalog_dir.clone(), source })?;
         let modules = Modules::open(&options, &env)?;
 
+        let holds_logs = !storage.logs().is_empty();
         // A new incarnation starts a new leader epoch everywhere: an unsynced tail of the last one may be gone.
         loop {
             let replicated = replicated_logs(&storage, &catalog);
@@ -182,8 +196,14 @@ impl Broker {
                 addresses: vec![address.clone()],
                 clean: recovered.clean,
                 replicated: if recovered.clean { Vec::new() } else { replicated.clone() },
+                holds_logs,
             };
-            catalog.propose(register).await.map_err(StartError::Register)?;
+            catalog.propose(register).await.map_err(|source| match source {
+                ProposeError::Refused(Refused::UnknownDirectory { .. }) => {
+                    StartError::ForeignCatalog { path: catalog_dir.clone(), data_dir: options.data_dir.clone() }
+                }
+                source => StartError::Register(source),
+            })?;
             // All that was agreed on before is applied now: more of them may be known for what they are, and are told of again.
             if recovered.clean || replicated_logs(&storage, &catalog).iter().all(|id| replicated.contains(id)) {
                 break;

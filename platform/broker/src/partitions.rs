@@ -249,11 +249,11 @@ fn log_options(config: &TopicConfig) -> LogOptions {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use millstream_catalog::Command;
     use millstream_env::{Disk, sim::World};
-    use millstream_model::{TimestampMs, TopicName};
+    use millstream_model::{Offset, TimestampMs, TopicName};
     use millstream_protocol::{
         ErrorCode,
         messages::{
@@ -268,20 +268,24 @@ mod tests {
 
     use super::*;
     use crate::{
-        Broker, BrokerOptions,
+        Broker, BrokerOptions, StartError,
         handlers::{delete_topics, metadata},
         readable::Readable,
     };
 
     const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
 
-    async fn start(world: &World) -> Broker {
+    async fn try_start(world: &World) -> Result<Broker, StartError> {
         let options = BrokerOptions {
             compiler: Compiler::InProcess,
             view_dir: None,
             ..BrokerOptions::new(BrokerId(1), "/data".into())
         };
-        Broker::start(options, world.env(), Vec::new()).await.unwrap().0
+        Ok(Broker::start(options, world.env(), Vec::new()).await?.0)
+    }
+
+    async fn start(world: &World) -> Broker {
+        try_start(world).await.unwrap()
     }
 
     async fn create(broker: &Broker) {
@@ -303,6 +307,31 @@ mod tests {
         builder.push(TimestampMs(0), None, Some(b"value"), &[]).unwrap();
         let led = broker.shared().partitions.find(TOPIC, PartitionId(partition)).unwrap();
         led.append(vec![builder.build().unwrap()], Acks::All).unwrap().commit.await.unwrap();
+    }
+
+    /// Whose metadata is gone, or another's, keeps its logs: they are no deleted topics'.
+    #[test]
+    fn logs_that_the_metadata_does_not_belong_to_are_left_alone() {
+        let world = World::new(1);
+        let broker = world.run_until(start(&world));
+        world.run_until(create(&broker));
+        world.run_until(append(&broker, 0));
+        world.run_until(broker.shutdown()).unwrap();
+        drop(broker);
+        world.first().kill();
+        let (disk, catalog, away) = (world.disk(), Path::new("/data/catalog"), Path::new("/data/away"));
+        disk.rename(catalog, away).unwrap();
+        for _ in 0..2 {
+            let refused = world.run_until(try_start(&world)).err().unwrap();
+            assert!(matches!(&refused, StartError::ForeignCatalog { .. }), "{refused}");
+            assert!(refused.to_string().contains("/data/catalog does not belong"), "{refused}");
+            world.first().kill();
+        }
+        disk.remove_dir_all(catalog).unwrap();
+        disk.rename(away, catalog).unwrap();
+        let broker = world.run_until(start(&world));
+        let led = broker.shared().partitions.find(TOPIC, PartitionId(0)).unwrap();
+        assert_eq!(led.high_watermark(), Offset(1));
     }
 
     /// Who asks for a partition whose mark is damaged is told why, others go on, and the topic can be deleted with all that was kept.

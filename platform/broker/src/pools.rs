@@ -326,6 +326,7 @@ mod tests {
             addresses: vec![Address { host: "127.0.0.1".into(), port: 9092 }],
             clean: true,
             replicated: Vec::new(),
+            holds_logs: false,
         };
         apply(&mut state, 0, broker).unwrap();
         let module: ModuleRef = "m@1".parse().unwrap();

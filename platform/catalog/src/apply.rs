@@ -65,6 +65,10 @@ pub enum Refused {
         "data directory {directory} is registered as broker {owner}'s: start it with --node-id {owner}, or give broker {broker} a directory of its own"
     )]
     DirectoryTaken { broker: BrokerId, directory: DirectoryId, owner: BrokerId },
+    #[error(
+        "data directory {directory} holds records, and the cluster's metadata knows of no such directory of broker {broker}: put back the metadata that belongs to it"
+    )]
+    UnknownDirectory { broker: BrokerId, directory: DirectoryId },
     #[error("broker {0} is not registered")]
     UnknownBroker(BrokerId),
     #[error(
@@ -146,8 +150,11 @@ pub enum Refused {
 pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome, Refused> {
     match command {
         Command::CreateCluster { id } => create_cluster(state, id),
-        Command::RegisterBroker { id, incarnation, directory, addresses, clean, replicated } => {
+        Command::RegisterBroker { id, incarnation, directory, addresses, clean, replicated, holds_logs } => {
             let broker = Broker { id, incarnation, directory, epoch: BrokerEpoch(index), addresses };
+            if holds_logs && state.brokers.get(&id).is_none_or(|known| known.directory != directory) {
+                return Err(Refused::UnknownDirectory { broker: id, directory });
+            }
             register_broker(state, broker, clean, &replicated.into_iter().collect())
         }
         Command::CreateTopic { id, name, partitions, replication_factor, config, at } => {

@@ -31,6 +31,7 @@ pub(crate) fn register(broker: i32, incarnation: u128, directory: u128, clean: b
         addresses: vec![Address { host: "127.0.0.1".into(), port: 9092 }],
         clean,
         replicated: Vec::new(),
+        holds_logs: false,
     }
 }
 
@@ -413,10 +414,29 @@ fn so_does_one_of_logs_that_were_not_yet_what_their_topic_asks_for() {
     }
 }
 
+/// Its metadata was lost, or is another directory's: what the logs hold would be taken for deleted topics' records.
+#[test]
+fn a_directory_with_logs_that_the_cluster_does_not_know_is_refused() {
+    let holding = |broker, directory| match register(broker, 11, directory, true) {
+        Command::RegisterBroker { id, incarnation, directory, addresses, clean, replicated, .. } => {
+            Command::RegisterBroker { id, incarnation, directory, addresses, clean, replicated, holds_logs: true }
+        }
+        other => other,
+    };
+    let state = small();
+    taken(&state, holding(0, 20));
+    for (broker, directory) in [(0, 99), (7, 99)] {
+        let expected = Refused::UnknownDirectory { broker: BrokerId(broker), directory: DirectoryId(uuid(directory)) };
+        assert_eq!(refused(&state, holding(broker, directory)), expected);
+        taken(&state, register(broker, 11, directory, true));
+    }
+}
+
 #[test]
 fn what_an_earlier_version_registers_is_understood() {
     let bytes = register(0, 11, 20, false).encode().unwrap();
-    assert!(!String::from_utf8_lossy(&bytes).contains("replicated"));
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    assert!(!text.contains("replicated") && !text.contains("holds_logs"));
     assert_eq!(Command::decode(&bytes).unwrap(), register(0, 11, 20, false));
 }
 

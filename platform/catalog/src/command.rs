@@ -55,6 +55,9 @@ pub enum Command {
         /// agreed on before it is carried out. Of those whose topics are in `replicated` it need not tell. (Earlier versions told of none.)
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         replicated: Vec<TopicPartition>,
+        /// Whether the data directory holds logs: then the cluster must know it. (Earlier versions did not tell.)
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        holds_logs: bool,
     },
     /// Makes a topic and places its partitions on the registered brokers.
     CreateTopic {
