@@ -69,7 +69,9 @@ enum Work {
     Log {
         producers: usize,
     },
-    BareFetch,
+    BareFetch {
+        checked: bool,
+    },
     Fetch {
         records: bool,
     },
@@ -110,7 +112,8 @@ fn lines() -> Vec<Line> {
             }
         }
     }
-    add("fetch", "bare QUIC from memory", Work::BareFetch);
+    add("fetch", "bare QUIC from memory", Work::BareFetch { checked: false });
+    add("fetch", "the same from a file, checked", Work::BareFetch { checked: true });
     add("fetch", "millstream, batches", Work::Fetch { records: false });
     add("fetch", "millstream, records", Work::Fetch { records: true });
     add("fetch over TCP", "bare file, sendfile", Work::SendFile);
@@ -178,7 +181,7 @@ impl Stand {
         let any = |is: fn(&Work) -> bool| lines.iter().any(|line| is(&line.work));
         let dir = tempfile::Builder::new().prefix("millstream-bench-").tempdir()?;
         let is_bare = |work: &Work| {
-            matches!(work, Work::BareProduce { .. } | Work::BareFetch | Work::BareBeside { .. } | Work::SendFile)
+            matches!(work, Work::BareProduce { .. } | Work::BareFetch { .. } | Work::BareBeside { .. } | Work::SendFile)
         };
         let bare = match any(is_bare) {
             true => Some(BareServer::start(&make(&dir, "bare")?).await?),
@@ -238,9 +241,13 @@ impl Stand {
                 sample.note = Some(server.disk_stats().await?);
                 Ok(sample)
             }
-            Work::BareFetch => {
+            Work::BareFetch { checked } => {
                 let server = self.bare.as_ref().context("no bare server")?;
-                measure(vec![server.fetcher().await?], plan.time, Some(server.process_id())).await
+                let id = Some(server.process_id());
+                match checked {
+                    false => measure(vec![server.fetcher().await?], plan.time, id).await,
+                    true => measure(vec![server.checked_fetcher().await?], plan.time, id).await,
+                }
             }
             Work::BareBeside { reading } => {
                 let server = self.bare.as_ref().context("no bare server")?;

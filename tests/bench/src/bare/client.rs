@@ -9,12 +9,13 @@ use std::{
 
 use anyhow::{Context, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
+use millstream_env::Buffers;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 
 use super::{
     disk::Ack,
     quic,
-    server::{ACK_BYTES, FRAME_HEADER_BYTES, Ready, SENT_BYTES},
+    server::{ACK_BYTES, FRAME_HEADER_BYTES, Ready, SENT_BYTES, check},
     tcp::{ANSWER_BYTES, TcpLane},
 };
 use crate::{
@@ -72,7 +73,13 @@ impl BareServer {
 
     /// A reader on a stream of its own.
     pub(crate) async fn fetcher(&self) -> anyhow::Result<FetchLane> {
-        FetchLane::open(&self.connection, None).await
+        FetchLane::open(&self.connection, b"f", None).await
+    }
+
+    /// A reader of a file on a stream of its own, for which what it reads is put together and checked.
+    pub(crate) async fn checked_fetcher(&self) -> anyhow::Result<CheckedLane> {
+        let lane = FetchLane::open(&self.connection, b"g", None).await?;
+        Ok(CheckedLane { lane, buffers: Buffers::default() })
     }
 
     /// A reader on a connection of its own, to be made by whoever runs it.
@@ -80,7 +87,7 @@ impl BareServer {
         let (quic, certificate) = (self.quic, self.certificate.clone());
         async move {
             let (endpoint, connection) = connect(quic, &certificate).await?;
-            FetchLane::open(&connection, Some(endpoint)).await
+            FetchLane::open(&connection, b"f", Some(endpoint)).await
         }
     }
 
@@ -144,9 +151,9 @@ pub(crate) struct FetchLane {
 }
 
 impl FetchLane {
-    async fn open(connection: &Connection, endpoint: Option<Endpoint>) -> anyhow::Result<Self> {
+    async fn open(connection: &Connection, kind: &[u8; 1], endpoint: Option<Endpoint>) -> anyhow::Result<Self> {
         let (mut send, receive) = connection.open_bi().await?;
-        send.write_all(b"f").await?;
+        send.write_all(kind).await?;
         Ok(Self { receive, _send: send, _endpoint: endpoint })
     }
 }
@@ -159,6 +166,27 @@ impl Lane for FetchLane {
             bytes += chunk.bytes.len() as u64;
         }
         Ok(Moved { bytes, records: 0 })
+    }
+}
+
+/// Puts what comes together, as batches must be, and goes over it once.
+pub(crate) struct CheckedLane {
+    lane: FetchLane,
+    buffers: Buffers,
+}
+
+impl Lane for CheckedLane {
+    async fn step(&mut self) -> anyhow::Result<Moved> {
+        let step = FETCH_STEP_BYTES as usize;
+        let mut whole = self.buffers.take_empty(step, step);
+        while whole.len() < step {
+            let left = step - whole.len();
+            let chunk = self.lane.receive.read_chunk(left, true).await?.context("the stream has ended")?;
+            whole.extend_from_slice(&chunk.bytes);
+        }
+        check(&whole);
+        self.buffers.give_back(whole);
+        Ok(Moved { bytes: FETCH_STEP_BYTES, records: 0 })
     }
 }
 

@@ -4,21 +4,24 @@
 //! ```text
 //! a stream begins with one byte: what it is for
 //!   'd' 'p' 't'  produce, durable or to the page cache or durable and written twice:  { u32 length, u32 correlation, batch }  ->  { u32 correlation, u64 offset }
-//!   'f'          fetch:  -> bytes without end
+//!   'f' 'g'      fetch, from memory, or from a file and checked:  -> bytes without end
 //!   's'          statistics: -> what the disk did since last asked, as text; the second copy is let go
 //! ```
 
 use std::{
     collections::VecDeque,
+    fs::File,
     io::{Read, Write},
+    os::unix::fs::FileExt,
     path::Path,
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
     thread,
 };
 
 use anyhow::{Context, ensure};
 use bytes::{Buf, Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
+use millstream_env::Buffers;
 use quinn::{RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::unbounded_channel;
@@ -57,18 +60,18 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<()> {
     let disk = Disk::start(dir)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let (endpoint, certificate) = quic::server()?;
-        let tcp_port = tcp::serve(dir, SENT_BYTES)?;
+        let (tcp_port, sent) = tcp::serve(dir, SENT_BYTES)?;
         let ready = Ready { port: endpoint.local_addr()?.port(), tcp_port, certificate };
         let mut stdout = std::io::stdout();
         writeln!(stdout, "{}", serde_json::to_string(&ready)?)?;
         stdout.flush()?;
         while let Some(incoming) = endpoint.accept().await {
-            let disk = disk.clone();
+            let (disk, sent) = (disk.clone(), sent.clone());
             tokio::spawn(async move {
                 let Ok(connection) = incoming.await else { return };
                 while let Ok((send, receive)) = connection.accept_bi().await {
                     // A stream that breaks off is its client's business.
-                    tokio::spawn(serve(send, receive, disk.clone()));
+                    tokio::spawn(serve(send, receive, disk.clone(), sent.clone()));
                 }
             });
         }
@@ -76,7 +79,7 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<()> {
     })
 }
 
-async fn serve(mut send: SendStream, mut receive: RecvStream, disk: Disk) -> anyhow::Result<()> {
+async fn serve(mut send: SendStream, mut receive: RecvStream, disk: Disk, sent: Arc<File>) -> anyhow::Result<()> {
     let mut kind = [0];
     receive.read_exact(&mut kind).await?;
     match &kind {
@@ -86,6 +89,7 @@ async fn serve(mut send: SendStream, mut receive: RecvStream, disk: Disk) -> any
         b"f" => loop {
             send.write_chunk(MEMORY.clone()).await?;
         },
+        b"g" => send_file(send, &sent).await,
         b"s" => {
             let told = disk.stats.lock().unwrap_or_else(PoisonError::into_inner).take();
             disk.second.start_anew()?;
@@ -99,6 +103,26 @@ async fn serve(mut send: SendStream, mut receive: RecvStream, disk: Disk) -> any
 }
 
 static MEMORY: std::sync::LazyLock<Bytes> = std::sync::LazyLock::new(|| vec![9; FETCH_CHUNK_BYTES].into());
+
+/// Reads the file over and over, checks what was read as a broker does, and sends it.
+async fn send_file(mut send: SendStream, file: &File) -> anyhow::Result<()> {
+    let chunks = Buffers::default();
+    loop {
+        for at in (0..SENT_BYTES).step_by(FETCH_CHUNK_BYTES) {
+            let mut chunk = chunks.take_filled(FETCH_CHUNK_BYTES);
+            file.read_exact_at(&mut chunk, at as u64)?;
+            check(&chunk);
+            send.write_chunk(chunks.lend(chunk)).await?;
+        }
+    }
+}
+
+/// Goes over the bytes as a check of batches does. What they add up to does not matter.
+pub(super) fn check(bytes: &[u8]) {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    digest.update(bytes);
+    std::hint::black_box(digest.finalize());
+}
 
 async fn produce(mut send: SendStream, receive: RecvStream, disk: &Disk, ack: Ack) -> anyhow::Result<()> {
     let (done, mut acks) = unbounded_channel::<(u32, u64)>();

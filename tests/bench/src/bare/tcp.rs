@@ -26,8 +26,8 @@ pub(crate) const ANSWER_BYTES: usize = 1 << 20;
 /// How much of an answer is taken at once.
 const TAKE_BYTES: usize = 256 << 10;
 
-/// Serves a file of `bytes` bytes, made in `dir`, to whoever connects; gives the port.
-pub(super) fn serve(dir: &Path, bytes: usize) -> anyhow::Result<u16> {
+/// Serves a file of `bytes` bytes, made in `dir`, to whoever connects; gives the port and the file.
+pub(super) fn serve(dir: &Path, bytes: usize) -> anyhow::Result<(u16, Arc<File>)> {
     let path = dir.join("sent");
     let mut file = File::create(&path)?;
     for _ in 0..bytes / ANSWER_BYTES {
@@ -36,14 +36,15 @@ pub(super) fn serve(dir: &Path, bytes: usize) -> anyhow::Result<u16> {
     let file = Arc::new(File::open(&path)?);
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let port = listener.local_addr()?.port();
+    let served = file.clone();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let file = file.clone();
+            let file = served.clone();
             // A connection that breaks off is its client's business.
             thread::spawn(move || answer(stream, &file));
         }
     });
-    Ok(port)
+    Ok((port, file))
 }
 
 fn answer(mut stream: TcpStream, file: &File) -> std::io::Result<()> {
