@@ -180,7 +180,8 @@ impl Broker {
         let catalog_dir = options.data_dir.join("catalog");
         let catalog_options =
             CatalogOptions { view_dir: options.view_dir.clone(), ..CatalogOptions::new(&catalog_dir, options.id) };
-        let catalog = Catalog::open(catalog_options, env.clone())
+        // A topic can be deleted on a full disk, or no room could ever be made.
+        let catalog = Catalog::open(catalog_options, Env { disk: storage.disk(), ..env.clone() })
             .await
             .map_err(|source| StartError::Catalog { path: catalog_dir.clone(), source })?;
         let modules = Modules::open(&options, &env)?;

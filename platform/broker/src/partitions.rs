@@ -258,7 +258,7 @@ mod tests {
         ErrorCode,
         messages::{
             metadata::MetadataRequest,
-            topics::{DeleteTopicState, DeleteTopicsRequest},
+            topics::{CreatableTopic, CreateTopicsRequest, DeleteTopicState, DeleteTopicsRequest},
         },
     };
     use millstream_record::{BatchBuilder, BatchOptions};
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
     use crate::{
         Broker, BrokerOptions, StartError,
-        handlers::{delete_topics, metadata},
+        handlers::{create_topics, delete_topics, metadata},
         readable::Readable,
     };
 
@@ -307,6 +307,38 @@ mod tests {
         builder.push(TimestampMs(0), None, Some(b"value"), &[]).unwrap();
         let led = broker.shared().partitions.find(TOPIC, PartitionId(partition)).unwrap();
         led.append(vec![builder.build().unwrap()], Acks::All).unwrap().commit.await.unwrap();
+    }
+
+    async fn create_by_name(broker: &Broker, name: &str) -> ErrorCode {
+        let topic =
+            CreatableTopic { name: name.into(), num_partitions: 20, replication_factor: 1, ..Default::default() };
+        let request = CreateTopicsRequest { topics: vec![topic], ..Default::default() };
+        create_topics::handle(broker.shared().clone(), request).await.topics[0].error_code
+    }
+
+    /// Topics are refused, deleted, and taken again once there is room; the metadata's own writes are none of the broker's ends.
+    #[test]
+    fn on_a_full_disk_topics_are_deleted_and_not_created() {
+        let world = World::new(3);
+        let broker = world.run_until(start(&world));
+        world.run_until(create(&broker));
+        world.disk().set_capacity(Some(world.disk().used_bytes()));
+        // The first may find a place in what is begun, or be the one that the room is given up for.
+        let refused = (0..50).find(|at| world.run_until(create_by_name(&broker, &format!("t{at}"))) != ErrorCode::None);
+        assert!(refused.is_some_and(|at| at < 10), "{refused:?}");
+        assert_eq!(world.run_until(create_by_name(&broker, "more")), ErrorCode::KafkaStorage);
+        let shared = broker.shared().clone();
+        let asked = DeleteTopicState { name: Some("t".into()), topic_id: TopicId::NIL };
+        let request = DeleteTopicsRequest { topics: vec![asked], ..Default::default() };
+        let answer = world.run_until(delete_topics::handle(shared, 6, request));
+        assert_eq!(answer.responses[0].error_code, ErrorCode::None);
+        world.disk().set_capacity(None);
+        world.run_until(broker.shutdown()).unwrap();
+        drop(broker);
+        world.first().kill();
+        let broker = world.run_until(start(&world));
+        assert!(broker.shared().catalog.state().topic("t").is_none());
+        assert_eq!(world.run_until(create_by_name(&broker, "more")), ErrorCode::None);
     }
 
     /// Whose metadata is gone, or another's, keeps its logs: they are no deleted topics'.

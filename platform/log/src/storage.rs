@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use millstream_env::{DiskLock, Env, Task, lack};
+use millstream_env::{Disk, DiskLock, Env, Task, lack};
 use millstream_model::Durability;
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -222,6 +222,19 @@ impl Storage {
     #[must_use]
     pub fn log(&self, id: LogId) -> Option<Arc<PartitionLog>> {
         self.logs.lock().open.get(&id).cloned()
+    }
+
+    /// The data directory's disk, for others who must write even when it is full: their writes give up the room that is set aside
+    /// for that, rather than fail.
+    #[must_use]
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.journal.disk.clone()
+    }
+
+    /// Whether that room is set aside. While it is not, whoever only wants more of the disk should be refused, as appends are.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.journal.ballast.is_held()
     }
 
     /// The logs that are out of service until the next start, and what is wrong with each; sorted.
