@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! a stream begins with one byte: what it is for
-//!   'd' 'p' 't'  produce, durable or to the page cache or durable and written twice:  { u32 length, u32 correlation, batch }  ->  { u32 correlation, u64 offset }
+//!   'd' 'p' 't'  produce, durable or to the page cache or durable and written twice:
+//!                { u32 length, u32 correlation, batch }  ->  { u32 correlation, u64 offset }
 //!   'f' 'g'      fetch, from memory, or from a file and checked:  -> bytes without end
 //!   's'          statistics: -> what the disk did since last asked, as text; the second copy is let go
 //! ```
