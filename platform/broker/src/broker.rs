@@ -187,16 +187,17 @@ impl Broker {
         let modules = Modules::open(&options, &env)?;
 
         let holds_logs = !storage.logs().is_empty();
+        let lossy = || if recovered.clean { Vec::new() } else { replicated_logs(&storage, &catalog) };
         // A new incarnation starts a new leader epoch everywhere: an unsynced tail of the last one may be gone.
         loop {
-            let replicated = replicated_logs(&storage, &catalog);
+            let replicated = lossy();
             let register = Command::RegisterBroker {
                 id: options.id,
                 incarnation: Incarnation(Uuid::from_u128(env.rng.next_u128())),
                 directory: DirectoryId(recovered.directory_id),
                 addresses: vec![address.clone()],
                 clean: recovered.clean,
-                replicated: if recovered.clean { Vec::new() } else { replicated.clone() },
+                replicated: replicated.clone(),
                 holds_logs,
             };
             catalog.propose(register).await.map_err(|source| match source {
@@ -206,7 +207,7 @@ impl Broker {
                 source => StartError::Register(source),
             })?;
             // All that was agreed on before is applied now: more of them may be known for what they are, and are told of again.
-            if recovered.clean || replicated_logs(&storage, &catalog).iter().all(|id| replicated.contains(id)) {
+            if lossy() == replicated {
                 break;
             }
         }
