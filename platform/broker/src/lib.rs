@@ -22,6 +22,8 @@ mod rows;
 mod serve;
 mod shared;
 mod slow;
+#[cfg(test)]
+mod testing;
 mod transform;
 mod turn;
 mod view;

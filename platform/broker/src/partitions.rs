@@ -251,9 +251,8 @@ fn log_options(config: &TopicConfig) -> LogOptions {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use millstream_catalog::Command;
     use millstream_env::{Disk, sim::World};
-    use millstream_model::{Offset, TimestampMs, TopicName};
+    use millstream_model::Offset;
     use millstream_protocol::{
         ErrorCode,
         messages::{
@@ -261,53 +260,14 @@ mod tests {
             topics::{CreatableTopic, CreateTopicsRequest, DeleteTopicState, DeleteTopicsRequest},
         },
     };
-    use millstream_record::{BatchBuilder, BatchOptions};
-    use millstream_replica::Acks;
-    use millstream_wasm::Compiler;
-    use uuid::Uuid;
 
     use super::*;
     use crate::{
-        Broker, BrokerOptions, StartError,
+        Broker, StartError,
         handlers::{create_topics, delete_topics, metadata},
         readable::Readable,
+        testing::{TOPIC, append, create, start, stop, try_start},
     };
-
-    const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
-
-    async fn try_start(world: &World) -> Result<Broker, StartError> {
-        let options = BrokerOptions {
-            compiler: Compiler::InProcess,
-            view_dir: None,
-            ..BrokerOptions::new(BrokerId(1), "/data".into())
-        };
-        Ok(Broker::start(options, world.env(), Vec::new()).await?.0)
-    }
-
-    async fn start(world: &World) -> Broker {
-        try_start(world).await.unwrap()
-    }
-
-    async fn create(broker: &Broker) {
-        let command = Command::CreateTopic {
-            id: TOPIC,
-            name: TopicName::new("t").unwrap(),
-            partitions: 2,
-            replication_factor: 1,
-            config: TopicConfig::default(),
-            at: TimestampMs(0),
-        };
-        let shared = broker.shared();
-        shared.catalog.propose(command).await.unwrap();
-        shared.partitions.follow(&shared.catalog).await.unwrap();
-    }
-
-    async fn append(broker: &Broker, partition: i32) {
-        let mut builder = BatchBuilder::new(BatchOptions::default());
-        builder.push(TimestampMs(0), None, Some(b"value"), &[]).unwrap();
-        let led = broker.shared().partitions.find(TOPIC, PartitionId(partition)).unwrap();
-        led.append(vec![builder.build().unwrap()], Acks::All).unwrap().commit.await.unwrap();
-    }
 
     async fn create_by_name(broker: &Broker, name: &str) -> ErrorCode {
         let topic =
@@ -316,27 +276,28 @@ mod tests {
         create_topics::handle(broker.shared().clone(), request).await.topics[0].error_code
     }
 
+    /// Deletes the topic.
+    async fn delete(broker: &Broker) -> ErrorCode {
+        let asked = DeleteTopicState { name: Some("t".into()), topic_id: TopicId::NIL };
+        let request = DeleteTopicsRequest { topics: vec![asked], ..Default::default() };
+        delete_topics::handle(broker.shared().clone(), 6, request).await.responses[0].error_code
+    }
+
     /// Topics are refused, deleted, and taken again once there is room; the metadata's own writes are none of the broker's ends.
     #[test]
     fn on_a_full_disk_topics_are_deleted_and_not_created() {
         let world = World::new(3);
-        let broker = world.run_until(start(&world));
-        world.run_until(create(&broker));
+        let broker = start(&world);
+        world.run_until(create(&broker, 2));
         world.disk().set_capacity(Some(world.disk().used_bytes()));
         // The first may find a place in what is begun, or be the one that the room is given up for.
         let refused = (0..50).find(|at| world.run_until(create_by_name(&broker, &format!("t{at}"))) != ErrorCode::None);
         assert!(refused.is_some_and(|at| at < 10), "{refused:?}");
         assert_eq!(world.run_until(create_by_name(&broker, "more")), ErrorCode::KafkaStorage);
-        let shared = broker.shared().clone();
-        let asked = DeleteTopicState { name: Some("t".into()), topic_id: TopicId::NIL };
-        let request = DeleteTopicsRequest { topics: vec![asked], ..Default::default() };
-        let answer = world.run_until(delete_topics::handle(shared, 6, request));
-        assert_eq!(answer.responses[0].error_code, ErrorCode::None);
+        assert_eq!(world.run_until(delete(&broker)), ErrorCode::None);
         world.disk().set_capacity(None);
-        world.run_until(broker.shutdown()).unwrap();
-        drop(broker);
-        world.first().kill();
-        let broker = world.run_until(start(&world));
+        stop(&world, broker);
+        let broker = start(&world);
         assert!(broker.shared().catalog.state().topic("t").is_none());
         assert_eq!(world.run_until(create_by_name(&broker, "more")), ErrorCode::None);
     }
@@ -345,23 +306,21 @@ mod tests {
     #[test]
     fn logs_that_the_metadata_does_not_belong_to_are_left_alone() {
         let world = World::new(1);
-        let broker = world.run_until(start(&world));
-        world.run_until(create(&broker));
-        world.run_until(append(&broker, 0));
-        world.run_until(broker.shutdown()).unwrap();
-        drop(broker);
-        world.first().kill();
+        let broker = start(&world);
+        world.run_until(create(&broker, 2));
+        world.run_until(append(&broker, 0).commit).unwrap();
+        stop(&world, broker);
         let (disk, catalog, away) = (world.disk(), Path::new("/data/catalog"), Path::new("/data/away"));
         disk.rename(catalog, away).unwrap();
         for _ in 0..2 {
-            let refused = world.run_until(try_start(&world)).err().unwrap();
+            let refused = try_start(&world).err().unwrap();
             assert!(matches!(&refused, StartError::ForeignCatalog { .. }), "{refused}");
             assert!(refused.to_string().contains("/data/catalog does not belong"), "{refused}");
             world.first().kill();
         }
         disk.remove_dir_all(catalog).unwrap();
         disk.rename(away, catalog).unwrap();
-        let broker = world.run_until(start(&world));
+        let broker = start(&world);
         let led = broker.shared().partitions.find(TOPIC, PartitionId(0)).unwrap();
         assert_eq!(led.high_watermark(), Offset(1));
     }
@@ -370,15 +329,13 @@ mod tests {
     #[test]
     fn a_partition_that_is_out_of_service_says_so_and_can_be_deleted() {
         let world = World::new(1);
-        let broker = world.run_until(start(&world));
-        world.run_until(create(&broker));
-        world.run_until(append(&broker, 0));
-        world.run_until(broker.shutdown()).unwrap();
-        drop(broker);
-        world.first().kill();
+        let broker = start(&world);
+        world.run_until(create(&broker, 2));
+        world.run_until(append(&broker, 0).commit).unwrap();
+        stop(&world, broker);
         // From here on, the journal has what the segments need not have.
-        let broker = world.run_until(start(&world));
-        (0..2).for_each(|partition| world.run_until(append(&broker, partition)));
+        let broker = start(&world);
+        (0..2).for_each(|partition| world.run_until(append(&broker, partition).commit).unwrap());
         world.first().crash();
         drop(broker);
         let topic_dir = PathBuf::from(format!("/data/logs/{TOPIC}"));
@@ -387,9 +344,9 @@ mod tests {
             world.disk().corrupt(&dir.join("mark"), slot + 40, 1).unwrap();
         }
         for _ in 0..2 {
-            let broker = world.run_until(start(&world));
+            let broker = start(&world);
             let shared = broker.shared();
-            world.run_until(append(&broker, 1));
+            world.run_until(append(&broker, 1).commit).unwrap();
             let topic = Readable::by_name(&shared.catalog.state(), "t").unwrap();
             let refused = shared.led(&topic, PartitionId(0)).err().unwrap();
             assert_eq!(refused.kafka_code(), ErrorCode::KafkaStorage);
@@ -404,17 +361,14 @@ mod tests {
             assert!(world.disk().exists(&dir.join("held")).unwrap(), "what the journal had is not kept");
             world.first().crash();
         }
-        let broker = world.run_until(start(&world));
-        let asked = DeleteTopicState { name: Some("t".into()), topic_id: TopicId::NIL };
-        let request = DeleteTopicsRequest { topics: vec![asked], ..Default::default() };
-        let answer = world.run_until(delete_topics::handle(broker.shared().clone(), 6, request));
-        assert_eq!(answer.responses[0].error_code, ErrorCode::None);
+        let broker = start(&world);
+        assert_eq!(world.run_until(delete(&broker)), ErrorCode::None);
         assert!(broker.shared().partitions.damage(TOPIC, PartitionId(0)).is_none());
         world.run_until(broker.shutdown()).unwrap();
         assert!(!world.disk().exists(&dir).unwrap(), "its files are there");
         drop(broker);
         world.first().kill();
-        let broker = world.run_until(start(&world));
+        let broker = start(&world);
         assert_eq!(broker.shared().storage.out_of_service().len(), 0);
         assert!(world.disk().read_dir(&PathBuf::from("/data/trash")).unwrap().is_empty());
     }

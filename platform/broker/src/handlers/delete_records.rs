@@ -102,58 +102,28 @@ fn advance(
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use millstream_catalog::Command;
     use millstream_env::sim::World;
-    use millstream_model::{BrokerId, TimestampMs, TopicConfig, TopicId, TopicName};
     use millstream_protocol::messages::records::DeleteRecordsTopic;
-    use millstream_record::{BatchBuilder, BatchOptions};
-    use millstream_replica::Acks;
-    use millstream_wasm::Compiler;
-    use uuid::Uuid;
 
     use super::*;
     use crate::{
-        Broker, BrokerOptions,
-        partition::{Partition, PendingAppend},
+        Broker,
+        partition::Partition,
+        testing::{TOPIC, append, create, start},
     };
-
-    const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
-
-    async fn start(world: &World) -> Broker {
-        let options = BrokerOptions {
-            compiler: Compiler::InProcess,
-            view_dir: None,
-            ..BrokerOptions::new(BrokerId(1), "/data".into())
-        };
-        Broker::start(options, world.env(), Vec::new()).await.unwrap().0
-    }
 
     fn partition(broker: &Broker) -> Arc<Partition> {
         broker.shared().partitions.find(TOPIC, PartitionId(0)).unwrap()
     }
 
-    /// A topic with so many records.
-    async fn create(broker: &Broker, records: i64) {
-        let command = Command::CreateTopic {
-            id: TOPIC,
-            name: TopicName::new("t").unwrap(),
-            partitions: 1,
-            replication_factor: 1,
-            config: TopicConfig::default(),
-            at: TimestampMs(0),
-        };
-        let shared = broker.shared();
-        shared.catalog.propose(command).await.unwrap();
-        shared.partitions.follow(&shared.catalog).await.unwrap();
-        for _ in 0..records {
-            append(broker).commit.await.unwrap();
+    /// A broker whose topic has so many records.
+    fn with_records(world: &World, count: usize) -> Broker {
+        let broker = start(world);
+        world.run_until(create(&broker, 1));
+        for _ in 0..count {
+            world.run_until(append(&broker, 0).commit).unwrap();
         }
-    }
-
-    fn append(broker: &Broker) -> PendingAppend {
-        let mut builder = BatchBuilder::new(BatchOptions::default());
-        builder.push(TimestampMs(0), None, Some(b"value"), &[]).unwrap();
-        partition(broker).append(vec![builder.build().unwrap()], Acks::All).unwrap()
+        broker
     }
 
     fn request(offset: i64, timeout_ms: i32) -> DeleteRecordsRequest {
@@ -170,14 +140,13 @@ mod tests {
     #[test]
     fn what_is_answered_is_durable() {
         let world = World::new(1);
-        let broker = world.run_until(start(&world));
-        world.run_until(create(&broker, 10));
+        let broker = with_records(&world, 10);
         let mut answer = Box::pin(handle(broker.shared().clone(), request(6, 30_000)));
         assert!((&mut answer).now_or_never().is_none(), "it is answered before the disk was asked");
         assert_eq!(told(world.run_until(answer)), (Offset(6), ErrorCode::None));
         world.first().crash();
         drop(broker);
-        let broker = world.run_until(start(&world));
+        let broker = start(&world);
         assert_eq!(partition(&broker).log.start_offset(), Offset(6));
         // What is not in time is told so, and done all the same.
         let late = world.run_until(handle(broker.shared().clone(), request(HIGH_WATERMARK.0, 0)));
@@ -189,9 +158,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_yet_is_not_deleted() {
         let world = World::new(1);
-        let broker = world.run_until(start(&world));
-        world.run_until(create(&broker, 3));
-        let uncommitted = append(&broker);
+        let broker = with_records(&world, 3);
+        let uncommitted = append(&broker, 0);
         let end = partition(&broker).log.end_offset();
         let refused = world.run_until(handle(broker.shared().clone(), request(end.0, 30_000)));
         world.run_until(uncommitted.commit).unwrap();

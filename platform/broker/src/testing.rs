@@ -1,0 +1,58 @@
+//! What tests of the broker share: one on a simulated disk, with a topic.
+
+use millstream_catalog::Command;
+use millstream_env::sim::World;
+use millstream_model::{BrokerId, PartitionId, TimestampMs, TopicConfig, TopicId, TopicName};
+use millstream_record::{BatchBuilder, BatchOptions};
+use millstream_replica::Acks;
+use millstream_wasm::Compiler;
+use uuid::Uuid;
+
+use crate::{Broker, BrokerOptions, StartError, partition::PendingAppend};
+
+/// The topic `t`.
+pub(crate) const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
+
+/// Starts a broker over the world's `/data`.
+pub(crate) fn try_start(world: &World) -> Result<Broker, StartError> {
+    let options = BrokerOptions {
+        compiler: Compiler::InProcess,
+        view_dir: None,
+        ..BrokerOptions::new(BrokerId(1), "/data".into())
+    };
+    Ok(world.run_until(Broker::start(options, world.env(), Vec::new()))?.0)
+}
+
+pub(crate) fn start(world: &World) -> Broker {
+    try_start(world).unwrap()
+}
+
+/// Ends a broker in order, and its process.
+pub(crate) fn stop(world: &World, broker: Broker) {
+    world.run_until(broker.shutdown()).unwrap();
+    drop(broker);
+    world.first().kill();
+}
+
+/// Makes the topic.
+pub(crate) async fn create(broker: &Broker, partitions: i32) {
+    let command = Command::CreateTopic {
+        id: TOPIC,
+        name: TopicName::new("t").unwrap(),
+        partitions,
+        replication_factor: 1,
+        config: TopicConfig::default(),
+        at: TimestampMs(0),
+    };
+    let shared = broker.shared();
+    shared.catalog.propose(command).await.unwrap();
+    shared.partitions.follow(&shared.catalog).await.unwrap();
+}
+
+/// Appends one record to a partition of it.
+pub(crate) fn append(broker: &Broker, partition: i32) -> PendingAppend {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.push(TimestampMs(0), None, Some(b"value"), &[]).unwrap();
+    let led = broker.shared().partitions.find(TOPIC, PartitionId(partition)).unwrap();
+    led.append(vec![builder.build().unwrap()], Acks::All).unwrap()
+}
