@@ -48,7 +48,8 @@
 //! STREAM is `records`, `progress.TRANSFORM` or `state.TRANSFORM`.
 //!
 //! A **segment** is record batches (version 2) and nothing else, as the producer encoded them but for base offset and leader epoch.
-//! Index (`index`), mark (`mark`), epochs (`epochs`) and producers (`snapshot`) have their layout on top of those files.
+//! Index (`index`), mark (`mark`), epochs (`epochs`) and producers (`snapshot`) have their layout on top of those files. Mark and
+//! JOURNAL are written over in place, in two slots (`slots`).
 //!
 //! A **journal file** has a header in its first 4096 bytes and then groups of frames:
 //!
@@ -287,6 +288,7 @@ mod read;
 mod recover;
 mod retention;
 mod segment;
+mod slots;
 mod snapshot;
 mod sound;
 mod span;

@@ -1,12 +1,12 @@
 //! A log's mark: up to where its segments are durable.
 //!
 //! ```text
-//! mark file: two slots, at 0 and 4096, written in turn; the sound one with the greater sequence counts
+//! mark file, of two slots (`slots`):
 //!  0  8 "MSmark" 0 1        magic and version
 //!  8  4 CRC-32C of bytes 12..72
 //! 12  1 durability: 0 fsync, 1 replicated
 //! 13  3 zero
-//! 16  8 sequence: slot = sequence % 2
+//! 16  8 sequence
 //! 24  8 log start offset
 //! 32  8 end offset: all below is durable in the segments
 //! 40  8 LSN: all frames of this log up to it are contained
@@ -16,24 +16,18 @@
 //!       there is none
 //! ```
 
-use std::{
-    io::{self, IoSlice},
-    path::Path,
-};
+use std::{io, path::Path};
 
 use millstream_env::{Disk, OpenMode};
 use millstream_model::{Durability, Offset};
-use millstream_record::crc32c;
 
 use crate::{
-    bytes_io::replace_file,
     frame::{durability_code, durability_from},
+    slots::{self, Slot, Slots, field, put_fields},
 };
 
 const BEHIND: u64 = 1 << 63;
-const MAGIC: [u8; 8] = *b"MSmark\0\x01";
 const SLOT_BYTES: usize = 72;
-const SLOT_STRIDE: u64 = 4096;
 
 /// Where the log's idempotent producers are written down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,56 +74,8 @@ impl Mark {
         }
     }
 
-    fn encode(&self) -> [u8; SLOT_BYTES] {
-        let mut bytes = [0; SLOT_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[12] = durability_code(self.durability);
-        let fields = [
-            self.sequence,
-            self.start.0.cast_unsigned(),
-            self.end.0.cast_unsigned(),
-            self.lsn,
-            self.segment_base.0.cast_unsigned(),
-            self.segment_len,
-            self.producers.at.0.cast_unsigned() | if self.producers.behind { BEHIND } else { 0 },
-        ];
-        for (field, at) in fields.iter().zip((16..).step_by(8)) {
-            bytes[at..at + 8].copy_from_slice(&field.to_be_bytes());
-        }
-        let crc = crc32c(&bytes[12..]);
-        bytes[8..12].copy_from_slice(&crc.to_be_bytes());
-        bytes
-    }
-
-    fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<Self> {
-        let crc = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
-        if bytes[..8] != MAGIC || crc != crc32c(&bytes[12..]) {
-            return None;
-        }
-        let field = |at: usize| {
-            let mut field = [0; 8];
-            field.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_be_bytes(field)
-        };
-        let offset = |at: usize| Some(Offset(field(at).cast_signed())).filter(|offset| offset.0 >= 0);
-        let durability = durability_from(bytes[12])?;
-        let mark = Self {
-            sequence: field(16),
-            durability,
-            start: offset(24)?,
-            end: offset(32)?,
-            lsn: field(40),
-            segment_base: offset(48)?,
-            segment_len: field(56),
-            producers: Saved { at: Offset((field(64) & !BEHIND).cast_signed()), behind: field(64) & BEHIND != 0 },
-        };
-        let within = [mark.start, mark.segment_base, mark.producers.at].iter().all(|offset| *offset <= mark.end);
-        within.then_some(mark)
-    }
-
-    /// Reads a log's mark; none if it never had one. A file without a sound slot is invalid data: a mark is made by a
-    /// rename of a synced file, so there is always one. Also whether the other slot is damaged: a slot lies in one sector, which a
-    /// crash does not tear, so that may have been the newer one.
+    /// Reads a log's mark; none if it never had one. A file without a sound slot is invalid data. Also whether the other slot is
+    /// rotten, and may have been the newer one.
     ///
     /// A mark that says less than the one before it is written again, and synced: a killed process may have left it where it can be
     /// read and is not durable, and what only the one before speaks of is about to go.
@@ -139,48 +85,71 @@ impl Mark {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let (mut newest, mut end_max): (Option<Self>, _) = (None, Offset(0));
-        let mut damaged = false;
-        for slot in 0..2 {
-            let mut bytes = [0; SLOT_BYTES];
-            let whole = file.read_at(&mut bytes, slot * SLOT_STRIDE)? == SLOT_BYTES;
-            let mark = Self::decode(&bytes).filter(|mark| whole && mark.sequence % 2 == slot);
-            // The first mark leaves zeros in the other slot.
-            damaged |= mark.is_none() && (!whole || bytes != [0; SLOT_BYTES]);
-            end_max = mark.map_or(end_max, |mark| end_max.max(mark.end));
-            if mark.is_some_and(|mark| newest.is_none_or(|newest| newest.sequence < mark.sequence)) {
-                newest = mark;
-            }
-        }
+        let Slots { newest: mark, older, rotten } = slots::load::<Self, SLOT_BYTES>(&*file)?;
         drop(file);
-        if let Some(mark) = newest.filter(|mark| mark.end < end_max) {
+        if older.is_some_and(|older| mark.end < older.end) {
             mark.store(disk, path)?;
         }
-        let none_is_sound = || io::Error::new(io::ErrorKind::InvalidData, "neither of its slots is sound");
-        newest.map(|newest| Some((newest, damaged))).ok_or_else(none_is_sound)
+        Ok(Some((mark, rotten)))
     }
 
     /// Writes the first mark of a log, synced; its name is durable once the directory is synced.
     pub(crate) fn create(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
-        let mut first = vec![0; usize::try_from(SLOT_STRIDE).unwrap_or(0) + SLOT_BYTES];
-        let at = usize::try_from(self.sequence % 2 * SLOT_STRIDE).unwrap_or(0);
-        first[at..at + SLOT_BYTES].copy_from_slice(&self.encode());
-        replace_file(disk, path, &[&first], true)
+        slots::create(disk, path, self)
     }
 
     /// Writes a later mark in place of the one before the last, and syncs it.
     pub(crate) fn store(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
-        let file = disk.open(path, OpenMode::Write)?;
-        file.write_at(&[IoSlice::new(&self.encode())], self.sequence % 2 * SLOT_STRIDE)?;
-        file.sync_data()
+        slots::store(&*disk.open(path, OpenMode::Write)?, self)
+    }
+}
+
+impl Slot<SLOT_BYTES> for Mark {
+    const MAGIC: [u8; 8] = *b"MSmark\0\x01";
+
+    fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    fn fill(&self, bytes: &mut [u8; SLOT_BYTES]) {
+        bytes[12] = durability_code(self.durability);
+        let fields = [
+            self.start.0.cast_unsigned(),
+            self.end.0.cast_unsigned(),
+            self.lsn,
+            self.segment_base.0.cast_unsigned(),
+            self.segment_len,
+            self.producers.at.0.cast_unsigned() | if self.producers.behind { BEHIND } else { 0 },
+        ];
+        put_fields(bytes, 24, &fields);
+    }
+
+    fn read(sequence: u64, bytes: &[u8; SLOT_BYTES]) -> Option<Self> {
+        let offset = |at: usize| Some(Offset(field(bytes, at).cast_signed())).filter(|offset| offset.0 >= 0);
+        let producers = field(bytes, 64);
+        let mark = Self {
+            sequence,
+            durability: durability_from(bytes[12])?,
+            start: offset(24)?,
+            end: offset(32)?,
+            lsn: field(bytes, 40),
+            segment_base: offset(48)?,
+            segment_len: field(bytes, 56),
+            producers: Saved { at: Offset((producers & !BEHIND).cast_signed()), behind: producers & BEHIND != 0 },
+        };
+        let within = [mark.start, mark.segment_base, mark.producers.at].iter().all(|offset| *offset <= mark.end);
+        within.then_some(mark)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
     use millstream_env::real::RealDisk;
 
     use super::*;
+    use crate::slots::SLOT_STRIDE;
 
     fn mark(sequence: u64) -> Mark {
         Mark {
