@@ -88,7 +88,7 @@
 //!
 //! # Writing
 //!
-//! 1. `PartitionLog::append`, under the log's lock: look the batch up among its producer's (`producers`), check, give offsets, write to the segment's page cache (`state`), then
+//! 1. `PartitionLog::append` (`append`), under the log's lock: look the batch up among its producer's (`producers`), check, give offsets, write to the segment's page cache (`state`), then
 //!    queue the frame (`journal`), which gives it its LSN. So a log's frames are in the order of its offsets, and a full
 //!    disk refuses before anything is journaled. Where the commit loop has nothing to do, one batch is queued first and written while
 //!    the journal is: who waits alone waits less. Still under the lock, so nobody sees it queued and not written. It cannot be
@@ -261,6 +261,7 @@
 //! At most `open_segments_max` segments are open (`handles`); those that were written and not synced stay open.
 
 mod age;
+mod append;
 mod bytes_io;
 mod carry;
 mod change;
@@ -302,6 +303,7 @@ mod tail;
 mod ticket;
 mod truncate;
 
+pub use append::Appended;
 pub use compact::{Compacted, Compaction};
 pub use error::{
     AppendError, ChangeError, CommitError, CompactError, DeleteError, Hole, OpenError, OpenLogError, ReadError,
@@ -309,7 +311,7 @@ pub use error::{
 };
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};
-pub use partition::{Appended, PartitionLog};
+pub use partition::PartitionLog;
 pub use read::{Read, ReadParts};
 pub use retention::Retention;
 pub use start::ClosedSegment;

@@ -1,39 +1,29 @@
-//! One log: append, epochs, and what is asked about it. (Reading is in `read`.)
+//! One log: what it is made of, its epochs, how far it is durable, and what is asked about it. (Appending is in `append`, reading in
+//! `read`.)
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
-use millstream_env::{Disk, Lack, lack};
-use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
-use millstream_record::{BatchError, BatchHeader, PATCH_BYTES, patch};
+use millstream_env::Disk;
+use millstream_model::{Durability, LeaderEpoch, Offset};
+use millstream_record::PATCH_BYTES;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::{
-    AppendError, CommitError, LogId, LogOptions, ReadError, StorageFailed, Ticket,
-    bytes_io::failing,
-    change::Change,
+    AppendError, CommitError, LogId, LogOptions, Ticket,
     compact::passes::Passes,
-    fault::{self, Fault},
-    frame::{FRAME_HEADER_BYTES, Frame, Kind},
+    frame::{Frame, Kind},
     journal::{Entry, Journal, Way},
-    producers::{Producers, Verdict},
+    producers::Producers,
     segment::Segment,
-    state::{Checkpoint, Part, Placed, State},
-    tail::{Copied, Tail},
+    state::{Part, State},
+    tail::Tail,
     ticket::Resolve,
 };
-
-/// A log without a journal is synced when this much was written since the last time, bytes (or after the interval).
-const UNJOURNALED_BYTES_MAX: u64 = 32 << 20;
-
-/// A batch may be queued before it is written to its segment if it takes no more than this part of the ballast: should the disk be
-/// full just then, it must be written all the same, and the rest is for others who must.
-const BALLAST_PART: u64 = 8;
 
 /// One open log of a partition. Shared by reference; every method may be called from any thread, and none waits for a sync.
 pub struct PartitionLog {
@@ -62,84 +52,11 @@ struct Flushed {
     cuts: u64,
 }
 
-/// What an append was given.
-#[derive(Debug)]
-#[must_use = "an append is durable only once its ticket resolves"]
-pub struct Appended {
-    /// The offset of the first record.
-    pub base_offset: Offset,
-    /// The offset of the last record.
-    pub last_offset: Offset,
-    /// Nothing was appended: an idempotent producer has sent the batch before, and these are the offsets that it has.
-    pub duplicate: bool,
-    /// Resolves when all of it is durable.
-    pub ticket: Ticket,
-}
-
-/// Why a batch was not written.
-#[derive(Debug, thiserror::Error)]
-enum WriteError {
-    #[error(transparent)]
-    Batch(#[from] BatchError),
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
-/// How an append becomes durable.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Travel {
-    /// Through the journal, which is synced at once; or by a reference in it, as the commit loop decides.
-    Journal,
-    /// In the segment, which is synced in the background: the ticket does not wait.
-    Background,
-}
-
 impl PartitionLog {
     /// Which log this is.
     #[must_use]
     pub fn id(&self) -> LogId {
         self.id
-    }
-
-    /// Appends one batch: gives it the next offsets, sets its base offset and leader epoch (both lie before its CRC; nothing
-    /// else is touched), and queues it for the journal. Does not wait for the disk: it writes to the page cache only.
-    ///
-    /// `batch`: one whole batch of version 2 that the caller has validated, its CRC above all: recovery takes a batch
-    /// whose CRC is wrong for one that was never written.
-    ///
-    /// Durable only once the returned ticket resolves. Offsets are dense; none is reused unless recovery cut it off.
-    /// Appends of one log become durable in order.
-    ///
-    /// A batch of an idempotent producer is looked up in its sequence first, as one step with the rest. One that was appended
-    /// before is not appended again: its offsets are given, and a ticket that resolves when the first one's does.
-    ///
-    /// # Errors
-    /// [`AppendError`]; the log is unchanged. ([`AppendError::Failed`]: the next start may find the batch in the journal.)
-    pub fn append(self: &Arc<Self>, batch: Bytes, leader_epoch: LeaderEpoch) -> Result<Appended, AppendError> {
-        self.append_all(&[batch], leader_epoch)
-    }
-
-    /// Appends several batches as one step: their offsets follow each other and one ticket stands for all. (A crash before
-    /// the ticket resolves may keep the first ones only.) None of several may be an idempotent producer's.
-    ///
-    /// # Errors
-    /// [`AppendError`]; the log is unchanged.
-    pub fn append_many(
-        self: &Arc<Self>,
-        batches: Vec<Bytes>,
-        leader_epoch: LeaderEpoch,
-    ) -> Result<Appended, AppendError> {
-        self.append_all(&batches, leader_epoch)
-    }
-
-    /// The batch with this header as an idempotent producer has sent it before, if it is remembered. `header`: as the producer
-    /// sends it.
-    #[must_use]
-    pub fn find_duplicate(&self, header: &BatchHeader) -> Option<Appended> {
-        // Held until its ticket is made: were the log cut and written on in between, what is durable would be another batch.
-        let state = self.state.lock();
-        let verdict = state.producers.check(header, self.journal.now()).ok()?;
-        self.duplicate(verdict)
     }
 
     /// Notes that a leader's term begins at the log's end; journaled. The leader calls it before its first append.
@@ -277,148 +194,8 @@ impl PartitionLog {
         frame.kind == Kind::Append && frame.lsn < flushed.cut_lsn && frame.end_offset > flushed.cut_end
     }
 
-    /// Takes no more appends and reads; journals the deletion.
-    pub(crate) fn delete(self: &Arc<Self>) -> Result<Ticket, AppendError> {
-        let mut state = self.state.lock();
-        if state.dropped.is_some() {
-            return Err(AppendError::Deleted);
-        }
-        let (resolve, ticket) = Ticket::new();
-        let (epoch, end) = (state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN), state.end);
-        self.enqueue(&mut state, [self.mutation(Kind::Drop, epoch, (end, end), resolve)])?;
-        self.tail.clear();
-        Self::abandon_cut(&mut state);
-        Self::abandon_change(&mut state);
-        drop(state);
-        self.journal.commit_work.notify_one();
-        Ok(ticket)
-    }
-
-    /// How a batch becomes durable.
-    fn travel(&self) -> Travel {
-        match self.durability() {
-            Durability::Fsync => Travel::Journal,
-            Durability::Replicated => Travel::Background,
-        }
-    }
-
-    fn append_all(self: &Arc<Self>, batches: &[Bytes], epoch: LeaderEpoch) -> Result<Appended, AppendError> {
-        let travel = self.travel();
-        let mut journal_bytes = 0;
-        let now = self.journal.now();
-        let mut idempotent = None;
-        for batch in batches {
-            let header = check(batch, self.journal.batch_bytes_max())?;
-            journal_bytes += FRAME_HEADER_BYTES + batch.len();
-            if header.has_producer_id() {
-                if batches.len() > 1 {
-                    return Err(AppendError::NotAlone);
-                }
-                idempotent = Some(header);
-            }
-        }
-        let bytes = journal_bytes - batches.len() * FRAME_HEADER_BYTES;
-        let way = if bytes >= self.journal.options.append_ref_bytes { Way::Undecided } else { Way::Whole };
-        let (resolve, ticket) = match travel {
-            Travel::Journal => Some(Ticket::new()),
-            Travel::Background => None,
-        }
-        .unzip();
-        let idle = self.journal.admit(if travel == Travel::Journal { journal_bytes } else { 0 })?;
-        // Nobody else's append shares its group: the commit loop need not wait for the segment. (What it syncs there itself, it must.)
-        let room = journal_bytes as u64 <= self.journal.options.ballast_bytes / BALLAST_PART;
-        let alone = idle && room && batches.len() == 1 && travel == Travel::Journal && way == Way::Whole;
-        let queue_first = if alone { self.journal.queued_first.try_lock() } else { None };
-
-        let mut state = self.state.lock();
-        state.check_epoch(epoch)?;
-        // Or it has been changed since it was looked at.
-        if state.change.as_ref().is_some_and(Change::holds) || self.travel() != travel {
-            return Err(AppendError::Changing);
-        }
-        let epoch = state.leading(epoch);
-        if let Some(header) = &idempotent {
-            let verdict = state.producers.check(header, now)?;
-            if let Some(duplicate) = self.duplicate(verdict) {
-                return Ok(duplicate);
-            }
-        }
-        let settled = state.settle_active(|base| self.segment(base)).and_then(|()| state.know_age());
-        settled.map_err(|error| match error {
-            ReadError::Io { path, source } if lack(&source).is_some() => AppendError::Descriptors { path },
-            error => error.into(),
-        })?;
-        let before = state.checkpoint();
-        let base = state.end;
-        let mut entries = Vec::with_capacity(batches.len());
-        let (followed, mut copies) = (self.tail.is_followed(), Vec::new());
-        let mut unwritten = None;
-        for batch in batches {
-            match self.place(&mut state, batch, epoch, now, way) {
-                Ok((placed, entry)) => {
-                    if queue_first.is_some() && placed.is_usual(batch.len()) {
-                        unwritten = Some((placed, entry.prefix, entry.body.clone()));
-                    } else if let Err(error) = placed.write(&entry.prefix, &entry.body) {
-                        return Err(self.refuse(&mut state, &before, error.into()));
-                    }
-                    if followed {
-                        let Entry { frame, prefix, body, .. } = &entry;
-                        copies.push(Copied::new(frame.base_offset, frame.end_offset, prefix, body));
-                    }
-                    entries.push(entry);
-                }
-                Err(error) => return Err(self.refuse(&mut state, &before, error)),
-            }
-        }
-        let last = entries.last_mut().ok_or(AppendError::Empty)?;
-        last.resolve = resolve;
-        let queued = match travel {
-            Travel::Journal => self.enqueue(&mut state, entries),
-            Travel::Background => self.list(&mut state),
-        };
-        if let Err(error) = queued {
-            // Closed or failed since it was asked.
-            return Err(match state.undo(&before) {
-                Ok(()) => error,
-                Err(source) => self.fail("cut", source).into(),
-            });
-        }
-        if travel == Travel::Journal {
-            self.journal.commit_work.notify_one();
-        }
-        if let Some((placed, prefix, body)) = unwritten {
-            self.write_queued(&placed, &prefix, &body).inspect_err(|_| {
-                // The storage has failed: what the next start finds decides. Until then nothing that is not there is read.
-                let _ = state.undo(&before);
-            })?;
-        }
-        drop(queue_first);
-        self.tail.push(copies);
-        state.epochs_changed |= state.epochs.begin(epoch, base);
-        // Only now: what was undone has left no trace in its producer's sequence.
-        match idempotent {
-            Some(header) => state.note(&BatchHeader { base_offset: base, ..header }, now),
-            None => state.unsaved_bytes += bytes as u64,
-        }
-        let last_offset = Offset(state.end.0 - 1);
-        assert!(last_offset >= base, "an append took no offset");
-        drop(state);
-        let ticket = ticket.unwrap_or_else(Ticket::done);
-        Ok(Appended { base_offset: base, last_offset, duplicate: false, ticket })
-    }
-
-    /// What a duplicate is answered with.
-    fn duplicate(&self, verdict: Verdict) -> Option<Appended> {
-        let Verdict::Duplicate { base_offset, last_offset } = verdict else { return None };
-        let ticket = match self.travel() {
-            Travel::Journal if !fault::is_on(Fault::EarlyDuplicate) => self.flushed_past(last_offset),
-            _ => Ticket::done(),
-        };
-        Some(Appended { base_offset, last_offset, duplicate: true, ticket })
-    }
-
     /// A ticket for a batch that has one already: it resolves when that offset is durable.
-    fn flushed_past(&self, offset: Offset) -> Ticket {
+    pub(crate) fn flushed_past(&self, offset: Offset) -> Ticket {
         if self.flushed_end() > offset {
             return Ticket::done();
         }
@@ -440,72 +217,25 @@ impl PartitionLog {
         })
     }
 
-    /// Gives one batch its place in a segment, patched, and makes the frame for it.
-    fn place(
-        self: &Arc<Self>,
-        state: &mut State,
-        batch: &Bytes,
-        epoch: LeaderEpoch,
-        now: TimestampMs,
-        way: Way,
-    ) -> Result<(Placed, Entry), WriteError> {
-        let mut prefix = [0; PATCH_BYTES];
-        prefix.copy_from_slice(&batch[..PATCH_BYTES]);
-        patch(&mut prefix, state.end, epoch)?;
-        let mut header = BatchHeader::parse(batch)?;
-        header.base_offset = state.end;
-        let body = batch.slice(PATCH_BYTES..);
-        let placed = state.place(&header, now, |base| self.segment(base))?;
-        let frame = Frame {
-            lsn: 0,
-            kind: Kind::Append,
-            log: self.id,
-            durability: self.durability(),
-            leader_epoch: epoch,
-            base_offset: header.base_offset,
-            end_offset: header.end_offset(),
-            // `check` has bounded it.
-            payload_bytes: u32::try_from(batch.len()).unwrap_or(u32::MAX),
-            payload_crc: header.crc,
-        };
-        Ok((placed, Entry { frame, prefix, prefix_bytes: PATCH_BYTES, body, log: self.clone(), way, resolve: None }))
-    }
-
-    /// Writes a batch whose frame is queued, and may be durable already: it cannot be refused any more. Readers wait for the log's
-    /// lock. The disk may be full: there is room set aside.
-    fn write_queued(&self, placed: &Placed, prefix: &[u8], body: &[u8]) -> Result<(), StorageFailed> {
-        let mut written = placed.write(prefix, body);
-        if written.as_ref().err().and_then(lack) == Some(Lack::Room) {
-            // Or another has given it up just now.
-            self.journal.ballast.release();
-            written = placed.write(prefix, body);
+    /// Takes no more appends and reads; journals the deletion.
+    pub(crate) fn delete(self: &Arc<Self>) -> Result<Ticket, AppendError> {
+        let mut state = self.state.lock();
+        if state.dropped.is_some() {
+            return Err(AppendError::Deleted);
         }
-        written.map_err(|error| self.fail("write", error))
+        let (resolve, ticket) = Ticket::new();
+        let (epoch, end) = (state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN), state.end);
+        self.enqueue(&mut state, [self.mutation(Kind::Drop, epoch, (end, end), resolve)])?;
+        self.tail.clear();
+        Self::abandon_cut(&mut state);
+        Self::abandon_change(&mut state);
+        drop(state);
+        self.journal.commit_work.notify_one();
+        Ok(ticket)
     }
 
     pub(crate) fn segment(&self, base: Offset) -> Segment {
         Segment::new(&self.journal.handles, &self.dir, base)
-    }
-
-    /// Undoes an append whose write failed, and says why.
-    fn refuse(&self, state: &mut State, before: &Checkpoint, error: WriteError) -> AppendError {
-        let path = state.active().segment.path.to_path_buf();
-        let undone = state.undo(before);
-        match (error, undone) {
-            (_, Err(error)) => self.fail("cut", error).into(),
-            (WriteError::Batch(error), Ok(())) => error.into(),
-            (WriteError::Io(error), Ok(())) => match lack(&error) {
-                Some(Lack::Room) => AppendError::StorageFull { path },
-                Some(Lack::Descriptors) => AppendError::Descriptors { path },
-                None => self.fail("write", error).into(),
-            },
-        }
-    }
-
-    fn fail(&self, action: &'static str, error: io::Error) -> StorageFailed {
-        let failure = failing(action, &self.dir)(error);
-        self.journal.fail(failure.clone());
-        failure
     }
 
     /// Queues frames of this log and pins the journal from the first of them on. Called under the log's
@@ -561,62 +291,11 @@ impl PartitionLog {
             resolve: Some(resolve),
         }
     }
-
-    /// Has the background sync a log that has no journal. Refused once the storage is closing: the last sync may have been.
-    fn list(self: &Arc<Self>, state: &mut State) -> Result<(), AppendError> {
-        let urgent = state.unsynced_bytes >= UNJOURNALED_BYTES_MAX;
-        if state.listed && !urgent {
-            return Ok(());
-        }
-        let mut queue = self.journal.queue();
-        queue.check_open()?;
-        if !std::mem::replace(&mut state.listed, true) {
-            queue.unjournaled.push(self.clone());
-        }
-        if urgent && !std::mem::replace(&mut queue.sync_unjournaled, true) {
-            self.journal.sync_work.notify_one();
-        }
-        Ok(())
-    }
 }
 
 impl std::fmt::Debug for PartitionLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PartitionLog({})", self.id)
-    }
-}
-
-impl State {
-    /// Whether the log takes appends in that epoch.
-    fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), AppendError> {
-        if self.dropped.is_some() {
-            return Err(AppendError::Deleted);
-        }
-        if self.cut.is_some() {
-            return Err(AppendError::Truncating);
-        }
-        match self.epochs.latest() {
-            Some(current) if epoch < current => Err(AppendError::StaleEpoch { epoch, current }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The epoch that a leader of `epoch` writes in: that one, unless it is to be seen what happens otherwise.
-    fn leading(&self, epoch: LeaderEpoch) -> LeaderEpoch {
-        self.epochs.latest().filter(|_| fault::is_on(Fault::ReusedEpoch)).unwrap_or(epoch)
-    }
-}
-
-/// Checks that `batch` is exactly one batch, as far as its header shows, and fits the journal.
-fn check(batch: &Bytes, bytes_max: usize) -> Result<BatchHeader, AppendError> {
-    let header = BatchHeader::parse(batch)?;
-    if batch.len() > bytes_max {
-        return Err(AppendError::TooLarge { bytes: batch.len(), max: bytes_max });
-    }
-    match (batch.len(), header.batch_bytes()) {
-        (remaining, needed) if remaining < needed => Err(BatchError::Truncated { needed, remaining }.into()),
-        (len, whole) if len > whole => Err(BatchError::Trailing { bytes: len - whole }.into()),
-        _ => Ok(header),
     }
 }
 
@@ -626,45 +305,11 @@ mod tests {
 
     use futures::future::BoxFuture;
     use millstream_env::{Clock, Env, Monotonic, sim::World};
-    use millstream_model::{PartitionId, ProducerEpoch, ProducerId, Sequence, TopicId};
-    use millstream_record::{BatchBuilder, BatchOptions};
+    use millstream_model::{PartitionId, ProducerEpoch, ProducerId, Sequence, TimestampMs, TopicId};
+    use millstream_record::{BatchBuilder, BatchHeader, BatchOptions};
 
     use super::*;
     use crate::{Storage, StorageOptions};
-
-    #[test]
-    fn an_append_that_a_close_overtakes_is_refused_and_leaves_nothing() {
-        // The close comes between the look at the storage and the listing for its last sync.
-        let world = World::new(1);
-        let options = StorageOptions { ballast_bytes: 4096, ..StorageOptions::new("/data") };
-        let storage = Storage::open(options, world.env()).unwrap().0;
-        let id = LogId::records(TopicId::NIL, PartitionId(0));
-        let replicated = LogOptions { durability: Durability::Replicated, ..LogOptions::default() };
-        let log = storage.open_log(id, replicated).unwrap();
-        log.journal.admit(0).unwrap();
-        assert!(log.journal.start_closing());
-        let mut state = log.state();
-        assert!(matches!(log.list(&mut state), Err(AppendError::Closed)) && !state.listed);
-    }
-
-    #[test]
-    fn what_is_not_written_down_of_producers_is_counted_in_bytes_of_batches() {
-        let world = World::new(1);
-        let storage = Storage::open(StorageOptions::new("/data"), world.env()).unwrap().0;
-        let log = storage.open_log(LogId::records(TopicId::NIL, PartitionId(0)), LogOptions::default()).unwrap();
-        let (producer_epoch, base_sequence) = (ProducerEpoch(0), Sequence(0));
-        let idempotent =
-            BatchOptions { producer_id: ProducerId(1), producer_epoch, base_sequence, ..BatchOptions::default() };
-        let mut bytes = 0;
-        for options in [BatchOptions::default(), idempotent] {
-            let mut builder = BatchBuilder::new(options);
-            builder.push(TimestampMs(1), None, Some(b"value"), &[]).unwrap();
-            let batch = builder.build().unwrap();
-            bytes += batch.len() as u64;
-            let _ = log.append(batch, LeaderEpoch(1)).unwrap();
-            assert_eq!(log.state().unsaved_bytes, bytes);
-        }
-    }
 
     /// Says when it is asked for the time.
     struct Telling(Arc<dyn Clock>, mpsc::Sender<()>);
