@@ -14,8 +14,8 @@ use crate::{
     change::Change,
     fault::{self, Fault},
     frame::{FRAME_HEADER_BYTES, Frame, Kind},
-    journal::{Entry, Way},
     producers::Verdict,
+    queue::{Entry, Way},
     state::{Checkpoint, Placed, State},
     tail::Copied,
 };

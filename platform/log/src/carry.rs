@@ -25,8 +25,9 @@ use crate::{
     PartitionLog,
     fault::{self, Fault},
     frame::{FRAME_HEADER_BYTES, Frame, Kind, batches_in},
-    journal::{Entry, Journal, Way},
+    journal::Journal,
     mark::Mark,
+    queue::{Entry, Way},
     state::{Pin, State},
 };
 

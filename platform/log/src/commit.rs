@@ -7,8 +7,10 @@ use crate::{
     bytes_io::failing,
     fault::{self, Fault},
     frame::{FRAME_HEADER_BYTES, GROUP_ALIGN, Kind, Place, align},
-    journal::{Entry, FullFile, Journal, PanicGuard, Way, Work, reject},
+    journal::{Journal, PanicGuard},
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
+    queue::{Entry, Way, Work, reject},
+    ring::FullFile,
 };
 
 const ZEROS: [u8; GROUP_ALIGN as usize] = [0; GROUP_ALIGN as usize];
@@ -176,14 +178,7 @@ impl Committer {
                 queue.moved.extend(of(Kind::LogStart).chain(of(Kind::Truncate)).chain(of(Kind::DurabilityChange)));
             }
         }
-        let half = self.journal.options.journal_file_bytes / 2;
-        let crossed = {
-            let mut ring = self.journal.ring();
-            let crossed = ring.active_bytes < half && self.at >= half;
-            ring.active_bytes = self.at;
-            ring.committed_lsn = self.synced_lsn;
-            crossed
-        };
+        let crossed = self.journal.ring().advance(self.at, self.synced_lsn, &self.journal.options);
         if dropped || moved || carried || crossed {
             self.journal.sync_work.notify_one();
         }
@@ -200,25 +195,14 @@ impl Committer {
     /// Goes on to the next file. The sync loop has it ready, as a rule; else this waits until one was recycled: the one that
     /// was just filled, if there is no other and no room for one.
     async fn next_file(&mut self) -> Result<(), Option<StorageFailed>> {
-        {
-            let mut ring = self.journal.ring();
-            let (path, sequence) = (self.active.path.clone(), self.active.header.sequence);
-            ring.full.push_back(FullFile { path, sequence, last_lsn: self.synced_lsn });
-            ring.active_bytes = 0;
-        }
+        let (path, sequence) = (self.active.path.clone(), self.active.header.sequence);
+        self.journal.ring().fill(FullFile { path, sequence, last_lsn: self.synced_lsn });
         loop {
-            {
-                let mut ring = self.journal.ring();
-                if let Some(next) = ring.ready.take() {
-                    self.active = next;
-                    self.at = FILE_HEADER_BYTES;
-                    ring.active_bytes = self.at;
-                    ring.starved = false;
-                    drop(ring);
-                    self.journal.sync_work.notify_one();
-                    return Ok(());
-                }
-                ring.starved = true;
+            let next = self.journal.ring().take_ready();
+            if let Some(next) = next {
+                (self.active, self.at) = (next, FILE_HEADER_BYTES);
+                self.journal.sync_work.notify_one();
+                return Ok(());
             }
             self.journal.sync_work.notify_one();
             self.journal.commit_work.notified().await;

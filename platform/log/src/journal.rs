@@ -1,169 +1,28 @@
-//! The journal's shared side: the queue that appenders fill, what pins which part of the journal, and how a failure spreads.
+//! The journal as the logs and both loops share it: who is let in, and how a failure spreads. (What waits for it is in `queue`, its files
+//! in `ring`.)
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    io,
-    ops::Range,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::VecDeque, io, path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
 use millstream_env::{Ballast, Clock, Disk, Env, Lack, Rng, Spawn};
 use millstream_model::TimestampMs;
-use millstream_record::PATCH_BYTES;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::{
-    AppendError, CommitError, PartitionLog, StorageFailed, StorageOptions,
-    bytes_io::failing,
-    carry::Carrying,
-    frame::{FRAME_HEADER_BYTES, Frame, GROUP_ALIGN, Kind},
+    AppendError, CommitError, StorageFailed, StorageOptions,
+    frame::{FRAME_HEADER_BYTES, GROUP_ALIGN},
     handles::Handles,
-    journal_file::{FILE_HEADER_BYTES, ReadyFile},
+    journal_file::FILE_HEADER_BYTES,
     producers::{Limits, PRODUCERS_MAX},
-    span::{SPAN_FILE, Span},
+    queue::{Entry, Queue, Work, reject},
+    ring::Ring,
+    span::Span,
     tail::Tails,
-    ticket::Resolve,
 };
 
 /// The file that sets room aside for marks, epochs and names.
 const BALLAST: &str = "BALLAST";
-
-/// What waits to be written as one frame.
-pub(crate) struct Entry {
-    pub(crate) frame: Frame,
-    /// The payload's first bytes as patched, and how many of them count.
-    pub(crate) prefix: [u8; PATCH_BYTES],
-    pub(crate) prefix_bytes: usize,
-    /// The rest of the payload: the producer's own bytes.
-    pub(crate) body: Bytes,
-    pub(crate) log: Arc<PartitionLog>,
-    /// Whether the payload goes to the journal.
-    pub(crate) way: Way,
-    /// Who waits for this frame, if anybody.
-    pub(crate) resolve: Option<Resolve>,
-}
-
-/// What the journal gets of an entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// All of it.
-    Whole,
-    /// That is decided when its turn comes.
-    Undecided,
-    /// A reference: the log's mark covers it, durably.
-    Reference,
-}
-
-impl Entry {
-    /// Bytes that the entry holds until it is durable.
-    pub(crate) fn bytes(&self) -> usize {
-        FRAME_HEADER_BYTES + self.prefix_bytes + self.body.len()
-    }
-
-    /// Bytes that the frame takes in the journal.
-    pub(crate) fn journal_bytes(&self) -> usize {
-        if self.is_reference() { FRAME_HEADER_BYTES } else { self.bytes() }
-    }
-
-    pub(crate) fn is_reference(&self) -> bool {
-        self.way == Way::Reference
-    }
-
-    /// The frame as it is journaled.
-    pub(crate) fn journaled(&self) -> Frame {
-        match self.is_reference() {
-            true => Frame { kind: Kind::AppendRef, payload_bytes: 0, ..self.frame },
-            false => self.frame,
-        }
-    }
-}
-
-/// Whether appends are taken.
-enum Phase {
-    Open,
-    /// What is queued is still committed.
-    Closing,
-    /// Abandoned or closed: the loops end where they are.
-    Stopped,
-    Failed(StorageFailed),
-}
-
-/// What the commit loop finds when it looks.
-pub(crate) enum Work {
-    Entries,
-    Nothing,
-    /// Nothing, and nothing more will come.
-    Drained,
-    Stop,
-}
-
-/// Behind the queue's lock.
-pub(crate) struct Queue {
-    phase: Phase,
-    entries: VecDeque<Entry>,
-    /// Bytes of frames that are queued or being written.
-    pub(crate) bytes: usize,
-    /// The next frame's number.
-    pub(crate) next_lsn: u64,
-    /// Logs with frames that their segments do not durably hold, by the first such frame: they pin the journal from it on.
-    pub(crate) pins: BTreeMap<u64, Arc<PartitionLog>>,
-    /// Logs without a journal that have data to sync.
-    pub(crate) unjournaled: Vec<Arc<PartitionLog>>,
-    /// Deleted logs whose deletion is durable: their files can go.
-    pub(crate) dropped: Vec<Arc<PartitionLog>>,
-    /// Logs whose new start, end or durability is durable in the journal: their files are to follow. And those whose durability is to
-    /// be changed.
-    pub(crate) moved: Vec<Arc<PartitionLog>>,
-    /// What is carried forward, as far as it is not durable yet or nobody has looked since.
-    pub(crate) carries: VecDeque<Carrying>,
-    /// The sync loop is asked to sync `unjournaled` now.
-    pub(crate) sync_unjournaled: bool,
-    /// Those of them whose turn it is, and others that somebody wants synced.
-    pub(crate) due: VecDeque<Arc<PartitionLog>>,
-    /// The commit loop has ended in order.
-    pub(crate) drained: bool,
-}
-
-/// A file that takes no more frames.
-pub(crate) struct FullFile {
-    /// Also where it is called a spare already, and that is not durable yet.
-    pub(crate) path: PathBuf,
-    pub(crate) sequence: u64,
-    pub(crate) last_lsn: u64,
-}
-
-/// The journal files beside the one that is being written.
-#[derive(Default)]
-pub(crate) struct Ring {
-    /// Oldest first.
-    pub(crate) full: VecDeque<FullFile>,
-    /// The next to be written.
-    pub(crate) ready: Option<ReadyFile>,
-    /// The one that will be: its name could not be made durable yet.
-    pub(crate) named: Option<ReadyFile>,
-    /// Recycled files.
-    pub(crate) spares: Vec<PathBuf>,
-    /// The number of the next use.
-    pub(crate) next_sequence: u64,
-    /// All files: full, ready, named, spare and the one being written.
-    pub(crate) files: u64,
-    /// How far the file being written is, bytes.
-    pub(crate) active_bytes: u64,
-    /// Bytes that were carried forward since a file was recycled last.
-    pub(crate) carried_bytes: u64,
-    /// The last frame that is durable. Later ones may be queued already.
-    pub(crate) committed_lsn: u64,
-    /// The commit loop waits for a file.
-    pub(crate) starved: bool,
-    /// No room for another file, when last tried.
-    pub(crate) no_space: bool,
-    /// Why the log that pins the oldest file could not be synced, when last tried.
-    pub(crate) postponed: Option<Lack>,
-}
 
 /// The journal as the logs and both loops share it.
 pub(crate) struct Journal {
@@ -183,7 +42,7 @@ pub(crate) struct Journal {
     queue: Mutex<Queue>,
     ring: Mutex<Ring>,
     /// Which files a start must find; none until recovery has looked.
-    span: Mutex<Option<Span>>,
+    pub(crate) span: Mutex<Option<Span>>,
     /// Held by the append whose frame is queued before its segment is written: one at a time, so that the ballast has room for it.
     pub(crate) queued_first: Mutex<()>,
     /// For the commit loop: entries, a file, or the end.
@@ -212,20 +71,7 @@ impl Journal {
             clock: env.clock.clone(),
             directory_id,
             names: Mutex::default(),
-            queue: Mutex::new(Queue {
-                phase: Phase::Open,
-                entries: VecDeque::new(),
-                bytes: 0,
-                next_lsn: 1,
-                pins: BTreeMap::new(),
-                unjournaled: Vec::new(),
-                dropped: Vec::new(),
-                moved: Vec::new(),
-                carries: VecDeque::new(),
-                sync_unjournaled: false,
-                due: VecDeque::new(),
-                drained: false,
-            }),
+            queue: Mutex::new(Queue::new()),
             ring: Mutex::default(),
             span: Mutex::default(),
             queued_first: Mutex::default(),
@@ -250,43 +96,10 @@ impl Journal {
         self.ring.lock()
     }
 
-    /// Where it is written which journal files a start must find.
-    pub(crate) fn span_path(&self) -> PathBuf {
-        self.options.dir.join(SPAN_FILE)
-    }
-
-    /// What is written there now.
-    pub(crate) fn needed(&self) -> Option<Range<u64>> {
-        self.span.lock().as_ref().map(Span::files)
-    }
-
-    /// Reads it, at a start.
-    pub(crate) fn load_span(&self) -> io::Result<()> {
-        *self.span.lock() = Span::load(&*self.disk, &self.span_path())?;
-        Ok(())
-    }
-
-    /// Writes durably which files a start must find. One is added before it takes frames, and taken away before its name goes.
-    pub(crate) fn need(&self, files: Range<u64>) -> Result<(), StorageFailed> {
-        let (path, mut span) = (self.span_path(), self.span.lock());
-        match &mut *span {
-            Some(span) => span.store(files).map_err(failing("write", &path)),
-            None => {
-                *span = Some(Span::create(&*self.disk, &path, files).map_err(failing("write", &path))?);
-                self.disk.sync_dir(&self.options.dir).map_err(failing("sync", &self.options.dir))
-            }
-        }
-    }
-
     /// The largest batch that fits a journal file with its frame.
     pub(crate) fn batch_bytes_max(&self) -> usize {
         let bytes = self.options.journal_file_bytes - FILE_HEADER_BYTES - FRAME_HEADER_BYTES as u64;
         usize::try_from(bytes).unwrap_or(usize::MAX).min(u32::MAX as usize)
-    }
-
-    /// How many files there may be.
-    pub(crate) fn files_max(&self) -> u64 {
-        self.options.journal_bytes_max / self.options.journal_file_bytes
     }
 
     /// Checks that the journal would take `bytes` now. It may still fail afterwards; a failed storage ends everything anyway.
@@ -344,15 +157,8 @@ impl Journal {
 
     /// Spreads a failure: it is the first that counts. Every ticket fails, nothing is appended any more.
     pub(crate) fn fail(&self, failure: StorageFailed) {
-        let entries = {
-            let mut queue = self.queue.lock();
-            if matches!(queue.phase, Phase::Failed(_)) {
-                return;
-            }
-            tracing::error!(error = %failure, "the log storage has failed");
-            queue.phase = Phase::Failed(failure.clone());
-            std::mem::take(&mut queue.entries)
-        };
+        let Some(entries) = self.queue.lock().fail(&failure) else { return };
+        tracing::error!(error = %failure, "the log storage has failed");
         self.failed.send_replace(Some(failure.clone()));
         self.ended.send_replace(Some(CommitError::Failed(failure.clone())));
         reject(entries, &CommitError::Failed(failure));
@@ -394,30 +200,14 @@ impl Journal {
 
     /// Takes no more appends; what is queued is committed, then the loops finish. Whether this was the first call.
     pub(crate) fn start_closing(&self) -> bool {
-        let mut queue = self.queue.lock();
-        let first = matches!(queue.phase, Phase::Open);
-        if first {
-            queue.phase = Phase::Closing;
-        }
-        drop(queue);
+        let first = self.queue.lock().close();
         self.wake_all();
         first
     }
 
     /// Ends the loops where they are.
     pub(crate) fn stop(&self) {
-        let (entries, pins) = {
-            let mut queue = self.queue.lock();
-            if !matches!(queue.phase, Phase::Failed(_)) {
-                queue.phase = Phase::Stopped;
-            }
-            queue.unjournaled.clear();
-            queue.due.clear();
-            queue.dropped.clear();
-            queue.moved.clear();
-            queue.carries.clear();
-            (std::mem::take(&mut queue.entries), std::mem::take(&mut queue.pins))
-        };
+        let (entries, pins) = self.queue.lock().stop();
         // The logs go outside of the lock.
         drop(pins);
         self.ended.send_if_modified(|ended| ended.is_none() && ended.replace(CommitError::Stopped).is_none());
@@ -427,16 +217,7 @@ impl Journal {
 
     /// What there is for the commit loop; entries are moved to the end of `pending`.
     pub(crate) fn take_entries(&self, pending: &mut VecDeque<Entry>) -> Work {
-        let mut queue = self.queue.lock();
-        match queue.phase {
-            Phase::Stopped | Phase::Failed(_) => Work::Stop,
-            _ if !queue.entries.is_empty() => {
-                pending.append(&mut queue.entries);
-                Work::Entries
-            }
-            Phase::Closing => Work::Drained,
-            Phase::Open => Work::Nothing,
-        }
+        self.queue.lock().take(pending)
     }
 
     fn wake_all(&self) {
@@ -464,67 +245,6 @@ impl Drop for PanicGuard {
             let source = Arc::new(io::Error::other(format!("{} has panicked", self.what)));
             self.journal.fail(StorageFailed { action: "go on with", path: self.journal.dir(), source });
         }
-    }
-}
-
-/// Fails the tickets of what will not be written.
-pub(crate) fn reject(entries: impl IntoIterator<Item = Entry>, error: &CommitError) {
-    for mut entry in entries {
-        if let Some(resolve) = entry.resolve.take() {
-            // Nobody may be waiting any more.
-            let _ = resolve.send(Err(error.clone()));
-        }
-    }
-}
-
-impl Queue {
-    /// Adds a frame, which gets its number here: the journal's order is the queue's.
-    pub(crate) fn push(&mut self, mut entry: Entry) -> u64 {
-        let lsn = self.next_lsn;
-        self.next_lsn += 1;
-        entry.frame.lsn = lsn;
-        self.bytes += entry.bytes();
-        self.entries.push_back(entry);
-        lsn
-    }
-
-    /// Whether appends are taken.
-    pub(crate) fn check_open(&self) -> Result<(), AppendError> {
-        match &self.phase {
-            Phase::Open => Ok(()),
-            Phase::Closing | Phase::Stopped => Err(AppendError::Closed),
-            Phase::Failed(failure) => Err(failure.clone().into()),
-        }
-    }
-
-    /// Whether the loops should end where they are.
-    pub(crate) fn is_stopped(&self) -> bool {
-        matches!(self.phase, Phase::Stopped | Phase::Failed(_))
-    }
-
-    /// Whether nothing is appended or committed any more, and what is left is to be synced.
-    pub(crate) fn is_finishing(&self) -> bool {
-        self.drained && matches!(self.phase, Phase::Closing)
-    }
-}
-
-impl Ring {
-    /// Bytes of the journal that hold frames.
-    pub(crate) fn used_bytes(&self, options: &StorageOptions) -> u64 {
-        self.full.len() as u64 * options.journal_file_bytes + self.active_bytes
-    }
-
-    /// Whether there is so little left that appenders wait.
-    fn is_tight(&self, options: &StorageOptions) -> bool {
-        self.used_bytes(options) >= options.journal_bytes_max / 100 * 85
-    }
-
-    /// What the disk must have before the journal takes more: waiting for the sync loop alone would not help.
-    fn lacks(&self, options: &StorageOptions) -> Option<Lack> {
-        if self.no_space && self.starved {
-            return Some(Lack::Room);
-        }
-        self.postponed.filter(|_| self.starved || self.is_tight(options))
     }
 }
 

@@ -89,7 +89,7 @@
 //! # Writing
 //!
 //! 1. `PartitionLog::append` (`append`), under the log's lock: look the batch up among its producer's (`producers`), check, give offsets, write to the segment's page cache (`state`), then
-//!    queue the frame (`journal`), which gives it its LSN. So a log's frames are in the order of its offsets, and a full
+//!    queue the frame (`queue`), which gives it its LSN. So a log's frames are in the order of its offsets, and a full
 //!    disk refuses before anything is journaled. Where the commit loop has nothing to do, one batch is queued first and written while
 //!    the journal is: who waits alone waits less. Still under the lock, so nobody sees it queued and not written. It cannot be
 //!    refused then: it goes to a file that has batches, below any limit on a file's length, and should the disk be full just then,
@@ -101,7 +101,7 @@
 //!    that is not to be had at once, it is journaled whole: where the log's own files lack something, the log is being
 //!    cut or synced, or more than `queue_bytes_max` would have to be synced with it. The log pins the journal as
 //!    before: what such a sync leaves out (its index, producers, segments below its start) has its turn in the background.
-//! 3. The sync loop (`sync`) prepares the next file when the present one is half full. When the journal is half full, the logs
+//! 3. The sync loop (`sync`) prepares the next file (`ring`) when the present one is half full. When the journal is half full, the logs
 //!    that pin the oldest file are *carried forward*, where that is cheaper (`carry`): all batches past the mark, at most
 //!    64 KiB, go into the journal again as one Carry, and when that is durable, the log pins the journal from there on only. Else the
 //!    log is synced (`sync_log`): segments in order, each written back in pieces first, so that the journal's syncs have their turns
@@ -285,9 +285,11 @@ mod mark;
 mod options;
 mod partition;
 mod producers;
+mod queue;
 mod read;
 mod recover;
 mod retention;
+mod ring;
 mod segment;
 mod slots;
 mod snapshot;

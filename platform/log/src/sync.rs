@@ -1,5 +1,5 @@
 //! The sync loop: keeps the next journal file ready, syncs segments so that journal files can be recycled, and clears away
-//! what was deleted.
+//! what was deleted. (How the files are made and recycled is in `ring`.)
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use millstream_env::{Disk, Lack, advised, lack};
+use millstream_env::{Disk, Lack, advised};
 
 use crate::{
     PartitionLog, StorageFailed,
@@ -15,7 +15,7 @@ use crate::{
     carry::{self, Carry},
     data_dir,
     journal::{Journal, PanicGuard},
-    journal_file::{self, FileHeader, ReadyFile},
+    ring::{self, prepare_next},
     state::Pin,
     sync_all::sync_all,
     sync_log::{Cause, SyncError, Synced, refused, sync_dir},
@@ -167,100 +167,15 @@ fn change(journal: &Arc<Journal>, log: &Arc<PartitionLog>) -> Result<bool, Stora
     Ok(true)
 }
 
-/// Makes the next journal file ready when the present one is half full, so that the commit loop need not wait for it.
-fn prepare_next(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
-    let options = &journal.options;
-    {
-        let ring = journal.ring();
-        let wanted = ring.ready.is_none() && (ring.starved || ring.active_bytes >= options.journal_file_bytes / 2);
-        let none = ring.named.is_none() && ring.spares.is_empty() && ring.files >= journal.files_max();
-        if !wanted || none {
-            return Ok(false);
-        }
-    }
-    match make_next(journal) {
-        Ok(ready) => {
-            let sequence = ready.header.sequence;
-            if let Some(files) = journal.needed() {
-                journal.need(files.start..sequence + 1)?;
-            }
-            let mut ring = journal.ring();
-            ring.ready = Some(ready);
-            ring.no_space = false;
-            drop(ring);
-            journal.commit_work.notify_one();
-            Ok(true)
-        }
-        // No room for another file: what there is must do, until one is recycled or somebody makes room.
-        Err(error) if lack(&error).is_some() => {
-            let again = std::mem::replace(&mut journal.ring().no_space, true);
-            if !again {
-                tracing::warn!(%error, dir = %journal.dir().display(), "no space for another journal file");
-                // Who waits is refused now.
-                journal.announce_room();
-            }
-            Ok(false)
-        }
-        Err(error) => Err(failing("prepare", &journal.dir())(error)),
-    }
-}
-
-/// Makes the next journal file, or goes on with one whose name could not be made durable. What is refused leaves each file known by
-/// the name that it has.
-fn make_next(journal: &Journal) -> io::Result<ReadyFile> {
-    let (named, spare, sequence) = {
-        let mut ring = journal.ring();
-        match ring.named.take() {
-            Some(named) => (Some(named), None, ring.next_sequence),
-            None => (None, ring.spares.pop(), ring.next_sequence),
-        }
-    };
-    let dir = journal.dir();
-    let file = match named {
-        Some(named) => named,
-        None => {
-            let header = journal.next_header(sequence);
-            let made = journal_file::prepare(&*journal.disk, &dir, spare.as_deref(), header);
-            let mut ring = journal.ring();
-            match made {
-                Ok(file) => {
-                    ring.files += u64::from(spare.is_none());
-                    ring.next_sequence += 1;
-                    file
-                }
-                Err(error) => {
-                    ring.spares.extend(spare);
-                    return Err(error);
-                }
-            }
-        }
-    };
-    match sync_dir(&*journal.disk, &dir) {
-        Ok(()) => Ok(file),
-        Err(error) => {
-            journal.ring().named = Some(file);
-            Err(error)
-        }
-    }
-}
-
 /// Where the journal is more than half full (or no file is left), carries forward what pins its oldest file, syncs the first log for
 /// which that is not the way, or recycles that file if nothing pins it.
 fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
-    let (sequence, last_lsn, carries) = {
-        let ring = journal.ring();
-        let stuck = (ring.starved || ring.no_space) && ring.ready.is_none() && ring.spares.is_empty();
-        let used = ring.used_bytes(&journal.options);
-        let pressed = used >= journal.options.journal_bytes_max / 2;
-        let carries = !stuck && used < journal.options.journal_bytes_max / 100 * carry::PERCENT_MAX;
-        match ring.full.front() {
-            Some(oldest) if stuck || pressed => (oldest.sequence, oldest.last_lsn, carries),
-            _ => return Ok(false),
-        }
-    };
+    let Some(due) = journal.ring().due(&journal.options) else { return Ok(false) };
+    let carries =
+        due.used_bytes.is_some_and(|used| used < journal.options.journal_bytes_max / 100 * carry::PERCENT_MAX);
     let next_pin = |from| {
         let queue = journal.queue();
-        let next = queue.pins.range(from..).next().filter(|(lsn, _)| **lsn <= last_lsn);
+        let next = queue.pins.range(from..).next().filter(|(lsn, _)| **lsn <= due.last_lsn);
         next.map(|(lsn, log)| (*lsn, log.clone()))
     };
     let (mut from, mut carried) = (0, false);
@@ -279,48 +194,14 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     if next_pin(0).is_some() {
         return Ok(carried);
     }
-    let mut ring = journal.ring();
-    let Some(mut oldest) = ring.full.pop_front_if(|oldest| oldest.sequence == sequence) else {
-        return Ok(true);
-    };
-    drop(ring);
-    let retired = retire(journal, &mut oldest.path, sequence);
-    let mut ring = journal.ring();
-    match retired {
-        Ok(()) => {
-            ring.spares.push(oldest.path);
-            ring.carried_bytes = 0;
-            drop(ring);
+    match ring::recycle_oldest(journal, due.sequence) {
+        Ok(()) => Ok(true),
+        Err(SyncError::Lacking(lack, failure)) => {
+            postpone(journal, lack, &failure, "a journal file cannot be used again for now");
+            Ok(false)
         }
-        Err(error) => {
-            ring.full.push_front(oldest);
-            drop(ring);
-            return match error {
-                SyncError::Lacking(lack, failure) => {
-                    postpone(journal, lack, &failure, "a journal file cannot be used again for now");
-                    Ok(false)
-                }
-                SyncError::Failed(failure) => Err(failure),
-            };
-        }
+        Err(SyncError::Failed(failure)) => Err(failure),
     }
-    journal.announce_room();
-    Ok(true)
-}
-
-/// Takes a file's name away, durably: it is no journal any more. (Each before the next, or recovery would see a gap.) `path` is
-/// what it is called then. What is lacking can be tried again.
-pub(crate) fn retire(journal: &Journal, path: &mut PathBuf, sequence: u64) -> Result<(), SyncError> {
-    if let Some(files) = journal.needed() {
-        journal.need(files.start.max(sequence + 1)..files.end.max(sequence + 1))?;
-    }
-    let dir = journal.dir();
-    let spare = journal_file::spare_path(&dir, sequence);
-    if *path != spare {
-        journal.disk.rename(path, &spare).map_err(refused("rename", path))?;
-        *path = spare;
-    }
-    sync_dir(&*journal.disk, &dir).map_err(refused("sync", &dir))
 }
 
 /// Notes what the disk must have before the journal can be recycled, and tells it once.
@@ -469,19 +350,6 @@ fn reap(journal: &Journal) -> Result<bool, (PathBuf, io::Error)> {
     };
     shrink().map_err(of(&path))?;
     Ok(true)
-}
-
-impl Journal {
-    /// A header for the next use of a file.
-    pub(crate) fn next_header(&self, sequence: u64) -> FileHeader {
-        FileHeader {
-            directory: self.directory_id,
-            sequence,
-            nonce: self.rng.next_u64(),
-            lsn_floor: self.ring().committed_lsn + 1,
-            file_bytes: self.options.journal_file_bytes,
-        }
-    }
 }
 
 #[cfg(test)]

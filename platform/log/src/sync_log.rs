@@ -12,9 +12,9 @@ use crate::{
     epochs::Epochs,
     fault::{self, Fault},
     index::Index,
-    journal::Queue,
     mark::{Mark, Saved},
     producers::Producers,
+    queue::Queue,
     snapshot,
     state::{Part, Pin, State},
 };

@@ -13,8 +13,8 @@ use crate::{
     OpenError,
     data_dir::{io, list},
     journal::Journal,
-    journal_file::{self, FILE_HEADER_BYTES, FileHeader, Named, ReadyFile},
-    sync,
+    journal_file::{self, FileHeader, Named, ReadyFile},
+    ring::{files_max, make_spare},
 };
 
 /// The files of the journal's directory.
@@ -70,7 +70,7 @@ impl JournalFiles {
             let fits = header.is_some_and(|header| {
                 header.file_bytes == journal.options.journal_file_bytes && uses.insert(header.nonce)
             });
-            if fits && spares.len() as u64 + 2 <= journal.files_max() {
+            if fits && spares.len() as u64 + 2 <= files_max(&journal.options) {
                 spares.push(path);
             } else {
                 disk.remove_file(&path).map_err(io("remove", &path))?;
@@ -86,7 +86,7 @@ impl JournalFiles {
         let active = match prepare(spare) {
             Err(error) if fresh && lack(&error).is_some() && !self.used.is_empty() => {
                 // All that the old files tell is in synced segments: one of them serves again. Until it does, none is needed.
-                self.retire(journal, &mut spares)?;
+                self.make_spares(journal, &mut spares)?;
                 prepare(spares.pop())
             }
             prepared => prepared,
@@ -94,24 +94,19 @@ impl JournalFiles {
         let active = active.map_err(io("prepare", &journal.dir()))?;
         disk.sync_dir(&journal.dir()).map_err(io("sync", &journal.dir()))?;
         journal.need(sequence..sequence + 1).map_err(failed)?;
-        self.retire(journal, &mut spares)?;
-        let mut ring = journal.ring();
-        ring.next_sequence = sequence + 1;
-        ring.files = 1 + spares.len() as u64;
-        ring.spares = spares;
-        ring.active_bytes = FILE_HEADER_BYTES;
-        drop(ring);
+        self.make_spares(journal, &mut spares)?;
+        journal.ring().begin(sequence, spares);
         Ok(active)
     }
 
     /// Takes the names of the old files, which are spares then or go.
-    fn retire(&mut self, journal: &Arc<Journal>, spares: &mut Vec<PathBuf>) -> Result<(), OpenError> {
+    fn make_spares(&mut self, journal: &Arc<Journal>, spares: &mut Vec<PathBuf>) -> Result<(), OpenError> {
         let disk = &*journal.disk;
         for (sequence, mut path) in self.used.drain(..) {
             let same =
                 header_of(disk, &path)?.is_some_and(|header| header.file_bytes == journal.options.journal_file_bytes);
-            sync::retire(journal, &mut path, sequence).map_err(|error| failed(error.into_failure()))?;
-            if same && spares.len() as u64 + 2 <= journal.files_max() {
+            make_spare(journal, &mut path, sequence).map_err(|error| failed(error.into_failure()))?;
+            if same && spares.len() as u64 + 2 <= files_max(&journal.options) {
                 spares.push(path);
             } else {
                 disk.remove_file(&path).map_err(io("remove", &path))?;
