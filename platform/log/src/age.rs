@@ -47,10 +47,10 @@ impl State {
     /// [`State::place`] where time closes segments.
     pub(crate) fn know_age(&mut self) -> Result<(), ReadError> {
         let active = self.active();
-        if self.age.first.is_some() || active.len == 0 || self.age.segment_ms == u64::MAX {
+        if self.growth.age.first.is_some() || active.len == 0 || self.growth.age.segment_ms == u64::MAX {
             return Ok(());
         }
-        self.age.first = match active.segment.walk(0, active.len)?.next() {
+        self.growth.age.first = match active.segment.walk(0, active.len)?.next() {
             Ok(header) => header.map(|(_, header)| header.max_timestamp),
             // The clock counts then.
             Err(ReadError::Damaged { .. }) => Some(TimestampMs(-1)),
@@ -63,7 +63,7 @@ impl State {
 impl State {
     /// Whether there is anything to close, and nothing in the way.
     fn may_roll(&self) -> bool {
-        self.dropped.is_none() && self.cut.is_none() && self.active().len > 0
+        self.life.dropped.is_none() && self.life.cut.is_none() && self.active().len > 0
     }
 }
 

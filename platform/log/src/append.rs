@@ -185,7 +185,7 @@ impl PartitionLog {
         let mut state = self.state();
         state.check_epoch(epoch)?;
         // Or it has been changed since it was looked at.
-        if state.change.as_ref().is_some_and(Change::holds) || self.travel() != travel {
+        if state.life.change.as_ref().is_some_and(Change::holds) || self.travel() != travel {
             return Err(AppendError::Changing);
         }
         let epoch = state.leading(epoch);
@@ -229,11 +229,11 @@ impl PartitionLog {
         }
         drop(queue_first);
         self.tail().push(copies);
-        state.epochs_changed |= state.epochs.begin(epoch, base);
+        state.epochs.begin(epoch, base);
         // Only now: what was undone has left no trace in its producer's sequence.
         match offer.idempotent {
-            Some(header) => state.note(&BatchHeader { base_offset: base, ..header }, now),
-            None => state.unsaved_bytes += offer.bytes as u64,
+            Some(header) => state.producers.note(&BatchHeader { base_offset: base, ..header }, now),
+            None => state.producers.unsaved_bytes += offer.bytes as u64,
         }
         let last_offset = Offset(state.end.0 - 1);
         assert!(last_offset >= base, "an append took no offset");
@@ -337,13 +337,13 @@ impl PartitionLog {
 
     /// Has the background sync a log that has no journal. Refused once the storage is closing: the last sync may have been.
     fn list(self: &Arc<Self>, state: &mut State) -> Result<(), AppendError> {
-        let urgent = state.unsynced_bytes >= UNJOURNALED_BYTES_MAX;
-        if state.listed && !urgent {
+        let urgent = state.unsynced.bytes >= UNJOURNALED_BYTES_MAX;
+        if state.unsynced.listed && !urgent {
             return Ok(());
         }
         let mut queue = self.journal().queue();
         queue.check_open()?;
-        if !std::mem::replace(&mut state.listed, true) {
+        if !std::mem::replace(&mut state.unsynced.listed, true) {
             queue.unjournaled.push(self.clone());
         }
         if urgent && !std::mem::replace(&mut queue.sync_unjournaled, true) {
@@ -356,10 +356,10 @@ impl PartitionLog {
 impl State {
     /// Whether the log takes appends in that epoch.
     pub(crate) fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), AppendError> {
-        if self.dropped.is_some() {
+        if self.life.dropped.is_some() {
             return Err(AppendError::Deleted);
         }
-        if self.cut.is_some() {
+        if self.life.cut.is_some() {
             return Err(AppendError::Truncating);
         }
         match self.epochs.latest() {
@@ -408,7 +408,7 @@ mod tests {
         log.journal().admit(0).unwrap();
         assert!(log.journal().start_closing());
         let mut state = log.state();
-        assert!(matches!(log.list(&mut state), Err(AppendError::Closed)) && !state.listed);
+        assert!(matches!(log.list(&mut state), Err(AppendError::Closed)) && !state.unsynced.listed);
     }
 
     #[test]
@@ -426,7 +426,7 @@ mod tests {
             let batch = builder.build().unwrap();
             bytes += batch.len() as u64;
             let _ = log.append(batch, LeaderEpoch(1)).unwrap();
-            assert_eq!(log.state().unsaved_bytes, bytes);
+            assert_eq!(log.state().producers.unsaved_bytes, bytes);
         }
     }
 }

@@ -27,8 +27,9 @@ use crate::{
     frame::{FRAME_HEADER_BYTES, Frame, Kind, batches_in},
     journal::Journal,
     mark::Mark,
+    pin::Pin,
     queue::{Entry, Way},
-    state::{Pin, State},
+    state::State,
 };
 
 /// The batches of a log past its mark are carried if they are not more together, bytes: a sync costs more than this.
@@ -78,14 +79,14 @@ pub(crate) fn carry(journal: &Journal, log: &Arc<PartitionLog>) -> Carry {
         return Carry::Unfit;
     }
     let mut state = log.state();
-    if state.carried.under_way.is_some() {
+    if state.frames.carried.under_way.is_some() {
         return Carry::UnderWay;
     }
     if journal.queue().carries.iter().map(|carrying| carrying.bytes).sum::<usize>() >= journal.options.group_bytes_max {
         return Carry::Enough;
     }
     let left = (journal.options.journal_file_bytes / FILE_PART).saturating_sub(journal.ring().carried_bytes);
-    let left = left.min(CARRIED_BYTES_MAX - state.carried.bytes).saturating_sub(FRAME_HEADER_BYTES as u64);
+    let left = left.min(CARRIED_BYTES_MAX - state.frames.carried.bytes).saturating_sub(FRAME_HEADER_BYTES as u64);
     let bytes_max = CARRY_BYTES_MAX.min(journal.batch_bytes_max() as u64).min(left);
     let Some((base, payload)) = state.past_mark(bytes_max) else { return Carry::Unfit };
     let entry = Entry {
@@ -113,8 +114,8 @@ pub(crate) fn carry(journal: &Journal, log: &Arc<PartitionLog>) -> Carry {
     if log.enqueue(&mut state, [entry]).is_err() {
         return Carry::Unfit;
     }
-    let lsn = state.lsn;
-    state.carried = Carried { bytes: state.carried.bytes + bytes as u64, under_way: Some(lsn) };
+    let lsn = state.frames.last;
+    state.frames.carried = Carried { bytes: state.frames.carried.bytes + bytes as u64, under_way: Some(lsn) };
     drop(state);
     journal.queue().carries.push_back(Carrying { lsn, bytes, log: log.clone() });
     journal.ring().carried_bytes += bytes as u64;
@@ -132,12 +133,12 @@ pub(crate) fn settle(journal: &Journal) {
     while let Some(Carrying { lsn, log, .. }) = next() {
         let mut state = log.state();
         // A sync may have overtaken it, or the log was deleted.
-        let awaited = state.carried.under_way.take_if(|awaited| *awaited == lsn).is_some();
-        if let Pin::At(first) = state.pin
+        let awaited = state.frames.carried.under_way.take_if(|awaited| *awaited == lsn).is_some();
+        if let Pin::At(first) = state.frames.pin
             && awaited
         {
             assert!(first < lsn, "a log is carried forward");
-            state.pin = Pin::At(lsn);
+            state.frames.pin = Pin::At(lsn);
             let mut queue = journal.queue();
             queue.pins.remove(&first);
             queue.pins.insert(lsn, log.clone());
@@ -148,9 +149,12 @@ pub(crate) fn settle(journal: &Journal) {
 impl State {
     /// The batches past the mark, as stored, and where they begin; none where the log is to be synced.
     fn past_mark(&self, bytes_max: u64) -> Option<(Offset, Bytes)> {
-        let mark = self.mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
+        let mark = self.durable.mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
         // Epochs without batches, starts and ends are told by no batch.
-        let others = self.changed_lsn > mark.lsn || self.cut.is_some() || self.dropped.is_some() || self.unmarked;
+        let others = self.frames.changed > mark.lsn
+            || self.life.cut.is_some()
+            || self.life.dropped.is_some()
+            || self.loaded.unmarked;
         if others || self.end == mark.end {
             return None;
         }
@@ -255,7 +259,7 @@ mod tests {
     #[test]
     fn the_pin_moves_when_the_frame_is_durable_and_unless_a_sync_overtakes_it() {
         let bench = Bench::new(Durability::Fsync);
-        let pin = || bench.log.state().pin;
+        let pin = || bench.log.state().frames.pin;
         bench.append(10);
         bench.append(10);
         assert_eq!(pin(), Pin::At(1));
@@ -290,7 +294,7 @@ mod tests {
             bench.append(1000);
         }
         let state = bench.log.state();
-        assert_eq!((state.parts.len(), state.mark.unwrap().segment_base), (4, Offset(3)));
+        assert_eq!((state.parts.len(), state.durable.mark.unwrap().segment_base), (4, Offset(3)));
         let (base, payload) = state.past_mark(u64::MAX).unwrap();
         let (batches, end) = batches_in(&payload, base).unwrap();
         assert_eq!((base, batches.len(), end), (Offset(4), 7, Offset(11)));
@@ -331,7 +335,7 @@ mod tests {
         let bench = Bench::new(Durability::Fsync);
         let times = |bench: &Bench| {
             let carry = |_: &i32| {
-                bench.log.state().carried.under_way = None;
+                bench.log.state().frames.carried.under_way = None;
                 matches!(bench.carry(), Carry::Queued)
             };
             (0..).take_while(carry).count()
@@ -340,7 +344,7 @@ mod tests {
         bench.append(10_000);
         let most = usize::try_from(CARRIED_BYTES_MAX / frame).unwrap();
         assert_eq!(times(&bench), most);
-        assert_eq!(bench.log.state().carried.bytes, most as u64 * frame);
+        assert_eq!(bench.log.state().frames.carried.bytes, most as u64 * frame);
         bench.sync();
         bench.append(10_000);
         assert_eq!(times(&bench), most);

@@ -49,16 +49,16 @@ impl PartitionLog {
     /// [`ChangeError`]; the log is unchanged.
     pub fn change_durability(self: &Arc<Self>, to: Durability) -> Result<Ticket, ChangeError> {
         let mut state = self.state();
-        if state.dropped.is_some() {
+        if state.life.dropped.is_some() {
             return Err(ChangeError::Deleted);
         }
-        if state.change.is_some() {
+        if state.life.change.is_some() {
             return Err(ChangeError::UnderWay);
         }
         if self.durability() == to {
             return Ok(Ticket::done());
         }
-        if state.cut.is_some() {
+        if state.life.cut.is_some() {
             return Err(ChangeError::Truncating);
         }
         let (done, waiting) = oneshot::channel();
@@ -70,7 +70,7 @@ impl PartitionLog {
             })?;
             queue.moved.push(self.clone());
         }
-        state.change = Some(Change { to, holds: false, lsn: None, done });
+        state.life.change = Some(Change { to, holds: false, lsn: None, done });
         drop(state);
         self.journal().sync_work.notify_one();
         Ok(Ticket::settled(waiting, self.journal().subscribe_ended()))
@@ -78,12 +78,12 @@ impl PartitionLog {
 
     /// Whether a change of durability is still to be journaled. Only who syncs calls this.
     pub(crate) fn is_change_due(&self) -> bool {
-        self.state().change.as_ref().is_some_and(|change| change.lsn.is_none())
+        self.state().life.change.as_ref().is_some_and(|change| change.lsn.is_none())
     }
 
     /// Takes no appends while a change is under way, or takes them again.
     pub(crate) fn hold(&self, holds: bool) {
-        if let Some(change) = &mut self.state().change {
+        if let Some(change) = &mut self.state().life.change {
             change.holds = holds;
         }
     }
@@ -92,9 +92,9 @@ impl PartitionLog {
     /// durability from here on. A storage that is closing takes no change: it is given up.
     pub(crate) fn journal_change(self: &Arc<Self>) {
         let mut state = self.state();
-        let Some(change) = state.change.as_ref().filter(|_| state.dropped.is_none()) else { return };
+        let Some(change) = state.life.change.as_ref().filter(|_| state.life.dropped.is_none()) else { return };
         assert!(change.holds && change.lsn.is_none(), "a change is journaled once, and after the last append");
-        let synced = state.mark.is_some_and(|mark| mark.end == state.end);
+        let synced = state.durable.mark.is_some_and(|mark| mark.end == state.end);
         assert!(synced, "a log changes its durability with all of it durable");
         let to = change.to;
         let (epoch, end) = (state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN), state.end);
@@ -103,12 +103,12 @@ impl PartitionLog {
         let mut entry = self.mutation(Kind::DurabilityChange, epoch, (end, end), resolve);
         entry.frame.durability = to;
         if self.enqueue(&mut state, [entry]).is_err() {
-            state.change = None;
+            state.life.change = None;
             return;
         }
-        let lsn = state.lsn;
+        let lsn = state.frames.last;
         self.set_durability(to);
-        if let Some(change) = &mut state.change {
+        if let Some(change) = &mut state.life.change {
             change.lsn = Some(lsn);
         }
         drop(state);
@@ -124,8 +124,8 @@ impl PartitionLog {
     pub(crate) fn end_change(&self) {
         let committed = self.journal().ring().committed_lsn;
         let mut state = self.state();
-        let marked = state.mark.map_or(0, |mark| mark.lsn);
-        let ended = state.change.take_if(|change| change.lsn.is_some_and(|lsn| lsn <= committed && lsn <= marked));
+        let marked = state.durable.mark.map_or(0, |mark| mark.lsn);
+        let ended = state.life.change.take_if(|change| change.lsn.is_some_and(|lsn| lsn <= committed && lsn <= marked));
         drop(state);
         if let Some(change) = ended {
             // Nobody may be waiting any more.
@@ -135,7 +135,7 @@ impl PartitionLog {
 
     /// Gives a change up, since the log is deleted.
     pub(crate) fn abandon_change(state: &mut State) {
-        if let Some(change) = state.change.take() {
+        if let Some(change) = state.life.change.take() {
             let _ = change.done.send(Err(CommitError::Deleted));
         }
     }

@@ -4,7 +4,7 @@
 //! epochs file, replaced as a whole:  "MSepoc" 0 1, u32 CRC-32C of what follows, u32 count, count x (i32 epoch, i64 start)
 //! ```
 
-use std::{io, path::Path};
+use std::{io, ops::Deref, path::Path};
 
 use millstream_env::Disk;
 use millstream_model::{LeaderEpoch, Offset};
@@ -158,6 +158,57 @@ impl Epochs {
             rest = tail;
         }
         Some(epochs)
+    }
+}
+
+/// A log's epochs, and whether their file says otherwise.
+#[derive(Debug, Default)]
+pub(crate) struct LiveEpochs {
+    epochs: Epochs,
+    changed: bool,
+}
+
+impl LiveEpochs {
+    pub(crate) fn new(epochs: Epochs, changed: bool) -> Self {
+        Self { epochs, changed }
+    }
+
+    /// See [`Epochs::begin`].
+    pub(crate) fn begin(&mut self, epoch: LeaderEpoch, start: Offset) {
+        self.changed |= self.epochs.begin(epoch, start);
+    }
+
+    /// See [`Epochs::truncate`].
+    pub(crate) fn truncate(&mut self, end: Offset) {
+        self.changed |= self.epochs.truncate(end);
+    }
+
+    /// See [`Epochs::cut_after`].
+    pub(crate) fn cut_after(&mut self, epoch: LeaderEpoch) {
+        self.changed |= self.epochs.cut_after(epoch);
+    }
+
+    /// See [`Epochs::cut_below`].
+    pub(crate) fn cut_below(&mut self, start: Offset) {
+        self.changed |= self.epochs.cut_below(start);
+    }
+
+    /// What is to be written, if the file says otherwise: it counts as written.
+    pub(crate) fn take_changed(&mut self) -> Option<Epochs> {
+        std::mem::take(&mut self.changed).then(|| self.epochs.clone())
+    }
+
+    /// What was taken has not been written.
+    pub(crate) fn put_back(&mut self) {
+        self.changed = true;
+    }
+}
+
+impl Deref for LiveEpochs {
+    type Target = Epochs;
+
+    fn deref(&self) -> &Epochs {
+        &self.epochs
     }
 }
 

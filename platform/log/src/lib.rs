@@ -93,7 +93,7 @@
 //!    disk refuses before anything is journaled. Where the commit loop has nothing to do, one batch is queued first and written while
 //!    the journal is: who waits alone waits less. Still under the lock, so nobody sees it queued and not written. It cannot be
 //!    refused then: it goes to a file that has batches, below any limit on a file's length, and should the disk be full just then,
-//!    the ballast has room for it (one such append at a time, of an eighth of the ballast at most). The first frame since the last sync *pins* the journal from it on.
+//!    the ballast has room for it (one such append at a time, of an eighth of the ballast at most). The first frame since the last sync *pins* the journal from it on (`pin`).
 //! 2. The commit loop (`commit`) takes all that is queued, up to `group_bytes_max`, as one group: one vectored write, one
 //!    fdatasync. Then flushed ends advance and tickets resolve. What arrives meanwhile is the next group: no timer.
 //!    An append of `append_ref_bytes` (2 MiB) or more is not written twice: before the group that it is in is written, the loop
@@ -284,6 +284,7 @@ mod journal_file;
 mod mark;
 mod options;
 mod partition;
+mod pin;
 mod producers;
 mod queue;
 mod read;

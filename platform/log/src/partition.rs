@@ -73,7 +73,7 @@ impl PartitionLog {
         let end = state.end;
         // The current epoch is journaled again, so that this ticket too stands for it.
         self.enqueue(&mut state, [self.mutation(Kind::EpochStart, epoch, (end, end), resolve)])?;
-        state.epochs_changed |= state.epochs.begin(epoch, end);
+        state.epochs.begin(epoch, end);
         drop(state);
         self.journal.commit_work.notify_one();
         Ok(ticket)
@@ -166,7 +166,7 @@ impl PartitionLog {
     /// Whether nothing was ever appended, journaled or marked.
     pub(crate) fn is_untouched(&self) -> bool {
         let state = self.state.lock();
-        state.end == Offset(0) && state.lsn == 0 && state.mark.is_none() && state.dropped.is_none()
+        state.end == Offset(0) && state.frames.last == 0 && state.durable.mark.is_none() && state.life.dropped.is_none()
     }
 
     /// Notes that all below `end` is durable, as of frame `lsn`. Never goes back.
@@ -221,7 +221,7 @@ impl PartitionLog {
     /// Takes no more appends and reads; journals the deletion.
     pub(crate) fn delete(self: &Arc<Self>) -> Result<Ticket, AppendError> {
         let mut state = self.state.lock();
-        if state.dropped.is_some() {
+        if state.life.dropped.is_some() {
             return Err(AppendError::Deleted);
         }
         let (resolve, ticket) = Ticket::new();
@@ -253,12 +253,11 @@ impl PartitionLog {
             let kind = entry.frame.kind;
             let lsn = queue.push(entry);
             match kind {
-                Kind::Drop => state.dropped = Some(lsn),
-                Kind::Append | Kind::Carry => state.lsn = lsn,
-                _ => (state.lsn, state.changed_lsn) = (lsn, lsn),
+                Kind::Drop => state.life.dropped = Some(lsn),
+                kind => state.frames.queued(kind, lsn),
             }
         }
-        if state.pin_at(first) {
+        if state.frames.pin_at(first) {
             queue.pins.insert(first, self.clone());
         }
         Ok(())

@@ -78,7 +78,7 @@ impl PartitionLog {
         let nothing = ReadParts { parts: Vec::new(), next: from };
         let (extent, exact, indexed, end) = {
             let mut state = self.state();
-            if state.dropped.is_some() {
+            if state.life.dropped.is_some() {
                 return Err(ReadError::Deleted);
             }
             if from < state.start || from > state.end {
@@ -96,7 +96,7 @@ impl PartitionLog {
             let at = state.parts.partition_point(|part| part.segment.base <= from).saturating_sub(1);
             let part = state.parts[at].clone();
             let extent_end = state.parts.get(at + 1).map_or(state.end, |next| next.segment.base);
-            let exact = state.recall(from, part.segment.base).map(|position| (from, position));
+            let exact = state.places.recall(from, part.segment.base).map(|position| (from, position));
             let indexed = match exact {
                 None if at + 1 == state.parts.len() => match state.settle_active(|base| self.segment(base)) {
                     Ok(()) => state.index().map(|index| index.place(u64::from(part.segment.delta(from)))),
@@ -130,7 +130,7 @@ impl PartitionLog {
         }
         let mut state = self.state();
         if state.holds(segment) {
-            state.remember(cut.next, segment.base, cut.position);
+            state.places.remember(cut.next, segment.base, cut.position);
         }
         drop(state);
         Ok(ReadParts { parts: vec![cut.batches], next: cut.next })
@@ -153,7 +153,7 @@ impl PartitionLog {
     pub fn offset_for_timestamp(&self, target: TimestampMs) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
         let (parts, start, end, in_active) = {
             let mut state = self.state();
-            if state.dropped.is_some() {
+            if state.life.dropped.is_some() {
                 return Err(ReadError::Deleted);
             }
             match state.settle_active(|base| self.segment(base)) {

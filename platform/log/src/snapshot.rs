@@ -19,6 +19,7 @@
 
 use std::{
     io,
+    ops::Deref,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,12 +27,12 @@ use std::{
 use bytes::{Buf, BufMut};
 use millstream_env::Disk;
 use millstream_model::{Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
-use millstream_record::crc32c;
+use millstream_record::{BatchHeader, crc32c};
 
 use crate::{
     bytes_io::{read_file, replace_file},
+    mark::Saved,
     producers::{Appended, BATCHES_MAX, Limits, PRODUCERS_MAX, Producer, Producers},
-    state::State,
 };
 
 const MAGIC: [u8; 8] = *b"MSprod\0\x01";
@@ -41,6 +42,8 @@ const BATCH_BYTES: usize = 16;
 /// So many producers are kept of all segments that began since the log was last synced, at most; each segment counts as one more, and
 /// those of the last one are kept however many they are.
 const KEPT_MAX: usize = PRODUCERS_MAX;
+/// How many bytes of batches follow the snapshot where that is not known: the next one is due as soon as there is cause for one.
+pub(crate) const UNKNOWN_BYTES: u64 = u64::MAX >> 1;
 /// The largest that is written, and so the largest that is read.
 const FILE_BYTES_MAX: usize = HEAD_BYTES + 12 + PRODUCERS_MAX * (PRODUCER_BYTES + BATCHES_MAX * BATCH_BYTES);
 
@@ -100,10 +103,32 @@ pub(crate) fn load(disk: &dyn Disk, dir: &Path, at: Offset, limits: Limits) -> i
     }
 }
 
-impl State {
+/// A log's producers, and how far they are written down.
+pub(crate) struct Remembered {
+    producers: Producers,
+    /// Where they are written down, as far as they are.
+    pub(crate) saved: Saved,
+    /// Those as of where segments begin, as long as that is not written down; in order.
+    pub(crate) at_bases: Vec<(Offset, Arc<Producers>)>,
+    /// Bytes of batches since they were written down last.
+    pub(crate) unsaved_bytes: u64,
+}
+
+impl Remembered {
+    /// Of a log where nothing is written down.
+    pub(crate) fn new(producers: Producers) -> Self {
+        Self { producers, saved: Saved::default(), at_bases: Vec::new(), unsaved_bytes: 0 }
+    }
+
+    /// Notes a batch that was appended for good, for its producer.
+    pub(crate) fn note(&mut self, header: &BatchHeader, now: TimestampMs) {
+        self.saved.behind |= self.producers.note(header, now);
+        self.unsaved_bytes += header.batch_bytes() as u64;
+    }
+
     /// Keeps the producers, which are as of `at`, where a segment begins, until they are written down. Where there are too many to be
     /// kept, those of earlier segments are given up: a truncation looks further back then.
-    pub(crate) fn keep_producers(&mut self, at: Offset) {
+    pub(crate) fn keep(&mut self, at: Offset) {
         if at == Offset(0) {
             return;
         }
@@ -117,6 +142,40 @@ impl State {
         });
         let excess = excess.count().min(self.at_bases.len() - 1);
         self.at_bases.drain(..excess);
+    }
+
+    /// Takes the producers as they are now, at `end`, to be written down, and the offset of the snapshot before. They count as written.
+    pub(crate) fn take(&mut self, end: Offset, now: TimestampMs) -> (Producers, Offset) {
+        self.producers.expire(now);
+        let before = std::mem::replace(&mut self.saved, Saved { at: end, behind: false }).at;
+        self.unsaved_bytes = 0;
+        (self.producers.clone(), before)
+    }
+
+    /// What was taken has not been written: the snapshot before, of offset `before`, is the last one still.
+    pub(crate) fn put_back(&mut self, before: Offset) {
+        self.saved = Saved { at: before, behind: true };
+        self.unsaved_bytes = UNKNOWN_BYTES;
+    }
+
+    /// Has others in the place of what a truncation has cut, not written down beyond `saved`.
+    pub(crate) fn replace(&mut self, producers: Producers, saved: Saved) {
+        (self.producers, self.saved) = (producers, saved);
+        self.unsaved_bytes = UNKNOWN_BYTES;
+    }
+
+    /// Forgets all at once, and those as of where segments begin past `end`: they are to be found again.
+    pub(crate) fn cut(&mut self, none: Producers, end: Offset) {
+        self.at_bases.retain(|(at, _)| *at <= end);
+        self.producers = none;
+    }
+}
+
+impl Deref for Remembered {
+    type Target = Producers;
+
+    fn deref(&self) -> &Producers {
+        &self.producers
     }
 }
 
@@ -303,7 +362,7 @@ mod tests {
         let (storage, _) = Storage::open(options, world.env()).unwrap();
         let id = LogId::records(TopicId::NIL, PartitionId(0));
         let log = storage.open_log(id, LogOptions { segment_bytes: 3500, ..LogOptions::default() }).unwrap();
-        let kept = || log.state().at_bases.iter().map(|(at, _)| at.0).collect::<Vec<_>>();
+        let kept = || log.state().producers.at_bases.iter().map(|(at, _)| at.0).collect::<Vec<_>>();
         let written = || list(log.disk(), log.dir()).unwrap().iter().map(|at| at.0).collect::<Vec<_>>();
         for _ in 0..10 {
             let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
@@ -343,8 +402,8 @@ mod tests {
                 let base = 10_000 * at + id;
                 state.producers.note(&header(base, 0, 0, 1, base), TimestampMs(0));
             }
-            state.keep_producers(Offset(at));
-            let kept: Vec<_> = state.at_bases.iter().map(|(at, _)| at.0).collect();
+            state.producers.keep(Offset(at));
+            let kept: Vec<_> = state.producers.at_bases.iter().map(|(at, _)| at.0).collect();
             assert_eq!(kept, expected);
         };
         check(1000, 1, &[1]);

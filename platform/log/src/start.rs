@@ -40,14 +40,14 @@ impl PartitionLog {
     /// [`StartError`]; the log is unchanged.
     pub fn advance_start(self: &Arc<Self>, start: Offset) -> Result<Ticket, StartError> {
         let mut state = self.state();
-        if state.dropped.is_some() {
+        if state.life.dropped.is_some() {
             return Err(StartError::Deleted);
         }
         if start > state.end {
             return Err(StartError::BeyondEnd { start, end: state.end });
         }
         let start = start.max(state.start);
-        if start == state.start && state.start_lsn <= self.journal().ring().committed_lsn {
+        if start == state.start && state.frames.start <= self.journal().ring().committed_lsn {
             return Ok(Ticket::done());
         }
         // The present start is journaled again while it is not durable, so that this ticket too stands for it.
@@ -59,7 +59,7 @@ impl PartitionLog {
             AppendError::Failed(failure) => StartError::Failed(failure),
             _ => StartError::Closed,
         })?;
-        state.start_lsn = state.lsn;
+        state.frames.start = state.frames.last;
         state.advance_start(start);
         drop(state);
         self.journal().commit_work.notify_one();
@@ -75,7 +75,7 @@ impl PartitionLog {
     pub fn closed_segments(&self) -> Result<Vec<ClosedSegment>, ReadError> {
         let parts = {
             let state = self.state();
-            if state.dropped.is_some() {
+            if state.life.dropped.is_some() {
                 return Err(ReadError::Deleted);
             }
             state.parts.clone()
@@ -110,7 +110,7 @@ impl PartitionLog {
             return true;
         }
         let state = self.state();
-        state.dropped.is_some() || !state.holds(&part.segment)
+        state.life.dropped.is_some() || !state.holds(&part.segment)
     }
 
     /// Moves the files of segments below a start that is durable into `trash`. Only the loop that syncs calls this. What

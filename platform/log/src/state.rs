@@ -1,4 +1,5 @@
-//! What changes in a log, behind its lock: segments, offsets, epochs, and what is still to be synced.
+//! What changes in a log, behind its lock: its segments and offsets, and beside them, each with what it is about, epochs, producers,
+//! frames, what is durable and what is still to be synced.
 
 use std::{
     io::{self, IoSlice},
@@ -12,13 +13,14 @@ use millstream_record::BatchHeader;
 use crate::{
     LogOptions, ReadError,
     age::Age,
-    carry::Carried,
     change::Change,
-    epochs::Epochs,
+    epochs::LiveEpochs,
     index::{Index, Known},
-    mark::{Mark, Saved},
+    mark::Mark,
+    pin::Frames,
     producers::Producers,
     segment::Segment,
+    snapshot::Remembered,
     truncate::Cut,
 };
 
@@ -27,17 +29,6 @@ use crate::{
 pub(crate) struct Part {
     pub(crate) segment: Arc<Segment>,
     pub(crate) len: u64,
-}
-
-/// Which part of the journal a log pins: its first frame that its segments do not durably hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pin {
-    /// None.
-    Free,
-    /// From this frame on.
-    At(u64),
-    /// From `at` on, which is being synced; `after` is the first frame since that began.
-    Syncing { at: Option<u64>, after: Option<u64> },
 }
 
 /// Where a reader stopped: the next read from there needs no search.
@@ -69,77 +60,129 @@ impl Placed {
 /// How many readers' places are remembered.
 const HINTS: usize = 4;
 
-/// The state of a log.
-pub(crate) struct State {
-    /// In order of their base offsets; the last one is appended to. Never empty.
-    pub(crate) parts: Vec<Part>,
-    /// The last segment's index; none until it was needed.
+/// Where the last readers stopped.
+#[derive(Default)]
+pub(crate) struct Places {
+    hints: [Option<Hint>; HINTS],
+    next: usize,
+}
+
+impl Places {
+    /// Forgets all: positions have changed.
+    pub(crate) fn forget(&mut self) {
+        self.hints = [None; HINTS];
+    }
+
+    /// Remembers where a reader goes on.
+    pub(crate) fn remember(&mut self, next: Offset, segment: Offset, position: u64) {
+        self.hints[self.next] = Some(Hint { next, segment, position });
+        self.next = (self.next + 1) % HINTS;
+    }
+
+    /// The position of the batch that begins at `from` in that segment, if a reader stopped there.
+    pub(crate) fn recall(&mut self, from: Offset, segment: Offset) -> Option<u64> {
+        let found = self.hints.iter_mut().find(|hint| hint.is_some_and(|h| h.next == from && h.segment == segment))?;
+        // Its reader leaves a new one.
+        found.take().map(|hint| hint.position)
+    }
+}
+
+/// How the last segment grows: its index, and when it is full.
+pub(crate) struct Growth {
+    /// None until it was needed.
     index: Option<Index>,
     /// How many entries of it are in its file.
-    pub(crate) index_stored: usize,
-    pub(crate) start: Offset,
-    /// The frame that said so, if it is of this run.
-    pub(crate) start_lsn: u64,
-    /// Segments below the start. Their files go when a mark that says so is durable.
-    pub(crate) retired: Vec<Part>,
-    pub(crate) end: Offset,
-    pub(crate) epochs: Epochs,
-    pub(crate) epochs_changed: bool,
-    pub(crate) producers: Producers,
-    /// Where they are written down, as far as they are.
-    pub(crate) saved: Saved,
-    /// The producers as of where segments begin, as long as that is not written down; in order.
-    pub(crate) at_bases: Vec<(Offset, Arc<Producers>)>,
-    /// Bytes of batches since then.
-    pub(crate) unsaved_bytes: u64,
+    stored: usize,
     pub(crate) segment_bytes: u64,
-    /// Of the last segment.
     pub(crate) age: Age,
-    /// Where segments began past the mark, before a crash; sorted. Replay begins them there again: a log that came back as one
-    /// segment could only go as a whole.
-    pub(crate) begun: Vec<Offset>,
-    pub(crate) pin: Pin,
-    /// The last frame of this log, but for its deletion.
-    pub(crate) lsn: u64,
-    /// The last frame of this log that is no batch's, but for its deletion.
-    pub(crate) changed_lsn: u64,
-    /// How it was carried forward since its mark.
-    pub(crate) carried: Carried,
+}
+
+impl Growth {
+    /// Goes on with another segment, and its index, if it is known; nothing of it is in its file.
+    fn begin(&mut self, index: Option<Index>) {
+        (self.index, self.stored) = (index, 0);
+    }
+
+    /// The index as it is now, if it has so many entries more than its file: they count as stored.
+    pub(crate) fn take_unstored(&mut self, entries: usize) -> Option<Index> {
+        let index = self.index.as_ref().filter(|index| index.len() >= self.stored + entries)?;
+        self.stored = index.len();
+        Some(index.clone())
+    }
+}
+
+/// What is durable in the log's own files.
+#[derive(Default)]
+pub(crate) struct Durable {
     /// The mark on disk.
     pub(crate) mark: Option<Mark>,
     /// A first mark that is there, and may be gone after a crash: its name could not be made durable yet.
     pub(crate) unnamed: Option<Mark>,
-    /// There is none, though the segments hold something: nothing of that counts, nor may it go before it is known what the log is.
-    pub(crate) unmarked: bool,
-    /// At a start: past the mark, or without one, there is more in the segments' files, and nothing of that may go before the journal
-    /// was read.
-    pub(crate) uncut: bool,
-    /// What is past the mark was kept at the start, though the log has a journal, which may tell of it again.
-    pub(crate) kept: bool,
-    /// There are frames of the time when the log was out of service.
-    pub(crate) held: bool,
-    /// The log is out of service: this stands for it, and knows nothing of what it holds.
-    pub(crate) refused: bool,
     /// Parts before this one are synced.
-    pub(crate) synced_parts: usize,
+    pub(crate) parts: usize,
+}
+
+/// What the next sync is to make durable.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Unsynced {
     /// Bytes that were written since the last sync began.
-    pub(crate) unsynced_bytes: u64,
-    /// The log waits in the list of those without a journal.
-    pub(crate) listed: bool,
+    pub(crate) bytes: u64,
     /// Names in the log's directory are not durable.
     pub(crate) dir_changed: bool,
     /// Nor are those above it.
     pub(crate) parents_changed: bool,
+    /// The log waits in the list of those without a journal.
+    pub(crate) listed: bool,
+}
+
+/// What ends a log, or keeps appends from it for a while.
+#[derive(Default)]
+pub(crate) struct Life {
     /// The frame of the log's deletion.
     pub(crate) dropped: Option<u64>,
     /// Its files are gone.
     pub(crate) discarded: bool,
+    /// The log is out of service: this stands for it, and knows nothing of what it holds.
+    pub(crate) refused: bool,
     /// Its end is being cut back.
     pub(crate) cut: Option<Cut>,
     /// Its durability is being changed.
     pub(crate) change: Option<Change>,
-    hints: [Option<Hint>; HINTS],
-    next_hint: usize,
+}
+
+/// What a start has found of a log, as long as that is not settled.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    /// There is no mark, though the segments hold something: nothing of that counts, nor may it go before it is known what the log is.
+    pub(crate) unmarked: bool,
+    /// Past the mark, or without one, there is more in the segments' files, and nothing of that may go before the journal was read.
+    pub(crate) uncut: bool,
+    /// What is past the mark was kept, though the log has a journal, which may tell of it again.
+    pub(crate) kept: bool,
+    /// There are frames of the time when the log was out of service.
+    pub(crate) held: bool,
+    /// Where segments began past the mark, before a crash; sorted. Replay begins them there again: a log that came back as one
+    /// segment could only go as a whole.
+    pub(crate) begun: Vec<Offset>,
+}
+
+/// The state of a log.
+pub(crate) struct State {
+    /// In order of their base offsets; the last one is appended to. Never empty.
+    pub(crate) parts: Vec<Part>,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    /// Segments below the start. Their files go when a mark that says so is durable.
+    pub(crate) retired: Vec<Part>,
+    pub(crate) growth: Growth,
+    pub(crate) epochs: LiveEpochs,
+    pub(crate) producers: Remembered,
+    pub(crate) frames: Frames,
+    pub(crate) durable: Durable,
+    pub(crate) unsynced: Unsynced,
+    pub(crate) life: Life,
+    pub(crate) loaded: Loaded,
+    pub(crate) places: Places,
 }
 
 /// What [`State::undo`] goes back to.
@@ -163,45 +206,21 @@ impl State {
         now: TimestampMs,
     ) -> Self {
         assert!(!parts.is_empty(), "a log has a segment");
+        let LogOptions { segment_bytes, segment_ms, .. } = options;
         Self {
-            synced_parts: parts.len() - 1,
+            durable: Durable { parts: parts.len() - 1, ..Durable::default() },
+            unsynced: Unsynced { dir_changed: true, parents_changed: true, ..Unsynced::default() },
+            growth: Growth { index: None, stored: 0, segment_bytes, age: Age::new(segment_ms, now) },
+            producers: Remembered::new(producers),
             parts,
-            index: None,
-            index_stored: 0,
             start,
-            start_lsn: 0,
-            retired: Vec::new(),
             end,
-            epochs: Epochs::default(),
-            epochs_changed: false,
-            producers,
-            saved: Saved::default(),
-            at_bases: Vec::new(),
-            unsaved_bytes: 0,
-            segment_bytes: options.segment_bytes,
-            age: Age::new(options.segment_ms, now),
-            begun: Vec::new(),
-            pin: Pin::Free,
-            lsn: 0,
-            changed_lsn: 0,
-            carried: Carried::default(),
-            mark: None,
-            unnamed: None,
-            unmarked: false,
-            uncut: false,
-            kept: false,
-            held: false,
-            refused: false,
-            unsynced_bytes: 0,
-            listed: false,
-            dir_changed: true,
-            parents_changed: true,
-            dropped: None,
-            discarded: false,
-            cut: None,
-            change: None,
-            hints: [None; HINTS],
-            next_hint: 0,
+            retired: Vec::new(),
+            epochs: LiveEpochs::default(),
+            frames: Frames::default(),
+            life: Life::default(),
+            loaded: Loaded::default(),
+            places: Places::default(),
         }
     }
 
@@ -212,22 +231,21 @@ impl State {
 
     /// The index of the segment that is appended to; made at the first use, for which the disk is read.
     pub(crate) fn active_index(&mut self) -> Result<&mut Index, ReadError> {
-        let index = match self.index.take() {
+        let index = match self.growth.index.take() {
             Some(index) => index,
             None => self.active().segment.build_index(self.active().len)?,
         };
-        Ok(self.index.insert(index))
+        Ok(self.growth.index.insert(index))
     }
 
     /// The index of the segment that is appended to, if it is there.
     pub(crate) fn index(&self) -> Option<&Index> {
-        self.index.as_ref()
+        self.growth.index.as_ref()
     }
 
     /// The index of a segment that is appended to from now on, if it is known; nothing of it is in its file.
     pub(crate) fn set_index(&mut self, index: Option<Index>) {
-        self.index = index;
-        self.index_stored = 0;
+        self.growth.begin(index);
     }
 
     /// Sees to it that the index of the segment that is appended to is there. One that is damaged where its index does not
@@ -239,7 +257,7 @@ impl State {
     pub(crate) fn settle_active(&mut self, new_segment: impl FnOnce(Offset) -> Segment) -> Result<(), ReadError> {
         let made = self.active_index().map(|_| ());
         let damaged = matches!(made, Err(ReadError::Damaged { .. }));
-        if damaged && self.cut.is_none() && self.active().segment.base < self.end {
+        if damaged && self.life.cut.is_none() && self.active().segment.base < self.end {
             self.roll(new_segment(self.end));
             return Ok(());
         }
@@ -259,7 +277,7 @@ impl State {
 
     /// Whether the snapshot of an offset is that of the mark, or of the one to come.
     pub(crate) fn names_snapshot(&self, at: Offset) -> bool {
-        self.saved.at == at || self.mark.is_some_and(|mark| mark.producers.at == at)
+        self.producers.saved.at == at || self.durable.mark.is_some_and(|mark| mark.producers.at == at)
     }
 
     /// What to go back to when an append fails half-way. The index must have been made.
@@ -267,11 +285,11 @@ impl State {
         Checkpoint {
             parts: self.parts.len(),
             len: self.active().len,
-            index: self.index.as_ref().map(Index::known),
-            index_stored: self.index_stored,
+            index: self.growth.index.as_ref().map(Index::known),
+            index_stored: self.growth.stored,
             end: self.end,
-            unsynced_bytes: self.unsynced_bytes,
-            age: self.age,
+            unsynced_bytes: self.unsynced.bytes,
+            age: self.growth.age,
         }
     }
 
@@ -284,22 +302,22 @@ impl State {
         let new = self.parts.split_off(to.parts);
         let last = self.parts.len() - 1;
         let active = &mut self.parts[last];
-        let index = match self.index.take() {
+        let index = match self.growth.index.take() {
             Some(index) if new.is_empty() => Some(index),
             // It went with the segment when that was closed. Whoever needs it next makes it again, if it is not kept.
             _ => active.segment.take_index(),
         };
         active.len = to.len;
-        self.index = index.zip(to.index).map(|(mut index, known)| {
+        self.growth.index = index.zip(to.index).map(|(mut index, known)| {
             index.restore(known);
             index
         });
-        self.index_stored = to.index_stored;
+        self.growth.stored = to.index_stored;
         self.end = to.end;
-        self.unsynced_bytes = to.unsynced_bytes;
-        self.age = to.age;
+        self.unsynced.bytes = to.unsynced_bytes;
+        self.growth.age = to.age;
         for part in new {
-            self.at_bases.retain(|(at, _)| *at < part.segment.base);
+            self.producers.at_bases.retain(|(at, _)| *at < part.segment.base);
             part.segment.remove()?;
         }
         self.parts[last].segment.cut(to.len)
@@ -309,13 +327,12 @@ impl State {
     pub(crate) fn roll(&mut self, segment: Segment) {
         assert!(segment.base == self.end, "segments follow each other");
         // A copy stays with the closed segment, and goes to its file when that is synced.
-        if let Some(index) = self.index.take() {
+        if let Some(index) = self.growth.index.take() {
             self.active().segment.set_index(Arc::new(index));
         }
-        self.index = Some(Index::default());
-        self.index_stored = 0;
+        self.growth.begin(Some(Index::default()));
         self.parts.push(Part { segment: Arc::new(segment), len: 0 });
-        self.keep_producers(self.end);
+        self.producers.keep(self.end);
     }
 
     /// Gives one batch its place, in a new segment where the last one is full or too old, and counts it as there: the caller writes
@@ -331,31 +348,25 @@ impl State {
         let bytes = header.batch_bytes() as u64;
         let active = self.active();
         let far = header.end_offset().0 - active.segment.base.0 > i64::from(u32::MAX);
-        let full = active.len + bytes > self.segment_bytes;
-        let begun = self.begun.binary_search(&self.end).is_ok();
-        if active.len > 0 && (far || full || begun || self.age.is_over(header.max_timestamp, now)) {
+        let full = active.len + bytes > self.growth.segment_bytes;
+        let begun = self.loaded.begun.binary_search(&self.end).is_ok();
+        if active.len > 0 && (far || full || begun || self.growth.age.is_over(header.max_timestamp, now)) {
             self.roll(new_segment(self.end));
         }
         let last = self.parts.len() - 1;
         let active = &mut self.parts[last];
         // The first bytes make the file.
         if active.len == 0 {
-            self.dir_changed = true;
-            self.age.begin(header.max_timestamp, now);
+            self.unsynced.dir_changed = true;
+            self.growth.age.begin(header.max_timestamp, now);
         }
         let placed = Placed { file: active.segment.handle.writer()?, at: active.len };
         let delta = active.segment.delta(header.base_offset);
         active.len += bytes;
-        self.index.get_or_insert_default().add(delta, bytes, header.max_timestamp);
-        self.unsynced_bytes += bytes;
+        self.growth.index.get_or_insert_default().add(delta, bytes, header.max_timestamp);
+        self.unsynced.bytes += bytes;
         self.end = header.end_offset();
         Ok(placed)
-    }
-
-    /// Notes a batch that was appended for good, for its producer.
-    pub(crate) fn note(&mut self, header: &BatchHeader, now: TimestampMs) {
-        self.saved.behind |= self.producers.note(header, now);
-        self.unsaved_bytes += header.batch_bytes() as u64;
     }
 
     /// Lets the log begin at `start`, which is not past its end. Segments that lie below it as a whole are retired, but for the
@@ -366,7 +377,7 @@ impl State {
             return;
         }
         self.start = start;
-        self.epochs_changed |= self.epochs.cut_below(start);
+        self.epochs.cut_below(start);
         self.retire();
     }
 
@@ -374,7 +385,7 @@ impl State {
     pub(crate) fn retire(&mut self) {
         let below = self.parts.partition_point(|part| part.segment.base <= self.start).saturating_sub(1);
         self.retired.extend(self.parts.drain(..below));
-        self.synced_parts = self.synced_parts.saturating_sub(below);
+        self.durable.parts = self.durable.parts.saturating_sub(below);
     }
 
     /// Lets the log begin, and end, at `segment`'s base, past its end: what was between is lost, and what was before is to go.
@@ -384,60 +395,25 @@ impl State {
         assert!(start > self.end, "a log that reaches its start keeps what it has");
         self.retired.append(&mut self.parts);
         self.parts.push(Part { segment: Arc::new(segment), len: 0 });
-        self.synced_parts = 0;
-        self.index = None;
-        self.index_stored = 0;
+        self.durable.parts = 0;
+        self.growth.begin(None);
         (self.start, self.end) = (start, start);
-        self.epochs_changed |= self.epochs.cut_below(start);
-        (self.producers, self.saved, self.unsaved_bytes) = (producers, Saved::default(), 0);
-        self.at_bases.clear();
-    }
-
-    /// Notes that frame `lsn` concerns this log. Whether it is the first since the last sync: then the caller pins it.
-    pub(crate) fn pin_at(&mut self, lsn: u64) -> bool {
-        match &mut self.pin {
-            Pin::Free => {
-                self.pin = Pin::At(lsn);
-                return true;
-            }
-            Pin::Syncing { after, .. } => {
-                after.get_or_insert(lsn);
-            }
-            Pin::At(_) => {}
-        }
-        false
+        self.epochs.cut_below(start);
+        self.producers = Remembered::new(producers);
     }
 
     /// What a sync that begins now makes durable.
     pub(crate) fn next_mark(&self, durability: Durability) -> Mark {
         let active = self.active();
         Mark {
-            sequence: self.mark.map_or(0, |mark| mark.sequence + 1),
+            sequence: self.durable.mark.map_or(0, |mark| mark.sequence + 1),
             durability,
             start: self.start,
             end: self.end,
-            lsn: self.lsn,
+            lsn: self.frames.last,
             segment_base: active.segment.base,
             segment_len: active.len,
-            producers: self.saved,
+            producers: self.producers.saved,
         }
-    }
-
-    /// Forgets where readers go on: positions have changed.
-    pub(crate) fn forget_places(&mut self) {
-        self.hints = [None; HINTS];
-    }
-
-    /// Remembers where a reader goes on.
-    pub(crate) fn remember(&mut self, next: Offset, segment: Offset, position: u64) {
-        self.hints[self.next_hint] = Some(Hint { next, segment, position });
-        self.next_hint = (self.next_hint + 1) % HINTS;
-    }
-
-    /// The position of the batch that begins at `from` in that segment, if a reader stopped there.
-    pub(crate) fn recall(&mut self, from: Offset, segment: Offset) -> Option<u64> {
-        let found = self.hints.iter_mut().find(|hint| hint.is_some_and(|h| h.next == from && h.segment == segment))?;
-        // Its reader leaves a new one.
-        found.take().map(|hint| hint.position)
     }
 }

@@ -97,7 +97,7 @@ impl Storage {
         };
         let refuse = |(id, error): (LogId, OpenError)| {
             let log = Arc::new(PartitionLog::empty(id, journal.clone(), LogOptions::default()));
-            log.state().refused = true;
+            log.state().life.refused = true;
             (id, Refused { error: Arc::new(error), log })
         };
         let refused = outcome.refused.into_iter().map(refuse).collect();
@@ -175,7 +175,7 @@ impl Storage {
         if let Some(refused) = logs.refused.get(&id) {
             return Err(OpenLogError::OutOfService { id, source: refused.error.clone() });
         }
-        if let Some(log) = logs.open.get(&id).filter(|log| log.state().unmarked) {
+        if let Some(log) = logs.open.get(&id).filter(|log| log.state().loaded.unmarked) {
             if options.durability == Durability::Replicated {
                 return Err(OpenLogError::MarkMissing { path: log.mark_path() });
             }
@@ -332,10 +332,10 @@ impl std::fmt::Debug for Storage {
 /// A log that is there already, with the options of whoever opens it again.
 fn adopt(log: &Arc<PartitionLog>, options: LogOptions) -> Arc<PartitionLog> {
     let mut state = log.state();
-    state.segment_bytes = options.segment_bytes;
-    state.age.segment_ms = options.segment_ms;
+    state.growth.segment_bytes = options.segment_bytes;
+    state.growth.age.segment_ms = options.segment_ms;
     // Replay is over.
-    state.begun = Vec::new();
+    state.loaded.begun = Vec::new();
     drop(state);
     log.clone()
 }

@@ -15,8 +15,8 @@ use crate::{
     carry::{self, Carry},
     data_dir,
     journal::{Journal, PanicGuard},
+    pin::Pin,
     ring::{self, prepare_next},
-    state::Pin,
     sync_all::sync_all,
     sync_log::{Cause, SyncError, Synced, refused, sync_dir},
 };
@@ -104,7 +104,7 @@ fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, SyncError> {
     while let Some(log) = dropped.pop() {
         let name = format!("{:016x}", journal.rng.next_u64());
         // For good, also where it must be done again: the directory may be gone already, and that not be durable.
-        log.state().discarded = true;
+        log.state().life.discarded = true;
         if let Err(error) = log.discard(&name) {
             let error = refused("remove", log.dir())(error);
             // Until then the journal tells of it.
@@ -118,7 +118,7 @@ fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, SyncError> {
             remove_empty(&*journal.disk, log.dir());
         }
         // Whatever it pinned is of no more use.
-        let pin = std::mem::replace(&mut log.state().pin, Pin::Free);
+        let pin = std::mem::replace(&mut log.state().frames.pin, Pin::Free);
         if let Pin::At(first) = pin {
             journal.queue().pins.remove(&first);
         }
@@ -132,7 +132,8 @@ fn follow_moved(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     while let Some(log) = { journal.queue().moved.pop() } {
         let is_behind = || {
             let state = log.state();
-            !state.discarded && (!state.retired.is_empty() || state.cut.is_some() || state.change.is_some())
+            !state.life.discarded
+                && (!state.retired.is_empty() || state.life.cut.is_some() || state.life.change.is_some())
         };
         if !is_behind() {
             continue;
@@ -186,7 +187,7 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
             // More when these are durable.
             Carry::Enough => break,
             // A deletion that waits for its directory to be moved pins what no sync sets free.
-            Carry::Unfit if log.state().discarded => {}
+            Carry::Unfit if log.state().life.discarded => {}
             Carry::Unfit => return Ok(sync_log(journal, &log)? && !journal.queue().pins.contains_key(&lsn)),
         }
         from = lsn + 1;
@@ -238,7 +239,7 @@ fn relieve(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         queue.pins.values().chain(&queue.unjournaled).take(PRESSED_LOGS_MAX).cloned().collect()
     };
     // What is deleted goes by itself.
-    let Some(log) = pinning.into_iter().find(|log| log.state().dropped.is_none()) else { return Ok(false) };
+    let Some(log) = pinning.into_iter().find(|log| log.state().life.dropped.is_none()) else { return Ok(false) };
     journal.queue().unjournaled.retain(|listed| !Arc::ptr_eq(listed, &log));
     let synced = sync_log(journal, &log)?;
     journal.handles.trim();

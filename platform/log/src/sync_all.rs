@@ -48,7 +48,7 @@ fn sync_parents(journal: &Journal, logs: &[Arc<PartitionLog>]) -> Result<(), Sto
     // What was deleted may have taken the directories above it along.
     let is_new = |log: &&Arc<PartitionLog>| {
         let state = log.state();
-        state.parents_changed && !state.discarded
+        state.unsynced.parents_changed && !state.life.discarded
     };
     let new: Vec<_> = logs.iter().filter(is_new).collect();
     let dirs: BTreeSet<&Path> = new.iter().flat_map(|log| log.dir().ancestors().skip(1).take(3)).collect();
@@ -64,7 +64,7 @@ fn sync_parents(journal: &Journal, logs: &[Arc<PartitionLog>]) -> Result<(), Sto
     // Else each log syncs them itself, or tells what it lacks.
     if !lacking.into_inner() {
         for log in new {
-            log.state().parents_changed = false;
+            log.state().unsynced.parents_changed = false;
         }
     }
     Ok(())

@@ -8,15 +8,14 @@ use millstream_model::Offset;
 use crate::{
     PartitionLog, StorageFailed,
     bytes_io::failing,
-    carry::Carried,
     epochs::Epochs,
     fault::{self, Fault},
     index::Index,
-    mark::{Mark, Saved},
+    mark::Mark,
     producers::Producers,
     queue::Queue,
     snapshot,
-    state::{Part, Pin, State},
+    state::{Part, State, Unsynced},
 };
 
 /// The active segment's index goes to its file when it has this many more entries than the file; 8 MiB of batches.
@@ -55,14 +54,10 @@ struct Plan {
     producers: Option<(Producers, Offset)>,
     /// Those as of where segments begin.
     at_bases: Vec<(Offset, Arc<Producers>)>,
-    dir_changed: bool,
-    parents_changed: bool,
+    unsynced: Unsynced,
     mark: Mark,
-    first_mark: bool,
-    unsynced_bytes: u64,
     /// The mark on disk.
     before: Option<Mark>,
-    listed: bool,
     /// Segments below the mark's start: they go when it is durable.
     retired: Vec<Part>,
 }
@@ -203,7 +198,7 @@ impl PartitionLog {
 
     /// Whether a durable mark covers frame `lsn`.
     pub(crate) fn is_marked(&self, lsn: u64) -> bool {
-        self.state().mark.is_some_and(|mark| mark.lsn >= lsn)
+        self.state().durable.mark.is_some_and(|mark| mark.lsn >= lsn)
     }
 
     /// Makes durable in the log's own files what frame `lsn` appended, where that is to be had at once. Whether it is: then the
@@ -219,7 +214,7 @@ impl PartitionLog {
         let Some(_alone) = self.syncing().try_lock() else { return Ok(self.is_marked(lsn)) };
         {
             let state = self.state();
-            if state.cut.is_some() || state.unsynced_bytes > self.journal().options.queue_bytes_max as u64 {
+            if state.life.cut.is_some() || state.unsynced.bytes > self.journal().options.queue_bytes_max as u64 {
                 return Ok(false);
             }
         }
@@ -258,14 +253,14 @@ impl PartitionLog {
             snapshot::store(disk, self.dir(), at, producers).map_err(refused("write", &path))?;
         }
         // The mark may only name what is there: an older snapshot of the same offset would be another history's.
-        if plan.dir_changed || plan.epochs.is_some() || plan.producers.is_some() || !plan.at_bases.is_empty() {
-            self.sync_dirs(plan.parents_changed).map_err(|(dir, error)| refused("sync", dir)(error))?;
+        if plan.unsynced.dir_changed || plan.epochs.is_some() || plan.producers.is_some() || !plan.at_bases.is_empty() {
+            self.sync_dirs(plan.unsynced.parents_changed).map_err(|(dir, error)| refused("sync", dir)(error))?;
         }
         let path = self.mark_path();
-        if plan.first_mark {
+        if plan.before.is_none() {
             plan.mark.create(disk, &path).map_err(refused("write", &path))?;
             sync_dir(disk, self.dir()).map_err(|error| {
-                self.state().unnamed = Some(plan.mark);
+                self.state().durable.unnamed = Some(plan.mark);
                 refused("sync", self.dir())(error)
             })?;
         } else {
@@ -279,7 +274,7 @@ impl PartitionLog {
         let mut state = self.state();
         let mark = state.next_mark(self.durability());
         mark.create(self.disk(), &self.mark_path())?;
-        state.mark = Some(mark);
+        state.durable.mark = Some(mark);
         Ok(())
     }
 
@@ -290,51 +285,37 @@ impl PartitionLog {
     pub(crate) fn sync_names(&self) -> Result<(), (&Path, io::Error)> {
         let mut state = self.state();
         self.sync_dirs(true)?;
-        (state.dir_changed, state.parents_changed) = (false, false);
+        (state.unsynced.dir_changed, state.unsynced.parents_changed) = (false, false);
         Ok(())
     }
 
     /// None where there is nothing to sync; nor while files are to be cut: no mark may cover a truncation whose files are not.
     fn plan_sync(self: &Arc<Self>, cause: Cause) -> Option<Plan> {
         let mut state = self.state();
-        if state.discarded || state.refused || state.is_cut_due() {
+        if state.life.discarded || state.life.refused || state.is_cut_due() {
             return None;
         }
-        let at = match state.pin {
-            Pin::Free => None,
-            Pin::At(at) => Some(at),
-            Pin::Syncing { .. } => return None,
-        };
-        state.retire();
-        // What is on its way is overtaken: the mark will say more.
-        state.carried = Carried::default();
         // Its own deletion is not in the mark, and stays pinned until the files are gone.
-        state.pin = Pin::Syncing { at, after: state.dropped };
-        let listed = std::mem::take(&mut state.listed);
-        let unsynced_bytes = std::mem::take(&mut state.unsynced_bytes);
-        let stored = state.index_stored;
-        let step = if cause == Cause::Closing { 1 } else { INDEX_ENTRIES_STEP };
-        let index = state.index().filter(|index| index.len() >= stored + step).cloned();
-        if let Some(index) = &index {
-            state.index_stored = index.len();
+        let dropped = state.life.dropped;
+        if !state.frames.begin_sync(dropped) {
+            return None;
         }
+        state.retire();
+        let unsynced = std::mem::take(&mut state.unsynced);
+        let index = state.growth.take_unstored(if cause == Cause::Closing { 1 } else { INDEX_ENTRIES_STEP });
         let producers = self.plan_snapshot(&mut state, cause);
-        let mut at_bases = std::mem::take(&mut state.at_bases);
+        let mut at_bases = std::mem::take(&mut state.producers.at_bases);
         at_bases.retain(|(at, _)| state.begins_at(*at));
         Some(Plan {
-            parts: state.parts[state.synced_parts..].to_vec(),
+            parts: state.parts[state.durable.parts..].to_vec(),
             index,
-            epochs: std::mem::take(&mut state.epochs_changed).then(|| state.epochs.clone()),
+            epochs: state.epochs.take_changed(),
             producers,
             at_bases,
-            dir_changed: std::mem::take(&mut state.dir_changed),
-            parents_changed: std::mem::take(&mut state.parents_changed),
+            unsynced,
             cause,
             mark: state.next_mark(self.durability()),
-            first_mark: state.mark.is_none(),
-            unsynced_bytes,
-            before: state.mark,
-            listed,
+            before: state.durable.mark,
             retired: if cause == Cause::Reference { Vec::new() } else { std::mem::take(&mut state.retired) },
         })
     }
@@ -344,15 +325,14 @@ impl PartitionLog {
         let step = self.journal().options.journal_bytes_max / SNAPSHOT_STEP_PART;
         let step = if cause == Cause::Reference { step * SNAPSHOT_STEPS } else { step };
         // Batches below the start can tell of no producer any more.
-        let last_chance = state.start > state.saved.at;
-        if !state.saved.behind || !(cause == Cause::Closing || last_chance || state.unsaved_bytes >= step) {
+        let last_chance = state.start > state.producers.saved.at;
+        if !state.producers.saved.behind
+            || !(cause == Cause::Closing || last_chance || state.producers.unsaved_bytes >= step)
+        {
             return None;
         }
-        state.producers.expire(self.journal().now());
-        let saved = Saved { at: state.end, behind: false };
-        let before = std::mem::replace(&mut state.saved, saved).at;
-        state.unsaved_bytes = 0;
-        Some((state.producers.clone(), before))
+        let end = state.end;
+        Some(state.producers.take(end, self.journal().now()))
     }
 
     /// Writes the indexes of the segments that were closed since the last sync, and the active one's if it has grown. They are
@@ -386,35 +366,35 @@ impl PartitionLog {
     fn postpone_sync(self: &Arc<Self>, plan: &Plan, retired: Vec<Part>) {
         let mut state = self.state();
         state.retired.splice(..0, retired);
-        state.epochs_changed |= plan.epochs.is_some();
-        state.dir_changed |= plan.dir_changed;
-        state.parents_changed |= plan.parents_changed;
-        state.unsynced_bytes += plan.unsynced_bytes;
+        if plan.epochs.is_some() {
+            state.epochs.put_back();
+        }
+        state.unsynced.bytes += plan.unsynced.bytes;
+        state.unsynced.dir_changed |= plan.unsynced.dir_changed;
+        state.unsynced.parents_changed |= plan.unsynced.parents_changed;
         if let Some((_, before)) = &plan.producers {
-            // How much follows the snapshot before is no longer known: the next is due at once.
-            state.saved = Saved { at: *before, behind: true };
-            state.unsaved_bytes = u64::MAX >> 1;
+            state.producers.put_back(*before);
         }
         // What has been cut meanwhile is no more.
         let mut at_bases = plan.at_bases.clone();
         at_bases.retain(|(at, _)| state.begins_at(*at));
-        state.at_bases.splice(..0, at_bases);
+        state.producers.at_bases.splice(..0, at_bases);
         let mut queue = self.journal().queue();
-        if plan.listed && !std::mem::replace(&mut state.listed, true) {
+        if plan.unsynced.listed && !std::mem::replace(&mut state.unsynced.listed, true) {
             queue.unjournaled.push(self.clone());
         }
-        self.keep_pin(&mut state, &mut queue);
+        // The journal is not set free.
+        self.move_pin(&mut state, &mut queue, false);
     }
 
-    /// Ends a sync without setting the journal free.
-    fn keep_pin(self: &Arc<Self>, state: &mut State, queue: &mut Queue) {
-        if let Pin::Syncing { at, after } = state.pin {
-            state.pin = at.or(after).map_or(Pin::Free, Pin::At);
-            // The first is there still.
-            if let (None, Some(after)) = (at, after) {
-                queue.pins.insert(after, self.clone());
-            }
+    /// Ends a sync as far as the journal goes; gives what pinned it and does no more, to be dropped outside of the lock.
+    fn move_pin(self: &Arc<Self>, state: &mut State, queue: &mut Queue, frees: bool) -> Option<Arc<Self>> {
+        let (goes, comes) = state.frames.end_sync(frees);
+        let gone = goes.and_then(|lsn| queue.pins.remove(&lsn));
+        if let Some(lsn) = comes {
+            queue.pins.insert(lsn, self.clone());
         }
+        gone
     }
 
     fn finish_sync(self: &Arc<Self>, plan: &Plan) {
@@ -422,22 +402,12 @@ impl PartitionLog {
         let synced = plan.parts.len() - 1;
         // By name: the log's start may have moved past some of them meanwhile.
         let last = &plan.parts[synced].segment.base;
-        state.synced_parts = state.parts.partition_point(|part| part.segment.base < *last).min(state.parts.len() - 1);
-        state.mark = Some(plan.mark);
-        state.unnamed = None;
-        if plan.cause == Cause::Reference {
-            // What was not written is, when the log has its turn: at the latest when the storage is closed.
-            self.keep_pin(&mut state, &mut self.journal().queue());
-        } else if let Pin::Syncing { at, after } = state.pin {
-            let mut queue = self.journal().queue();
-            let gone = at.and_then(|at| queue.pins.remove(&at));
-            state.pin = after.map_or(Pin::Free, Pin::At);
-            if let Some(after) = after {
-                queue.pins.insert(after, self.clone());
-            }
-            drop(queue);
-            drop(gone);
-        }
+        state.durable.parts = state.parts.partition_point(|part| part.segment.base < *last).min(state.parts.len() - 1);
+        state.durable.mark = Some(plan.mark);
+        state.durable.unnamed = None;
+        // What was not written for a reference is, when the log has its turn: at the latest when the storage is closed.
+        let gone = self.move_pin(&mut state, &mut self.journal().queue(), plan.cause != Cause::Reference);
+        drop(gone);
         // Unless it was written to meanwhile.
         let active = state.active();
         if plan.parts.last().is_some_and(|part| part.len == active.len && Arc::ptr_eq(&part.segment, &active.segment)) {
@@ -480,6 +450,7 @@ mod tests {
     use millstream_record::{BatchBuilder, BatchOptions};
 
     use super::*;
+    use crate::pin::Pin;
     use crate::{LogId, LogOptions, Storage, StorageOptions};
 
     fn batch() -> Bytes {
@@ -554,7 +525,7 @@ mod tests {
         let bases: Vec<_> = state.parts.iter().map(|part| part.segment.base.0).collect();
         assert_eq!(bases, [6, 9, 12, 15]);
         // The one that begins at 9 was appended to when the sync was planned.
-        assert_eq!(state.synced_parts, 1);
+        assert_eq!(state.durable.parts, 1);
         assert_eq!(state.retired.len(), 2, "this mark does not say yet that they may go");
     }
 
@@ -599,15 +570,15 @@ mod tests {
         carry_on(&log, &plan);
         let left = || {
             let state = log.state();
-            (state.retired.len(), state.pin)
+            (state.retired.len(), state.frames.pin)
         };
         assert_eq!(left(), (0, Pin::Free));
         let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
         drop(log.advance_start(Offset(7)).unwrap());
-        let lsn = log.state().lsn;
+        let lsn = log.state().frames.last;
         assert!(!log.is_marked(lsn));
         assert!(log.sync_for_reference(lsn).unwrap() && log.is_marked(lsn));
-        assert_eq!(log.state().mark.unwrap().start, Offset(7));
+        assert_eq!(log.state().durable.mark.unwrap().start, Offset(7));
         assert_eq!(left(), (2, Pin::At(13)), "segments go later, and so that this is known");
         assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
         assert_eq!(left(), (0, Pin::Free));
@@ -616,14 +587,14 @@ mod tests {
         let few = log.journal().options.journal_bytes_max / SNAPSHOT_STEP_PART;
         let saved_at = |unsaved_bytes, cause| {
             let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
-            (log.state().saved.behind, log.state().unsaved_bytes) = (true, unsaved_bytes);
-            let lsn = log.state().lsn;
+            (log.state().producers.saved.behind, log.state().producers.unsaved_bytes) = (true, unsaved_bytes);
+            let lsn = log.state().frames.last;
             match cause {
                 Cause::Reference => assert!(log.sync_for_reference(lsn).unwrap()),
                 cause => assert!(matches!(log.sync(cause), Ok(Synced::Done))),
             }
             let state = log.state();
-            (state.saved.at == state.end, state.mark.unwrap().producers == state.saved)
+            (state.producers.saved.at == state.end, state.durable.mark.unwrap().producers == state.producers.saved)
         };
         assert_eq!(saved_at(few, Cause::Turn), (true, true));
         assert_eq!(saved_at(few * SNAPSHOT_STEPS - 1, Cause::Reference), (false, true));
@@ -631,7 +602,7 @@ mod tests {
 
         // Another sync is under way.
         let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
-        let lsn = log.state().lsn;
+        let lsn = log.state().frames.last;
         let syncing = log.syncing().lock();
         let (answered, answer) = std::sync::mpsc::channel();
         let asking = log.clone();
@@ -640,9 +611,9 @@ mod tests {
         drop(syncing);
         // More than a queue full would have to be synced with it.
         let most = log.journal().options.queue_bytes_max as u64;
-        let unsynced_bytes = std::mem::replace(&mut log.state().unsynced_bytes, most + 1);
+        let unsynced_bytes = std::mem::replace(&mut log.state().unsynced.bytes, most + 1);
         assert!(!log.sync_for_reference(lsn).unwrap());
-        log.state().unsynced_bytes = unsynced_bytes;
+        log.state().unsynced.bytes = unsynced_bytes;
         // The log is being cut.
         drop(log.truncate(Offset(12)).unwrap());
         assert!(!log.sync_for_reference(lsn).unwrap() && !log.is_marked(lsn));
@@ -657,7 +628,7 @@ mod tests {
         let mut builder = BatchBuilder::new(BatchOptions::default());
         builder.push(TimestampMs(1), None, Some(&[7; 500_000]), &[]).unwrap();
         let large = builder.build().unwrap();
-        log.state().segment_bytes = 1 << 30;
+        log.state().growth.segment_bytes = 1 << 30;
         let pieces = |count| {
             for _ in 0..count {
                 let _ = log.append(large.clone(), LeaderEpoch(1)).unwrap();
@@ -682,7 +653,7 @@ mod tests {
         drop(log.delete().unwrap());
         assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
         let state = log.state();
-        let (mark, active) = (state.mark.unwrap(), state.active());
+        let (mark, active) = (state.durable.mark.unwrap(), state.active());
         assert_eq!((mark.end, active.segment.len().unwrap()), (Offset(7), mark.segment_len));
     }
 
@@ -697,7 +668,7 @@ mod tests {
             drop(log.truncate(Offset(10)).unwrap());
             world.disk().inject(Fault::nth(DiskOperation::Resize, 1).on(".log"));
             assert!(log.cut_files().is_err());
-            assert_eq!(log.state().mark.unwrap().end, Offset(10));
+            assert_eq!(log.state().durable.mark.unwrap().end, Offset(10));
             let (_storage, log) = start_again(&world, storage, log, true);
             // With a journal, nothing past the mark counts: it is as if the log had been cut.
             let expected = match durability {
@@ -719,12 +690,12 @@ mod tests {
         assert!(matches!(log.carry_out(&plan), Err(SyncError::Lacking(Lack::Descriptors, _))));
         log.postpone_sync(&plan, Vec::new());
         let stored = || Mark::load(world.disk(), &log.mark_path()).unwrap().unwrap().0;
-        assert_eq!((log.state().mark, stored().end), (None, Offset(12)), "nothing may rely on it");
+        assert_eq!((log.state().durable.mark, stored().end), (None, Offset(12)), "nothing may rely on it");
         drop(log.truncate(Offset(7)).unwrap());
         assert!(log.cut_files().is_ok());
-        assert_eq!((log.state().mark, stored().end), (None, Offset(7)));
+        assert_eq!((log.state().durable.mark, stored().end), (None, Offset(7)));
         assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
-        assert_eq!(log.state().mark, Some(stored()));
+        assert_eq!(log.state().durable.mark, Some(stored()));
     }
 
     /// What a start cuts off is past the mark, and counts as nothing there; but past that of a log without a journal it would count.
@@ -753,8 +724,8 @@ mod tests {
         assert!(log.plan_sync(Cause::Turn).is_none());
         assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
         let state = log.state();
-        let (mark, active) = (state.mark.unwrap(), state.active());
-        assert_eq!((mark.lsn, active.segment.len().unwrap()), (state.lsn, mark.segment_len));
+        let (mark, active) = (state.durable.mark.unwrap(), state.active());
+        assert_eq!((mark.lsn, active.segment.len().unwrap()), (state.frames.last, mark.segment_len));
     }
 
     #[test]
@@ -764,12 +735,12 @@ mod tests {
         drop(log.truncate(Offset(7)).unwrap());
         carry_on(&log, &plan);
         assert_eq!(log.flushed_end(), Offset(0), "what was synced is of before");
-        assert_eq!(log.state().mark.unwrap().end, Offset(12));
-        assert_eq!(log.state().synced_parts, 2);
+        assert_eq!(log.state().durable.mark.unwrap().end, Offset(12));
+        assert_eq!(log.state().durable.parts, 2);
         assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
-        let mark = log.state().mark.unwrap();
+        let mark = log.state().durable.mark.unwrap();
         assert_eq!((mark.end, mark.segment_base), (Offset(7), Offset(6)));
         assert_eq!(log.flushed_end(), Offset(7));
-        assert!(log.state().cut.is_some(), "its frame is not durable yet");
+        assert!(log.state().life.cut.is_some(), "its frame is not durable yet");
     }
 }

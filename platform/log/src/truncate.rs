@@ -72,13 +72,13 @@ impl PartitionLog {
     /// [`TruncateError`]; the log is unchanged.
     pub fn truncate(self: &Arc<Self>, end: Offset) -> Result<Ticket, TruncateError> {
         let mut state = self.state();
-        if state.dropped.is_some() {
+        if state.life.dropped.is_some() {
             return Err(TruncateError::Deleted);
         }
-        if state.cut.is_some() {
+        if state.life.cut.is_some() {
             return Err(TruncateError::UnderWay);
         }
-        if state.change.is_some() {
+        if state.life.change.is_some() {
             return Err(TruncateError::Changing);
         }
         if end < state.start {
@@ -93,7 +93,7 @@ impl PartitionLog {
         // Its own ticket is of no use: the frame is not all that has to be durable.
         let (resolve, _) = Ticket::new();
         let entry = self.mutation(Kind::Truncate, epoch, (point.end, point.end), resolve);
-        let lsn_before = state.lsn;
+        let lsn_before = state.frames.last;
         self.enqueue(&mut state, [entry]).map_err(|error| match error {
             AppendError::Failed(failure) => TruncateError::Failed(failure),
             _ => TruncateError::Closed,
@@ -111,11 +111,11 @@ impl PartitionLog {
         // Another object for the same file: who has the one before is told that it is the log's no more.
         let segment = self.segment(base);
         let producers = Producers::new(self.journal().producer_limits());
-        let age = Age::new(state.age.segment_ms, self.journal().now());
-        self.cut_flushed(point.end, state.lsn);
+        let age = Age::new(state.growth.age.segment_ms, self.journal().now());
+        self.cut_flushed(point.end, state.frames.last);
         self.tail().clear();
         let (cut, gone) = state.truncate(point, segment, producers, age);
-        state.cut = Some(Cut { lsn: state.lsn, lsn_before, cut, gone, settled: false, done: Some(done) });
+        state.life.cut = Some(Cut { lsn: state.frames.last, lsn_before, cut, gone, settled: false, done: Some(done) });
         waiting
     }
 
@@ -127,13 +127,14 @@ impl PartitionLog {
     pub(crate) fn cut_files(&self) -> Result<(), SyncError> {
         let (mut saved, mut mark, parts, mut told, at_bases, (start, end), cut, gone) = {
             let state = self.state();
-            let Some(cut) = state.cut.as_ref().filter(|_| state.is_cut_due()) else { return Ok(()) };
+            let Some(cut) = state.life.cut.as_ref().filter(|_| state.is_cut_due()) else { return Ok(()) };
             let active = state.active();
             // The frames of a log with a journal append what is cut. Those of another do not, and none may be passed over: until
             // its files are cut, what is past this mark may be found again, and with it the epochs that have begun since.
             let lsn = |mark: &Mark| if self.durability() == Durability::Fsync { cut.lsn_before } else { mark.lsn };
             // What the mark says is durable is so below the cut, too.
-            let mark = state.mark.or(state.unnamed).filter(|mark| mark.end > state.end).map(|mark| Mark {
+            let last = state.durable.mark.or(state.durable.unnamed);
+            let mark = last.filter(|mark| mark.end > state.end).map(|mark| Mark {
                 sequence: mark.sequence + 1,
                 start: state.start,
                 end: state.end,
@@ -145,8 +146,8 @@ impl PartitionLog {
             let parts = state.parts.clone();
             // The start may have moved since the log was cut.
             let told = state.retired.clone();
-            let at_bases = state.at_bases.clone();
-            (state.saved, mark, parts, told, at_bases, (state.start, state.end), cut.cut.clone(), cut.gone.clone())
+            let (saved, at_bases) = (state.producers.saved, state.producers.at_bases.clone());
+            (saved, mark, parts, told, at_bases, (state.start, state.end), cut.cut.clone(), cut.gone.clone())
         };
         let disk = self.disk();
         if saved.at > end {
@@ -169,9 +170,9 @@ impl PartitionLog {
             let path = self.mark_path();
             mark.store(disk, &path).map_err(refused("write", &path))?;
             let mut state = self.state();
-            match state.mark {
-                Some(_) => state.mark = Some(*mark),
-                None => state.unnamed = Some(*mark),
+            match state.durable.mark {
+                Some(_) => state.durable.mark = Some(*mark),
+                None => state.durable.unnamed = Some(*mark),
             }
         }
         if let Some(part) = &cut {
@@ -197,14 +198,12 @@ impl PartitionLog {
             self.move_to_trash(&gone).map_err(refused("remove", self.dir()))?;
         }
         let mut state = self.state();
-        state.producers = producers;
-        state.saved = saved;
+        state.producers.replace(producers, saved);
         if state.begins_at(end) {
             // Nothing is left of that segment, or it is a new one.
-            state.keep_producers(end);
+            state.producers.keep(end);
         }
-        state.unsaved_bytes = u64::MAX >> 1;
-        if let Some(cut) = &mut state.cut {
+        if let Some(cut) = &mut state.life.cut {
             cut.settled = true;
             cut.gone.clear();
             if let Some(part) = cut.cut.take() {
@@ -217,7 +216,7 @@ impl PartitionLog {
     /// Lets the log take appends again, when the truncation is durable in every way.
     pub(crate) fn end_cut(&self) {
         let committed = self.journal().ring().committed_lsn;
-        let ended = self.state().cut.take_if(|cut| cut.settled && cut.lsn <= committed);
+        let ended = self.state().life.cut.take_if(|cut| cut.settled && cut.lsn <= committed);
         if let Some(done) = ended.and_then(|cut| cut.done) {
             // Nobody may be waiting any more.
             let _ = done.send(Ok(()));
@@ -227,7 +226,7 @@ impl PartitionLog {
     /// Lets nobody wait for a truncation any more, since the log is deleted. It is carried out all the same: a sync that comes first
     /// has it in its mark, and the deletion may never become durable.
     pub(crate) fn abandon_cut(state: &mut State) {
-        if let Some(done) = state.cut.as_mut().and_then(|cut| cut.done.take()) {
+        if let Some(done) = state.life.cut.as_mut().and_then(|cut| cut.done.take()) {
             let _ = done.send(Err(CommitError::Deleted));
         }
     }
@@ -282,7 +281,7 @@ impl PartitionLog {
 impl State {
     /// Whether a truncation has begun, and the files are not cut yet.
     pub(crate) fn is_cut_due(&self) -> bool {
-        self.cut.as_ref().is_some_and(|cut| !cut.settled) && !self.discarded
+        self.life.cut.as_ref().is_some_and(|cut| !cut.settled) && !self.life.discarded
     }
 
     /// Where the log is cut so that it ends at `target`, or before it: at a batch, or where damage begins. The disk is read.
@@ -335,13 +334,13 @@ impl State {
             gone.splice(..0, cut.take());
         }
         self.parts.push(Part { segment: Arc::new(segment), len: point.position });
-        self.synced_parts = self.synced_parts.min(point.at);
+        self.durable.parts = self.durable.parts.min(point.at);
         self.set_index(point.index);
         self.end = point.end;
-        self.at_bases.retain(|(at, _)| *at <= point.end);
-        self.epochs_changed |= self.epochs.truncate(point.end);
-        (self.producers, self.age) = (producers, age);
-        self.forget_places();
+        self.producers.cut(producers, point.end);
+        self.epochs.truncate(point.end);
+        self.growth.age = age;
+        self.places.forget();
         (cut, gone)
     }
 }

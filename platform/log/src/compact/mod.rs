@@ -119,7 +119,7 @@ impl PartitionLog {
         let Some(mut known) = self.compacting().try_lock() else { return Ok(None) };
         match self.go_over(&mut known, rules, go_on) {
             // Its directory has been moved away meanwhile.
-            Err(_) if self.state().dropped.is_some() => Ok(None),
+            Err(_) if self.state().life.dropped.is_some() => Ok(None),
             outcome => outcome,
         }
     }
@@ -178,20 +178,20 @@ impl PartitionLog {
     /// which batches its producers are remembered by.
     fn closed_and_durable(self: &Arc<Self>, below: Offset) -> (Vec<(Part, Offset)>, Offset, Vec<Offset>) {
         let state = self.state();
-        if state.synced_parts + 1 < state.parts.len() {
+        if state.durable.parts + 1 < state.parts.len() {
             // What was closed since the last sync is for the next pass.
             let mut queue = self.journal().queue();
             queue.due.push_back(self.clone());
             drop(queue);
             self.journal().sync_work.notify_one();
         }
-        let durable = state.mark.map_or(Offset(0), |mark| mark.segment_base).min(below);
+        let durable = state.durable.mark.map_or(Offset(0), |mark| mark.segment_base).min(below);
         let ends = state.parts.iter().skip(1).map(|part| part.segment.base);
         let parts = state.parts.iter().cloned().zip(ends).take_while(|(_, end)| *end <= durable).collect();
         let batches = state.producers.iter().flat_map(|(_, producer)| producer.batches());
         let mut remembered: Vec<_> = batches.map(|batch| batch.base_offset).collect();
         remembered.sort();
-        if state.dropped.is_some() {
+        if state.life.dropped.is_some() {
             return (Vec::new(), state.start, remembered);
         }
         (parts, state.start, remembered)
@@ -399,7 +399,7 @@ impl Pass<'_> {
             let found = state.parts.get(at..at + group.len()).unwrap_or_default();
             let is = |found: &Part, part: &Part| Arc::ptr_eq(&found.segment, &part.segment) && found.len == part.len;
             let same = found.iter().zip(group).all(|(found, (part, _))| is(found, part));
-            if found.len() < group.len() || !same || state.dropped.is_some() {
+            if found.len() < group.len() || !same || state.life.dropped.is_some() {
                 return Ok(false);
             }
             // Whoever reads them from now on finds them gone, and looks again once this lock is free.
@@ -416,8 +416,8 @@ impl Pass<'_> {
             segment.set_index(Arc::new(new.index));
             let part = Part { segment: Arc::new(segment), len: new.len };
             state.parts.splice(at..at + group.len(), [part]);
-            state.synced_parts = state.synced_parts.saturating_sub(group.len() - 1);
-            state.forget_places();
+            state.durable.parts = state.durable.parts.saturating_sub(group.len() - 1);
+            state.places.forget();
         }
         // Before the other names go, or a power cut could leave neither.
         log.sync_dir_alone(disk)?;

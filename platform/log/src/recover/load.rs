@@ -17,14 +17,14 @@ use crate::{
     bytes_io::missing_is_fine,
     compact,
     data_dir::{io, list},
-    epochs::Epochs,
+    epochs::{Epochs, LiveEpochs},
     held,
     index::Index,
     journal::Journal,
     mark::{Mark, Saved},
     producers::Producers,
     segment::Segment,
-    snapshot,
+    snapshot::{self, UNKNOWN_BYTES},
     sound::{Extent, Step, extents},
     state::{Part, State},
     sync,
@@ -153,33 +153,36 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let mut state = State::new(parts, known.start, end, LogOptions::default(), producers, journal.now());
     // They go once this start is durable for certain: a killed process may have left a mark that is not.
     state.retired = retired;
-    state.begun = rest;
-    state.saved = known.producers;
-    state.unsaved_bytes = unsaved_bytes;
-    state.synced_parts = closed;
-    state.mark = mark;
-    (state.unmarked, state.uncut) = (unmarked, uncut);
+    state.loaded.begun = rest;
+    state.producers.saved = known.producers;
+    state.producers.unsaved_bytes = unsaved_bytes;
+    state.durable.parts = closed;
+    state.durable.mark = mark;
+    (state.loaded.unmarked, state.loaded.uncut) = (unmarked, uncut);
     // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
-    state.parents_changed = mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
-    state.lsn = known.lsn;
-    state.kept = rotten;
-    state.held = paths.contains(&dir.join(held::FILE));
+    state.unsynced.parents_changed =
+        mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
+    state.frames.last = known.lsn;
+    state.loaded.kept = rotten;
+    state.loaded.held = paths.contains(&dir.join(held::FILE));
     // The epochs may be those of a newer mark, and of its end.
     let (marked, epochs_end) = if rotten { (&state.parts, end) } else { (&marked, known.end) };
-    (state.epochs, state.epochs_changed) = load_epochs(journal, &dir, marked, (known.start, epochs_end))?;
+    state.epochs = load_epochs(journal, &dir, marked, (known.start, epochs_end))?;
     for header in &headers {
-        state.epochs_changed |= !rotten && state.epochs.cut_after(header.partition_leader_epoch);
-        state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
-        if state.begins_at(header.base_offset) {
-            state.keep_producers(header.base_offset);
+        if !rotten {
+            state.epochs.cut_after(header.partition_leader_epoch);
         }
-        state.note(header, journal.now());
+        state.epochs.begin(header.partition_leader_epoch, header.base_offset);
+        if state.begins_at(header.base_offset) {
+            state.producers.keep(header.base_offset);
+        }
+        state.producers.note(header, journal.now());
     }
     if state.begins_at(end) {
         // Its batches may have been lost.
-        state.keep_producers(end);
+        state.producers.keep(end);
     }
-    state.unsynced_bytes = u64::from(!headers.is_empty() || rotten);
+    state.unsynced.bytes = u64::from(!headers.is_empty() || rotten);
     Ok(PartitionLog::new(id, journal.clone(), known.durability, state, known.end))
 }
 
@@ -370,18 +373,18 @@ impl Part {
 /// durably: past the mark nothing counts, and what was replayed is synced.
 pub(super) fn cut_rest(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
     let mut state = log.state();
-    if !std::mem::take(&mut state.uncut) {
+    if !std::mem::take(&mut state.loaded.uncut) {
         return Ok(());
     }
-    if state.mark.is_none() {
+    if state.durable.mark.is_none() {
         remove_all_snapshots(journal, log)?;
     }
-    for base in &state.begun {
+    for base in &state.loaded.begun {
         if state.parts.binary_search_by_key(base, |part| part.segment.base).is_err() {
             remove(journal, &Segment::new(&journal.handles, log.dir(), *base).path)?;
         }
     }
-    let marked = state.mark.map_or(Offset(0), |mark| mark.segment_base);
+    let marked = state.durable.mark.map_or(Offset(0), |mark| mark.segment_base);
     for part in state.parts.iter().filter(|part| part.segment.base >= marked) {
         let path = &part.segment.path;
         if part.segment.len().map_err(io("measure", path))? > part.len {
@@ -389,7 +392,7 @@ pub(super) fn cut_rest(journal: &Journal, log: &PartitionLog) -> Result<(), Open
             file.set_len(part.len).map_err(io("cut", path))?;
         }
         // What was replayed stays open until it is synced.
-        if state.unsynced_bytes == 0 {
+        if state.unsynced.bytes == 0 {
             part.segment.handle.release();
         }
     }
@@ -401,7 +404,7 @@ pub(super) fn uncut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<()
     let paths = list(&*journal.disk, log.dir())?;
     paths.iter().filter(|path| Segment::base_in_index(path).is_some()).try_for_each(|path| remove(journal, path))?;
     let mut state = log.state();
-    (state.unmarked, state.uncut) = (false, true);
+    (state.loaded.unmarked, state.loaded.uncut) = (false, true);
     Ok(())
 }
 
@@ -417,7 +420,7 @@ pub(crate) fn cut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), 
     }
     remove_all_snapshots(journal, log)?;
     journal.disk.sync_dir(log.dir()).map_err(io("sync", log.dir()))?;
-    log.state().unmarked = false;
+    log.state().loaded.unmarked = false;
     Ok(())
 }
 
@@ -465,14 +468,14 @@ fn keep_tail(
     }
 }
 
-/// The epochs below `end`: from their file, or where that is not sound from the batches. Also whether the file says otherwise: then
+/// The epochs below `end`: from their file, or where that is not sound from the batches. Where the file says otherwise,
 /// it is to be written before the mark moves on, or an epoch that was lost would come back once the log has grown past its start.
 fn load_epochs(
     journal: &Journal,
     dir: &Path,
     parts: &[Part],
     (start, end): (Offset, Offset),
-) -> Result<(Epochs, bool), OpenError> {
+) -> Result<LiveEpochs, OpenError> {
     let path = dir.join("epochs");
     let mut stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
     // The start may have moved past what is left, and the first epoch with it: that one had begun before, and for good. (Or past the
@@ -494,7 +497,7 @@ fn load_epochs(
         }
     };
     let changed = moved | epochs.cut(end) | epochs.cut_below(start) || (!is_stored && end > Offset(0));
-    Ok((epochs, changed))
+    Ok(LiveEpochs::new(epochs, changed))
 }
 
 /// The epochs that the batches below `end` tell of. Of an epoch whose batches are all lost nothing tells.
@@ -542,8 +545,8 @@ fn load_producers(
         _ => snapshot::load(disk, dir, at, limits).map_err(io("read", &path))?,
     };
     let (mut producers, from) = match stored {
-        // How much follows is not known, unless it is nothing: the next snapshot is due as soon as there is cause for one.
-        Some(producers) if !behind => return Ok((producers, if at == mark.end { 0 } else { u64::MAX >> 1 })),
+        // How much follows is not known, unless it is nothing.
+        Some(producers) if !behind => return Ok((producers, if at == mark.end { 0 } else { UNKNOWN_BYTES })),
         Some(producers) => (producers, at.max(mark.start)),
         None => {
             tracing::warn!(path = %path.display(), "not sound; the producers are taken from what is before, and the batches since");

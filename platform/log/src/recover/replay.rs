@@ -66,7 +66,7 @@ impl Replay<'_> {
             scans.push(Scan::open(&*self.journal.disk, path, *sequence, self.journal.directory_id)?);
         }
         self.apply_held()?;
-        let mut next = 1 + self.logs.values().map(|log| log.state().lsn).max().unwrap_or(0);
+        let mut next = 1 + self.logs.values().map(|log| log.state().frames.last).max().unwrap_or(0);
         for (at, scan) in scans.iter_mut().enumerate() {
             floor = scan.header().lsn_floor.max(floor);
             next = next.max(floor);
@@ -94,7 +94,7 @@ impl Replay<'_> {
         self.refuse_unmarked()?;
         self.hold(files)?;
         // Nothing that the files have past the marks is needed any more.
-        let uncut: Vec<_> = self.logs.values().filter(|log| log.state().uncut).cloned().collect();
+        let uncut: Vec<_> = self.logs.values().filter(|log| log.state().loaded.uncut).cloned().collect();
         each(self.journal, &uncut, |log| cut_rest(self.journal, log))?;
         let next_here = expected.unwrap_or(floor);
         for log in self.logs.values() {
@@ -102,8 +102,8 @@ impl Replay<'_> {
             // So is a start below which something is left; and a mark ahead of the journal, which a killed process may have
             // left where it can be read and is not durable: no frame here speaks of that log.
             let state = log.state();
-            let ahead = !self.clean && state.lsn >= next_here;
-            let behind = state.unsynced_bytes > 0 || !state.retired.is_empty() || ahead;
+            let ahead = !self.clean && state.frames.last >= next_here;
+            let behind = state.unsynced.bytes > 0 || !state.retired.is_empty() || ahead;
             drop(state);
             if behind {
                 self.touched.insert(log.id(), log.clone());
@@ -120,7 +120,7 @@ impl Replay<'_> {
         if self.refused.contains_key(&frame.log) {
             return Ok(());
         }
-        if let Some(log) = self.logs.get(&frame.log).filter(|log| log.state().unmarked) {
+        if let Some(log) = self.logs.get(&frame.log).filter(|log| log.state().loaded.unmarked) {
             // A log without a journal has its mark, durably, before it has anything else.
             // So has one of which the journal has only references, and one that changes.
             let has_mark = matches!(frame.kind, Kind::AppendRef | Kind::DurabilityChange);
@@ -151,31 +151,32 @@ impl Replay<'_> {
         let mut state = log.state();
         // Even where the mark says that the segments have it: a killed process may have left a mark that can be read and is
         // not durable, and the frame goes when the journal begins afresh. Not so after an orderly close, which synced all.
-        if !self.clean || frame.lsn > state.lsn {
+        if !self.clean || frame.lsn > state.frames.last {
             self.touched.insert(log.id(), log.clone());
         }
-        if frame.lsn <= state.lsn {
+        if frame.lsn <= state.frames.last {
             return Ok(());
         }
         // Of a change whose frame has gone, the slot that is damaged told.
-        if state.kept && log.durability() != durability {
+        if state.loaded.kept && log.durability() != durability {
             log.set_durability(durability);
         }
         let batches = matches!(frame.kind, Kind::Append | Kind::AppendRef | Kind::Carry);
-        if state.kept && batches && frame.end_offset <= state.end {
-            state.lsn = frame.lsn;
+        if state.loaded.kept && batches && frame.end_offset <= state.end {
+            state.frames.last = frame.lsn;
             return Ok(());
         }
         let journaled = durability == Durability::Fsync;
         let refers = frame.kind == Kind::AppendRef && journaled;
-        if refers && state.mark.is_some() {
+        if refers && state.durable.mark.is_some() {
             let reason = format!("it is older than frame {} of the journal, which needs a later one", frame.lsn);
             return Err(OpenError::Damaged { path: log.mark_path(), reason });
         }
         let batches = matches!(frame.kind, Kind::Append | Kind::Carry);
         // What a frame refers to had a mark, and so had what changes: where there is none, the log has gone as a whole.
-        let needs_mark = refers || (frame.kind == Kind::DurabilityChange && state.mark.is_none());
-        let gap = needs_mark || (frame.base_offset > state.end && journaled && (state.mark.is_none() || batches));
+        let needs_mark = refers || (frame.kind == Kind::DurabilityChange && state.durable.mark.is_none());
+        let gap =
+            needs_mark || (frame.base_offset > state.end && journaled && (state.durable.mark.is_none() || batches));
         if frame.kind == Kind::Carry && journaled && !gap {
             // It has all of the gap.
             self.orphans.remove(&frame.log);
@@ -220,7 +221,7 @@ impl Replay<'_> {
             // A log without a journal may have lost what was below: the epoch has begun all the same, and holds nothing yet.
             Kind::EpochStart => {
                 let start = frame.base_offset.min(state.end);
-                state.epochs_changed |= state.epochs.begin(frame.leader_epoch, start);
+                state.epochs.begin(frame.leader_epoch, start);
             }
             // As if it had not been journaled.
             Kind::Truncate if fault::is_on(Fault::NoTruncate) => {}
@@ -231,7 +232,7 @@ impl Replay<'_> {
             Kind::Truncate | Kind::DurabilityChange
                 if frame.base_offset < state.end && (frame.kind == Kind::Truncate || !journaled) =>
             {
-                let (point, before) = (state.find_point(frame.base_offset).map_err(unreadable)?, state.lsn);
+                let (point, before) = (state.find_point(frame.base_offset).map_err(unreadable)?, state.frames.last);
                 if point.end != frame.base_offset {
                     return Err(lies(&format!("it is cut at {}, where no batch begins", frame.base_offset)));
                 }
@@ -242,7 +243,7 @@ impl Replay<'_> {
                     Err(SyncError::Lacking(_, failure) | SyncError::Failed(failure)) => return Err(failed(failure)),
                 }
                 state = log.state();
-                state.cut = None;
+                state.life.cut = None;
             }
             // Its files are so already; or a log without a journal has lost more than that.
             Kind::Truncate => {}
@@ -256,7 +257,7 @@ impl Replay<'_> {
                 state.restart(log.segment(frame.base_offset), producers);
             }
             // What is past it was appended without a journal, and the slot that is damaged may have covered the change.
-            Kind::DurabilityChange if frame.base_offset < state.end && journaled && state.kept => {}
+            Kind::DurabilityChange if frame.base_offset < state.end && journaled && state.loaded.kept => {}
             Kind::DurabilityChange if frame.base_offset != state.end => {
                 return Err(lies(&format!("it changes at {}, and the log ends at {}", frame.base_offset, state.end)));
             }
@@ -267,12 +268,12 @@ impl Replay<'_> {
             log.set_durability(frame.durability);
         }
         if frame.kind == Kind::Truncate && !fault::is_on(Fault::NoTruncate) {
-            state.epochs_changed |= state.epochs.truncate(frame.base_offset);
+            state.epochs.truncate(frame.base_offset);
             // A mark may know of a start there that came later: then the epoch that is left has begun there, it seems, and went.
             let start = frame.base_offset.min(state.end);
-            state.epochs_changed |= state.epochs.begin(frame.leader_epoch, start);
+            state.epochs.begin(frame.leader_epoch, start);
         }
-        state.lsn = frame.lsn;
+        state.frames.last = frame.lsn;
         drop(state);
         self.frames += 1;
         self.bytes += found.payload.len() as u64;
@@ -302,9 +303,9 @@ impl Replay<'_> {
         }
         written.map_err(|source| OpenError::Io { action: "write", path: log.dir().to_owned(), source })?;
         // A later one that is known has begun after this batch: see `load_epochs`.
-        state.epochs_changed |= state.epochs.cut_after(header.partition_leader_epoch);
-        state.epochs_changed |= state.epochs.begin(header.partition_leader_epoch, header.base_offset);
-        state.note(header, now);
+        state.epochs.cut_after(header.partition_leader_epoch);
+        state.epochs.begin(header.partition_leader_epoch, header.base_offset);
+        state.producers.note(header, now);
         Ok(())
     }
 
@@ -327,7 +328,7 @@ impl Replay<'_> {
         // What a mark is missing for is the better reason.
         let unmarked = self.logs.remove(&id).filter(|log| {
             let state = log.state();
-            state.unmarked || (state.uncut && state.mark.is_none())
+            state.loaded.unmarked || (state.loaded.uncut && state.durable.mark.is_none())
         });
         let error = unmarked.map_or(error, |log| OpenError::MarkMissing { path: log.mark_path() });
         self.held.retain(|log| log.id() != id);
@@ -336,7 +337,7 @@ impl Replay<'_> {
 
     /// Refuses logs that have lost their mark: the journal did not have them from their beginning.
     fn refuse_unmarked(&mut self) -> Result<(), OpenError> {
-        let unmarked: Vec<_> = self.logs.values().filter(|log| log.state().unmarked).cloned().collect();
+        let unmarked: Vec<_> = self.logs.values().filter(|log| log.state().loaded.unmarked).cloned().collect();
         for log in unmarked {
             if had_mark(&*self.journal.disk, &log)? {
                 self.refuse(log.id(), OpenError::MarkMissing { path: log.mark_path() });
@@ -350,7 +351,7 @@ impl Replay<'_> {
         let logs: Vec<_> = self.logs.values().cloned().collect();
         for log in logs {
             let path = log.dir().join(held::FILE);
-            if !log.state().held {
+            if !log.state().loaded.held {
                 continue;
             }
             match held::load(&*self.journal.disk, log.dir()) {
