@@ -178,18 +178,18 @@ impl Handle {
 
     /// Says that another file is about to have the name: this one is closed, and is not found any more. Whoever has it open goes on
     /// with it.
-    pub(crate) fn retire(&self) {
+    pub(crate) fn supersede(&self) {
         self.opened.lock().gone = true;
         self.release();
     }
 
-    /// Takes back [`Handle::retire`].
+    /// Takes back [`Handle::supersede`].
     pub(crate) fn restore(&self) {
         self.opened.lock().gone = false;
     }
 
     /// Whether another file has the name.
-    pub(crate) fn is_retired(&self) -> bool {
+    pub(crate) fn is_superseded(&self) -> bool {
         self.opened.lock().gone
     }
 

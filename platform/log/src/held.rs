@@ -26,7 +26,7 @@ use millstream_record::crc32c;
 use crate::{
     bytes_io::{missing_is_fine, read_file},
     frame::{FRAME_HEADER_BYTES, Frame, Place},
-    journal_file::Found,
+    journal_file::WholeFrame,
 };
 
 /// The file's name.
@@ -41,13 +41,13 @@ const PLACE: Place = Place { nonce: 0, synced_lsn: 0 };
 ///
 /// # Errors
 /// Of the disk; invalid data where the file is damaged.
-pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> io::Result<Option<Vec<Found>>> {
+pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> io::Result<Option<Vec<WholeFrame>>> {
     let Some(bytes) = read_file(disk, &dir.join(FILE), u64::MAX)? else { return Ok(None) };
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is not what was written");
     decode(&bytes.into()).map(Some).ok_or_else(damaged)
 }
 
-fn decode(bytes: &Bytes) -> Option<Vec<Found>> {
+fn decode(bytes: &Bytes) -> Option<Vec<WholeFrame>> {
     let head = bytes.get(..HEAD_BYTES)?;
     if *head != encode_head(u64::from_be_bytes(head[8..16].try_into().ok()?)) {
         return None;
@@ -64,7 +64,7 @@ fn decode(bytes: &Bytes) -> Option<Vec<Found>> {
         if !frame.holds(&payload) {
             return None;
         }
-        found.push(Found { frame, payload });
+        found.push(WholeFrame { frame, payload });
         at = end;
     }
     (found.len() as u64 == count).then_some(found)
@@ -114,7 +114,7 @@ impl Holder {
     }
 
     /// Adds a frame, unless it is held already.
-    pub(crate) fn put(&mut self, disk: &dyn Disk, found: &Found) -> io::Result<()> {
+    pub(crate) fn put(&mut self, disk: &dyn Disk, found: &WholeFrame) -> io::Result<()> {
         if found.frame.lsn <= self.last_lsn {
             return Ok(());
         }
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::{LogId, frame::Kind};
 
-    fn frame(lsn: u64) -> Found {
+    fn frame(lsn: u64) -> WholeFrame {
         let frame = Frame {
             lsn,
             kind: Kind::EpochStart,
@@ -169,7 +169,7 @@ mod tests {
             payload_bytes: 0,
             payload_crc: 0,
         };
-        Found { frame, payload: Bytes::new() }
+        WholeFrame { frame, payload: Bytes::new() }
     }
 
     fn hold(disk: &SimDisk, lsns: &[u64]) {

@@ -166,7 +166,7 @@ pub(crate) fn spare_number(path: &Path) -> Option<u64> {
 }
 
 /// One frame found by a scan.
-pub(crate) struct Found {
+pub(crate) struct WholeFrame {
     pub(crate) frame: Frame,
     pub(crate) payload: Bytes,
 }
@@ -256,7 +256,7 @@ impl Scan {
     }
 
     /// The frame at the present position, whole and sound; the position moves past it.
-    fn take(&mut self) -> Result<Option<Found>, OpenError> {
+    fn take(&mut self) -> Result<Option<WholeFrame>, OpenError> {
         if !self.fill(FRAME_HEADER_BYTES)? {
             return Ok(None);
         }
@@ -273,13 +273,13 @@ impl Scan {
         }
         let payload = self.ahead.split_to(whole).freeze().slice(FRAME_HEADER_BYTES..);
         self.at += whole as u64;
-        Ok(Some(Found { frame, payload }))
+        Ok(Some(WholeFrame { frame, payload }))
     }
 
     /// The next frame, if it is number `expected` (any, where none is): none at the end of what was written whole.
     ///
     /// A group ends with zeros up to the alignment, so where no frame follows the last one, the next may begin there.
-    pub(crate) fn next(&mut self, expected: Option<u64>) -> Result<Option<Found>, OpenError> {
+    pub(crate) fn next(&mut self, expected: Option<u64>) -> Result<Option<WholeFrame>, OpenError> {
         let before = self.at;
         for at in [before, align(before)] {
             self.skip_to(at.max(self.at));

@@ -53,13 +53,13 @@ pub(crate) enum Verdict {
 
 /// A batch that was appended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Appended {
+pub(crate) struct KnownBatch {
     pub(crate) base_offset: Offset,
     pub(crate) last_sequence: Sequence,
     pub(crate) last_offset_delta: i32,
 }
 
-impl Appended {
+impl KnownBatch {
     fn of(header: &BatchHeader) -> Self {
         Self {
             base_offset: header.base_offset,
@@ -80,28 +80,28 @@ pub(crate) struct Producer {
     /// When it was last heard of, by the broker's clock.
     pub(crate) heard: TimestampMs,
     count: u8,
-    batches: [Appended; BATCHES_MAX],
+    batches: [KnownBatch; BATCHES_MAX],
 }
 
 impl Producer {
     /// A producer with what it appended, oldest first; none where that is not between 1 and [`BATCHES_MAX`] batches.
-    pub(crate) fn new(epoch: ProducerEpoch, heard: TimestampMs, appended: &[Appended]) -> Option<Self> {
-        let mut batches = [Appended::default(); BATCHES_MAX];
+    pub(crate) fn new(epoch: ProducerEpoch, heard: TimestampMs, appended: &[KnownBatch]) -> Option<Self> {
+        let mut batches = [KnownBatch::default(); BATCHES_MAX];
         batches.get_mut(..appended.len())?.copy_from_slice(appended);
         let count = u8::try_from(appended.len()).ok().filter(|count| *count > 0)?;
         Some(Self { epoch, heard, count, batches })
     }
 
     /// What is remembered, oldest first. Never empty.
-    pub(crate) fn batches(&self) -> &[Appended] {
+    pub(crate) fn batches(&self) -> &[KnownBatch] {
         &self.batches[..usize::from(self.count)]
     }
 
-    fn last(&self) -> &Appended {
+    fn last(&self) -> &KnownBatch {
         &self.batches[usize::from(self.count) - 1]
     }
 
-    fn push(&mut self, batch: Appended) {
+    fn push(&mut self, batch: KnownBatch) {
         if usize::from(self.count) == BATCHES_MAX {
             self.batches.rotate_left(1);
         } else {
@@ -141,7 +141,7 @@ impl Producers {
         if first == expected {
             return Ok(Verdict::New);
         }
-        let same = |batch: &&Appended| {
+        let same = |batch: &&KnownBatch| {
             let last_sequence = first.plus(header.last_offset_delta);
             batch.last_sequence == last_sequence && batch.last_offset_delta == header.last_offset_delta
         };
@@ -157,7 +157,7 @@ impl Producers {
             return false;
         }
         self.expire(now);
-        let batch = Appended::of(header);
+        let batch = KnownBatch::of(header);
         match self.by_id.get_mut(&header.producer_id) {
             Some(known) => {
                 let age = known.last().base_offset;

@@ -8,7 +8,7 @@ use crate::{
     PartitionLog, ReadError,
     index::INTERVAL_BYTES,
     segment::Segment,
-    sound::{Checker, Extent, Found, Salvage, Step},
+    sound::{Checked, Checker, Extent, Salvage, Step},
 };
 
 /// No read gathers more than this, bytes, whatever is asked for.
@@ -44,7 +44,7 @@ impl ReadParts {
 }
 
 /// What was cut out of a segment, and where its end is.
-struct Cut {
+struct Piece {
     batches: Bytes,
     next: Offset,
     position: u64,
@@ -118,22 +118,22 @@ impl PartitionLog {
                 .map_or_else(|| Ok(segment.closed_index(extent.part.len)?.place(segment.delta(from).into())), Ok)
                 .map(|(delta, position)| (segment.base.plus(delta.cast_signed()), position)),
         };
-        let cut = place.and_then(|at| self.cut(&extent, at, from, end, bytes_max.min(READ_BYTES_MAX), slack));
-        let found = match cut {
+        let piece = place.and_then(|at| self.cut_out(&extent, at, from, end, bytes_max.min(READ_BYTES_MAX), slack));
+        let found = match piece {
             // In the middle of it the segment went, was cut, or was compacted: another has its place.
             Err(_) if self.is_gone(&extent.part) => return self.read_parts(from, end, bytes_max),
-            cut => cut?,
+            piece => piece?,
         };
-        let Some(cut) = found else { return Ok(nothing) };
-        if cut.next >= end {
-            self.tail().follow(cut.next);
+        let Some(piece) = found else { return Ok(nothing) };
+        if piece.next >= end {
+            self.tail().follow(piece.next);
         }
         let mut state = self.state();
         if state.holds(segment) {
-            state.places.remember(cut.next, segment.base, cut.position);
+            state.places.remember(piece.next, segment.base, piece.position);
         }
         drop(state);
-        Ok(ReadParts { parts: vec![cut.batches], next: cut.next })
+        Ok(ReadParts { parts: vec![piece.batches], next: piece.next })
     }
 
     /// Says that a reader waits at the log's end: what is appended from now on is kept for it in memory, as far as there is room.
@@ -233,7 +233,7 @@ impl PartitionLog {
     /// Cuts whole batches out of a segment: from the one that holds `from`, looked for from a place on where a batch begins (at
     /// an offset, and a position), to the last that ends at or below `end` and within `bytes_max`; at least one, but none if
     /// the first reaches past `end`.
-    fn cut(
+    fn cut_out(
         &self,
         extent: &Extent,
         (mut base, mut at): (Offset, u64),
@@ -241,7 +241,7 @@ impl PartitionLog {
         end: Offset,
         bytes_max: usize,
         slack: usize,
-    ) -> Result<Option<Cut>, ReadError> {
+    ) -> Result<Option<Piece>, ReadError> {
         let segment: &Segment = &extent.part.segment;
         let buffers = segment.handle.buffers();
         let mut checker = Checker::new(self, base);
@@ -260,24 +260,24 @@ impl PartitionLog {
             let first = loop {
                 let position = at + cursor as u64;
                 let reason = match checker.check(bytes.get(cursor..).unwrap_or_default(), base) {
-                    Found::Sound(header) if header.end_offset() > from => break Some(header),
-                    Found::Sound(header) => {
+                    Checked::Sound(header) if header.end_offset() > from => break Some(header),
+                    Checked::Sound(header) => {
                         base = header.end_offset();
                         cursor += header.batch_bytes();
                         continue;
                     }
                     // The length may be what is damaged: no batch reaches past one that the index knows.
-                    Found::Front(needed)
+                    Checked::Front(needed)
                         if is_cut_off || needed as u64 > self.known_after(extent, position)?.0 - position =>
                     {
                         "it ends in the middle of a batch"
                     }
                     // Read again from the batch on, and this time all of it.
-                    Found::Front(needed) => {
+                    Checked::Front(needed) => {
                         (at, want) = (position, want.max(needed));
                         break None;
                     }
-                    Found::Damaged(reason) => reason,
+                    Checked::Damaged(reason) => reason,
                 };
                 (at, base) = self.pass_damage(extent, position, base, reason, from)?;
                 break None;
@@ -296,7 +296,7 @@ impl PartitionLog {
                     break;
                 }
                 // Whoever reads on from what is not sound is told so.
-                let Found::Sound(header) = checker.check(&bytes[stop..], next) else { break };
+                let Checked::Sound(header) = checker.check(&bytes[stop..], next) else { break };
                 stop = more;
                 next = header.end_offset();
             }
@@ -310,7 +310,7 @@ impl PartitionLog {
                 }
                 false => buffers.lend(bytes).slice(start..stop),
             };
-            return Ok(Some(Cut { batches, next, position: at + stop as u64 }));
+            return Ok(Some(Piece { batches, next, position: at + stop as u64 }));
         }
     }
 }

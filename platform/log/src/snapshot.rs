@@ -32,7 +32,7 @@ use millstream_record::{BatchHeader, crc32c};
 use crate::{
     bytes_io::{read_file, replace_file},
     mark::Saved,
-    producers::{Appended, BATCHES_MAX, Limits, PRODUCERS_MAX, Producer, Producers},
+    producers::{BATCHES_MAX, KnownBatch, Limits, PRODUCERS_MAX, Producer, Producers},
 };
 
 const MAGIC: [u8; 8] = *b"MSprod\0\x01";
@@ -224,7 +224,7 @@ fn decode(bytes: &[u8], at: Offset, limits: Limits) -> Option<Producers> {
             if base_offset.0 < 0 || last_sequence.0 < 0 || last_offset_delta < 0 || end.is_none() {
                 return None;
             }
-            batches.push(Appended { base_offset, last_sequence, last_offset_delta });
+            batches.push(KnownBatch { base_offset, last_sequence, last_offset_delta });
         }
         let newest = batches.last()?.base_offset;
         if !batches.is_sorted_by_key(|batch| batch.base_offset) || last.is_some_and(|last| last >= newest) {

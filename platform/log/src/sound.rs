@@ -19,7 +19,7 @@ pub(crate) struct Extent {
 }
 
 /// What is there where a batch must begin.
-pub(crate) enum Found {
+pub(crate) enum Checked {
     /// The batch that was written.
     Sound(BatchHeader),
     /// The front of a batch of so many bytes.
@@ -52,21 +52,21 @@ impl<'a> Checker<'a> {
     }
 
     /// Checks the batch at the front of `bytes`, which must begin at offset `base`, below which all was checked.
-    pub(crate) fn check(&mut self, bytes: &[u8], base: Offset) -> Found {
+    pub(crate) fn check(&mut self, bytes: &[u8], base: Offset) -> Checked {
         let header = match BatchHeader::parse(bytes) {
             Ok(header) => header,
-            Err(BatchError::Truncated { needed, .. }) => return Found::Front(needed),
-            Err(_) => return Found::Damaged("there is no record batch where one must begin"),
+            Err(BatchError::Truncated { needed, .. }) => return Checked::Front(needed),
+            Err(_) => return Checked::Damaged("there is no record batch where one must begin"),
         };
         if header.base_offset != base {
-            return Found::Damaged("its offsets do not follow each other");
+            return Checked::Damaged("its offsets do not follow each other");
         }
         let needed = header.batch_bytes();
         if bytes.len() < needed {
-            return Found::Front(needed);
+            return Checked::Front(needed);
         }
         if !header.crc_matches(bytes) {
-            return Found::Damaged("the checksum of a batch does not match");
+            return Checked::Damaged("the checksum of a batch does not match");
         }
         let end = header.end_offset();
         if self.until.is_some_and(|until| base >= until || (self.epoch.is_none() && end > until)) {
@@ -74,9 +74,9 @@ impl<'a> Checker<'a> {
         }
         match self.epoch {
             Some(epoch) if epoch != header.partition_leader_epoch => {
-                Found::Damaged("a batch is not of the leader epoch in which it was appended")
+                Checked::Damaged("a batch is not of the leader epoch in which it was appended")
             }
-            _ => Found::Sound(header),
+            _ => Checked::Sound(header),
         }
     }
 

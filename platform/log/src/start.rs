@@ -106,7 +106,7 @@ impl PartitionLog {
 
     /// Whether a segment that was the log's is so no more, or not as it was.
     pub(crate) fn is_gone(&self, part: &Part) -> bool {
-        if part.segment.handle.is_retired() {
+        if part.segment.handle.is_superseded() {
             return true;
         }
         let state = self.state();

@@ -36,12 +36,12 @@ pub struct Storage {
 #[derive(Default)]
 struct Logs {
     open: HashMap<LogId, Arc<PartitionLog>>,
-    refused: HashMap<LogId, Refused>,
+    refused: HashMap<LogId, OutOfService>,
     deleted: Deleted,
 }
 
 /// A log that is out of service.
-struct Refused {
+struct OutOfService {
     error: Arc<OpenError>,
     /// Knows nothing of what is on disk, and can be deleted.
     log: Arc<PartitionLog>,
@@ -98,7 +98,7 @@ impl Storage {
         let refuse = |(id, error): (LogId, OpenError)| {
             let log = Arc::new(PartitionLog::empty(id, journal.clone(), LogOptions::default()));
             log.state().life.refused = true;
-            (id, Refused { error: Arc::new(error), log })
+            (id, OutOfService { error: Arc::new(error), log })
         };
         let refused = outcome.refused.into_iter().map(refuse).collect();
         let synced_lsn = journal.queue().next_lsn - 1;

@@ -115,7 +115,7 @@ fn clear_dropped(journal: &Arc<Journal>) -> Result<bool, SyncError> {
         cleared = true;
         {
             let _names = journal.names.lock();
-            remove_empty(&*journal.disk, log.dir());
+            remove_empty_dirs(&*journal.disk, log.dir());
         }
         // Whatever it pinned is of no more use.
         let pin = std::mem::replace(&mut log.state().frames.pin, Pin::Free);
@@ -293,7 +293,7 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
 }
 
 /// Removes the directories above a log that is gone, PARTITION and TOPIC, where they hold nothing else. What stays is harmless.
-pub(crate) fn remove_empty(disk: &dyn Disk, log_dir: &Path) {
+pub(crate) fn remove_empty_dirs(disk: &dyn Disk, log_dir: &Path) {
     for dir in log_dir.ancestors().skip(1).take(2) {
         if disk.remove_dir(dir).is_err() {
             return;

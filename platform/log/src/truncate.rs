@@ -156,7 +156,7 @@ impl PartitionLog {
         // Where the log begins within the batch that was cut, producers have sent those before it.
         told.extend(gone.iter().filter(|part| part.segment.base < start).cloned());
         told.extend(parts.iter().cloned());
-        let producers = self.producers_below(&told, saved, at_bases.last(), end).map_err(unreadable)?;
+        let producers = self.producers_below(&told, saved, at_bases.last(), end).map_err(cannot_cut)?;
         if let Some(mark) = &mut mark {
             if producers.iter().len() > 0 {
                 let path = snapshot::path(self.dir(), end);
@@ -345,8 +345,8 @@ impl State {
     }
 }
 
-/// What was written cannot be read back: what that means to a sync.
-fn unreadable(error: ReadError) -> SyncError {
+/// What was written cannot be read back, so the log cannot be cut: what that means to a sync.
+fn cannot_cut(error: ReadError) -> SyncError {
     match error {
         ReadError::Io { path, source } => refused("read", &path)(source),
         other => {

@@ -404,7 +404,7 @@ impl Pass<'_> {
             }
             // Whoever reads them from now on finds them gone, and looks again once this lock is free.
             for (part, _) in group {
-                part.segment.handle.retire();
+                part.segment.handle.supersede();
             }
             if let Err(error) = disk.rename(path, &first.segment.path) {
                 for (part, _) in group {

@@ -76,7 +76,7 @@ impl JournalFiles {
                 disk.remove_file(&path).map_err(io("remove", &path))?;
             }
         }
-        // Also past the spares' numbers, which a file that is retired later must not take.
+        // Also past the spares' numbers, which a file that is recycled later must not take.
         let last = self.used.iter().map(|(sequence, _)| *sequence).chain(numbers).max();
         let sequence = last.map_or(1, |last| last + 1);
         let header = journal.next_header(sequence);

@@ -63,7 +63,7 @@ fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<Vec<LogId>, OpenError> {
             let paths = list(disk, &partition)?;
             if paths.is_empty() {
                 // Left of what was deleted.
-                sync::remove_empty(disk, &partition.join("log"));
+                sync::remove_empty_dirs(disk, &partition.join("log"));
             }
             for path in paths {
                 match LogId::from_path(&path) {
@@ -117,7 +117,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let closed = parts.len() - 1;
     let mut end = known.end;
     let mut headers = Vec::new();
-    remove_empty(journal, &dir, &mut rest)?;
+    remove_empty_segments(journal, &dir, &mut rest)?;
     let marked = parts.clone();
     if known.durability == Durability::Replicated || rotten {
         (end, headers) = keep_tail(journal, &dir, &mut parts, &mut rest, end)?;
@@ -219,7 +219,7 @@ fn remove_all_snapshots(journal: &Journal, log: &PartitionLog) -> Result<(), Ope
 }
 
 /// Removes segments without a byte, which hold nothing and would hide those that follow.
-fn remove_empty(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>) -> Result<(), OpenError> {
+fn remove_empty_segments(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>) -> Result<(), OpenError> {
     let mut kept = Vec::with_capacity(bases.len());
     for base in bases.drain(..) {
         let segment = Segment::new(&journal.handles, dir, base);

@@ -24,7 +24,7 @@ use crate::{
     frame::{Kind, batches_in},
     held::{self, Holder},
     journal::Journal,
-    journal_file::{FILE_HEADER_BYTES, Found, Scan},
+    journal_file::{FILE_HEADER_BYTES, Scan, WholeFrame},
     producers::Producers,
     state::State,
     sync_all::each,
@@ -112,7 +112,7 @@ impl Replay<'_> {
         Ok(next.max(expected.unwrap_or(1)))
     }
 
-    fn apply(&mut self, path: &Path, found: Found) -> Result<(), OpenError> {
+    fn apply(&mut self, path: &Path, found: WholeFrame) -> Result<(), OpenError> {
         let frame = &found.frame;
         if frame.kind == Kind::Drop {
             return self.drop_log(frame.log);
@@ -310,7 +310,7 @@ impl Replay<'_> {
     }
 
     /// Applies a frame. Where that shows that its log is damaged, the log is out of service from then on, and no other.
-    fn apply_or_refuse(&mut self, path: &Path, found: Found) -> Result<(), OpenError> {
+    fn apply_or_refuse(&mut self, path: &Path, found: WholeFrame) -> Result<(), OpenError> {
         let id = found.frame.log;
         match self.apply(path, found) {
             Err(error) if error.is_of_one_log() => {
@@ -404,7 +404,7 @@ impl Replay<'_> {
     fn each_frame(
         &self,
         files: &JournalFiles,
-        mut each: impl FnMut(&Found) -> Result<(), OpenError>,
+        mut each: impl FnMut(&WholeFrame) -> Result<(), OpenError>,
     ) -> Result<(), OpenError> {
         let mut expected = None;
         for (sequence, path) in &files.used {
