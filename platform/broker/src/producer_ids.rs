@@ -1,8 +1,10 @@
 //! The producer ids that this broker hands out, from the blocks that the catalog gives it.
 
-use millstream_catalog::{Catalog, Command, Outcome, PRODUCER_IDS_BLOCK, ProposeError, Reporter};
+use millstream_catalog::{Command, Outcome, PRODUCER_IDS_BLOCK, Reporter};
 use millstream_model::{BrokerId, ProducerId};
 use tokio::sync::Mutex;
+
+use crate::{errors::WireError, shared::Shared};
 
 /// Hands out producer ids, each once. What is left of a block when the broker stops is never used.
 pub(crate) struct ProducerIds {
@@ -17,12 +19,12 @@ impl ProducerIds {
     }
 
     /// An id that nobody has.
-    pub(crate) async fn next(&self, catalog: &Catalog) -> Result<ProducerId, ProposeError> {
+    pub(crate) async fn next(&self, shared: &Shared) -> Result<ProducerId, WireError> {
         let mut left = self.left.lock().await;
         if left.is_empty() {
-            let epoch = catalog.state().brokers.get(&self.broker).map(|broker| broker.epoch).unwrap_or_default();
+            let epoch = shared.catalog.state().brokers.get(&self.broker).map(|broker| broker.epoch).unwrap_or_default();
             let reporter = Reporter { broker: self.broker, epoch };
-            if let Outcome::ProducerIds(first) = catalog.propose(Command::AllocateProducerIds { reporter }).await? {
+            if let Outcome::ProducerIds(first) = shared.propose(Command::AllocateProducerIds { reporter }).await? {
                 *left = first.0..first.0 + PRODUCER_IDS_BLOCK;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_catalog::{Address, Catalog, Command, Refused, State, apply};
+use millstream_catalog::{Address, Catalog, Command, Outcome, Refused, State, apply};
 use millstream_env::{Env, Monotonic};
 use millstream_log::Storage;
 use millstream_model::{PartitionId, TimestampMs};
@@ -68,9 +68,35 @@ impl Shared {
         })
     }
 
+    /// Refuses what only wants more of a full disk: it would take what is set aside for making room. `logs`: how many it makes.
+    pub(crate) fn require_room(&self, logs: u64) -> Result<(), WireError> {
+        if self.storage.has_room(logs) {
+            return Ok(());
+        }
+        let message = match logs {
+            0 => "the disk is full: make room, by deleting topics or otherwise; then this can be done".to_owned(),
+            _ => format!(
+                "the disk has no room for {logs} new partitions: make some, by deleting topics or otherwise; then this can be done"
+            ),
+        };
+        Err(WireError::new(ErrorCode::KafkaStorage, message))
+    }
+
+    /// Proposes what a client wants, if the disk has room for it. Deletions are taken all the same.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, WireError> {
+        if !command.makes_room() {
+            self.require_room(0)?;
+        }
+        Ok(self.catalog.propose(command).await?)
+    }
+
     /// Whether the catalog as it stands now would take a command, and what it would be then.
     pub(crate) fn dry_run(&self, command: &Command) -> Result<State, Refused> {
         let mut copy = State::clone(&self.catalog.state());
         apply(&mut copy, u64::MAX, command.clone()).map(|_| copy)
     }
 }
+
+#[cfg(test)]
+#[path = "full_tests.rs"]
+mod full_tests;

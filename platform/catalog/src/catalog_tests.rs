@@ -3,9 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use millstream_env::{
-    Disk, Rng,
+    Disk, Lack, Rng,
     real::{self, RealDisk},
-    sim::{DiskOperation, Fault, SimDisk, SimRng},
+    sim::{DiskOperation, Fault, FaultError, SimDisk, SimRng},
 };
 use millstream_model::{ModuleKind, ProducerId};
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -56,6 +56,28 @@ fn log_files(dir: &Path) -> Vec<PathBuf> {
 async fn wait_for_snapshot(catalog: &Catalog) {
     let wait = catalog.group().wait(Some(Duration::from_secs(30)));
     wait.metrics(|metrics| metrics.snapshot.is_some(), "a snapshot").await.unwrap();
+}
+
+/// The disk's room is asked for beforehand; quotas show at the write only.
+#[tokio::test]
+async fn a_snapshot_that_there_is_no_room_for_ends_nothing_and_is_made_later() {
+    let disk = SimDisk::new(1);
+    let options = CatalogOptions { snapshot_entries: 1000, ..sim_options() };
+    let catalog = Catalog::open(options, sim_env(&disk, 1)).await.unwrap();
+    catalog.propose(register(0, 1, 2, true)).await.unwrap();
+    let write = || catalog.inner.store.write_snapshot(vec![7; 9000].into());
+    disk.set_capacity(Some(disk.used_bytes()));
+    disk.inject(Fault::nth(DiskOperation::Open, 1).on("snapshot.tmp"));
+    assert_eq!(write().await.unwrap_err().lack(), Some(Lack::Room));
+    disk.set_capacity(None);
+    disk.clear_faults();
+    disk.inject(Fault::nth(DiskOperation::Write, 1).on("snapshot.tmp").with(FaultError::Full));
+    assert_eq!(write().await.unwrap_err().lack(), Some(Lack::Room));
+    assert!(!disk.exists(&Path::new(DIR).join("snapshot.tmp")).unwrap());
+    catalog.propose(topic(101, "a")).await.unwrap();
+    write().await.unwrap();
+    assert!(disk.exists(&Path::new(DIR).join("snapshot")).unwrap());
+    catalog.shutdown().await;
 }
 
 #[tokio::test]

@@ -216,6 +216,29 @@ pub enum CommandError {
 }
 
 impl Command {
+    /// Whether it only takes something away, or must be recorded whatever the disk's room: so it is proposed on a full disk, too, where
+    /// others are refused. Otherwise nobody could make room.
+    #[must_use]
+    pub fn makes_room(&self) -> bool {
+        match self {
+            Self::DeleteTopic { .. }
+            | Self::DeleteModule { .. }
+            | Self::DeleteView { .. }
+            | Self::DeleteTransform { .. }
+            // Each start makes one, and each transform fails once.
+            | Self::RegisterBroker { .. }
+            | Self::SetTransformState { reporter: Some(_), .. } => true,
+            Self::CreateCluster { .. }
+            | Self::CreateTopic { .. }
+            | Self::AllocateProducerIds { .. }
+            | Self::AlterTopic { .. }
+            | Self::PushModule { .. }
+            | Self::CreateView { .. }
+            | Self::DeployTransform { .. }
+            | Self::SetTransformState { reporter: None, .. } => false,
+        }
+    }
+
     /// The command as bytes.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    Disk, DiskFile, DiskLock, OpenMode,
+    Disk, DiskFile, DiskLock, OpenMode, Room,
     disk::{Lack, lack},
 };
 
@@ -39,14 +39,21 @@ impl Ballast {
         Arc::new(Self { disk, path, bytes, held: AtomicBool::new(false), turn: Mutex::new(()) })
     }
 
-    /// Sets the room aside, if it is not already. Whether it is now: there may not be enough.
+    /// Sets the room aside, if it is not already and `more` bytes would be left beside it. Whether it is now: there may not be enough.
     ///
     /// # Errors
     /// The operating system's, but for a lack of room or descriptors.
-    pub fn hold(&self) -> io::Result<bool> {
+    pub fn hold(&self, more: u64) -> io::Result<bool> {
         let _turn = self.turn.lock();
         if self.is_held() {
             return Ok(true);
+        }
+        // Or the attempt would take all there is, for a moment, from those who have need of it. What a killed process has left is there
+        // already; and where the file system does not tell, it is tried all the same.
+        let room = self.path.parent().and_then(|dir| self.disk.room(dir).ok());
+        let scant = room.is_some_and(|room| room.bytes < self.bytes.saturating_add(more));
+        if scant && !self.disk.exists(&self.path)? {
+            return Ok(false);
         }
         let made = self.disk.open(&self.path, OpenMode::Create).and_then(|file| file.reserve(self.bytes));
         match made {
@@ -142,6 +149,10 @@ impl Disk for Ballasted {
         self.0.disk.sync_dir(path)
     }
 
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        self.0.disk.room(path)
+    }
+
     fn make_private(&self, path: &Path) -> io::Result<()> {
         self.0.disk.make_private(path)
     }
@@ -201,7 +212,7 @@ impl DiskFile for BallastedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::{PAGE_BYTES, SimDisk};
+    use crate::sim::{DiskOperation, Fault, PAGE_BYTES, SimDisk};
 
     #[test]
     fn a_write_that_finds_no_room_takes_what_was_set_aside_once() {
@@ -209,7 +220,7 @@ mod tests {
         let ballast = Ballast::new(Arc::new(disk.clone()), "/ballast".into(), 4 * PAGE_BYTES as u64);
         let page = [7; PAGE_BYTES];
         assert!(!ballast.is_held());
-        assert!(ballast.hold().unwrap() && ballast.hold().unwrap());
+        assert!(ballast.hold(0).unwrap() && ballast.hold(0).unwrap());
         disk.set_capacity(Some(4 * PAGE_BYTES as u64));
         let plain = disk.open(Path::new("/plain"), OpenMode::Create).unwrap();
         assert_eq!(lack(&plain.write_at(&[IoSlice::new(&page)], 0).unwrap_err()), Some(Lack::Room));
@@ -220,9 +231,23 @@ mod tests {
         }
         let refused = file.write_at(&[IoSlice::new(&page)], 4 * PAGE_BYTES as u64).unwrap_err();
         assert_eq!(lack(&refused), Some(Lack::Room));
-        // It is held again once there is room for all of it.
-        assert!(!ballast.hold().unwrap() && !disk.exists(ballast.path()).unwrap());
+        // It is held again once there is room for all of it, and what is to be left beside it.
+        assert!(!ballast.hold(0).unwrap() && !disk.exists(ballast.path()).unwrap());
         disk.set_capacity(Some(8 * PAGE_BYTES as u64));
-        assert!(ballast.hold().unwrap());
+        assert!(!ballast.hold(1).unwrap() && !disk.exists(ballast.path()).unwrap());
+        assert!(ballast.hold(0).unwrap());
+        // The next process has it already.
+        let next = Ballast::new(Arc::new(disk.clone()), ballast.path().into(), 4 * PAGE_BYTES as u64);
+        assert!(next.hold(0).unwrap());
+    }
+
+    /// An attempt that fails has had all that there was until it failed.
+    #[test]
+    fn what_there_is_not_room_for_is_not_tried_for() {
+        let disk = SimDisk::new(1);
+        let ballast = Ballast::new(Arc::new(disk.clone()), "/ballast".into(), 4 * PAGE_BYTES as u64);
+        disk.set_capacity(Some(3 * PAGE_BYTES as u64));
+        disk.inject(Fault::nth(DiskOperation::Resize, 1));
+        assert!(!ballast.hold(0).unwrap());
     }
 }

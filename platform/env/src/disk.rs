@@ -78,6 +78,15 @@ pub fn advised(error: &io::Error) -> String {
     remedy(error).map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy}"))
 }
 
+/// What may still be written on a file system, as far as it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes.
+    pub bytes: u64,
+    /// Files and directories; `u64::MAX` where the file system makes them of the same room.
+    pub files: u64,
+}
+
 /// Files and directories below one machine's root.
 ///
 /// Nothing is durable until it is synced: a file's bytes by [`DiskFile::sync_data`], a name (created, renamed, removed)
@@ -138,6 +147,13 @@ pub trait Disk: Send + Sync + 'static {
     /// The operating system's; afterwards none of the names since the last good call may be believed. But for
     /// [`Lack::Descriptors`]: it could not be opened, so nothing was synced, and nothing lost by that.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// What may still be written on the file system that holds a path, which must be there. Quotas and limits are not in it, and
+    /// others may take it: only a call that has gone through was sure of its room.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn room(&self, path: &Path) -> io::Result<Room>;
 
     /// Keeps other users of the machine out of a directory (mode 0700). A simulated disk has no other users.
     ///

@@ -16,7 +16,7 @@ use std::{
 use rand::Rng as _;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
-use crate::{BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Monotonic, OpenMode, Rng, Spawn, Task};
+use crate::{BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Monotonic, OpenMode, Rng, Room, Spawn, Task};
 
 /// Most parts that one `pwritev` takes (Linux: `IOV_MAX`).
 const WRITE_PARTS_MAX: usize = 1024;
@@ -192,6 +192,14 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         fs::File::open(path)?.sync_all()
+    }
+
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        let told = rustix::fs::statvfs(path)?;
+        // What is kept back for root is root's to use.
+        let blocks = if rustix::process::geteuid().is_root() { told.f_bfree } else { told.f_bavail };
+        let files = if told.f_files == 0 { u64::MAX } else { told.f_favail };
+        Ok(Room { bytes: blocks.saturating_mul(told.f_frsize), files })
     }
 
     fn make_private(&self, path: &Path) -> io::Result<()> {

@@ -132,7 +132,9 @@ impl PartitionLog {
     /// # Errors
     /// [`AppendError`]; the log is unchanged. ([`AppendError::Failed`]: the next start may find the batch in the journal.)
     pub fn append(self: &Arc<Self>, batch: Bytes, leader_epoch: LeaderEpoch) -> Result<Appended, AppendError> {
-        self.append_all(&[batch], leader_epoch)
+        let outcome = self.append_all(&[batch], leader_epoch);
+        self.journal().note_append(&outcome);
+        outcome
     }
 
     /// Appends several batches as one step: their offsets follow each other and one ticket stands for all. (A crash before
@@ -145,7 +147,9 @@ impl PartitionLog {
         batches: Vec<Bytes>,
         leader_epoch: LeaderEpoch,
     ) -> Result<Appended, AppendError> {
-        self.append_all(&batches, leader_epoch)
+        let outcome = self.append_all(&batches, leader_epoch);
+        self.journal().note_append(&outcome);
+        outcome
     }
 
     /// The batch with this header as an idempotent producer has sent it before, if it is remembered. `header`: as the producer

@@ -220,7 +220,9 @@ pub enum AppendError {
         queued: usize,
     },
     /// The disk is full. Appends work again once it has room.
-    #[error("no space left for {}", path.display())]
+    #[error(
+        "no space left for {}: make room, by deleting topics or otherwise; then records are taken again", path.display()
+    )]
     StorageFull {
         /// The file that could not grow.
         path: PathBuf,

@@ -1,9 +1,14 @@
 //! The journal as the logs and both loops share it: who is let in, and how a failure spreads. (What waits for it is in `queue`, its files
 //! in `ring`.)
 
-use std::{collections::VecDeque, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use millstream_env::{Ballast, Clock, Disk, Env, Lack, Rng, Spawn};
+use millstream_env::{Ballast, Clock, Disk, Env, Lack, Monotonic, Rng, Spawn};
 use millstream_model::TimestampMs;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
@@ -12,6 +17,7 @@ use uuid::Uuid;
 use crate::{
     AppendError, CommitError, StorageFailed, StorageOptions,
     frame::{FRAME_HEADER_BYTES, GROUP_ALIGN},
+    full::Full,
     handles::Handles,
     journal_file::FILE_HEADER_BYTES,
     producers::{Limits, PRODUCERS_MAX},
@@ -23,6 +29,8 @@ use crate::{
 
 /// The file that sets room aside for marks, epochs and names.
 const BALLAST: &str = "BALLAST";
+/// The file that sets room aside for what makes room.
+const RESERVE: &str = "RESERVE";
 
 /// The journal as the logs and both loops share it.
 pub(crate) struct Journal {
@@ -30,6 +38,12 @@ pub(crate) struct Journal {
     /// For all but batches: gives up the ballast rather than fail for want of room.
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) ballast: Arc<Ballast>,
+    /// Given up after the ballast, and only for what makes room: the marks of very many logs could take all of that.
+    pub(crate) reserve: Arc<Ballast>,
+    /// The disk for that.
+    pub(crate) last_disk: Arc<dyn Disk>,
+    /// What the operator was told of a full disk.
+    pub(crate) full: Full,
     /// The segments' files, on the disk as it is.
     pub(crate) handles: Arc<Handles>,
     pub(crate) tails: Arc<Tails>,
@@ -60,9 +74,13 @@ impl Journal {
     pub(crate) fn new(options: StorageOptions, env: &Env, directory_id: Uuid) -> Self {
         let sync_work = Arc::new(Notify::new());
         let ballast = Ballast::new(env.disk.clone(), options.dir.join(BALLAST), options.ballast_bytes);
+        let reserve = Ballast::new(ballast.disk(), options.dir.join(RESERVE), options.reserve_bytes);
         Self {
             disk: ballast.disk(),
             ballast,
+            last_disk: reserve.disk(),
+            reserve,
+            full: Full::default(),
             handles: Handles::new(env.disk.clone(), options.open_segments_max, sync_work.clone()),
             tails: Tails::new(options.tail_bytes_max),
             options,
@@ -113,7 +131,7 @@ impl Journal {
         let idle = queue.bytes == 0;
         drop(queue);
         // What is set aside is not for more records.
-        if !self.ballast.is_held() {
+        if !self.sets_aside() {
             return Err(AppendError::StorageFull { path: self.ballast.path().to_owned() });
         }
         match self.ring.lock().lacks(&self.options) {
@@ -121,6 +139,24 @@ impl Journal {
             Some(Lack::Room) => Err(AppendError::StorageFull { path: self.dir() }),
             Some(Lack::Descriptors) => Err(AppendError::Descriptors { path: self.dir() }),
         }
+    }
+
+    /// Whether the room for what must be written on a full disk is there.
+    pub(crate) fn sets_aside(&self) -> bool {
+        self.ballast.is_held() && self.reserve.is_held()
+    }
+
+    /// Sets it aside, if `more` bytes would be left beside it; `Ok(false)`: there is not enough.
+    ///
+    /// # Errors
+    /// What has failed, and the file.
+    pub(crate) fn set_aside(&self, more: u64) -> Result<bool, (&Path, io::Error)> {
+        for (ballast, more) in [(&self.reserve, 0), (&self.ballast, more)] {
+            if !ballast.hold(more).map_err(|error| (ballast.path(), error))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether appenders should go on.
@@ -168,6 +204,11 @@ impl Journal {
     /// Follows whether anything can still become durable.
     pub(crate) fn subscribe_ended(&self) -> watch::Receiver<Option<CommitError>> {
         self.ended.subscribe()
+    }
+
+    /// The time since some moment.
+    pub(crate) fn monotonic(&self) -> Monotonic {
+        self.clock.now()
     }
 
     /// The time by the broker's clock.

@@ -30,7 +30,7 @@
 //!
 //! ```text
 //! DIR/LOCK, FORMAT, CLEAN          one opener; version and id of the directory; there after an orderly close only (`data_dir`)
-//! DIR/BALLAST                      room for what must be written on a full disk, given up then
+//! DIR/BALLAST, RESERVE             room for what must be written on a full disk, given up then
 //! DIR/JOURNAL                      which journal files a start must find (`span`)
 //! DIR/journal/N.journal            journal files, N: 20 digits, counts uses
 //! DIR/journal/spare-N              recycled, waiting for their next use
@@ -253,7 +253,8 @@
 //!
 //! A full disk (or quota, or a limit on a file's length) is no failure, and neither is a lack of descriptors. An append is
 //! refused and leaves nothing behind. What must be written all the same (marks, epochs, names) takes the room that BALLAST
-//! sets aside; until that could be set aside again, appends are refused. A sync that cannot be done even so is postponed: the
+//! sets aside; what makes room (deletions, and the metadata that asks for them) takes that of RESERVE when BALLAST was not enough. Until
+//! both could be set aside again, and a quarter of BALLAST was left beside them, appends are refused. A sync that cannot be done even so is postponed: the
 //! journal keeps what it has, and refuses more when it is full. Reads go on. Only a failed *sync* of a segment, of what the
 //! commit loop writes or of a directory is final whatever the reason (a mark and what else is beside the segments is written again
 //! as a whole); a directory that could not be opened for it was not synced, and is a lack like others.
@@ -275,6 +276,7 @@ pub mod fault;
 #[cfg(not(feature = "faults"))]
 mod fault;
 mod frame;
+mod full;
 mod handles;
 mod held;
 mod id;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug)]
 pub struct StorageOptions {
     /// The data directory; made if it does not exist. The storage owns `LOCK`, `FORMAT`, `CLEAN`, `journal/` and `logs/`
-    /// in it, `BALLAST` and `trash/`, and leaves the rest alone.
+    /// in it, `BALLAST`, `RESERVE` and `trash/`, and leaves the rest alone.
     pub dir: PathBuf,
     /// How large a journal file is, bytes; a multiple of 4096, 64 KiB to 2 GiB. A batch must fit into one with its frame.
     pub journal_file_bytes: u64,
@@ -36,6 +36,9 @@ pub struct StorageOptions {
     pub tail_bytes_max: usize,
     /// How much room is set aside for what must be written even on a full disk, bytes. Appends are refused while it is not.
     pub ballast_bytes: u64,
+    /// How much room is set aside beside it for what makes room, bytes: the deletion of logs, and the metadata that asks for it. (A
+    /// start writes the last file of the metadata's log anew, which has 8 MiB at most.)
+    pub reserve_bytes: u64,
 }
 
 impl StorageOptions {
@@ -54,6 +57,7 @@ impl StorageOptions {
             open_segments_max: 512,
             tail_bytes_max: 64 << 20,
             ballast_bytes: 16 << 20,
+            reserve_bytes: 16 << 20,
         }
     }
 }

@@ -14,6 +14,7 @@ use millstream_env::{Lack, lack};
 use crate::{
     StorageFailed, StorageOptions,
     bytes_io::failing,
+    full::Told,
     journal::Journal,
     journal_file::{self, FILE_HEADER_BYTES, FileHeader, ReadyFile},
     span::{SPAN_FILE, Span},
@@ -55,6 +56,10 @@ pub(crate) struct Ring {
     no_space: bool,
     /// Why the log that pins the oldest file could not be synced, when last tried.
     pub(crate) postponed: Option<Lack>,
+    /// When that was told of.
+    pub(crate) told_postponed: Told,
+    /// When it was told that there is no room for another file.
+    told_no_space: Told,
 }
 
 /// The oldest file, where it is to be recycled.
@@ -160,7 +165,9 @@ pub(crate) fn prepare_next(journal: &Journal) -> Result<bool, StorageFailed> {
         Err(error) if lack(&error).is_some() => {
             let again = std::mem::replace(&mut journal.ring().no_space, true);
             if !again {
-                tracing::warn!(%error, dir = %journal.dir().display(), "no space for another journal file");
+                if journal.ring().told_no_space.is_due(Lack::Room, journal.monotonic()) {
+                    tracing::warn!(%error, dir = %journal.dir().display(), "no space for another journal file");
+                }
                 // Who waits is refused now.
                 journal.announce_room();
             }

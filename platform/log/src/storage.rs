@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use millstream_env::{Disk, DiskLock, Env, Task, lack};
+use millstream_env::{Disk, DiskLock, Env, Room, Task, lack};
 use millstream_model::Durability;
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -54,6 +54,10 @@ struct Deleted {
     order: VecDeque<LogId>,
 }
 
+/// What a new log takes of the disk before it has a record, or little more than one.
+const LOG_BYTES: u64 = 32 << 10;
+const LOG_FILES: u64 = 8;
+
 /// How many deleted logs are remembered.
 const DELETED_MAX: usize = 100_000;
 
@@ -83,7 +87,7 @@ impl Storage {
         let interval = options.sync_interval;
         let journal = Arc::new(Journal::new(options, &env, dir.id));
         // Before recovery, which may have need of it. A full disk is no reason not to start.
-        journal.ballast.hold().map_err(data_dir::io("reserve", journal.ballast.path()))?;
+        journal.set_aside(0).map_err(|(path, error)| data_dir::io("reserve", path)(error))?;
         let outcome = recover::recover(&journal, dir.clean)?;
         let recovered = Recovered {
             directory_id: dir.id,
@@ -224,17 +228,23 @@ impl Storage {
         self.logs.lock().open.get(&id).cloned()
     }
 
-    /// The data directory's disk, for others who must write even when it is full: their writes give up the room that is set aside
-    /// for that, rather than fail.
+    /// The data directory's disk, for those who must write even when it is full, or no room could be made: their writes give up all
+    /// the room that is set aside, rather than fail.
     #[must_use]
     pub fn disk(&self) -> Arc<dyn Disk> {
-        self.journal.disk.clone()
+        self.journal.last_disk.clone()
     }
 
-    /// Whether that room is set aside. While it is not, whoever only wants more of the disk should be refused, as appends are.
+    /// Whether that room is set aside, and there is more for that many new logs. While it is not, whoever only wants more of the disk
+    /// should be refused, as appends are.
+    ///
+    /// What a log takes is counted as 32 KiB and 8 names: its directories, its first segment and index, its mark, epochs and producers.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.journal.ballast.is_held()
+    pub fn has_room(&self, logs: u64) -> bool {
+        let needed = Room { bytes: logs.saturating_mul(LOG_BYTES), files: logs.saturating_mul(LOG_FILES) };
+        // Where the file system does not tell, there is as much as is needed.
+        let room = self.journal.disk.room(&self.journal.options.dir).unwrap_or(needed);
+        self.journal.sets_aside() && room.bytes >= needed.bytes && room.files >= needed.files
     }
 
     /// The logs that are out of service until the next start, and what is wrong with each; sorted.

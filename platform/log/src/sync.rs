@@ -81,16 +81,13 @@ fn work(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
 
 /// Sets room aside again, once there is some.
 fn set_aside(journal: &Journal) {
-    if journal.ballast.is_held() {
+    if journal.sets_aside() {
         return;
     }
-    match journal.ballast.hold() {
-        Ok(true) => {
-            tracing::info!("the disk has room again: records are taken");
-            journal.announce_room();
-        }
+    match journal.set_aside(journal.headroom()) {
+        Ok(true) => journal.announce_room(),
         Ok(false) => {}
-        Err(error) => tracing::warn!(%error, path = %journal.ballast.path().display(), "no room can be set aside"),
+        Err((path, error)) => tracing::warn!(%error, path = %path.display(), "no room can be set aside"),
     }
 }
 
@@ -205,11 +202,13 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     }
 }
 
-/// Notes what the disk must have before the journal can be recycled, and tells it once.
+/// Notes what the disk must have before the journal can be recycled, and tells it, once and not often.
 fn postpone(journal: &Journal, lack: Lack, failure: &StorageFailed, what: &str) {
     if journal.ring().postponed.replace(lack).is_none() {
-        let (reason, path) = (&failure.source, failure.path.display());
-        tracing::warn!(%reason, %path, "{what}");
+        if journal.ring().told_postponed.is_due(lack, journal.monotonic()) {
+            let (reason, path) = (&failure.source, failure.path.display());
+            tracing::warn!(%reason, %path, "{what}");
+        }
         // Who waits is refused now, if the journal is full.
         journal.announce_room();
     }

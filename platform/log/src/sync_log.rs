@@ -423,9 +423,9 @@ impl PartitionLog {
 
     /// Moves a deleted log's directory out of the way, durably. What is in `trash` is removed in steps.
     pub(crate) fn discard(&self, name: &str) -> io::Result<()> {
-        let disk = self.disk();
-        let trash = self.journal().options.dir.join("trash");
-        discard(disk, self.dir(), &trash, name)
+        let journal = self.journal();
+        // It makes room.
+        discard(&*journal.last_disk, self.dir(), &journal.options.dir.join("trash"), name)
     }
 }
 

@@ -79,6 +79,7 @@ async fn alter(shared: &Shared, resource: AlterConfigsResource, validate_only: b
             shared.dry_run(&command)?;
             return Ok(());
         }
+        shared.require_room(0)?;
         attempts -= 1;
         match shared.catalog.propose(command).await {
             Err(ProposeError::Refused(Refused::StaleTopic(_))) if attempts > 0 => {}

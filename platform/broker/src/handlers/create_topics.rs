@@ -67,13 +67,9 @@ async fn create(
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
     let would_be = shared.dry_run(&command)?;
     if !validate_only {
-        if !shared.storage.has_room() {
-            let message =
-                "the disk is full: make room, by deleting topics or otherwise; then topics can be created again";
-            return Err(WireError::new(ErrorCode::KafkaStorage, message));
-        }
+        shared.require_room(partitions.unsigned_abs().into())?;
         check_partitioner(shared, &would_be, &name).await?;
-        shared.catalog.propose(command).await?;
+        shared.propose(command).await?;
         shared.partitions.follow(&shared.catalog).await?;
     }
     let configs = config.pairs().map(|(name, value, is_default)| CreatableTopicConfigs {

@@ -57,7 +57,7 @@ async fn delete(shared: &Shared, asked: &DeleteTopicState) -> Result<(String, To
             .topic_by_id(asked.topic_id)
             .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicId, format!("no topic with id {}", asked.topic_id)))?,
     };
-    shared.catalog.propose(Command::DeleteTopic { id: topic.id }).await?;
+    shared.propose(Command::DeleteTopic { id: topic.id }).await?;
     shared.partitions.follow(&shared.catalog).await?;
     Ok((topic.name.to_string(), topic.id))
 }

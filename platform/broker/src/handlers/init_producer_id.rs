@@ -52,5 +52,5 @@ async fn init(shared: &Shared, request: &InitProducerIdRequest) -> Result<(Produ
             return Ok((*id, ProducerEpoch(next)));
         }
     }
-    Ok((shared.producer_ids.next(&shared.catalog).await?, ProducerEpoch(0)))
+    Ok((shared.producer_ids.next(shared).await?, ProducerEpoch(0)))
 }

@@ -41,6 +41,7 @@ async fn push_checked(shared: &Arc<Shared>, request: ModulePushRequest) -> Resul
     {
         return Err(Refused::ModuleExists { module, there }.into());
     }
+    shared.require_room(0)?;
     let prepared = shared.modules.prepare(request.bytes, request.digest).await?;
     let factory = prepared.factory();
     let declared = factory.declarations();
@@ -56,8 +57,11 @@ async fn push_checked(shared: &Arc<Shared>, request: ModulePushRequest) -> Resul
     // Refused by what the catalog knows before anything is written; the agreed log decides in the end.
     shared.dry_run(&command)?;
     let owned = shared.clone();
-    to_its_end(shared, "keep module", async move { owned.modules.keep(&owned.catalog, prepared, command).await })
-        .await?;
+    let keep = async move {
+        owned.require_room(0)?;
+        owned.modules.keep(&owned.catalog, prepared, command).await
+    };
+    to_its_end(shared, "keep module", keep).await?;
     Ok(crate::pools::find(&shared.catalog.state(), &module)?.clone())
 }
 

@@ -60,10 +60,13 @@ async fn deploy_checked(shared: &Arc<Shared>, request: TransformDeployRequest) -
     };
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
     let would_be = shared.dry_run(&command)?;
+    // Its progress is a log for each partition that it reads.
+    let inputs = find(&would_be, &request.name)?.inputs.iter().filter_map(|input| would_be.topic_by_id(*input));
+    shared.require_room(inputs.map(|topic| u64::from(topic.partition_count().unsigned_abs())).sum())?;
     check_module(shared, &would_be, &request.name).await?;
     let owned = shared.clone();
     to_its_end(shared, "deploy transform", async move {
-        owned.catalog.propose(command).await?;
+        owned.propose(command).await?;
         owned.transforms.follow(&owned).await;
         // Acknowledged once it is decided where it starts: what is produced after that is read, also from "end".
         let placed = std::pin::pin!(owned.transforms.placed(id));
@@ -141,7 +144,7 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: TransformDeleteRequest)
     let outcome = to_its_end(&shared, "delete transform", async move {
         let state = owned.catalog.state();
         let transform = find(&state, &request.name)?;
-        owned.catalog.propose(Command::DeleteTransform { id: transform.id }).await?;
+        owned.propose(Command::DeleteTransform { id: transform.id }).await?;
         // Stopped before it is answered: what is deleted appends nothing more.
         owned.transforms.follow(&owned).await;
         outputs_committed(&owned, &state, transform, "deleted").await
@@ -202,7 +205,7 @@ async fn set_state(shared: &Arc<Shared>, name: String, to: TransformState) -> Re
         }
         let (id, revision) = (transform.id, transform.revision);
         let is_pause = to == TransformState::Paused;
-        owned.catalog.propose(Command::SetTransformState { id, revision, reporter: None, state: to }).await?;
+        owned.propose(Command::SetTransformState { id, revision, reporter: None, state: to }).await?;
         owned.transforms.follow(&owned).await;
         if is_pause { outputs_committed(&owned, &state, transform, "paused").await } else { Ok(()) }
     })

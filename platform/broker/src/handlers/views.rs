@@ -37,8 +37,9 @@ async fn create_checked(shared: &Shared, request: ViewCreateRequest) -> Result<V
     };
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
     let would_be = shared.dry_run(&command)?;
+    shared.require_room(0)?;
     check_chain(shared, &would_be, id).await?;
-    shared.catalog.propose(command).await?;
+    shared.propose(command).await?;
     Ok(id)
 }
 
@@ -85,7 +86,7 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: ViewDeleteRequest) -> V
     let outcome = async {
         let state = shared.catalog.state();
         let view = state.view(&request.name).ok_or_else(|| not_found(&request.name))?;
-        shared.catalog.propose(Command::DeleteView { id: view.id }).await?;
+        shared.propose(Command::DeleteView { id: view.id }).await?;
         Ok::<(), WireError>(())
     };
     match outcome.await {

@@ -26,9 +26,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use millstream_env::advised;
-
-use millstream_env::Disk;
+use millstream_env::{Disk, Lack, advised, lack};
 
 /// Why the catalog's files could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +74,14 @@ pub enum FileError {
 impl FileError {
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.into(), doing, source }
+    }
+
+    /// What the operating system lacked, if that is why.
+    pub(crate) fn lack(&self) -> Option<Lack> {
+        match self {
+            Self::Io { source, .. } => lack(source),
+            _ => None,
+        }
     }
 
     pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {

@@ -1,11 +1,12 @@
 //! The group's state machine: applies what is committed, publishes the state, makes and takes snapshots.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use millstream_env::Lack;
 use openraft::{
-    OptionalSend, RaftSnapshotBuilder,
+    AsyncRuntime, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
     type_config::alias::SnapshotOf,
 };
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     Answer, LogId, Payload, Proposal, SnapshotMeta, StoredMembership, Types, place,
+    runtime::Ambient,
     store::{SNAPSHOT, Store},
 };
 use crate::{
@@ -22,6 +24,9 @@ use crate::{
     disk::FileError,
     state::State,
 };
+
+/// When a snapshot is tried again that there was no room for.
+const SNAPSHOT_AGAIN: Duration = Duration::from_secs(30);
 
 /// The state with the place in the log that it is of.
 #[derive(Clone, Debug, Default)]
@@ -165,7 +170,19 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let body = SnapshotBody { meta: meta.clone(), state: self.applied.state.clone() };
         let bytes = Bytes::from(serde_json::to_vec(&body)?);
         // Durable before it is reported, and so before anything that it replaces is purged.
-        self.store.write_snapshot(bytes.clone()).await?;
+        let mut told = false;
+        loop {
+            match self.store.write_snapshot(bytes.clone()).await {
+                // The log only grows meanwhile: by deletions, while the disk is full.
+                Err(error) if error.lack() == Some(Lack::Room) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "no snapshot of the metadata can be made for now; it is tried on");
+                    }
+                    Ambient::sleep(SNAPSHOT_AGAIN).await;
+                }
+                written => break written?,
+            }
+        }
         Ok(openraft::Snapshot { meta, snapshot: bytes })
     }
 }

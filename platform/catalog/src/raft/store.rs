@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::{Disk, Env, Task};
+use millstream_env::{Disk, Env, Lack, Task, lack};
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
@@ -35,6 +35,8 @@ pub(crate) const SNAPSHOT: &str = "snapshot";
 const QUEUE_MAX: usize = 1024;
 /// Appends that one sync completes at most.
 const GROUP_MAX: usize = 256;
+/// What must be left beside a snapshot that is written, bytes.
+const SNAPSHOT_ROOM: u64 = 64 << 10;
 /// What one read for replication takes at most, bytes.
 const READ_BYTES_MAX: usize = 4 << 20;
 
@@ -118,7 +120,8 @@ impl Store {
         });
     }
 
-    /// Replaces the snapshot. Durable when it returns.
+    /// Replaces the snapshot. Durable when it returns. Where there is no room for it ([`Lack::Room`]), the one before stays, and it
+    /// can be tried again.
     pub(crate) async fn write_snapshot(&self, body: Bytes) -> Result<(), FileError> {
         self.ask(|done| Operation::WriteSnapshot { body, done }).await
     }
@@ -299,8 +302,7 @@ impl IoLoop {
             }
             Operation::WriteSnapshot { body, done } => {
                 self.flush();
-                let (disk, dir) = (self.disk.clone(), self.dir.clone());
-                let _ = done.send(self.guarded(|_| checked::write(&*disk, &dir, SNAPSHOT, &body)));
+                let _ = done.send(self.write_snapshot(&body));
             }
             Operation::ReadSnapshot { done } => {
                 let _ = done.send(checked::read(&*self.disk, &self.dir, SNAPSHOT));
@@ -311,6 +313,28 @@ impl IoLoop {
             }
         }
         None
+    }
+
+    /// Replaces the snapshot. A lack of room is no failure: nothing was believed of the one that was begun. Nor does it take what is set
+    /// aside on a full disk, which is for entries.
+    fn write_snapshot(&mut self, body: &[u8]) -> Result<(), FileError> {
+        let (disk, dir) = (self.disk.clone(), self.dir.clone());
+        if self.failed.is_none()
+            && let Ok(room) = disk.room(&dir)
+            && room.bytes < body.len() as u64 + SNAPSHOT_ROOM
+        {
+            return Err(FileError::io(&dir.join(SNAPSHOT), "write")(io::ErrorKind::StorageFull.into()));
+        }
+        let mut lacking = None;
+        self.guarded(|_| match checked::write(&*disk, &dir, SNAPSHOT, body) {
+            Err(FileError::Io { path, doing, source }) if is_half_made(&path) && lack(&source) == Some(Lack::Room) => {
+                disk.remove_file(&path).map_err(FileError::io(&path, "remove"))?;
+                lacking = Some(FileError::Io { path, doing, source });
+                Ok(())
+            }
+            outcome => outcome,
+        })?;
+        lacking.map_or(Ok(()), Err)
     }
 
     /// Syncs, then reports completion of what was written before.
@@ -350,11 +374,15 @@ impl IoLoop {
 
 fn remove_half_made(disk: &dyn Disk, dir: &Path) -> Result<(), FileError> {
     for path in disk.read_dir(dir).map_err(FileError::io(dir, "list"))? {
-        if path.extension().is_some_and(|extension| extension == "tmp") {
+        if is_half_made(&path) {
             disk.remove_file(&path).map_err(FileError::io(&path, "remove"))?;
         }
     }
     Ok(())
+}
+
+fn is_half_made(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "tmp")
 }
 
 fn read_vote(disk: &dyn Disk, dir: &Path) -> Result<Option<Vote>, FileError> {

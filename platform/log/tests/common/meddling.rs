@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use millstream_env::{Disk, DiskFile, DiskLock, OpenMode};
+use millstream_env::{Disk, DiskFile, DiskLock, OpenMode, Room};
 
 /// What is done when the first of the files is opened.
 type Going = Box<dyn FnOnce() + Send>;
@@ -118,6 +118,10 @@ impl Disk for Meddling {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.disk.sync_dir(path)
+    }
+
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        self.disk.room(path)
     }
 
     fn make_private(&self, path: &Path) -> io::Result<()> {

@@ -21,6 +21,7 @@ pub(crate) fn options(dir: &std::path::Path) -> StorageOptions {
         group_bytes_max: 16 << 10,
         open_segments_max: 4,
         ballast_bytes: 128 << 10,
+        reserve_bytes: 16 << 10,
         tail_bytes_max: 24 << 10,
         ..StorageOptions::new(dir)
     }

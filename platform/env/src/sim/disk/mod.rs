@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 
 use self::tree::{InodeId, Tree};
 use super::{SimRng, rng::below};
-use crate::{Disk, DiskFile, DiskLock, Lack, OpenMode, Rng, lack};
+use crate::{Disk, DiskFile, DiskLock, Lack, OpenMode, Rng, Room, lack};
 
 /// What a crash keeps or loses as one.
 pub const SECTOR_BYTES: usize = 512;
@@ -366,6 +366,12 @@ impl Disk for SimDisk {
             Err(_) => tree.sync_dir(id, Some(rng)),
         }
         fault
+    }
+
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        let state = self.state.lock();
+        state.tree.find(path)?;
+        Ok(Room { bytes: state.room(), files: u64::MAX })
     }
 
     fn make_private(&self, _path: &Path) -> io::Result<()> {
