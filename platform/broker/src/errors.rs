@@ -1,7 +1,7 @@
 //! Wire error codes: the one place where our errors become Kafka's numbers (and ours).
 
 use millstream_catalog::{ProposeError, Refused};
-use millstream_log::{AppendError, CommitError, ReadError, SequenceError, StartError};
+use millstream_log::{AppendError, CommitError, Ended, ReadError, SequenceError, StartError};
 use millstream_model::{ConfigError, ModuleRef};
 use millstream_protocol::ErrorCode;
 use millstream_record::{BatchError, RecordError};
@@ -116,12 +116,10 @@ impl From<PartitionAppendError> for WireError {
                 // Only a follower's log is cut.
                 AppendError::StaleEpoch { .. } | AppendError::Truncating => ErrorCode::NotLeaderOrFollower,
                 AppendError::Overloaded { .. } | AppendError::Changing => ErrorCode::RequestTimedOut,
-                AppendError::Deleted => ErrorCode::UnknownTopicOrPartition,
-                AppendError::StorageFull { .. }
-                | AppendError::Descriptors { .. }
-                | AppendError::Unreadable(_)
-                | AppendError::Closed
-                | AppendError::Failed(_) => ErrorCode::KafkaStorage,
+                AppendError::Ended(ended) => code_of(ended),
+                AppendError::StorageFull { .. } | AppendError::Descriptors { .. } | AppendError::Unreadable(_) => {
+                    ErrorCode::KafkaStorage
+                }
             },
         };
         Self::new(code, error)
@@ -171,8 +169,7 @@ impl From<StartError> for WireError {
     fn from(error: StartError) -> Self {
         let code = match &error {
             StartError::BeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
-            StartError::Deleted => ErrorCode::UnknownTopicOrPartition,
-            StartError::Closed | StartError::Failed(_) => ErrorCode::KafkaStorage,
+            StartError::Ended(ended) => code_of(ended),
         };
         Self::new(code, error)
     }
@@ -275,6 +272,14 @@ impl From<CallError> for WireError {
     fn from(error: CallError) -> Self {
         let code = if error.is_retriable() { ErrorCode::Overloaded } else { ErrorCode::CallFailed };
         Self::new(code, error)
+    }
+}
+
+/// What a client is told of a log that takes nothing any more.
+fn code_of(ended: &Ended) -> ErrorCode {
+    match ended {
+        Ended::Deleted => ErrorCode::UnknownTopicOrPartition,
+        Ended::Closed | Ended::Failed(_) => ErrorCode::KafkaStorage,
     }
 }
 

@@ -7,7 +7,7 @@ use futures::future::{Either, select};
 use millstream_catalog::{Catalog, Topic};
 use millstream_env::Env;
 use millstream_log::{
-    AppendError, ChangeError, CommitError, DeleteError, LogId, LogOptions, OpenLogError, Storage, Stream,
+    AppendError, ChangeError, CommitError, DeleteError, Ended, LogId, LogOptions, OpenLogError, Storage, Stream,
 };
 use millstream_model::{BrokerId, PartitionId, TopicConfig, TopicId, TopicPartition};
 use millstream_replica::{Leadership, Replica, ReplicaOptions};
@@ -182,7 +182,7 @@ impl Partitions {
                 Ok(_) if before == to => {}
                 Ok(ticket) => changes.push((led, topic, ticket)),
                 // It was deleted meanwhile.
-                Err(ChangeError::Deleted) => {}
+                Err(ChangeError::Ended(Ended::Deleted)) => {}
                 Err(error) => {
                     first_failure.get_or_insert(error.into());
                 }

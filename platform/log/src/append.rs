@@ -9,7 +9,7 @@ use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
 use millstream_record::{BatchError, BatchHeader, PATCH_BYTES, patch};
 
 use crate::{
-    AppendError, PartitionLog, ReadError, StorageFailed, Ticket,
+    AppendError, Ended, PartitionLog, ReadError, StorageFailed, Ticket,
     bytes_io::failing,
     change::Change,
     fault::{self, Fault},
@@ -130,7 +130,7 @@ impl PartitionLog {
     /// before is not appended again: its offsets are given, and a ticket that resolves when the first one's does.
     ///
     /// # Errors
-    /// [`AppendError`]; the log is unchanged. ([`AppendError::Failed`]: the next start may find the batch in the journal.)
+    /// [`AppendError`]; the log is unchanged. ([`Ended::Failed`]: the next start may find the batch in the journal.)
     pub fn append(self: &Arc<Self>, batch: Bytes, leader_epoch: LeaderEpoch) -> Result<Appended, AppendError> {
         let outcome = self.append_all(&[batch], leader_epoch);
         self.journal().note_append(&outcome);
@@ -218,7 +218,7 @@ impl PartitionLog {
         if let Err(error) = queued {
             // Closed or failed since it was asked.
             return Err(match state.undo(&before) {
-                Ok(()) => error,
+                Ok(()) => error.into(),
                 Err(source) => self.fail("cut", source).into(),
             });
         }
@@ -340,7 +340,7 @@ impl PartitionLog {
     }
 
     /// Has the background sync a log that has no journal. Refused once the storage is closing: the last sync may have been.
-    fn list(self: &Arc<Self>, state: &mut State) -> Result<(), AppendError> {
+    fn list(self: &Arc<Self>, state: &mut State) -> Result<(), Ended> {
         let urgent = state.unsynced.bytes >= UNJOURNALED_BYTES_MAX;
         if state.unsynced.listed && !urgent {
             return Ok(());
@@ -360,9 +360,7 @@ impl PartitionLog {
 impl State {
     /// Whether the log takes appends in that epoch.
     pub(crate) fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), AppendError> {
-        if self.life.dropped.is_some() {
-            return Err(AppendError::Deleted);
-        }
+        self.life.check()?;
         if self.life.cut.is_some() {
             return Err(AppendError::Truncating);
         }
@@ -412,7 +410,7 @@ mod tests {
         log.journal().admit(0).unwrap();
         assert!(log.journal().start_closing());
         let mut state = log.state();
-        assert!(matches!(log.list(&mut state), Err(AppendError::Closed)) && !state.unsynced.listed);
+        assert!(matches!(log.list(&mut state), Err(Ended::Closed)) && !state.unsynced.listed);
     }
 
     #[test]

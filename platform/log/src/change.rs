@@ -10,7 +10,7 @@ use std::sync::{Arc, atomic::Ordering};
 use millstream_model::{Durability, LeaderEpoch};
 use tokio::sync::oneshot;
 
-use crate::{AppendError, ChangeError, CommitError, PartitionLog, Ticket, frame::Kind, state::State, ticket::Resolve};
+use crate::{ChangeError, CommitError, PartitionLog, Ticket, frame::Kind, state::State, ticket::Resolve};
 
 /// A change that is not done yet.
 pub(crate) struct Change {
@@ -42,16 +42,14 @@ impl PartitionLog {
     /// Changes the log's durability. The present one again is no change.
     ///
     /// Done, and durable, once the ticket resolves. Before, appends go by the old durability, and are refused for as long as the last
-    /// sync takes ([`AppendError::Changing`]); their tickets resolve as ever. All that was appended before is durable then. After a
+    /// sync takes ([`crate::AppendError::Changing`]); their tickets resolve as ever. All that was appended before is durable then. After a
     /// crash on the way the log has the one or the other. A ticket that is dropped changes nothing.
     ///
     /// # Errors
     /// [`ChangeError`]; the log is unchanged.
     pub fn change_durability(self: &Arc<Self>, to: Durability) -> Result<Ticket, ChangeError> {
         let mut state = self.state();
-        if state.life.dropped.is_some() {
-            return Err(ChangeError::Deleted);
-        }
+        state.life.check()?;
         if state.life.change.is_some() {
             return Err(ChangeError::UnderWay);
         }
@@ -64,10 +62,7 @@ impl PartitionLog {
         let (done, waiting) = oneshot::channel();
         {
             let mut queue = self.journal().queue();
-            queue.check_open().map_err(|error| match error {
-                AppendError::Failed(failure) => ChangeError::Failed(failure),
-                _ => ChangeError::Closed,
-            })?;
+            queue.check_open()?;
             queue.moved.push(self.clone());
         }
         state.life.change = Some(Change { to, holds: false, lsn: None, done });

@@ -154,6 +154,20 @@ pub enum OpenLogError {
     },
 }
 
+/// Why a log takes nothing any more, neither appends nor changes: what every operation that writes may be refused for.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Ended {
+    /// The log is being deleted.
+    #[error("the log is being deleted")]
+    Deleted,
+    /// The storage has been closed.
+    #[error("the storage is closed")]
+    Closed,
+    /// The storage has failed.
+    #[error(transparent)]
+    Failed(#[from] StorageFailed),
+}
+
 /// Why an idempotent producer's batch has no place in its sequence. Nothing was appended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SequenceError {
@@ -181,7 +195,7 @@ pub enum SequenceError {
     },
 }
 
-/// Why nothing was appended. The log is unchanged; only after [`AppendError::Failed`] a log in durability `replicated` may
+/// Why nothing was appended. The log is unchanged; only after [`Ended::Failed`] a log in durability `replicated` may
 /// turn out to hold it when the broker is started again.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
@@ -242,15 +256,15 @@ pub enum AppendError {
     /// The log changes its durability: appends work again when that is done.
     #[error("the log changes its durability: wait until that is done")]
     Changing,
-    /// The log is being deleted.
-    #[error("the log is being deleted")]
-    Deleted,
-    /// The storage has been closed.
-    #[error("the storage is closed")]
-    Closed,
-    /// The storage has failed.
+    /// It never will.
     #[error(transparent)]
-    Failed(#[from] StorageFailed),
+    Ended(#[from] Ended),
+}
+
+impl From<StorageFailed> for AppendError {
+    fn from(failure: StorageFailed) -> Self {
+        Ended::Failed(failure).into()
+    }
 }
 
 /// Why a log's start was not moved. The log is unchanged.
@@ -264,15 +278,9 @@ pub enum StartError {
         /// The log's end.
         end: Offset,
     },
-    /// The log is being deleted.
-    #[error("the log is being deleted")]
-    Deleted,
-    /// The storage has been closed.
-    #[error("the storage is closed")]
-    Closed,
-    /// The storage has failed.
+    /// It never will.
     #[error(transparent)]
-    Failed(#[from] StorageFailed),
+    Ended(#[from] Ended),
 }
 
 /// Why a log was not cut. It is unchanged.
@@ -295,15 +303,9 @@ pub enum TruncateError {
     /// Where the batch begins cannot be found.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
-    /// The log is being deleted.
-    #[error("the log is being deleted")]
-    Deleted,
-    /// The storage has been closed.
-    #[error("the storage is closed")]
-    Closed,
-    /// The storage has failed.
+    /// It never will.
     #[error(transparent)]
-    Failed(#[from] StorageFailed),
+    Ended(#[from] Ended),
 }
 
 /// Why a log's durability was not changed. It is unchanged.
@@ -315,15 +317,9 @@ pub enum ChangeError {
     /// The log's end is being cut back.
     #[error("the log is being cut: wait until that is done")]
     Truncating,
-    /// The log is being deleted.
-    #[error("the log is being deleted")]
-    Deleted,
-    /// The storage has been closed.
-    #[error("the storage is closed")]
-    Closed,
-    /// The storage has failed.
+    /// It never will.
     #[error(transparent)]
-    Failed(#[from] StorageFailed),
+    Ended(#[from] Ended),
 }
 
 /// Why what was appended is not durable.
@@ -414,12 +410,9 @@ pub enum DeleteError {
         /// What was asked for.
         id: LogId,
     },
-    /// The storage has been closed.
-    #[error("the storage is closed")]
-    Closed,
-    /// The storage has failed.
+    /// It cannot be any more.
     #[error(transparent)]
-    Failed(#[from] StorageFailed),
+    Ended(#[from] Ended),
 }
 
 /// Why a pass of compaction ended early. The log holds what it held, or part of it is compacted.

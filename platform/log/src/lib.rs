@@ -311,7 +311,7 @@ mod truncate;
 pub use append::Appended;
 pub use compact::{Compacted, Compaction};
 pub use error::{
-    AppendError, ChangeError, CommitError, CompactError, DeleteError, Hole, OpenError, OpenLogError, ReadError,
+    AppendError, ChangeError, CommitError, CompactError, DeleteError, Ended, Hole, OpenError, OpenLogError, ReadError,
     SequenceError, StartError, StorageFailed, TruncateError,
 };
 pub use id::{LogId, Stream};

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::{
-    AppendError, CommitError, LogId, LogOptions, Ticket,
+    AppendError, CommitError, Ended, LogId, LogOptions, Ticket,
     compact::passes::Passes,
     frame::{Frame, Kind},
     journal::Journal,
@@ -219,11 +219,9 @@ impl PartitionLog {
     }
 
     /// Takes no more appends and reads; journals the deletion.
-    pub(crate) fn delete(self: &Arc<Self>) -> Result<Ticket, AppendError> {
+    pub(crate) fn delete(self: &Arc<Self>) -> Result<Ticket, Ended> {
         let mut state = self.state.lock();
-        if state.life.dropped.is_some() {
-            return Err(AppendError::Deleted);
-        }
+        state.life.check()?;
         let (resolve, ticket) = Ticket::new();
         let (epoch, end) = (state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN), state.end);
         self.enqueue(&mut state, [self.mutation(Kind::Drop, epoch, (end, end), resolve)])?;
@@ -245,7 +243,7 @@ impl PartitionLog {
         self: &Arc<Self>,
         state: &mut State,
         entries: impl IntoIterator<Item = Entry>,
-    ) -> Result<(), AppendError> {
+    ) -> Result<(), Ended> {
         let mut queue = self.journal.queue();
         queue.check_open()?;
         let first = queue.next_lsn;

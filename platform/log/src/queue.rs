@@ -9,7 +9,7 @@ use bytes::Bytes;
 use millstream_record::PATCH_BYTES;
 
 use crate::{
-    AppendError, CommitError, PartitionLog, StorageFailed,
+    CommitError, Ended, PartitionLog, StorageFailed,
     carry::Carrying,
     frame::{FRAME_HEADER_BYTES, Frame, Kind},
     ticket::Resolve,
@@ -140,11 +140,11 @@ impl Queue {
     }
 
     /// Whether appends are taken.
-    pub(crate) fn check_open(&self) -> Result<(), AppendError> {
+    pub(crate) fn check_open(&self) -> Result<(), Ended> {
         match &self.phase {
             Phase::Open => Ok(()),
-            Phase::Closing | Phase::Stopped => Err(AppendError::Closed),
-            Phase::Failed(failure) => Err(failure.clone().into()),
+            Phase::Closing | Phase::Stopped => Err(Ended::Closed),
+            Phase::Failed(failure) => Err(Ended::Failed(failure.clone())),
         }
     }
 

@@ -6,7 +6,7 @@ use millstream_env::lack;
 use millstream_model::{LeaderEpoch, Offset, TimestampMs};
 
 use crate::{
-    AppendError, PartitionLog, ReadError, StartError, StorageFailed, Ticket,
+    PartitionLog, ReadError, StartError, StorageFailed, Ticket,
     bytes_io::{failing, missing_is_fine},
     frame::Kind,
     snapshot,
@@ -40,9 +40,7 @@ impl PartitionLog {
     /// [`StartError`]; the log is unchanged.
     pub fn advance_start(self: &Arc<Self>, start: Offset) -> Result<Ticket, StartError> {
         let mut state = self.state();
-        if state.life.dropped.is_some() {
-            return Err(StartError::Deleted);
-        }
+        state.life.check()?;
         if start > state.end {
             return Err(StartError::BeyondEnd { start, end: state.end });
         }
@@ -55,10 +53,7 @@ impl PartitionLog {
         let epoch = state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN);
         let end = state.end;
         let entry = self.mutation(Kind::LogStart, epoch, (start, end), resolve);
-        self.enqueue(&mut state, [entry]).map_err(|error| match error {
-            AppendError::Failed(failure) => StartError::Failed(failure),
-            _ => StartError::Closed,
-        })?;
+        self.enqueue(&mut state, [entry])?;
         state.frames.start = state.frames.last;
         state.advance_start(start);
         drop(state);

@@ -11,7 +11,7 @@ use millstream_model::{Durability, Offset, TimestampMs};
 use millstream_record::BatchHeader;
 
 use crate::{
-    LogOptions, ReadError,
+    Ended, LogOptions, ReadError,
     age::Age,
     change::Change,
     epochs::LiveEpochs,
@@ -148,6 +148,16 @@ pub(crate) struct Life {
     pub(crate) cut: Option<Cut>,
     /// Its durability is being changed.
     pub(crate) change: Option<Change>,
+}
+
+impl Life {
+    /// Whether the log is not being deleted.
+    pub(crate) fn check(&self) -> Result<(), Ended> {
+        match self.dropped {
+            Some(_) => Err(Ended::Deleted),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a start has found of a log, as long as that is not settled.

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::{
-    AppendError, DeleteError, LogId, LogOptions, OpenError, OpenLogError, PartitionLog, Recovered, StorageFailed,
-    StorageOptions, Ticket,
+    DeleteError, LogId, LogOptions, OpenError, OpenLogError, PartitionLog, Recovered, StorageFailed, StorageOptions,
+    Ticket,
     bytes_io::failing,
     commit, data_dir,
     journal::{self, Journal},
@@ -274,11 +274,7 @@ impl Storage {
         let mut logs = self.logs.lock();
         let refused = logs.refused.get(&id).map(|refused| &refused.log);
         let log = logs.open.get(&id).or(refused).ok_or(DeleteError::Unknown { id })?;
-        let ticket = log.delete().map_err(|error| match error {
-            AppendError::Failed(failure) => DeleteError::Failed(failure),
-            AppendError::Closed => DeleteError::Closed,
-            _ => DeleteError::Unknown { id },
-        })?;
+        let ticket = log.delete()?;
         logs.open.remove(&id);
         logs.refused.remove(&id);
         logs.deleted.insert(id);

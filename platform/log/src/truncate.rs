@@ -10,7 +10,7 @@ use millstream_model::{Durability, LeaderEpoch, Offset};
 use tokio::sync::oneshot;
 
 use crate::{
-    AppendError, CommitError, PartitionLog, ReadError, Ticket, TruncateError,
+    CommitError, PartitionLog, ReadError, Ticket, TruncateError,
     age::Age,
     bytes_io::{failing, missing_is_fine},
     frame::Kind,
@@ -62,7 +62,7 @@ impl PartitionLog {
     ///
     /// From the call on, what was cut is not read; its tickets fail as [`CommitError::Truncated`]; the log forgets its epochs
     /// and what its producers did there. Durable once the ticket resolves. Until then the log takes no appends
-    /// ([`AppendError::Truncating`]). A ticket that is dropped changes nothing. [`PartitionLog::flushed_end`] goes back; that nobody
+    /// ([`crate::AppendError::Truncating`]). A ticket that is dropped changes nothing. [`PartitionLog::flushed_end`] goes back; that nobody
     /// was promised what is cut is the caller's rule.
     ///
     /// Blocks on the disk to find the batch. In the background, producers are found again from the last snapshot that is left, and
@@ -72,9 +72,7 @@ impl PartitionLog {
     /// [`TruncateError`]; the log is unchanged.
     pub fn truncate(self: &Arc<Self>, end: Offset) -> Result<Ticket, TruncateError> {
         let mut state = self.state();
-        if state.life.dropped.is_some() {
-            return Err(TruncateError::Deleted);
-        }
+        state.life.check()?;
         if state.life.cut.is_some() {
             return Err(TruncateError::UnderWay);
         }
@@ -94,10 +92,7 @@ impl PartitionLog {
         let (resolve, _) = Ticket::new();
         let entry = self.mutation(Kind::Truncate, epoch, (point.end, point.end), resolve);
         let lsn_before = state.frames.last;
-        self.enqueue(&mut state, [entry]).map_err(|error| match error {
-            AppendError::Failed(failure) => TruncateError::Failed(failure),
-            _ => TruncateError::Closed,
-        })?;
+        self.enqueue(&mut state, [entry])?;
         let done = self.begin_cut(&mut state, point, lsn_before);
         drop(state);
         self.journal().commit_work.notify_one();

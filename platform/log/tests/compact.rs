@@ -21,7 +21,8 @@ use millstream_env::{
     sim::{DiskOperation, Fault, World},
 };
 use millstream_log::{
-    AppendError, CompactError, Compacted, Compaction, LogOptions, PartitionLog, ReadError, Storage, StorageOptions,
+    AppendError, CompactError, Compacted, Compaction, Ended, LogOptions, PartitionLog, ReadError, Storage,
+    StorageOptions,
 };
 use millstream_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs};
 use millstream_record::{Batch, BatchBuilder, BatchOptions};
@@ -442,7 +443,7 @@ fn after_a_failed_sync_nothing_is_believed_that_a_later_one_says() {
             bench.world.first().crash();
             bench.open();
             bench.check(0);
-            assert!(matches!(refused, Some(AppendError::Failed(_))), "{operation:?} {nth}: {refused:?}");
+            assert!(matches!(refused, Some(AppendError::Ended(Ended::Failed(_)))), "{operation:?} {nth}: {refused:?}");
             assert!(matches!(outcome, Err(CompactError::Failed(_))), "{outcome:?}");
         }
     }

@@ -21,7 +21,7 @@ use millstream_env::{
     sim::{DiskOperation, Fault, FaultError, World},
 };
 use millstream_log::{
-    AppendError, ChangeError, CommitError, LogOptions, OpenError, OpenLogError, Ticket, TruncateError,
+    AppendError, ChangeError, CommitError, Ended, LogOptions, OpenError, OpenLogError, Ticket, TruncateError,
 };
 use millstream_model::{Durability, LeaderEpoch, Offset};
 
@@ -122,7 +122,7 @@ fn a_change_that_a_deletion_a_close_or_a_failure_overtakes_is_told_so() {
         let done = log.change_durability(to).unwrap();
         bench.world.run_until(bench.storage().close()).unwrap();
         let other = if log.durability() == to { from } else { to };
-        assert!(matches!(log.change_durability(other), Err(ChangeError::UnderWay | ChangeError::Closed)));
+        assert!(matches!(log.change_durability(other), Err(ChangeError::UnderWay | ChangeError::Ended(Ended::Closed))));
         let outcome = bench.world.run_until(done);
         drop(log);
         bench.kill();

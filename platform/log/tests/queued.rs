@@ -22,7 +22,7 @@ use millstream_env::{
     Env, real,
     sim::{DiskOperation, Fault, World},
 };
-use millstream_log::{AppendError, LogOptions, Storage};
+use millstream_log::{AppendError, Ended, LogOptions, Storage};
 use millstream_model::Durability;
 
 /// How long a reader gets that should be waiting. One that is not needs far less.
@@ -111,7 +111,7 @@ fn a_limit_on_files_lengths_refuses_a_lone_batch_and_not_the_storage() {
     let storage = Storage::open(options(Path::new("/data")), env).unwrap().0;
     let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
     let append =
-        |bytes| world.run_until(log.append(batch(1, bytes, 0), EPOCH)?.ticket).map_err(|_| AppendError::Closed);
+        |bytes| world.run_until(log.append(batch(1, bytes, 0), EPOCH)?.ticket).map_err(|_| Ended::Closed.into());
     append(6_000).unwrap();
     disk.limit(9_000);
     let end = log.end_offset();
@@ -131,10 +131,10 @@ fn a_failed_write_of_a_queued_batch_ends_the_storage_and_loses_nothing() {
     let end = log.end_offset();
     bench.world.disk().inject(Fault::nth(DiskOperation::Write, 1).on(".log"));
     let failed = bench.next_batch(1, 1000);
-    assert!(matches!(log.append(failed.clone(), EPOCH), Err(AppendError::Failed(_))));
+    assert!(matches!(log.append(failed.clone(), EPOCH), Err(AppendError::Ended(Ended::Failed(_)))));
     assert_eq!(log.end_offset(), end, "what has failed is not there");
     assert_eq!(read_all(&log, end, 5000), bench.appended);
-    assert!(matches!(log.append(bench.next_batch(1, 10), EPOCH), Err(AppendError::Failed(_))));
+    assert!(matches!(log.append(bench.next_batch(1, 10), EPOCH), Err(AppendError::Ended(Ended::Failed(_)))));
     drop(log);
     bench.crash();
     // Whether it was committed is up to the journal; a part of it is never there.

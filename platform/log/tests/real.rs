@@ -10,8 +10,8 @@ use bytes::Bytes;
 use common::{batch, log_id, options, read_all, stored};
 use millstream_env::{Env, real};
 use millstream_log::{
-    AppendError, LogOptions, OpenError, OpenLogError, PartitionLog, ReadError, Recovered, Storage, StorageOptions,
-    Stream,
+    AppendError, Ended, LogOptions, OpenError, OpenLogError, PartitionLog, ReadError, Recovered, Storage,
+    StorageOptions, Stream,
 };
 use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs, TransformId};
 
@@ -57,7 +57,7 @@ async fn what_was_appended_is_read_before_and_after_a_restart() {
     }
     assert!(log.size_bytes() > 3 * (64 << 10), "several segments");
     storage.close().await.unwrap();
-    assert!(matches!(log.append(batch(1, 1, 1), EPOCH), Err(AppendError::Closed)));
+    assert!(matches!(log.append(batch(1, 1, 1), EPOCH), Err(AppendError::Ended(Ended::Closed))));
     drop((log, storage));
 
     let (storage, again) = open(dir.path());
@@ -267,7 +267,7 @@ async fn a_deleted_log_never_comes_back() {
     }
     let log = storage.log(log_id(0)).unwrap();
     storage.delete_log(log_id(0)).unwrap().await.unwrap();
-    assert!(matches!(log.append(batch(1, 1, 1), EPOCH), Err(AppendError::Deleted)));
+    assert!(matches!(log.append(batch(1, 1, 1), EPOCH), Err(AppendError::Ended(Ended::Deleted))));
     assert!(matches!(log.read(Offset(0), Offset(1), 1), Err(ReadError::Deleted)));
     assert!(matches!(storage.open_log(log_id(0), LogOptions::default()), Err(OpenLogError::Deleted { .. })));
     assert!(storage.delete_log(log_id(0)).is_err());

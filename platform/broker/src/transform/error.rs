@@ -1,6 +1,6 @@
 //! Why an input partition's task cannot go on, and whether it may later.
 
-use millstream_log::{AppendError, CommitError, OpenLogError, ReadError};
+use millstream_log::{AppendError, CommitError, Ended, OpenLogError, ReadError};
 use millstream_model::{ModuleRef, Offset, TopicName};
 
 use millstream_record::{BatchError, BuildError, RecordError};
@@ -137,7 +137,10 @@ pub(super) fn append_again(error: &PartitionAppendError) -> bool {
 fn log_append_again(error: &AppendError) -> bool {
     !matches!(
         error,
-        AppendError::Malformed(_) | AppendError::Empty | AppendError::TooLarge { .. } | AppendError::Deleted
+        AppendError::Malformed(_)
+            | AppendError::Empty
+            | AppendError::TooLarge { .. }
+            | AppendError::Ended(Ended::Deleted)
     )
 }
 
@@ -183,8 +186,8 @@ mod tests {
             TransformError::Partitioner { topic: topic.clone(), source: CallError::Exhausted { waiting: 9 } },
             TransformError::Call(CallError::Host { reason: "no memory".into() }),
             TransformError::Progress(io(io::ErrorKind::StorageFull).into()),
-            TransformError::Progress(AppendError::Failed(failed()).into()),
-            TransformError::Append { topic: topic.clone(), source: AppendError::Failed(failed()).into() },
+            TransformError::Progress(AppendError::from(failed()).into()),
+            TransformError::Append { topic: topic.clone(), source: AppendError::from(failed()).into() },
         ];
         for error in again {
             assert!(error.is_retriable(), "{error}");
