@@ -204,10 +204,7 @@ mod tests {
     use millstream_record::{BatchBuilder, BatchOptions};
 
     use super::*;
-    use crate::{
-        LogId, LogOptions, Storage, StorageOptions,
-        sync_log::{Cause, Synced},
-    };
+    use crate::{LogId, LogOptions, Storage, StorageOptions, sync_log::Synced, sync_plan::Cause};
 
     const EPOCH: LeaderEpoch = LeaderEpoch(1);
 

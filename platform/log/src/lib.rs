@@ -190,7 +190,7 @@
 //! # Deleting
 //!
 //! Drop is journaled; once it is durable, the log's directory is renamed into `trash`, durably, and only then may its frames go.
-//! The trash is removed 64 MiB at a time, since unlinking a large file stalls the file system.
+//! The trash (`trash`) is removed 64 MiB at a time, since unlinking a large file stalls the file system.
 //!
 //! LogStart (`start`) takes records away from the front, in logs of both durabilities. From the call on, what is below the start is
 //! not read; segments that lie below it as a whole leave the log's list at once. When the frame is durable, the sync loop syncs
@@ -303,9 +303,12 @@ mod state;
 mod storage;
 mod sync;
 mod sync_all;
+mod sync_error;
 mod sync_log;
+mod sync_plan;
 mod tail;
 mod ticket;
+mod trash;
 mod truncate;
 
 pub use append::Appended;

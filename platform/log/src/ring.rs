@@ -18,7 +18,7 @@ use crate::{
     journal::Journal,
     journal_file::{self, FILE_HEADER_BYTES, FileHeader, ReadyFile},
     span::{SPAN_FILE, Span},
-    sync_log::{SyncError, refused, sync_dir},
+    sync_error::{SyncError, refused, sync_dir},
 };
 
 /// A file that takes no more frames.

@@ -248,9 +248,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        AppendError, LogId, LogOptions, Storage, StorageOptions,
-        producers::tests::header,
-        sync_log::{Cause, Synced},
+        AppendError, LogId, LogOptions, Storage, StorageOptions, producers::tests::header, sync_log::Synced,
+        sync_plan::Cause,
     };
 
     const LIMITS: Limits = Limits { producers_max: PRODUCERS_MAX, expiration_ms: 1000 };

@@ -1,18 +1,10 @@
-//! A log's beginning: moved forward, and the segments below it cleared away.
+//! A log's beginning: moved forward, and what retention sees of the segments that may go. (They go to the `trash`.)
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
-use millstream_env::lack;
 use millstream_model::{LeaderEpoch, Offset, TimestampMs};
 
-use crate::{
-    PartitionLog, ReadError, StartError, StorageFailed, Ticket,
-    bytes_io::{failing, missing_is_fine},
-    frame::Kind,
-    snapshot,
-    state::Part,
-    sync_log::sync_dir,
-};
+use crate::{PartitionLog, ReadError, StartError, Ticket, frame::Kind, state::Part};
 
 /// A segment that takes no more batches, as retention sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,48 +98,5 @@ impl PartitionLog {
         }
         let state = self.state();
         state.life.dropped.is_some() || !state.holds(&part.segment)
-    }
-
-    /// Moves the files of segments below a start that is durable into `trash`. Only the loop that syncs calls this. What
-    /// cannot be moved for want of something is retired again.
-    pub(crate) fn clear_away(&self, retired: Vec<Part>) -> Result<(), StorageFailed> {
-        if retired.is_empty() {
-            return Ok(());
-        }
-        match self.move_to_trash(&retired) {
-            Err(error) if lack(&error).is_some() => {
-                self.state().retired.splice(..0, retired);
-                Ok(())
-            }
-            outcome => outcome.map_err(failing("remove", self.dir())),
-        }
-    }
-
-    /// Moves the files of segments away, durably.
-    pub(crate) fn move_to_trash(&self, retired: &[Part]) -> io::Result<()> {
-        let disk = self.disk();
-        let trash = self.journal().options.dir.join("trash").join(format!("{:016x}", self.journal().rng.next_u64()));
-        disk.create_dir_all(&trash)?;
-        for part in retired {
-            // A reader that has it open goes on with it.
-            part.segment.handle.release();
-            // The index first: no index stays behind without its segment.
-            missing_is_fine(disk.remove_file(&part.segment.index_path()))?;
-            if !self.state().names_snapshot(part.segment.base) {
-                missing_is_fine(disk.remove_file(&snapshot::path(self.dir(), part.segment.base)))?;
-            }
-            let name = part.segment.path.file_name().unwrap_or_default();
-            while let Err(error) = disk.rename(&part.segment.path, &trash.join(name)) {
-                // Who clears the trash takes directories away that hold nothing yet; that is not the segment's being gone.
-                if error.kind() == io::ErrorKind::NotFound && !disk.exists(&trash)? {
-                    disk.create_dir_all(&trash)?;
-                    continue;
-                }
-                missing_is_fine(Err(error))?;
-                break;
-            }
-        }
-        // Before they are shrunk there: a name that comes back must not name less than it did.
-        sync_dir(disk, self.dir())
     }
 }

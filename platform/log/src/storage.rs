@@ -166,6 +166,9 @@ impl Storage {
     /// Opens a log, made empty if it does not exist; one that is open already is shared, and takes `segment_bytes` and
     /// `segment_ms` from now on. One that is there keeps its durability: see [`PartitionLog::change_durability`].
     ///
+    /// Blocks on the disk: a new log's directory is made, one in durability `replicated` has its mark written and synced too, and what
+    /// nobody was promised of a log that lost its mark is cut. Whoever opens, looks up or deletes another waits meanwhile.
+    ///
     /// # Errors
     /// [`OpenLogError`].
     pub fn open_log(&self, id: LogId, options: LogOptions) -> Result<Arc<PartitionLog>, OpenLogError> {

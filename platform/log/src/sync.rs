@@ -1,13 +1,10 @@
 //! The sync loop: keeps the next journal file ready, syncs segments so that journal files can be recycled, and clears away
-//! what was deleted. (How the files are made and recycled is in `ring`.)
+//! what was deleted. (How the files are made and recycled is in `ring`, how the
+//! trash is cleared in `trash`.)
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use millstream_env::{Disk, Lack, advised};
+use millstream_env::Lack;
 
 use crate::{
     PartitionLog, StorageFailed,
@@ -18,11 +15,11 @@ use crate::{
     pin::Pin,
     ring::{self, prepare_next},
     sync_all::sync_all,
-    sync_log::{Cause, SyncError, Synced, refused, sync_dir},
+    sync_error::{SyncError, refused, sync_dir},
+    sync_log::Synced,
+    sync_plan::Cause,
+    trash::{Reaper, remove_empty_dirs},
 };
-
-/// How much of a deleted file is given back to the file system at once, bytes: all of a large one takes most of a second.
-const REAP_STEP_BYTES: u64 = 64 << 20;
 
 /// Among how many logs one is looked for, to be synced so that its segments can be closed.
 const PRESSED_LOGS_MAX: usize = 64;
@@ -51,7 +48,7 @@ pub(crate) async fn run(journal: Arc<Journal>) {
                     continue;
                 }
                 // What was refused is tried again at the next tick.
-                reaping = reaper.refused.is_some();
+                reaping = reaper.is_refused();
                 journal.sync_work.notified().await;
             }
         }
@@ -289,137 +286,4 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     replace_file(&*journal.disk, &clean, &[b""], true).map_err(failing("write", &clean))?;
     sync_dir(&*journal.disk, &journal.options.dir).map_err(failing("sync", &journal.options.dir))?;
     Ok(true)
-}
-
-/// Removes the directories above a log that is gone, PARTITION and TOPIC, where they hold nothing else. What stays is harmless.
-pub(crate) fn remove_empty_dirs(disk: &dyn Disk, log_dir: &Path) {
-    for dir in log_dir.ancestors().skip(1).take(2) {
-        if disk.remove_dir(dir).is_err() {
-            return;
-        }
-    }
-}
-
-/// Clears the trash, and says so where it cannot: it would fill the disk.
-#[derive(Default)]
-struct Reaper {
-    /// What could not be removed when that was last tried, and has been told.
-    refused: Option<PathBuf>,
-}
-
-impl Reaper {
-    /// Removes one piece of what is in the trash. Whether there is more that can be removed now.
-    fn step(&mut self, journal: &Journal) -> bool {
-        match reap(journal) {
-            Ok(more) => {
-                self.refused = None;
-                more
-            }
-            Err((path, error)) => {
-                if self.refused.as_ref() != Some(&path) {
-                    tracing::warn!(path = %path.display(), error = %advised(&error), "what was deleted keeps its room: it cannot be removed");
-                    self.refused = Some(path);
-                }
-                false
-            }
-        }
-    }
-}
-
-/// See [`Reaper::step`]. Fails with what could not be removed.
-fn reap(journal: &Journal) -> Result<bool, (PathBuf, io::Error)> {
-    fn of(path: &Path) -> impl FnOnce(io::Error) -> (PathBuf, io::Error) {
-        |error| (path.to_owned(), error)
-    }
-    let disk = &*journal.disk;
-    let trash = journal.options.dir.join("trash");
-    if !disk.exists(&trash).map_err(of(&trash))? {
-        return Ok(false);
-    }
-    let Some(dir) = disk.read_dir(&trash).map_err(of(&trash))?.into_iter().next() else { return Ok(false) };
-    let Some(path) = disk.read_dir(&dir).map_err(of(&dir))?.into_iter().next() else {
-        disk.remove_dir_all(&dir).map_err(of(&dir))?;
-        return Ok(true);
-    };
-    let shrink = || {
-        let file = disk.open(&path, millstream_env::OpenMode::Write)?;
-        match file.len()?.checked_sub(REAP_STEP_BYTES) {
-            Some(rest) if rest > 0 => file.set_len(rest),
-            _ => disk.remove_file(&path),
-        }
-    };
-    shrink().map_err(of(&path))?;
-    Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use millstream_env::{
-        OpenMode,
-        sim::{DiskOperation, Fault, World},
-    };
-    use tracing::{Level, Metadata, Subscriber, span};
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::StorageOptions;
-
-    /// Counts what is told as a warning.
-    #[derive(Default)]
-    struct Warnings(AtomicUsize);
-
-    impl Subscriber for Warnings {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() == Level::WARN
-        }
-
-        fn event(&self, _event: &tracing::Event<'_>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-
-        fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
-        fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
-        fn enter(&self, _span: &span::Id) {}
-        fn exit(&self, _span: &span::Id) {}
-    }
-
-    #[test]
-    fn trash_that_cannot_be_removed_is_told_of_once() {
-        let world = World::new(1);
-        let disk = world.disk();
-        let journal = Journal::new(StorageOptions::new("/data"), &world.env(), Uuid::nil());
-        let paths = ["a", "b"].map(|name| PathBuf::from(format!("/data/trash/{name}/0.log")));
-        for path in &paths {
-            disk.create_dir_all(path.parent().unwrap()).unwrap();
-            disk.open(path, OpenMode::Create).unwrap();
-        }
-        let warnings = Arc::new(Warnings::default());
-        let mut reaper = Reaper::default();
-        tracing::subscriber::with_default(warnings.clone(), || {
-            disk.inject(Fault::nth(DiskOperation::Names, 1).on("/trash").for_good());
-            for _ in 0..3 {
-                assert!(!reaper.step(&journal), "nothing can be done now");
-                assert_eq!(reaper.refused.as_ref(), Some(&paths[0]));
-                assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
-            }
-            // It is another's turn to be in the way.
-            disk.clear_faults();
-            disk.inject(Fault::nth(DiskOperation::Names, 1).on("/trash/b").for_good());
-            while reaper.step(&journal) {}
-            assert!(!reaper.step(&journal));
-            assert_eq!(reaper.refused.as_ref(), Some(&paths[1]));
-            assert_eq!(warnings.0.load(Ordering::Relaxed), 2);
-            disk.clear_faults();
-            while reaper.step(&journal) {}
-            assert_eq!(reaper.refused, None);
-            assert_eq!(warnings.0.load(Ordering::Relaxed), 2);
-        });
-        assert!(disk.read_dir(Path::new("/data/trash")).unwrap().is_empty());
-    }
 }

@@ -15,10 +15,8 @@ use millstream_env::lack;
 use parking_lot::Mutex;
 
 use crate::{
-    PartitionLog, StorageFailed,
-    bytes_io::failing,
-    journal::Journal,
-    sync_log::{Cause, Synced, sync_dir},
+    PartitionLog, StorageFailed, bytes_io::failing, journal::Journal, sync_error::sync_dir, sync_log::Synced,
+    sync_plan::Cause,
 };
 
 /// Syncs all of `logs`, several at a time. Nobody else may be syncing one of them.

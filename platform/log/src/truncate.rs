@@ -21,7 +21,7 @@ use crate::{
     snapshot,
     sound::{Extent, Step, extents},
     state::{Part, State},
-    sync_log::{SyncError, refused, sync_dir},
+    sync_error::{SyncError, refused, sync_dir},
     ticket::Resolve,
 };
 

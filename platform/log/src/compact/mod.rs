@@ -41,7 +41,7 @@ use crate::{
     segment::{Segment, Walk},
     snapshot,
     state::Part,
-    sync_log::sync_dir,
+    sync_error::sync_dir,
 };
 
 /// How much of a replaced file is given back to the file system at once, bytes.

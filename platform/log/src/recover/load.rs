@@ -27,8 +27,8 @@ use crate::{
     snapshot::{self, UNKNOWN_BYTES},
     sound::{Extent, Step, extents},
     state::{Part, State},
-    sync,
     sync_all::each,
+    trash::remove_empty_dirs,
 };
 
 /// The logs found on disk, each as its mark says, and those of which that cannot be said, with the reason. Several are read at a
@@ -63,7 +63,7 @@ fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<Vec<LogId>, OpenError> {
             let paths = list(disk, &partition)?;
             if paths.is_empty() {
                 // Left of what was deleted.
-                sync::remove_empty_dirs(disk, &partition.join("log"));
+                remove_empty_dirs(disk, &partition.join("log"));
             }
             for path in paths {
                 match LogId::from_path(&path) {

@@ -14,7 +14,7 @@ use std::{
 use self::{files::JournalFiles, load::load_logs, replay::Replay};
 use crate::{
     LogId, OpenError, PartitionLog, ReadError, StorageFailed, bytes_io::missing_is_fine, data_dir::io, held,
-    journal::Journal, journal_file::ReadyFile, sync_all::sync_all, sync_log::Cause,
+    journal::Journal, journal_file::ReadyFile, sync_all::sync_all, sync_plan::Cause,
 };
 
 /// The logs that serve.

@@ -28,7 +28,8 @@ use crate::{
     producers::Producers,
     state::State,
     sync_all::each,
-    sync_log::{SyncError, discard},
+    sync_error::SyncError,
+    trash::discard,
 };
 
 /// The journal being replayed.

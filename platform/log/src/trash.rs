@@ -1,0 +1,226 @@
+//! The trash: directories of deleted logs and segments below the starts of logs are moved there, durably, and removed in steps.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use millstream_env::{Disk, OpenMode, advised, lack};
+
+use crate::{
+    PartitionLog, StorageFailed,
+    bytes_io::{failing, missing_is_fine},
+    journal::Journal,
+    snapshot,
+    state::Part,
+    sync_error::sync_dir,
+};
+
+/// How much of a deleted file is given back to the file system at once, bytes: all of a large one takes most of a second.
+const REAP_STEP_BYTES: u64 = 64 << 20;
+
+impl PartitionLog {
+    /// Moves the files of segments below a start that is durable into `trash`. Only the loop that syncs calls this. What
+    /// cannot be moved for want of something is retired again.
+    pub(crate) fn clear_away(&self, retired: Vec<Part>) -> Result<(), StorageFailed> {
+        if retired.is_empty() {
+            return Ok(());
+        }
+        match self.move_to_trash(&retired) {
+            Err(error) if lack(&error).is_some() => {
+                self.state().retired.splice(..0, retired);
+                Ok(())
+            }
+            outcome => outcome.map_err(failing("remove", self.dir())),
+        }
+    }
+
+    /// Moves the files of segments away, durably.
+    pub(crate) fn move_to_trash(&self, retired: &[Part]) -> io::Result<()> {
+        let disk = self.disk();
+        let trash = self.journal().options.dir.join("trash").join(format!("{:016x}", self.journal().rng.next_u64()));
+        disk.create_dir_all(&trash)?;
+        for part in retired {
+            // A reader that has it open goes on with it.
+            part.segment.handle.release();
+            // The index first: no index stays behind without its segment.
+            missing_is_fine(disk.remove_file(&part.segment.index_path()))?;
+            if !self.state().names_snapshot(part.segment.base) {
+                missing_is_fine(disk.remove_file(&snapshot::path(self.dir(), part.segment.base)))?;
+            }
+            let name = part.segment.path.file_name().unwrap_or_default();
+            while let Err(error) = disk.rename(&part.segment.path, &trash.join(name)) {
+                // Who clears the trash takes directories away that hold nothing yet; that is not the segment's being gone.
+                if error.kind() == io::ErrorKind::NotFound && !disk.exists(&trash)? {
+                    disk.create_dir_all(&trash)?;
+                    continue;
+                }
+                missing_is_fine(Err(error))?;
+                break;
+            }
+        }
+        // Before they are shrunk there: a name that comes back must not name less than it did.
+        sync_dir(disk, self.dir())
+    }
+
+    /// Moves a deleted log's directory out of the way, durably. What is in `trash` is removed in steps.
+    pub(crate) fn discard(&self, name: &str) -> io::Result<()> {
+        let journal = self.journal();
+        // It makes room.
+        discard(&*journal.last_disk, self.dir(), &journal.options.dir.join("trash"), name)
+    }
+}
+
+/// Renames a log's directory into `trash`, where there is one, and makes durable that it is gone.
+pub(crate) fn discard(disk: &dyn Disk, dir: &Path, trash: &Path, name: &str) -> io::Result<()> {
+    if disk.exists(dir)? {
+        disk.create_dir_all(trash)?;
+        disk.rename(dir, &trash.join(name))?;
+    }
+    // Also where it is gone already: a killed process may have left that undone.
+    match dir.parent() {
+        Some(parent) if disk.exists(parent)? => sync_dir(disk, parent),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the directories above a log that is gone, PARTITION and TOPIC, where they hold nothing else. What stays is harmless.
+pub(crate) fn remove_empty_dirs(disk: &dyn Disk, log_dir: &Path) {
+    for dir in log_dir.ancestors().skip(1).take(2) {
+        if disk.remove_dir(dir).is_err() {
+            return;
+        }
+    }
+}
+
+/// Clears the trash, and says so where it cannot: it would fill the disk.
+#[derive(Default)]
+pub(crate) struct Reaper {
+    /// What could not be removed when that was last tried, and has been told.
+    refused: Option<PathBuf>,
+}
+
+impl Reaper {
+    /// Removes one piece of what is in the trash. Whether there is more that can be removed now.
+    pub(crate) fn step(&mut self, journal: &Journal) -> bool {
+        match reap(journal) {
+            Ok(more) => {
+                self.refused = None;
+                more
+            }
+            Err((path, error)) => {
+                if self.refused.as_ref() != Some(&path) {
+                    tracing::warn!(path = %path.display(), error = %advised(&error), "what was deleted keeps its room: it cannot be removed");
+                    self.refused = Some(path);
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether something could not be removed when that was last tried.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+}
+
+/// See [`Reaper::step`]. Fails with what could not be removed.
+fn reap(journal: &Journal) -> Result<bool, (PathBuf, io::Error)> {
+    fn of(path: &Path) -> impl FnOnce(io::Error) -> (PathBuf, io::Error) {
+        |error| (path.to_owned(), error)
+    }
+    let disk = &*journal.disk;
+    let trash = journal.options.dir.join("trash");
+    if !disk.exists(&trash).map_err(of(&trash))? {
+        return Ok(false);
+    }
+    let Some(dir) = disk.read_dir(&trash).map_err(of(&trash))?.into_iter().next() else { return Ok(false) };
+    let Some(path) = disk.read_dir(&dir).map_err(of(&dir))?.into_iter().next() else {
+        disk.remove_dir_all(&dir).map_err(of(&dir))?;
+        return Ok(true);
+    };
+    let shrink = || {
+        let file = disk.open(&path, OpenMode::Write)?;
+        match file.len()?.checked_sub(REAP_STEP_BYTES) {
+            Some(rest) if rest > 0 => file.set_len(rest),
+            _ => disk.remove_file(&path),
+        }
+    };
+    shrink().map_err(of(&path))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use millstream_env::{
+        OpenMode,
+        sim::{DiskOperation, Fault, World},
+    };
+    use tracing::{Level, Metadata, Subscriber, span};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::StorageOptions;
+
+    /// Counts what is told as a warning.
+    #[derive(Default)]
+    struct Warnings(AtomicUsize);
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN
+        }
+
+        fn event(&self, _event: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+        fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+        fn enter(&self, _span: &span::Id) {}
+        fn exit(&self, _span: &span::Id) {}
+    }
+
+    #[test]
+    fn trash_that_cannot_be_removed_is_told_of_once() {
+        let world = World::new(1);
+        let disk = world.disk();
+        let journal = Journal::new(StorageOptions::new("/data"), &world.env(), Uuid::nil());
+        let paths = ["a", "b"].map(|name| PathBuf::from(format!("/data/trash/{name}/0.log")));
+        for path in &paths {
+            disk.create_dir_all(path.parent().unwrap()).unwrap();
+            disk.open(path, OpenMode::Create).unwrap();
+        }
+        let warnings = Arc::new(Warnings::default());
+        let mut reaper = Reaper::default();
+        tracing::subscriber::with_default(warnings.clone(), || {
+            disk.inject(Fault::nth(DiskOperation::Names, 1).on("/trash").for_good());
+            for _ in 0..3 {
+                assert!(!reaper.step(&journal), "nothing can be done now");
+                assert_eq!(reaper.refused.as_ref(), Some(&paths[0]));
+                assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
+            }
+            // It is another's turn to be in the way.
+            disk.clear_faults();
+            disk.inject(Fault::nth(DiskOperation::Names, 1).on("/trash/b").for_good());
+            while reaper.step(&journal) {}
+            assert!(!reaper.step(&journal));
+            assert_eq!(reaper.refused.as_ref(), Some(&paths[1]));
+            assert_eq!(warnings.0.load(Ordering::Relaxed), 2);
+            disk.clear_faults();
+            while reaper.step(&journal) {}
+            assert_eq!(reaper.refused, None);
+            assert_eq!(warnings.0.load(Ordering::Relaxed), 2);
+        });
+        assert!(disk.read_dir(Path::new("/data/trash")).unwrap().is_empty());
+    }
+}
