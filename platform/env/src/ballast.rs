@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -22,12 +22,16 @@ use crate::{
     disk::{Lack, lack},
 };
 
+/// In how many halvings less than all is looked for.
+const PARTS_MAX: u32 = 8;
+
 /// See the module's documentation. Shared: the disk that it gives out holds it, too.
 pub struct Ballast {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     bytes: u64,
-    held: AtomicBool,
+    /// How much of it is set aside, bytes.
+    held: AtomicU64,
     /// One at a time makes or removes the file.
     turn: Mutex<()>,
 }
@@ -36,7 +40,7 @@ impl Ballast {
     /// Room of `bytes` in a file at `path`, which is not made yet.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, path: PathBuf, bytes: u64) -> Arc<Self> {
-        Arc::new(Self { disk, path, bytes, held: AtomicBool::new(false), turn: Mutex::new(()) })
+        Arc::new(Self { disk, path, bytes, held: AtomicU64::new(0), turn: Mutex::new(()) })
     }
 
     /// Sets the room aside, if it is not already and `more` bytes would be left beside it. Whether it is now: there may not be enough.
@@ -50,15 +54,40 @@ impl Ballast {
         }
         // Or the attempt would take all there is, for a moment, from those who have need of it. What a killed process has left is there
         // already; and where the file system does not tell, it is tried all the same.
-        let room = self.path.parent().and_then(|dir| self.disk.room(dir).ok());
-        let scant = room.is_some_and(|room| room.bytes < self.bytes.saturating_add(more));
-        if scant && !self.disk.exists(&self.path)? {
+        let held = self.held.load(Ordering::Acquire);
+        let scant = self.room().is_some_and(|room| room.saturating_add(held) < self.bytes.saturating_add(more));
+        if scant && (held > 0 || !self.disk.exists(&self.path)?) {
             return Ok(false);
         }
-        let made = self.disk.open(&self.path, OpenMode::Create).and_then(|file| file.reserve(self.bytes));
+        self.make(self.bytes)
+    }
+
+    /// Where nothing is set aside, sets aside some of it at least: what is left of the disk. It is given up like all of it, and does not
+    /// count as held.
+    ///
+    /// # Errors
+    /// As [`Ballast::hold`].
+    pub fn hold_some(&self) -> io::Result<()> {
+        let _turn = self.turn.lock();
+        let part =
+            |room: u64| (1..PARTS_MAX).map(|halved| self.bytes >> halved).find(|part| *part > 0 && *part <= room);
+        match self.room().and_then(part) {
+            Some(part) if self.held.load(Ordering::Acquire) == 0 => self.make(part).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// The room that there is, bytes; none where the file system does not tell.
+    fn room(&self) -> Option<u64> {
+        Some(self.disk.room(self.path.parent()?).ok()?.bytes)
+    }
+
+    fn make(&self, bytes: u64) -> io::Result<bool> {
+        let made = self.disk.open(&self.path, OpenMode::Create).and_then(|file| file.reserve(bytes));
         match made {
-            Ok(()) => self.held.store(true, Ordering::Release),
+            Ok(()) => self.held.store(bytes, Ordering::Release),
             Err(error) => {
+                self.held.store(0, Ordering::Release);
                 // Where it was not made, there is nothing to remove; what counts is the error.
                 let _ = self.disk.remove_file(&self.path);
                 if lack(&error).is_none() {
@@ -69,10 +98,10 @@ impl Ballast {
         Ok(self.is_held())
     }
 
-    /// Whether the room is set aside.
+    /// Whether the room is set aside, all of it.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.held.load(Ordering::Acquire)
+        self.held.load(Ordering::Acquire) == self.bytes
     }
 
     /// The file that holds the room.
@@ -84,7 +113,7 @@ impl Ballast {
     /// Gives the room up. Whether there was any: then a call that was refused for lack of it may be made again.
     pub fn release(&self) -> bool {
         let _turn = self.turn.lock();
-        self.held.swap(false, Ordering::AcqRel) && self.disk.remove_file(&self.path).is_ok()
+        self.held.swap(0, Ordering::AcqRel) > 0 && self.disk.remove_file(&self.path).is_ok()
     }
 
     /// The same disk, whose writes give the room up rather than fail for lack of it. ([`DiskFile::reserve`] and what makes a
@@ -236,6 +265,17 @@ mod tests {
         disk.set_capacity(Some(8 * PAGE_BYTES as u64));
         assert!(!ballast.hold(1).unwrap() && !disk.exists(ballast.path()).unwrap());
         assert!(ballast.hold(0).unwrap());
+        // Or a part of that, which is not counted and given up all the same.
+        assert!(ballast.release());
+        disk.set_capacity(Some(disk.used_bytes() + 3 * PAGE_BYTES as u64));
+        ballast.hold_some().unwrap();
+        assert!(!ballast.is_held() && disk.exists(ballast.path()).unwrap());
+        assert_eq!(disk.room(Path::new("/")).unwrap().bytes, PAGE_BYTES as u64);
+        file.write_at(&[IoSlice::new(&page), IoSlice::new(&page)], 4 * PAGE_BYTES as u64).unwrap();
+        disk.set_capacity(Some(disk.used_bytes() + 2 * PAGE_BYTES as u64));
+        ballast.hold_some().unwrap();
+        disk.set_capacity(Some(disk.used_bytes() + 2 * PAGE_BYTES as u64));
+        assert!(ballast.hold(0).unwrap(), "what is held is part of it");
         // The next process has it already.
         let next = Ballast::new(Arc::new(disk.clone()), ballast.path().into(), 4 * PAGE_BYTES as u64);
         assert!(next.hold(0).unwrap());

@@ -1,12 +1,7 @@
 //! The journal as the logs and both loops share it: who is let in, and how a failure spreads. (What waits for it is in `queue`, its files
 //! in `ring`.)
 
-use std::{
-    collections::VecDeque,
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::VecDeque, io, path::PathBuf, sync::Arc};
 
 use millstream_env::{Ballast, Clock, Disk, Env, Lack, Monotonic, Rng, Spawn};
 use millstream_model::TimestampMs;
@@ -146,17 +141,21 @@ impl Journal {
         self.ballast.is_held() && self.reserve.is_held()
     }
 
-    /// Sets it aside, if `more` bytes would be left beside it; `Ok(false)`: there is not enough.
+    /// Sets it aside, if `more` bytes would be left beside it; `Ok(false)`: there is not enough. What makes room comes first, and takes what
+    /// there is.
     ///
     /// # Errors
     /// What has failed, and the file.
-    pub(crate) fn set_aside(&self, more: u64) -> Result<bool, (&Path, io::Error)> {
-        for (ballast, more) in [(&self.reserve, 0), (&self.ballast, more)] {
-            if !ballast.hold(more).map_err(|error| (ballast.path(), error))? {
-                return Ok(false);
-            }
+    pub(crate) fn set_aside(&self, more: u64) -> Result<bool, (PathBuf, io::Error)> {
+        let of = |ballast: &Ballast| ballast.path().to_owned();
+        let reserved = self.reserve.hold(0).and_then(|held| match held {
+            true => Ok(true),
+            false => self.reserve.hold_some().map(|()| false),
+        });
+        if !reserved.map_err(|error| (of(&self.reserve), error))? {
+            return Ok(false);
         }
-        Ok(true)
+        self.ballast.hold(more).map_err(|error| (of(&self.ballast), error))
     }
 
     /// Whether appenders should go on.

@@ -87,8 +87,13 @@ impl Storage {
         let interval = options.sync_interval;
         let journal = Arc::new(Journal::new(options, &env, dir.id));
         // Before recovery, which may have need of it. A full disk is no reason not to start.
-        journal.set_aside(0).map_err(|(path, error)| data_dir::io("reserve", path)(error))?;
+        let set_aside = || journal.set_aside(0).map_err(|(path, error)| data_dir::io("reserve", &path)(error));
+        if !set_aside()? {
+            // Nothing can be deleted before it has gone through.
+            journal.reserve.release();
+        }
         let outcome = recover::recover(&journal, dir.clean)?;
+        set_aside()?;
         let recovered = Recovered {
             directory_id: dir.id,
             created: dir.created,

@@ -285,6 +285,34 @@ fn a_start_without_room_for_a_journal_file_uses_an_old_one() {
     bench.check();
 }
 
+/// Nothing could be deleted if it did not go through.
+#[test]
+fn a_start_on_a_full_disk_takes_what_makes_room() {
+    for durability in [Durability::Fsync, Durability::Replicated] {
+        let mut bench = bench(durability);
+        bench.append(3_000).unwrap();
+        for _ in 0..2 {
+            bench.world.first().kill();
+            bench.storage = None;
+            // Given up, and taken by others.
+            let _ = bench.disk().remove_file(Path::new("/data/BALLAST"));
+            bench.fill();
+            bench.open();
+            bench.check();
+            assert!(!bench.takes_appends());
+            // What is left of it is there for the next one.
+            assert!(bench.disk().exists(Path::new("/data/RESERVE")).unwrap());
+            bench.free();
+            bench.wait();
+            assert!(bench.takes_appends());
+        }
+        bench.crash();
+        if durability == Durability::Fsync {
+            bench.check();
+        }
+    }
+}
+
 #[test]
 fn a_sync_that_lacks_something_is_postponed() {
     for error in [FaultError::Full, FaultError::Descriptors] {
