@@ -88,11 +88,11 @@ impl Ballast {
             Ok(()) => self.held.store(bytes, Ordering::Release),
             Err(error) => {
                 self.held.store(0, Ordering::Release);
-                // Where it was not made, there is nothing to remove; what counts is the error.
-                let _ = self.disk.remove_file(&self.path);
                 if lack(&error).is_none() {
                     return Err(error);
                 }
+                // Where it was not made, there is nothing to remove.
+                let _ = self.disk.remove_file(&self.path);
             }
         }
         Ok(self.is_held())

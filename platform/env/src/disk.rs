@@ -45,11 +45,31 @@ pub fn lack(error: &io::Error) -> Option<Lack> {
     }
 }
 
+/// Something is in a file's place that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} is there, and no plain file: move it away, and put back the file that was there")]
+struct NotAFile {
+    what: &'static str,
+}
+
+/// The error of a call on a path where there is something else than a plain file. Its kind is that of damage.
+pub(crate) fn not_a_file(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, NotAFile { what })
+}
+
+/// Whether a call failed since something is not what it must be: no plain file, or no directory.
+#[must_use]
+pub fn is_of_wrong_type(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory};
+    let of_file = || error.get_ref().is_some_and(|inner| inner.is::<NotAFile>());
+    matches!(error.kind(), IsADirectory | NotADirectory) || of_file()
+}
+
 /// What an operator has to do about what this error says before the broker can go on, as a sentence's end; none where the
 /// error alone does not tell.
 #[must_use]
 pub fn remedy(error: &io::Error) -> Option<&'static str> {
-    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    use io::ErrorKind::{IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
     use rustix::io::Errno;
     // Somebody may have said that this want of room is no lack that can be waited for.
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>());
@@ -62,6 +82,8 @@ pub fn remedy(error: &io::Error) -> Option<&'static str> {
         (None, ReadOnlyFilesystem) => Some(
             "find out from the kernel's log why the file system is read-only, have it checked (fsck), and mount it for writing",
         ),
+        (None, IsADirectory) => Some("a directory is in the place of a file: move it away"),
+        (None, NotADirectory) => Some("something else is in the place of a directory: move it away"),
         (None, PermissionDenied) => Some("let the broker's user read and write there"),
         (None, _) => match Errno::from_io_error(error)? {
             Errno::IO | Errno::NODEV | Errno::NXIO | Errno::NOMEDIUM | Errno::STALE => Some(
@@ -93,10 +115,11 @@ pub struct Room {
 /// by [`Disk::sync_dir`] of the directory that holds it. After a failed sync nothing that was written since the
 /// last good one may be believed, even if it can be read.
 pub trait Disk: Send + Sync + 'static {
-    /// Opens a file.
+    /// Opens a file. Waits for nobody, whatever is there.
     ///
     /// # Errors
-    /// The operating system's; `NotFound` and `AlreadyExists` as `mode` says.
+    /// The operating system's; `NotFound` and `AlreadyExists` as `mode` says. Where there is no plain file, one that
+    /// [`is_of_wrong_type`].
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
 
     /// Makes a directory and those above it, where missing.

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     io::IoSlice,
     os::fd::{AsRawFd, RawFd},
-    os::unix::fs::{FileExt, PermissionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -14,9 +14,14 @@ use std::{
 };
 
 use rand::Rng as _;
-use rustix::fs::{Advice, FallocateFlags, FlockOperation};
+use rustix::{
+    fs::{Advice, FallocateFlags, FlockOperation, OFlags},
+    io::Errno,
+};
 
-use crate::{BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Monotonic, OpenMode, Rng, Room, Spawn, Task};
+use crate::{
+    BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Monotonic, OpenMode, Rng, Room, Spawn, Task, disk::not_a_file,
+};
 
 /// Most parts that one `pwritev` takes (Linux: `IOV_MAX`).
 const WRITE_PARTS_MAX: usize = 1024;
@@ -143,21 +148,7 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let mut options = fs::OpenOptions::new();
-        options.read(true);
-        match mode {
-            OpenMode::Read => {}
-            OpenMode::Write => {
-                options.write(true);
-            }
-            OpenMode::Create => {
-                options.write(true).create(true);
-            }
-            OpenMode::CreateNew => {
-                options.write(true).create_new(true);
-            }
-        }
-        Ok(Arc::new(RealFile { file: options.open(path)? }))
+        Ok(Arc::new(RealFile { file: open_plain(path, mode)? }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -207,10 +198,48 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = open_plain(path, OpenMode::Create)?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(RealLock { _file: file }))
     }
+}
+
+/// Opens what must be a plain file. Without waiting: a FIFO would have the caller wait for its other end.
+///
+/// # Errors
+/// As [`Disk::open`].
+pub fn open_plain(path: &Path, mode: OpenMode) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    match mode {
+        OpenMode::Read => {}
+        OpenMode::Write => {
+            options.write(true);
+        }
+        OpenMode::Create => {
+            options.write(true).create(true);
+        }
+        OpenMode::CreateNew => {
+            options.write(true).create_new(true);
+        }
+    }
+    let file = options.open(path).map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::ISDIR) => not_a_file("a directory"),
+        Some(Errno::NXIO | Errno::NODEV) if is_special(path) => not_a_file("a socket or device"),
+        _ => error,
+    })?;
+    let kind = file.metadata()?.file_type();
+    match kind {
+        kind if kind.is_file() => Ok(file),
+        kind if kind.is_dir() => Err(not_a_file("a directory")),
+        kind if kind.is_fifo() => Err(not_a_file("a FIFO")),
+        _ => Err(not_a_file("a device")),
+    }
+}
+
+/// Whether it is a socket or device, where that can be told.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file())
 }
 
 struct RealLock {
@@ -253,7 +282,7 @@ impl DiskFile for RealFile {
                     at += written as u64;
                     IoSlice::advance_slices(&mut rest, written);
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -298,8 +327,8 @@ impl DiskFile for RealFile {
     fn reserve(&self, len: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
             // A file system without fallocate gets a longer file; running out of room then shows at the write.
-            Err(rustix::io::Errno::OPNOTSUPP) if self.len()? < len => self.set_len(len),
-            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(Errno::OPNOTSUPP) if self.len()? < len => self.set_len(len),
+            Err(Errno::OPNOTSUPP) => Ok(()),
             other => Ok(other?),
         }
     }
@@ -343,6 +372,29 @@ mod tests {
         let mut read = vec![0; 6000];
         assert_eq!(file.read_at(&mut read, 7).unwrap(), 5000);
         assert_eq!(read[..5000], bytes);
+    }
+
+    /// A FIFO's opening waits for its other end, and a directory can be opened for reading.
+    #[test]
+    fn what_is_no_plain_file_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let sim = crate::sim::SimDisk::new(1);
+        sim.create_dir_all(Path::new("/dir")).unwrap();
+        let (fifo, socket, directory) = (dir.path().join("fifo"), dir.path().join("socket"), dir.path().join("dir"));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        fs::create_dir(&directory).unwrap();
+        let real: &dyn Disk = &RealDisk;
+        let paths = [(real, &*fifo), (real, &*socket), (real, &*directory), (real, "/dev/null".as_ref())];
+        for (disk, path) in paths.into_iter().chain([(&sim as &dyn Disk, Path::new("/dir"))]) {
+            let opened =
+                [OpenMode::Read, OpenMode::Write, OpenMode::Create].map(|mode| disk.open(path, mode).map(drop));
+            for refused in opened.into_iter().chain([disk.lock(path).map(drop)]) {
+                let error = refused.unwrap_err();
+                assert!(crate::is_of_wrong_type(&error), "{}: {error}", path.display());
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{}: {error}", path.display());
+            }
+        }
     }
 
     #[test]

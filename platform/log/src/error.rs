@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use millstream_env::{advised, remedy};
+use millstream_env::{advised, is_of_wrong_type, remedy};
 use millstream_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 use millstream_record::BatchError;
 
@@ -107,7 +107,11 @@ pub enum OpenError {
 impl OpenError {
     /// Whether it is about one log's own files, so that all others can serve. (Only meant for what was met in them.)
     pub(crate) fn is_of_one_log(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::MarkMissing { .. })
+        match self {
+            Self::Damaged { .. } | Self::MarkMissing { .. } => true,
+            Self::Io { source, .. } => is_of_wrong_type(source),
+            _ => false,
+        }
     }
 }
 

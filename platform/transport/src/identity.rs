@@ -19,6 +19,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use millstream_env::{OpenMode, real::open_plain};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
@@ -228,7 +229,7 @@ fn name(common: &str) -> rcgen::DistinguishedName {
 }
 
 fn read(path: &Path) -> Result<Option<String>, IdentityError> {
-    match fs::read_to_string(path) {
+    match open_plain(path, OpenMode::Read).and_then(io::read_to_string) {
         Ok(text) => Ok(Some(text)),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(IdentityError::Io { action: "read", path: path.into(), source }),

@@ -32,7 +32,7 @@ pub(crate) struct ImageCache {
 }
 
 impl ImageCache {
-    /// Opens the directory, made where missing and private; removes images of other engines.
+    /// Opens the directory, made where missing and private; removes images of other engines. What cannot be removed is told of.
     pub(crate) fn open(dir: &Path, engine: Digest, env: &Env) -> io::Result<Self> {
         env.disk.create_dir_all(dir)?;
         if let Err(error) = env.disk.make_private(dir) {
@@ -40,8 +40,10 @@ impl ImageCache {
         }
         let own = format!("{engine}-");
         for path in env.disk.read_dir(dir)? {
-            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&own)) {
-                env.disk.remove_file(&path)?;
+            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&own))
+                && let Err(error) = env.disk.remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "not a compiled module of this build, and it cannot be removed");
             }
         }
         Ok(Self { dir: dir.to_owned(), engine, env: env.clone() })

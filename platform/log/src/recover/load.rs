@@ -59,8 +59,8 @@ pub(super) fn had_mark(disk: &dyn Disk, log: &PartitionLog) -> Result<bool, Open
 fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<Vec<LogId>, OpenError> {
     let mut found = Vec::new();
     for topic in list(disk, dir)? {
-        for partition in list(disk, &topic)? {
-            let paths = list(disk, &partition)?;
+        for partition in list_or_tell(disk, &topic)? {
+            let paths = list_or_tell(disk, &partition)?;
             if paths.is_empty() {
                 // Left of what was deleted.
                 remove_empty_dirs(disk, &partition.join("log"));
@@ -74,6 +74,17 @@ fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<Vec<LogId>, OpenError> {
         }
     }
     Ok(found)
+}
+
+/// What a directory holds that may be none: that is told.
+fn list_or_tell(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    match list(disk, dir) {
+        Err(OpenError::Io { path, source, .. }) if source.kind() == io::ErrorKind::NotADirectory => {
+            tracing::warn!(path = %path.display(), "not a directory of logs; left alone");
+            Ok(Vec::new())
+        }
+        listed => listed,
+    }
 }
 
 /// Loads one log, as far as its mark says. One in durability `replicated` keeps what is sound beyond it, and is cut there.

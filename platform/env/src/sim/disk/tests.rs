@@ -323,7 +323,7 @@ fn names_follow_the_rules_of_a_file_system() {
     let kind = |result: io::Result<Arc<dyn DiskFile>>| result.err().unwrap().kind();
     assert_eq!(kind(disk.open(&path("no"), OpenMode::Read)), ErrorKind::NotFound);
     assert_eq!(kind(disk.open(&path("no/f"), OpenMode::Create)), ErrorKind::NotFound);
-    assert_eq!(kind(disk.open(Path::new(DIR), OpenMode::Read)), ErrorKind::IsADirectory);
+    assert_eq!(kind(disk.open(Path::new(DIR), OpenMode::Read)), ErrorKind::InvalidData);
     assert_eq!(kind(disk.open(&path("../f"), OpenMode::Create)), ErrorKind::InvalidInput);
     drop(durable_file(&disk, "f", b"1"));
     assert_eq!(kind(disk.open(&path("f"), OpenMode::CreateNew)), ErrorKind::AlreadyExists);

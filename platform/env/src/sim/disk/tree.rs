@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::content::File;
-use crate::{OpenMode, Rng, sim::rng::below};
+use crate::{OpenMode, Rng, disk::not_a_file, sim::rng::below};
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +128,7 @@ impl Tree {
         };
         match self.inodes.get_mut(&id) {
             Some(inode) if matches!(inode.kind, Kind::File(_)) => inode.handles += 1,
-            _ => return Err(error(io::ErrorKind::IsADirectory, path)),
+            _ => return Err(not_a_file("a directory")),
         }
         Ok(id)
     }
