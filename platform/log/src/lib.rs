@@ -118,7 +118,8 @@
 //! tells the numbers of the files that are needed, so that one that is missing is known from one that never was.
 //!
 //! Logs in durability `replicated` skip the journal; they are synced every `sync_interval` or 32 MiB. Such a log has its mark,
-//! durably, before it has a record: one whose mark is missing is out of service, and nothing of it is cut.
+//! durably, before it has a record: one whose mark is missing is out of service, and nothing of it is cut. So is one of which the journal
+//! speaks and nothing is there.
 //!
 //! # Reading
 //!

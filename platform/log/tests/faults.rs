@@ -285,6 +285,37 @@ fn a_start_without_room_for_a_journal_file_uses_an_old_one() {
     bench.check();
 }
 
+/// It has its mark before the journal speaks of it, and the journal never had its records.
+#[test]
+fn a_log_without_a_journal_that_has_gone_is_out_of_service_and_does_not_begin_empty() {
+    let mut bench = bench(Durability::Replicated);
+    let epoch = bench.log().start_epoch(EPOCH).unwrap();
+    bench.world.run_until(epoch).unwrap();
+    bench.append_each(3, 1, 1000);
+    let dir = format!("/data/logs/{}", log_id(0).topic);
+    let kill = |bench: &mut Bench| {
+        bench.world.first().kill();
+        bench.storage = None;
+    };
+    kill(&mut bench);
+    bench.disk().remove_dir_all(Path::new(&dir)).unwrap();
+    for _ in 0..3 {
+        bench.open();
+        let refused = bench.storage().open_log(log_id(0), bench.log_options()).unwrap_err();
+        assert!(matches!(refused, OpenLogError::OutOfService { .. }), "{refused}");
+        assert!(refused.to_string().contains(&dir), "{refused}");
+        kill(&mut bench);
+    }
+    bench.open();
+    let deleted = bench.storage().delete_log(log_id(0)).unwrap();
+    bench.world.run_until(deleted).unwrap();
+    for _ in 0..2 {
+        kill(&mut bench);
+        bench.open();
+        assert!(bench.storage().logs().is_empty() && bench.storage().out_of_service().is_empty());
+    }
+}
+
 /// Nothing could be deleted if it did not go through.
 #[test]
 fn a_start_on_a_full_disk_takes_what_makes_room() {

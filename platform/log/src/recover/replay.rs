@@ -141,6 +141,11 @@ impl Replay<'_> {
         let known = self.logs.get(&frame.log).filter(|log| log.durability() == durability || !log.is_untouched());
         let log = match known {
             Some(log) => log.clone(),
+            // It had its mark, durably, before the journal spoke of it: unless it is deleted, it has gone as a whole.
+            None if durability == Durability::Replicated => {
+                self.orphans.entry(frame.log).or_insert(frame.lsn);
+                return Ok(());
+            }
             None => {
                 let options = LogOptions { durability, ..LogOptions::default() };
                 let log = Arc::new(PartitionLog::empty(frame.log, self.journal.clone(), options));
