@@ -61,9 +61,9 @@ pub enum StartError {
         #[source]
         source: CatalogError,
     },
-    /// The logs belong to topics that this metadata knows nothing of. Nothing was deleted.
+    /// The logs belong to topics that this metadata knows nothing of, or may not. Nothing was deleted.
     #[error(
-        "{} does not belong to the records in {}: it is new, or another broker's. Put back the one that was there when the broker last \
+        "{} does not belong to the records in {}: it is new, an older copy, or another broker's. Put back the one that was there when the broker last \
          ran, or restore the whole data directory from one copy. Nothing of the records was touched",
         path.display(), data_dir.display()
     )]
@@ -178,12 +178,20 @@ impl Broker {
         let (storage, recovered) = Storage::open(storage_options, env.clone())?;
         let storage = Arc::new(storage);
         let catalog_dir = options.data_dir.join("catalog");
-        let catalog_options =
-            CatalogOptions { view_dir: options.view_dir.clone(), ..CatalogOptions::new(&catalog_dir, options.id) };
+        let foreign = || StartError::ForeignCatalog { path: catalog_dir.clone(), data_dir: options.data_dir.clone() };
+        let catalog_options = CatalogOptions {
+            view_dir: options.view_dir.clone(),
+            followed: storage.followed(),
+            ..CatalogOptions::new(&catalog_dir, options.id)
+        };
         // A topic can be deleted on a full disk, or no room could ever be made.
-        let catalog = Catalog::open(catalog_options, Env { disk: storage.disk(), ..env.clone() })
-            .await
-            .map_err(|source| StartError::Catalog { path: catalog_dir.clone(), source })?;
+        let catalog =
+            Catalog::open(catalog_options, Env { disk: storage.disk(), ..env.clone() }).await.map_err(|source| {
+                match source {
+                    CatalogError::Older { .. } => foreign(),
+                    source => StartError::Catalog { path: catalog_dir.clone(), source },
+                }
+            })?;
         let modules = Modules::open(&options, &env)?;
 
         let holds_logs = !storage.logs().is_empty();
@@ -201,9 +209,7 @@ impl Broker {
                 holds_logs,
             };
             catalog.propose(register).await.map_err(|source| match source {
-                ProposeError::Refused(Refused::UnknownDirectory { .. }) => {
-                    StartError::ForeignCatalog { path: catalog_dir.clone(), data_dir: options.data_dir.clone() }
-                }
+                ProposeError::Refused(Refused::UnknownDirectory { .. }) => foreign(),
                 source => StartError::Register(source),
             })?;
             // All that was agreed on before is applied now: more of them may be known for what they are, and are told of again.
@@ -211,6 +217,7 @@ impl Broker {
                 break;
             }
         }
+        storage.follow(catalog.applied_index()).map_err(|error| StartError::Partitions(Box::new(error)))?;
         modules.sweep(&catalog.state()).await;
 
         tell_of_damage(&storage, &catalog);

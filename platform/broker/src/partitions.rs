@@ -94,6 +94,8 @@ impl Partitions {
         let mut damaged = Damaged::new();
         let mut first_failure = None;
         let mut epochs = Vec::new();
+        // Of what is made now, an older copy of the metadata knows nothing.
+        let applied = catalog.applied_index();
         for topic in state.topics.values() {
             for (index, partition) in (0..).zip(&topic.partitions) {
                 let id = TopicPartition { topic: topic.id, partition: PartitionId(index) };
@@ -109,7 +111,9 @@ impl Partitions {
                     }
                     continue;
                 }
-                match self.lead(topic, id, partition) {
+                let is_new = self.storage.log(LogId::records(id.topic, id.partition)).is_none();
+                let noted = if is_new { self.storage.follow(applied).map_err(FollowError::from) } else { Ok(()) };
+                match noted.and_then(|()| self.lead(topic, id, partition)) {
                     Ok((opened, ticket)) => {
                         led.insert(id, opened);
                         epochs.push(ticket);
@@ -323,6 +327,54 @@ mod tests {
         let broker = start(&world);
         let led = broker.shared().partitions.find(TOPIC, PartitionId(0)).unwrap();
         assert_eq!(led.high_watermark(), Offset(1));
+    }
+
+    fn copy(disk: &dyn Disk, from: &Path, to: &Path) {
+        disk.create_dir_all(to).unwrap();
+        for path in disk.read_dir(from).unwrap() {
+            let file = disk.open(&path, millstream_env::OpenMode::Read).unwrap();
+            let mut bytes = vec![0; file.len().unwrap() as usize];
+            file.read_at(&mut bytes, 0).unwrap();
+            let beside = disk.open(&to.join(path.file_name().unwrap()), millstream_env::OpenMode::Create).unwrap();
+            beside.write_at(&[std::io::IoSlice::new(&bytes)], 0).unwrap();
+        }
+    }
+
+    /// It knows nothing of the topics that were made since, and took them for deleted ones. Nor may it give leader epochs anew.
+    #[test]
+    fn an_older_copy_of_the_metadata_deletes_no_logs() {
+        let world = World::new(1);
+        let broker = start(&world);
+        stop(&world, broker);
+        let (disk, catalog, older) = (world.disk(), Path::new("/data/catalog"), Path::new("/older"));
+        let put_back = |from: &Path| {
+            disk.remove_dir_all(catalog).unwrap();
+            copy(disk, from, catalog);
+        };
+        copy(disk, catalog, older);
+        let broker = start(&world);
+        world.run_until(create(&broker, 2));
+        world.run_until(append(&broker, 0).commit).unwrap();
+        // Not in order: what was made is known at once.
+        world.first().kill();
+        drop(broker);
+        copy(disk, catalog, Path::new("/newest"));
+        put_back(older);
+        for _ in 0..2 {
+            let refused = try_start(&world).err().unwrap();
+            assert!(matches!(&refused, StartError::ForeignCatalog { .. }), "{refused}");
+            assert!(refused.to_string().contains("an older copy"), "{refused}");
+            world.first().kill();
+        }
+        put_back(Path::new("/newest"));
+        let broker = start(&world);
+        let led = broker.shared().partitions.find(TOPIC, PartitionId(0)).unwrap();
+        assert_eq!(led.high_watermark(), Offset(1));
+        // Without a log, new metadata is taken, whatever had been followed.
+        assert_eq!(world.run_until(delete(&broker)), ErrorCode::None);
+        stop(&world, broker);
+        disk.remove_dir_all(catalog).unwrap();
+        (0..3).for_each(|_| stop(&world, start(&world)));
     }
 
     /// Who asks for a partition whose mark is damaged is told why, others go on, and the topic can be deleted with all that was kept.

@@ -42,6 +42,8 @@ pub struct CatalogOptions {
     pub view_dir: Option<PathBuf>,
     /// Entries between snapshots; as many are kept behind one.
     pub snapshot_entries: u64,
+    /// Up to which entry of the agreed log the data directory is known to have followed it ([`Catalog::applied_index`]); 0: that is not known.
+    pub followed: u64,
     /// A file of the agreed log is closed before it would grow past this, bytes.
     pub log_file_bytes: u64,
 }
@@ -51,7 +53,14 @@ impl CatalogOptions {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>, broker: BrokerId) -> Self {
         let dir = dir.into();
-        Self { view_dir: Some(dir.join("view")), dir, broker, snapshot_entries: 5_000, log_file_bytes: 8 << 20 }
+        Self {
+            view_dir: Some(dir.join("view")),
+            dir,
+            broker,
+            snapshot_entries: 5_000,
+            followed: 0,
+            log_file_bytes: 8 << 20,
+        }
     }
 }
 
@@ -74,6 +83,17 @@ pub enum OpenError {
         there: u64,
         /// Who asked.
         given: BrokerId,
+    },
+    /// The log ends before an entry that was followed: these files are older than what was made by them.
+    #[error(
+        "they are older than what is beside them: their log ends with entry {last}, and entry {followed} had been followed. Put back the newest \
+         copy of them, or restore the whole data directory from one copy. Nothing was touched"
+    )]
+    Older {
+        /// The last entry that there is.
+        last: u64,
+        /// The one that there was.
+        followed: u64,
     },
     /// A broker number below 0.
     #[error("broker number {0} is not legal: numbers start at 0")]
@@ -137,7 +157,7 @@ impl Catalog {
     /// # Errors
     /// [`OpenError`] says which file and what to do. Damaged files are left as they are.
     pub async fn open(options: CatalogOptions, env: Env) -> Result<Self, OpenError> {
-        let CatalogOptions { dir, broker, view_dir, snapshot_entries, log_file_bytes } = options;
+        let CatalogOptions { dir, broker, view_dir, snapshot_entries, followed, log_file_bytes } = options;
         let node = u64::try_from(broker.0).map_err(|_| OpenError::BrokerNumber(broker))?;
         disk::make_dir(&*env.disk, &dir)?;
         let lock = env.disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
@@ -147,9 +167,10 @@ impl Catalog {
         let (store, io_loop) = Store::open(&env, &dir, log_file_bytes)?;
         let (applied, _) = watch::channel(Applied::default());
         let view = view_dir.map(view::Found::open);
-        let started = match check_witness(&dir, store.last(), view.as_ref()) {
+        let known = check_witness(&dir, store.last(), view.as_ref()).map_err(OpenError::from);
+        let started = match known.and_then(|()| check_followed(store.last(), followed)) {
             Ok(()) => start_group(node, snapshot_entries, &dir, &store, &applied).await,
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         let group = match started {
             Ok(group) => group,
@@ -222,6 +243,13 @@ impl Catalog {
     #[must_use]
     pub fn state(&self) -> Arc<State> {
         self.inner.applied.borrow().state.clone()
+    }
+
+    /// The entry of the agreed log that was applied last: durable, and never less. [`Catalog::state`] as it was seen before is of it, or of
+    /// an earlier one.
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        self.inner.applied.borrow().id.map_or(0, |id| id.index)
     }
 
     /// Follows the state: each change is seen, or a later one. It may lag [`Catalog::state`] by a moment.
@@ -303,6 +331,14 @@ fn check_witness(dir: &std::path::Path, last: Option<Place>, view: Option<&view:
     let end = last.map_or_else(|| String::from("has no entries"), |last| format!("ends with entry {}", last.index));
     let what = format!("its log {end}, though the view beside it is of entry {}, which had been synced", seen.index);
     Err(FileError::damaged(dir, what))
+}
+
+/// Refuses a log that ends before what is known to have been followed. Of a new one that cannot be said: it may be of another cluster.
+fn check_followed(last: Option<Place>, followed: u64) -> Result<(), OpenError> {
+    match last {
+        Some(last) if last.index < followed => Err(OpenError::Older { last: last.index, followed }),
+        _ => Ok(()),
+    }
 }
 
 /// Runs the group and waits until it leads itself and has applied what was committed.

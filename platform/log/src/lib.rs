@@ -32,6 +32,7 @@
 //! DIR/LOCK, FORMAT, CLEAN          one opener; version and id of the directory; there after an orderly close only (`data_dir`)
 //! DIR/BALLAST, RESERVE             room for what must be written on a full disk, given up then
 //! DIR/JOURNAL                      which journal files a start must find (`span`)
+//! DIR/METADATA                     how far the cluster's metadata was followed (`followed`)
 //! DIR/journal/N.journal            journal files, N: 20 digits, counts uses
 //! DIR/journal/spare-N              recycled, waiting for their next use
 //! DIR/logs/TOPIC/PARTITION/STREAM-GENERATION/
@@ -276,6 +277,7 @@ mod error;
 pub mod fault;
 #[cfg(not(feature = "faults"))]
 mod fault;
+mod followed;
 mod frame;
 mod full;
 mod handles;

@@ -16,6 +16,7 @@ use crate::{
     Ticket,
     bytes_io::failing,
     commit, data_dir,
+    followed::{FOLLOWED_FILE, Followed},
     journal::{self, Journal},
     recover::{self, load::cut_unmarked},
     sync,
@@ -26,6 +27,7 @@ use crate::{
 pub struct Storage {
     journal: Arc<Journal>,
     logs: Mutex<Logs>,
+    followed: Mutex<Followed>,
     /// The loops that have not been seen to end.
     tasks: tokio::sync::Mutex<Vec<Task>>,
     ticker: Mutex<Option<Task>>,
@@ -94,6 +96,11 @@ impl Storage {
         }
         let outcome = recover::recover(&journal, dir.clean)?;
         set_aside()?;
+        let path = journal.options.dir.join(FOLLOWED_FILE);
+        let followed = Followed::load(&*journal.disk, &path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::InvalidData => OpenError::Damaged { path, reason: source.to_string() },
+            _ => OpenError::Io { action: "read", path, source },
+        })?;
         let recovered = Recovered {
             directory_id: dir.id,
             created: dir.created,
@@ -154,6 +161,7 @@ impl Storage {
         };
         let storage = Self {
             journal,
+            followed: Mutex::new(followed),
             logs: Mutex::new(Logs { open: outcome.logs, refused, deleted: Deleted::default() }),
             tasks: tokio::sync::Mutex::new(vec![commit, sync]),
             ticker: Mutex::new(Some(ticker)),
@@ -166,6 +174,31 @@ impl Storage {
     #[must_use]
     pub fn directory_id(&self) -> Uuid {
         self.journal.directory_id
+    }
+
+    /// How far the cluster's metadata was followed when that was last noted; 0: it never was.
+    #[must_use]
+    pub fn followed(&self) -> u64 {
+        self.followed.lock().index()
+    }
+
+    /// Notes how far the cluster's metadata, which is durable, is followed, by the number of an entry. To be called before logs are made
+    /// that it asks for: an older copy of the metadata knows nothing of them, and is known by this. Blocks for a sync, unless it was
+    /// noted already.
+    ///
+    /// # Errors
+    /// [`OpenLogError::Io`] where the disk lacks something; [`OpenLogError::Failed`].
+    pub fn follow(&self, index: u64) -> Result<(), OpenLogError> {
+        let dir = &self.journal.options.dir;
+        let path = dir.join(FOLLOWED_FILE);
+        self.followed.lock().store(&*self.journal.disk, dir, index).map_err(|source| match lack(&source) {
+            Some(_) => OpenLogError::Io { action: "write", path, source },
+            None => {
+                let failure = failing("write", &path)(source);
+                self.journal.fail(failure.clone());
+                failure.into()
+            }
+        })
     }
 
     /// Opens a log, made empty if it does not exist; one that is open already is shared, and takes `segment_bytes` and
