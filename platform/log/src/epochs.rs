@@ -103,6 +103,11 @@ impl Epochs {
         }
     }
 
+    /// The newest, if it begins at `end`.
+    pub(crate) fn begun_at(&self, end: Offset) -> Option<LeaderEpoch> {
+        self.entries.last().filter(|(_, start)| *start == end).map(|(epoch, _)| *epoch)
+    }
+
     /// Where the oldest one begins.
     pub(crate) fn first_start(&self) -> Option<Offset> {
         self.entries.first().map(|(_, start)| *start)
@@ -196,6 +201,11 @@ impl LiveEpochs {
     /// What is to be written, if the file says otherwise: it counts as written.
     pub(crate) fn take_changed(&mut self) -> Option<Epochs> {
         std::mem::take(&mut self.changed).then(|| self.epochs.clone())
+    }
+
+    /// Whether the file says otherwise.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.changed
     }
 
     /// What was taken has not been written.

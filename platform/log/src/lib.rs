@@ -226,6 +226,11 @@
 //! crash between the mark and the cut has left looks as sound as any. A start that finds a mark which says less than the one before
 //! it writes it again and syncs it before it believes it.
 //!
+//! Where a crash leaves that mark and not the cut, what is past the mark is found again in a log without a journal. An epoch that had begun at
+//! the end is then told by no batch, and by no frame past the mark if the mark before covered it: it is taken from the epochs file, of
+//! which the last one counts if it begins where the log is found to end. So epochs that a start cuts from such a log are written before
+//! it takes records, which could reach to where one of them began.
+//!
 //! # Changing durability
 //!
 //! DurabilityChange (`change`) makes a log in durability `fsync` one in `replicated`, or back. Whether what lies past a mark counts, a

@@ -206,14 +206,23 @@ fn a_truncation_that_a_deletion_overtakes_is_carried_out_all_the_same() {
     assert_eq!((mark.end, active.segment.len().unwrap()), (Offset(7), mark.segment_len));
 }
 
-/// The mark that ends where such a log is cut tells of no frame since the one before: what is past it is found again.
+/// The mark that ends where such a log is cut tells of no frame since the one before: what is past it is found again. So is the epoch
+/// that had begun at the end and was marked, of which no batch tells, and no frame any more: it was forgotten.
 #[test]
 fn a_truncation_that_is_lost_half_way_takes_no_epoch_with_it() {
-    for durability in [Durability::Fsync, Durability::Replicated] {
+    for (durability, marked) in [
+        (Durability::Fsync, false),
+        (Durability::Fsync, true),
+        (Durability::Replicated, false),
+        (Durability::Replicated, true),
+    ] {
         let world = World::new(1);
         let (storage, log, plan) = planned(&world, durability);
         carry_on(&log, &plan);
         world.run_until(log.start_epoch(LeaderEpoch(2)).unwrap()).unwrap();
+        if marked {
+            assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
+        }
         drop(log.truncate(Offset(10)).unwrap());
         world.disk().inject(Fault::nth(DiskOperation::Resize, 1).on(".log"));
         assert!(log.cut_files().is_err());
@@ -224,8 +233,29 @@ fn a_truncation_that_is_lost_half_way_takes_no_epoch_with_it() {
             Durability::Fsync => (Offset(10), Some(LeaderEpoch(1))),
             Durability::Replicated => (Offset(12), Some(LeaderEpoch(2))),
         };
-        assert_eq!((log.end_offset(), log.latest_epoch()), expected);
+        assert_eq!((log.end_offset(), log.latest_epoch()), expected, "{durability:?}, marked: {marked}");
     }
+}
+
+/// The epochs file still has it, and the log grows to where it began.
+#[test]
+fn an_epoch_that_was_cut_off_does_not_come_back() {
+    let world = World::new(1);
+    let (storage, log, plan) = planned(&world, Durability::Replicated);
+    carry_on(&log, &plan);
+    world.run_until(log.start_epoch(LeaderEpoch(2)).unwrap()).unwrap();
+    assert!(matches!(log.sync(Cause::Turn), Ok(Synced::Done)));
+    // The journal has no frame of the log from here on, for which it would be synced at the next start.
+    let (storage, log) = start_again(&world, storage, log, false);
+    drop(log.truncate(Offset(10)).unwrap());
+    assert!(log.cut_files().is_ok());
+    let (storage, log) = start_again(&world, storage, log, true);
+    assert_eq!((log.end_offset(), log.latest_epoch()), (Offset(10), Some(LeaderEpoch(1))));
+    for _ in 0..2 {
+        let _ = log.append(batch(), LeaderEpoch(1)).unwrap();
+    }
+    let (_storage, log) = start_again(&world, storage, log, false);
+    assert_eq!((log.end_offset(), log.latest_epoch()), (Offset(12), Some(LeaderEpoch(1))));
 }
 
 /// A crash may leave it; what it says is believed then, also of a log that was cut meanwhile.

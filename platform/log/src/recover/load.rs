@@ -7,7 +7,7 @@ use std::{
 };
 
 use millstream_env::Disk;
-use millstream_model::{Durability, Offset};
+use millstream_model::{Durability, LeaderEpoch, Offset};
 use millstream_record::BatchHeader;
 use parking_lot::Mutex;
 
@@ -178,7 +178,8 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     state.loaded.held = paths.contains(&dir.join(held::FILE));
     // The epochs may be those of a newer mark, and of its end.
     let (marked, epochs_end) = if rotten { (&state.parts, end) } else { (&marked, known.end) };
-    state.epochs = load_epochs(journal, &dir, marked, (known.start, epochs_end))?;
+    let last;
+    (state.epochs, last) = load_epochs(journal, &dir, marked, (known.start, epochs_end), end)?;
     for header in &headers {
         if !rotten {
             state.epochs.cut_after(header.partition_leader_epoch);
@@ -188,6 +189,11 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
             state.producers.keep(header.base_offset);
         }
         state.producers.note(header, journal.now());
+    }
+    // The mark need not be the last one that was durable, where a truncation was lost half-way: then no batch tells of that epoch, nor a
+    // frame past the mark.
+    if let Some(epoch) = last {
+        state.epochs.begin(epoch, end);
     }
     if state.begins_at(end) {
         // Its batches may have been lost.
@@ -481,14 +487,18 @@ fn keep_tail(
 
 /// The epochs below `end`: from their file, or where that is not sound from the batches. Where the file says otherwise,
 /// it is to be written before the mark moves on, or an epoch that was lost would come back once the log has grown past its start.
+///
+/// Also the last one of the file, if it begins at `found_end`, where the log was found to end: past the mark, too, nothing belies it.
 fn load_epochs(
     journal: &Journal,
     dir: &Path,
     parts: &[Part],
     (start, end): (Offset, Offset),
-) -> Result<LiveEpochs, OpenError> {
+    found_end: Offset,
+) -> Result<(LiveEpochs, Option<LeaderEpoch>), OpenError> {
     let path = dir.join("epochs");
     let mut stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
+    let last = stored.as_ref().and_then(|stored| stored.begun_at(found_end));
     // The start may have moved past what is left, and the first epoch with it: that one had begun before, and for good. (Or past the
     // mark: then batches of older epochs are found there, by replay or in the tail that is kept.)
     let moved = stored.as_mut().is_some_and(|stored| stored.begin_by(end));
@@ -508,7 +518,7 @@ fn load_epochs(
         }
     };
     let changed = moved | epochs.cut(end) | epochs.cut_below(start) || (!is_stored && end > Offset(0));
-    Ok(LiveEpochs::new(epochs, changed))
+    Ok((LiveEpochs::new(epochs, changed), last))
 }
 
 /// The epochs that the batches below `end` tell of. Of an epoch whose batches are all lost nothing tells.

@@ -101,10 +101,12 @@ impl Replay<'_> {
         for log in self.logs.values() {
             // The sound tail of a log without a journal is synced like what was replayed.
             // So is a start below which something is left; and a mark ahead of the journal, which a killed process may have
-            // left where it can be read and is not durable: no frame here speaks of that log.
+            // left where it can be read and is not durable: no frame here speaks of that log. And epochs of a log without a journal that
+            // were cut: its next records could reach to where one began that is in their file still.
             let state = log.state();
             let ahead = !self.clean && state.frames.last >= next_here;
-            let behind = state.unsynced.bytes > 0 || !state.retired.is_empty() || ahead;
+            let cut = state.epochs.is_changed() && log.durability() == Durability::Replicated;
+            let behind = state.unsynced.bytes > 0 || !state.retired.is_empty() || ahead || cut;
             drop(state);
             if behind {
                 self.touched.insert(log.id(), log.clone());
