@@ -6,12 +6,14 @@ use millstream_env::{BoxFuture, Monotonic};
 use millstream_model::{BrokerId, LeaderEpoch, Offset, PartitionId};
 use millstream_protocol::{
     ErrorCode,
-    messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData},
+    messages::fetch::{FetchPartition, FetchRequest, FetchTopic},
 };
-use millstream_record::{Batch, BatchError, Batches, batches};
 use tokio::sync::oneshot;
 
-use super::{Consumer, FetchedBatches, Partition};
+use super::{
+    Consumer, FetchedBatches, Partition, Ready,
+    answer::{self, Answer},
+};
 use crate::{
     CallError, ConsumeError,
     channel::Channel,
@@ -25,6 +27,23 @@ pub(super) struct Group {
     stream: usize,
 }
 
+/// How far a group's fetching is.
+#[derive(Default)]
+pub(super) struct Flow {
+    /// The stream, while no Fetch has it.
+    channel: Option<Channel>,
+    is_asking: bool,
+    /// What came and is not handed out, bytes.
+    waiting_bytes: usize,
+}
+
+impl Flow {
+    /// Whether the next Fetch may start.
+    fn has_room(&self, waiting_max: usize) -> bool {
+        !self.is_asking && self.waiting_bytes <= waiting_max
+    }
+}
+
 /// What a Fetch ended with.
 pub(super) struct Fetched {
     group: Group,
@@ -32,33 +51,32 @@ pub(super) struct Fetched {
     channel: Option<Channel>,
     started: Monotonic,
     asked: Vec<(PartitionId, Offset)>,
-    result: Result<FetchResponse, CallError>,
+    result: Result<Vec<Answer>, CallError>,
 }
 
 impl Consumer {
-    /// One thing less to hand out before the group may fetch again.
-    pub(super) fn release(&mut self, group: Group) {
-        if let Some(count) = self.busy.get_mut(&group) {
-            *count = count.saturating_sub(1);
-            // The next answer may travel while the last piece of this one is handed out.
-            if *count == 0 {
-                self.busy.remove(&group);
-                self.pump();
-            }
+    /// So many bytes less wait to be handed out: there may be room for the group's next answer.
+    pub(super) fn release(&mut self, group: Group, bytes: usize) {
+        let waiting_max = self.waiting_max();
+        let Some(flow) = self.flows.get_mut(&group) else { return };
+        flow.waiting_bytes = flow.waiting_bytes.saturating_sub(bytes);
+        if flow.has_room(waiting_max) {
+            self.pump();
         }
     }
 
-    /// Starts a Fetch for every group that has none under way.
+    /// Starts a Fetch for every group that has none under way and little that waits to be handed out.
     pub(super) fn pump(&mut self) {
         if self.stale {
             return;
         }
+        let waiting_max = self.waiting_max();
         let mut groups: BTreeMap<Group, Vec<FetchPartition>> = BTreeMap::new();
         for (partition, state) in &self.partitions {
             let Ok((leader, epoch)) = self.topic.leader(*partition) else { continue };
             let stream = partition.0.unsigned_abs() as usize % self.options.fetch_streams;
             let group = Group { leader, stream };
-            if state.is_done() || self.busy.contains_key(&group) {
+            if state.is_done() || self.flows.get(&group).is_some_and(|flow| !flow.has_room(waiting_max)) {
                 continue;
             }
             groups.entry(group).or_default().push(self.ask_for(*partition, state.next, epoch));
@@ -67,10 +85,16 @@ impl Consumer {
             // Whoever came first last time comes last this time: a full answer then starves nobody.
             let turn = self.cluster.env.rng.next_u64() as usize % partitions.len().max(1);
             partitions.rotate_left(turn);
-            self.busy.insert(group, 1);
-            let channel = self.channels.remove(&group);
+            let flow = self.flows.entry(group).or_default();
+            flow.is_asking = true;
+            let channel = flow.channel.take();
             self.under_way.push(self.start_fetch(group, channel, partitions));
         }
+    }
+
+    /// So much of a group may wait to be handed out while its next answer is fetched, bytes.
+    fn waiting_max(&self) -> usize {
+        usize::try_from(self.options.fetch_bytes_max / 2).unwrap_or(0)
     }
 
     fn ask_for(&self, partition: PartitionId, fetch_offset: Offset, epoch: LeaderEpoch) -> FetchPartition {
@@ -101,6 +125,7 @@ impl Consumer {
         };
         let timeout = cluster.options.request_timeout + self.options.fetch_wait;
         let (started, lost) = (self.cluster.env.clock.now(), asked.clone());
+        let name = Arc::clone(&self.name);
         let fetch = async move {
             let opened = match channel.filter(|channel| !channel.is_over()) {
                 Some(channel) => Ok(channel),
@@ -110,7 +135,11 @@ impl Consumer {
                 Ok(channel) => channel,
                 Err(error) => return Fetched { group, channel: None, started, asked, result: Err(error) },
             };
-            let result = channel.call(request, timeout).await;
+            let answered = channel.call(request, timeout).await.and_then(|response| {
+                CallError::check(&name, response.error_code, None)?;
+                Ok(response)
+            });
+            let result = answered.map(|response| answer::check(response, &asked));
             let channel = Some(channel).filter(|channel| !channel.is_over());
             Fetched { group, channel, started, asked, result }
         };
@@ -129,43 +158,31 @@ impl Consumer {
         })
     }
 
-    /// Takes an answer apart; what it holds becomes ready.
+    /// Takes an answer: what it holds becomes ready.
     pub(super) async fn take(&mut self, fetched: Fetched) -> Result<(), ConsumeError> {
         let Fetched { group, channel, started, asked, result } = fetched;
-        if let Some(channel) = channel {
-            self.channels.insert(group, channel);
-        }
-        let response = match result.and_then(|response| {
-            CallError::check(&self.name, response.error_code, None)?;
-            Ok(response)
-        }) {
-            Ok(response) => response,
-            Err(error) => {
-                self.busy.remove(&group);
-                return self.pause(error).await;
-            }
+        let flow = self.flows.entry(group).or_default();
+        flow.is_asking = false;
+        flow.channel = channel.or(flow.channel.take());
+        let answers = match result {
+            Ok(answers) => answers,
+            Err(error) => return self.pause(error).await,
         };
         let mut failed = None;
         let progress = |partitions: &BTreeMap<PartitionId, Partition>| {
             asked.iter().any(|(at, from)| partitions.get(at).is_none_or(|state| state.next != *from))
         };
-        let answers = response.responses.into_iter().flat_map(|topic| topic.partitions);
-        let mut pieces = Vec::new();
         for answer in answers {
-            let Some((partition, from)) = asked.iter().copied().find(|(at, _)| *at == answer.partition_index) else {
-                continue;
-            };
-            match self.take_partition(partition, from, answer) {
+            let bytes = answer.bytes();
+            match self.take_partition(answer) {
                 Ok(None) => {}
-                Ok(Some(piece)) => pieces.push(piece),
+                Ok(Some(fetched)) => {
+                    self.flows.entry(group).or_default().waiting_bytes += bytes;
+                    self.ready.push_back(Ready { group, bytes, fetched });
+                }
                 Err(error) => failed = Some(error),
             }
         }
-        match pieces.len() {
-            0 => drop(self.busy.remove(&group)),
-            count => drop(self.busy.insert(group, count)),
-        }
-        self.ready.extend(pieces.into_iter().map(|piece| (group, piece)));
         match failed {
             None => {
                 self.retry = None;
@@ -182,83 +199,46 @@ impl Consumer {
     }
 
     /// Takes one partition's part of an answer: moves the position over it.
-    fn take_partition(
-        &mut self,
-        partition: PartitionId,
-        from: Offset,
-        answer: PartitionData,
-    ) -> Result<Option<FetchedBatches>, ConsumeError> {
+    fn take_partition(&mut self, answer: Answer) -> Result<Option<FetchedBatches>, ConsumeError> {
+        let Answer { partition, from, error, log_start, high_watermark, batches, next, damage } = answer;
         let Some(state) = self.partitions.get_mut(&partition) else { return Ok(None) };
         let topic = || Arc::clone(&self.name);
-        if answer.error_code == ErrorCode::OffsetOutOfRange {
-            let known = |offset: Offset| Some(offset).filter(|offset| offset.0 >= 0);
-            let (start, end) = (known(answer.log_start_offset), known(answer.high_watermark));
-            return Err(ConsumeError::OutOfRange { topic: topic(), partition, offset: from, start, end });
-        }
-        // For other requests this may pass; what is on a broker's disk stays as it is.
-        if answer.error_code == ErrorCode::CorruptMessage {
-            let detail = answer.error_message.as_deref().unwrap_or("the broker found them so").into();
-            return Err(ConsumeError::Damaged { topic: topic(), partition, offset: from, detail });
-        }
-        let what = || format!("{} partition {partition}", self.name);
-        if !answer.error_code.is_ok() {
-            return Err(CallError::refused(what(), answer.error_code, answer.error_message.as_deref()).into());
+        if let Some((code, message)) = error {
+            return Err(match code {
+                ErrorCode::OffsetOutOfRange => ConsumeError::OutOfRange {
+                    topic: topic(),
+                    partition,
+                    offset: from,
+                    start: log_start,
+                    end: high_watermark,
+                },
+                // For other requests this may pass; what is on a broker's disk stays as it is.
+                ErrorCode::CorruptMessage => {
+                    let detail = message.as_deref().unwrap_or("the broker found them so").into();
+                    ConsumeError::Damaged { topic: topic(), partition, offset: from, detail }
+                }
+                code => {
+                    let what = format!("{} partition {partition}", self.name);
+                    CallError::refused(what, code, message.as_deref()).into()
+                }
+            });
         }
         // Moved by the caller meanwhile: the answer is for another place.
         if state.next != from {
             return Ok(None);
         }
-        if answer.high_watermark.0 >= 0 {
-            state.high_watermark = Some(answer.high_watermark);
-        }
-        let mut batches_found = Vec::new();
-        let mut next = from;
-        let damaged = |offset: Offset, detail: String| ConsumeError::Damaged {
-            topic: topic(),
-            partition,
-            offset,
-            detail: detail.into(),
-        };
-        let mut rest: Batches = batches(answer.records.to_bytes());
-        let mut damage = None;
-        for batch in &mut rest {
-            match check_batch(batch, next) {
-                // Wholly before the position: a broker may begin earlier, never twice.
-                Ok(None) => {}
-                Ok(Some((batch, end))) => {
-                    next = end;
-                    if !batch.header().attributes.is_control() {
-                        batches_found.push(batch);
-                    }
-                }
-                Err(found) => {
-                    damage = Some(found);
-                    break;
-                }
-            }
-        }
+        state.high_watermark = high_watermark.or(state.high_watermark);
         // What came before the damage is handed out first; the next answer begins with it.
         if next == from
             && let Some((offset, detail)) = damage
         {
-            return Err(damaged(offset, detail));
-        }
-        if damage.is_none() {
-            next = next.max(answer.next_offset);
-        }
-        // Brokers cut an answer anywhere but in its first batch: asked again, this one would say the same for ever.
-        if next == from && !answer.records.is_empty() {
-            let detail = match rest.rest().len() {
-                0 => "the answer has only batches before it".into(),
-                cut => format!("the answer ends within the batch, of which it has {cut} bytes"),
-            };
-            return Err(damaged(from, detail));
+            return Err(ConsumeError::Damaged { topic: topic(), partition, offset, detail: detail.into() });
         }
         state.next = next;
-        if batches_found.is_empty() {
+        if batches.is_empty() {
             return Ok(None);
         }
-        Ok(Some(FetchedBatches { partition, batches: batches_found, from, next }))
+        Ok(Some(FetchedBatches { partition, batches, from, next }))
     }
 
     /// After something failed: waits a while if trying again can help, else gives the error out.
@@ -294,20 +274,4 @@ impl Consumer {
             Err(error) => self.pause(error).await,
         }
     }
-}
-
-/// Checks a batch and says where it ends; none if that is before `next`. What is damaged is told with where it begins.
-fn check_batch(batch: Result<Batch, BatchError>, next: Offset) -> Result<Option<(Batch, Offset)>, (Offset, String)> {
-    let batch = batch.map_err(|error| (next, error.to_string()))?;
-    let (base, delta) = {
-        let header = batch.header();
-        (header.base_offset, header.last_offset_delta)
-    };
-    let end = base.0.checked_add(i64::from(delta)).and_then(|last| last.checked_add(1)).map(Offset);
-    let end = end.ok_or_else(|| (base, "its offsets overflow".to_owned()))?;
-    if end <= next {
-        return Ok(None);
-    }
-    batch.verify_crc().map_err(|error| (base, error.to_string()))?;
-    Ok(Some((batch, end)))
 }

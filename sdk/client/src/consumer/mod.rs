@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! partitions -> groups (by leader, and a few streams each) -> Fetch with long poll -> batches -> records
-//!                  ^------- the next Fetch of a group is under way while its last answer is handed out
+//!                  ^------- the next Fetch of a group is under way while its last answer is checked and handed out
 //! ```
 //!
 //! Positions move by batches, not by records: a view's answer covers offsets whose records were filtered out, and says how
 //! far it looked (`next_offset`), so that a consumer goes on where everything was filtered.
 
+mod answer;
 mod cursor;
 mod fetch;
 
@@ -29,11 +30,10 @@ use millstream_record::{Batch, Header};
 
 use self::{
     cursor::Cursor,
-    fetch::{Fetched, Group},
+    fetch::{Fetched, Flow, Group},
 };
 use crate::{
     CallError, ConsumeError,
-    channel::Channel,
     cluster::{Cluster, Retry, Topic},
     offsets::list_offsets,
 };
@@ -65,7 +65,8 @@ pub struct ConsumerOptions {
     pub fetch_wait: Duration,
     /// Fewest bytes that are worth an answer before that.
     pub fetch_bytes_min: i32,
-    /// Most bytes of one answer, except that one batch always fits.
+    /// Most bytes of one answer, except that one batch always fits. Of each stream, the next answer is fetched once no more than
+    /// half of this waits to be handed out: a consumer that nobody reads from holds up to one and a half times this per stream.
     pub fetch_bytes_max: i32,
     /// Most bytes of one partition in an answer, except that one batch always fits.
     pub partition_bytes_max: i32,
@@ -147,6 +148,13 @@ impl Partition {
     }
 }
 
+/// What came and is not handed out yet.
+struct Ready {
+    group: Group,
+    bytes: usize,
+    fetched: FetchedBatches,
+}
+
 /// Reads a topic or view. Made by [`crate::Client::consumer`].
 ///
 /// Not a member of a group: positions are the caller's to keep ([`Consumer::positions`]).
@@ -156,12 +164,9 @@ pub struct Consumer {
     name: Arc<str>,
     topic: Arc<Topic>,
     partitions: BTreeMap<PartitionId, Partition>,
-    /// Streams that wait for their group's next Fetch.
-    channels: BTreeMap<Group, Channel>,
+    flows: BTreeMap<Group, Flow>,
     under_way: FuturesUnordered<BoxFuture<'static, Fetched>>,
-    /// Groups with a Fetch under way, or with an answer that is not handed out to its last batch.
-    busy: BTreeMap<Group, usize>,
-    ready: VecDeque<(Group, FetchedBatches)>,
+    ready: VecDeque<Ready>,
     current: Option<Cursor>,
     retry: Option<Retry>,
     /// Set when leaders must be asked for anew before the next Fetch.
@@ -227,9 +232,8 @@ impl Consumer {
             name: Arc::clone(&topic.name),
             topic,
             partitions,
-            channels: BTreeMap::new(),
+            flows: BTreeMap::new(),
             under_way: FuturesUnordered::new(),
-            busy: BTreeMap::new(),
             ready: VecDeque::new(),
             current: None,
             retry: None,
@@ -275,8 +279,7 @@ impl Consumer {
     pub fn next_ready(&mut self) -> Result<Option<ConsumedRecord>, ConsumeError> {
         loop {
             if self.current.is_none() {
-                let Some((group, fetched)) = self.ready.pop_front() else { return Ok(None) };
-                self.release(group);
+                let Some(fetched) = self.pop_ready() else { return Ok(None) };
                 self.current = Some(Cursor::over(fetched));
             }
             let Some(current) = &mut self.current else { return Ok(None) };
@@ -303,8 +306,7 @@ impl Consumer {
     /// As [`Consumer::next`].
     pub async fn next_batches(&mut self) -> Result<Option<FetchedBatches>, ConsumeError> {
         loop {
-            if let Some((group, fetched)) = self.ready.pop_front() {
-                self.release(group);
+            if let Some(fetched) = self.pop_ready() {
                 return Ok(Some(fetched));
             }
             if self.partitions.values().all(Partition::is_done) {
@@ -327,5 +329,11 @@ impl Consumer {
                 }
             }
         }
+    }
+
+    fn pop_ready(&mut self) -> Option<FetchedBatches> {
+        let Ready { group, bytes, fetched } = self.ready.pop_front()?;
+        self.release(group, bytes);
+        Some(fetched)
     }
 }

@@ -130,6 +130,37 @@ fn new_records_wake_a_reader_that_waits() {
     assert!(broker.state.lock().fetches < 20, "{}", broker.state.lock().fetches);
 }
 
+/// The next answer is fetched while the last one is handed out, but not when much of that waits.
+#[test]
+fn the_next_fetch_starts_once_little_waits_to_be_handed_out() {
+    let check = |fetch_bytes_max: usize, expected: &[usize]| {
+        let (world, broker, client) = setting(1);
+        filled(&broker, 3);
+        let fetch_bytes_max = i32::try_from(fetch_bytes_max).unwrap();
+        // An answer has a batch of each partition.
+        let options = ConsumerOptions {
+            fetch_streams: 1,
+            partition_bytes_max: 1,
+            fetch_bytes_max,
+            ..until_end(StartFrom::Beginning)
+        };
+        let mut consumer = consumer(&world, &client, options);
+        let mut fetches = Vec::new();
+        for _ in expected {
+            world.run_until(async {
+                assert_eq!(consumer.next_batches().await.unwrap().unwrap().batches.len(), 1);
+                world.env().clock.sleep(Duration::from_secs(1)).await;
+            });
+            fetches.push(broker.state.lock().fetches);
+        }
+        assert_eq!(fetches, expected, "with {fetch_bytes_max} bytes");
+    };
+    let bytes = batch(10..20).len();
+    check(6 * bytes, &[2, 2, 2, 3, 3, 3]);
+    check(2 * bytes, &[1, 2, 2, 2, 3, 3]);
+    check(bytes, &[1, 1, 2, 2, 2, 3]);
+}
+
 #[test]
 fn reading_goes_on_after_connections_break() {
     for seed in 0..20 {
