@@ -18,7 +18,7 @@ use crate::{
     commit, data_dir,
     followed::{FOLLOWED_FILE, Followed},
     journal::{self, Journal},
-    recover::{self, load::cut_unmarked},
+    recover::{self, cut::cut_unmarked},
     sync,
 };
 

@@ -1,4 +1,4 @@
-//! What a log's own directory holds: segments cut to the mark, leader epochs and producers.
+//! What a log's own directory holds: segments as far as the mark says, or as they are sound. (Epochs and producers are in `beside`.)
 
 use std::{
     io,
@@ -7,25 +7,26 @@ use std::{
 };
 
 use millstream_env::Disk;
-use millstream_model::{Durability, LeaderEpoch, Offset};
+use millstream_model::{Durability, Offset};
 use millstream_record::BatchHeader;
 use parking_lot::Mutex;
 
-use super::{Logs, Refused, unreadable};
+use super::{
+    Logs, Refused,
+    beside::{load_epochs, load_producers},
+    cut::{cut_active, remove},
+    unreadable,
+};
 use crate::{
-    LogId, LogOptions, OpenError, PartitionLog, ReadError,
-    bytes_io::missing_is_fine,
-    compact,
+    LogId, LogOptions, OpenError, PartitionLog, ReadError, compact,
     data_dir::{io, list},
-    epochs::{Epochs, LiveEpochs},
     held,
     index::Index,
     journal::Journal,
-    mark::{Mark, Saved},
-    producers::Producers,
+    mark::Mark,
     segment::Segment,
-    snapshot::{self, UNKNOWN_BYTES},
-    sound::{Extent, Step, extents},
+    snapshot,
+    sound::{Extent, Step},
     state::{Part, State},
     sync_all::each,
     trash::remove_empty_dirs,
@@ -229,12 +230,6 @@ fn remove_snapshots(
     Ok(found)
 }
 
-/// Removes the snapshots of a log without a mark: what becomes of it need not be what they are of.
-fn remove_all_snapshots(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
-    let paths = list(&*journal.disk, log.dir())?;
-    paths.iter().filter(|path| snapshot::is_snapshot(path)).try_for_each(|path| remove(journal, path))
-}
-
 /// Removes segments without a byte, which hold nothing and would hide those that follow.
 fn remove_empty_segments(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>) -> Result<(), OpenError> {
     let mut kept = Vec::with_capacity(bases.len());
@@ -249,10 +244,6 @@ fn remove_empty_segments(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>)
     }
     *bases = kept;
     Ok(())
-}
-
-fn remove(journal: &Journal, path: &Path) -> Result<(), OpenError> {
-    missing_is_fine(journal.disk.remove_file(path)).map_err(io("remove", path))
 }
 
 /// The segments before the one that the mark ends in, back to the one that the log starts in: each must end where the next
@@ -386,73 +377,6 @@ impl Part {
     }
 }
 
-/// Takes away what the files of a log with a journal still hold past its end, once all that the journal has is written there. Not
-/// durably: past the mark nothing counts, and what was replayed is synced.
-pub(super) fn cut_rest(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
-    let mut state = log.state();
-    if !std::mem::take(&mut state.loaded.uncut) {
-        return Ok(());
-    }
-    if state.durable.mark.is_none() {
-        remove_all_snapshots(journal, log)?;
-    }
-    for base in &state.loaded.begun {
-        if state.parts.binary_search_by_key(base, |part| part.segment.base).is_err() {
-            remove(journal, &Segment::new(&journal.handles, log.dir(), *base).path)?;
-        }
-    }
-    let marked = state.durable.mark.map_or(Offset(0), |mark| mark.segment_base);
-    for part in state.parts.iter().filter(|part| part.segment.base >= marked) {
-        let path = &part.segment.path;
-        if part.segment.len().map_err(io("measure", path))? > part.len {
-            let file = part.segment.handle.writer().map_err(io("open", path))?;
-            file.set_len(part.len).map_err(io("cut", path))?;
-        }
-        // What was replayed stays open until it is synced.
-        if state.unsynced.bytes == 0 {
-            part.segment.handle.release();
-        }
-    }
-    Ok(())
-}
-
-/// Lets the journal write what the segments hold of a log without a mark again. Nothing of it is cut before the last frame.
-pub(super) fn uncut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
-    let paths = list(&*journal.disk, log.dir())?;
-    paths.iter().filter(|path| Segment::base_in_index(path).is_some()).try_for_each(|path| remove(journal, path))?;
-    let mut state = log.state();
-    (state.loaded.unmarked, state.loaded.uncut) = (false, true);
-    Ok(())
-}
-
-/// Takes away, durably, what the segments hold of a log without a mark that the journal does not know: it never was durable.
-pub(crate) fn cut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
-    for base in list(&*journal.disk, log.dir())?.iter().filter_map(|path| Segment::base_in(path)) {
-        let segment = Segment::new(&journal.handles, log.dir(), base);
-        remove(journal, &segment.index_path())?;
-        match base {
-            Offset(0) => cut_active(&Part { segment: Arc::new(segment), len: 0 })?,
-            _ => remove(journal, &segment.path)?,
-        }
-    }
-    remove_all_snapshots(journal, log)?;
-    journal.disk.sync_dir(log.dir()).map_err(io("sync", log.dir()))?;
-    log.state().loaded.unmarked = false;
-    Ok(())
-}
-
-/// Cuts the file of the last segment to the length that counts, durably.
-fn cut_active(part: &Part) -> Result<(), OpenError> {
-    let path = &part.segment.path;
-    if part.segment.len().map_err(io("measure", path))? != part.len {
-        let file = part.segment.handle.writer().map_err(io("open", path))?;
-        file.set_len(part.len).map_err(io("cut", path))?;
-        file.sync_data().map_err(io("sync", path))?;
-    }
-    part.segment.handle.release();
-    Ok(())
-}
-
 /// Goes on past the mark of a log without a journal, as far as sound batches follow each other. (Its tail survives a killed
 /// process.) Takes from `rest` the segments that it keeps; gives the new end and what it found.
 fn keep_tail(
@@ -483,106 +407,4 @@ fn keep_tail(
         let base = rest.remove(0);
         parts.push(Part { segment: Arc::new(Segment::new(&journal.handles, dir, base)), len: 0 });
     }
-}
-
-/// The epochs below `end`: from their file, or where that is not sound from the batches. Where the file says otherwise,
-/// it is to be written before the mark moves on, or an epoch that was lost would come back once the log has grown past its start.
-///
-/// Also the last one of the file, if it begins at `found_end`, where the log was found to end: past the mark, too, nothing belies it.
-fn load_epochs(
-    journal: &Journal,
-    dir: &Path,
-    parts: &[Part],
-    (start, end): (Offset, Offset),
-    found_end: Offset,
-) -> Result<(LiveEpochs, Option<LeaderEpoch>), OpenError> {
-    let path = dir.join("epochs");
-    let mut stored = Epochs::load(&*journal.disk, &path).map_err(io("read", &path))?;
-    let last = stored.as_ref().and_then(|stored| stored.begun_at(found_end));
-    // The start may have moved past what is left, and the first epoch with it: that one had begun before, and for good. (Or past the
-    // mark: then batches of older epochs are found there, by replay or in the tail that is kept.)
-    let moved = stored.as_mut().is_some_and(|stored| stored.begin_by(end));
-    let is_stored = stored.is_some();
-    let mut epochs = match stored {
-        // Its first one is cut to a start that the mark does not know of, and that need not have become durable.
-        Some(stored) if stored.first_start().is_some_and(|first| first > start && end > start) => {
-            let mut epochs = epochs_of(parts, stored.first_start().unwrap_or(end))?;
-            epochs.extend(&stored);
-            epochs
-        }
-        Some(epochs) => epochs,
-        None if end == Offset(0) => Epochs::default(),
-        None => {
-            tracing::warn!(path = %path.display(), "not sound; the epochs are taken from the batches");
-            epochs_of(parts, end)?
-        }
-    };
-    let changed = moved | epochs.cut(end) | epochs.cut_below(start) || (!is_stored && end > Offset(0));
-    Ok((LiveEpochs::new(epochs, changed), last))
-}
-
-/// The epochs that the batches below `end` tell of. Of an epoch whose batches are all lost nothing tells.
-fn epochs_of(parts: &[Part], end: Offset) -> Result<Epochs, OpenError> {
-    let mut epochs = Epochs::default();
-    each_sound(parts, Offset(0), end, |header| {
-        epochs.begin(header.partition_leader_epoch, header.base_offset);
-    })?;
-    Ok(epochs)
-}
-
-/// Goes over the sound batches between two offsets, and the one that holds the first.
-fn each_sound(parts: &[Part], from: Offset, end: Offset, mut each: impl FnMut(&BatchHeader)) -> Result<(), OpenError> {
-    for extent in extents(parts, end).filter(|extent| extent.end > from) {
-        let segment = &extent.part.segment;
-        let index = segment.index_so_far(extent.part.len).map_err(unreadable)?;
-        let mut salvage = extent.salvage(&index, from);
-        while let Some(step) = salvage.next().map_err(unreadable)? {
-            match step {
-                Step::Batch(_, header) if header.end_offset() > from => each(&header),
-                Step::Batch(..) => {}
-                Step::Lost(at, hole) => extent.tell(at, hole),
-            }
-        }
-        segment.handle.release();
-    }
-    Ok(())
-}
-
-/// The producers at the mark: as its snapshot says and the batches after it; where that is not sound, the last one that is among
-/// `snapshots`, or all batches. Also how many bytes of batches were looked at.
-fn load_producers(
-    journal: &Journal,
-    dir: &Path,
-    parts: &[Part],
-    mark: &Mark,
-    snapshots: &[Offset],
-) -> Result<(Producers, u64), OpenError> {
-    let disk = &*journal.disk;
-    let Saved { at, behind } = mark.producers;
-    let path = snapshot::path(dir, at);
-    let limits = journal.producer_limits();
-    let stored = match at {
-        Offset(0) => Some(Producers::new(limits)),
-        _ => snapshot::load(disk, dir, at, limits).map_err(io("read", &path))?,
-    };
-    let (mut producers, from) = match stored {
-        // How much follows is not known, unless it is nothing.
-        Some(producers) if !behind => return Ok((producers, if at == mark.end { 0 } else { UNKNOWN_BYTES })),
-        Some(producers) => (producers, at.max(mark.start)),
-        None => {
-            tracing::warn!(path = %path.display(), "not sound; the producers are taken from what is before, and the batches since");
-            let before = &snapshots[..snapshots.partition_point(|before| *before < at)];
-            let found = snapshot::load_last(disk, dir, before, limits).map_err(io("read", dir))?;
-            found.map_or_else(|| (Producers::new(limits), mark.start), |(at, producers)| (producers, at))
-        }
-    };
-    let now = journal.now();
-    let mut bytes = 0;
-    // What is lost cannot be served twice: it is no loss that nobody remembers who sent it. Who comes next in sequence after what is
-    // lost is refused, if more of it is remembered, and begins a new epoch.
-    each_sound(parts, from, mark.end, |header| {
-        bytes += header.batch_bytes() as u64;
-        producers.note(header, now);
-    })?;
-    Ok((producers, bytes))
 }

@@ -1,7 +1,9 @@
 //! Recovery: every log is cut to its mark, then the journal is replayed, then all of it is synced.
 
+mod beside;
+pub(crate) mod cut;
 mod files;
-pub(crate) mod load;
+mod load;
 mod replay;
 
 use std::{

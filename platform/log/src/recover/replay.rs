@@ -12,9 +12,11 @@ use millstream_record::{BatchHeader, PATCH_BYTES};
 use parking_lot::MutexGuard;
 
 use super::{
-    Logs, Refused, failed,
+    Logs, Refused,
+    cut::{cut_rest, uncut_unmarked},
+    failed,
     files::JournalFiles,
-    load::{cut_rest, had_mark, uncut_unmarked},
+    load::had_mark,
     unreadable,
 };
 use crate::{
