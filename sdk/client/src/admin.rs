@@ -36,7 +36,7 @@ use millstream_protocol::{
 use crate::{
     CallError,
     cluster::{Cluster, Target},
-    offsets::list_offsets,
+    offsets::{Found, list_offsets},
 };
 
 /// A topic to create.
@@ -333,7 +333,9 @@ impl Admin {
             .collect();
         let starts = list_offsets(&self.cluster, &topic, &led, EARLIEST_TIMESTAMP).await?;
         let ends = list_offsets(&self.cluster, &topic, &led, LATEST_TIMESTAMP).await?;
-        let offset = |from: &BTreeMap<PartitionId, Option<Offset>>, at| from.get(&at).copied().flatten();
+        let offset = |from: &BTreeMap<PartitionId, Found>, at| {
+            from.get(&at).and_then(|found| found.as_ref().ok().copied().flatten())
+        };
         let mut partitions: Vec<_> = found
             .partitions
             .into_iter()

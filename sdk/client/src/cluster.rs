@@ -443,7 +443,7 @@ pub(crate) fn is_unknown(error: &CallError) -> bool {
 }
 
 /// How long something is tried again without a word.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Pauses that double, with some chance in them, until patience is used up.
 pub(crate) struct Retry {

@@ -287,6 +287,14 @@ pub enum ConsumeError {
         /// What is wrong.
         detail: Arc<str>,
     },
+    /// One partition could not be read: its broker refused, or nobody leads it. Others may be readable all the same.
+    #[error("{source}")]
+    Partition {
+        /// The partition.
+        partition: PartitionId,
+        /// What the broker said.
+        source: CallError,
+    },
     /// The broker refused, or could not be asked.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -304,16 +312,34 @@ impl ConsumeError {
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
-            Self::Call(error) => error.code(),
             Self::OutOfRange { .. } => Some(ErrorCode::OffsetOutOfRange),
-            _ => None,
+            _ => self.call().and_then(CallError::code),
+        }
+    }
+
+    /// Which partition it is about, if it is about one: others may be readable all the same.
+    #[must_use]
+    pub fn partition(&self) -> Option<PartitionId> {
+        match self {
+            Self::NoSuchPartition { partition, .. }
+            | Self::OutOfRange { partition, .. }
+            | Self::Damaged { partition, .. }
+            | Self::Partition { partition, .. } => Some(*partition),
+            Self::Call(_) => None,
         }
     }
 
     /// Whether polling again may succeed. The consumer has already tried for its patience.
     #[must_use]
     pub fn is_retriable(&self) -> bool {
-        matches!(self, Self::Call(error) if error.is_retriable())
+        self.call().is_some_and(CallError::is_retriable)
+    }
+
+    pub(crate) fn call(&self) -> Option<&CallError> {
+        match self {
+            Self::Partition { source: error, .. } | Self::Call(error) => Some(error),
+            _ => None,
+        }
     }
 }
 

@@ -53,7 +53,7 @@ pub use admin::{
     Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription,
     TopicDescription, TopicListing,
 };
-pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, FetchedBatches, Position, StartFrom};
+pub use consumer::{ConsumedRecord, Consumer, ConsumerEvent, ConsumerOptions, FetchedBatches, Position, StartFrom};
 pub use error::{CallError, ConnectError, ConsumeError, ProduceError};
 use millstream_env::{Env, Net};
 pub use millstream_protocol::{

@@ -13,13 +13,17 @@ use crate::{
     cluster::{Cluster, Target, Topic},
 };
 
-/// Asks the leaders for an offset by time; none where no record is as late.
+/// What is known of an offset: none where no record is as late; an error where the partition's storage has failed or is damaged.
+pub(crate) type Found = Result<Option<Offset>, CallError>;
+
+/// Asks the leaders for an offset by time. What is wrong with a partition's storage may stay so for long: that is told at once, and
+/// holds up no other.
 pub(crate) async fn list_offsets(
     cluster: &Cluster,
     topic: &Arc<Topic>,
     partitions: &[PartitionId],
     timestamp: TimestampMs,
-) -> Result<BTreeMap<PartitionId, Option<Offset>>, CallError> {
+) -> Result<BTreeMap<PartitionId, Found>, CallError> {
     let mut topic = Arc::clone(topic);
     let mut found = BTreeMap::new();
     let mut retry = cluster.retry(cluster.options.request_timeout);
@@ -56,10 +60,13 @@ pub(crate) async fn list_offsets(
             };
             for answer in response.topics.into_iter().flat_map(|topic| topic.partitions) {
                 let what = || format!("{} partition {}", topic.name, answer.partition_index);
-                match CallError::check(&what(), answer.error_code, None) {
+                match CallError::check(&what(), answer.error_code, answer.error_message.as_deref()) {
                     Ok(()) => {
                         let offset = Some(answer.offset).filter(|offset| offset.0 >= 0);
-                        found.insert(answer.partition_index, offset);
+                        found.insert(answer.partition_index, Ok(offset));
+                    }
+                    Err(error) if is_of_storage(&error) => {
+                        found.insert(answer.partition_index, Err(error));
                     }
                     Err(error) => failed = Some(error),
                 }
@@ -79,4 +86,9 @@ pub(crate) async fn list_offsets(
             ));
         }
     }
+}
+
+/// Whether a partition's storage is to blame, which may stay so for long.
+pub(crate) fn is_of_storage(error: &CallError) -> bool {
+    matches!(error.code(), Some(ErrorCode::KafkaStorage | ErrorCode::CorruptMessage))
 }

@@ -14,7 +14,13 @@ use millstream_protocol::{
 };
 use tracing::debug;
 
-use crate::{errors::WireError, partition::Partition, readable::Readable, shared::Shared, slow::Wanted};
+use crate::{
+    errors::{Messages, WireError},
+    partition::Partition,
+    readable::Readable,
+    shared::Shared,
+    slow::Wanted,
+};
 
 /// What is answered about one partition; none is offset -1.
 type Found = Option<(Offset, TimestampMs)>;
@@ -28,7 +34,7 @@ enum Answer {
 
 pub(crate) async fn handle(shared: Arc<Shared>, request: ListOffsetsRequest) -> ListOffsetsResponse {
     let state = shared.catalog.state();
-    let mut named = HashSet::new();
+    let (mut named, mut messages) = (HashSet::new(), Messages::new());
     let mut topics = Vec::with_capacity(request.topics.len());
     let mut searches = Vec::new();
     for topic in request.topics {
@@ -39,13 +45,13 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: ListOffsetsRequest) -> 
             let answer = find(&shared, readable.as_ref(), asked, &mut named);
             let mut response = ListOffsetsPartitionResponse { partition_index: index, ..Default::default() };
             match answer {
-                Ok(Answer::Known(found)) => set(&mut response, Ok(found)),
+                Ok(Answer::Known(found)) => set(&mut response, Ok(found), &mut messages),
                 Ok(Answer::Search(partition, time)) => {
                     // Until it is found.
                     response.error_code = ErrorCode::UnknownServer;
                     searches.push(((topics.len(), partitions.len()), partition, time));
                 }
-                Err(error) => set(&mut response, Err(error)),
+                Err(error) => set(&mut response, Err(error), &mut messages),
             }
             partitions.push(response);
         }
@@ -55,13 +61,13 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: ListOffsetsRequest) -> 
         // Dropped with the request: whoever has left is not searched for any longer.
         let found = shared.searching.run("search", move |wanted| search_all(searches, wanted)).await;
         for ((topic, partition), found) in found.unwrap_or_default() {
-            set(&mut topics[topic].partitions[partition], found);
+            set(&mut topics[topic].partitions[partition], found, &mut messages);
         }
     }
     ListOffsetsResponse { topics, ..Default::default() }
 }
 
-fn set(response: &mut ListOffsetsPartitionResponse, found: Result<Found, WireError>) {
+fn set(response: &mut ListOffsetsPartitionResponse, found: Result<Found, WireError>, messages: &mut Messages) {
     response.error_code = ErrorCode::None;
     match found {
         Ok(Some((offset, timestamp))) => {
@@ -73,6 +79,7 @@ fn set(response: &mut ListOffsetsPartitionResponse, found: Result<Found, WireErr
         Err(error) => {
             debug!(partition = response.partition_index.0, error = error.message, "ListOffsets refused");
             response.error_code = error.kafka_code();
+            response.error_message = messages.say(&error.message);
         }
     }
 }

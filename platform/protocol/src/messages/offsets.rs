@@ -72,5 +72,7 @@ message! {
         pub offset: Offset = Offset(-1),
         /// The epoch of the record there; -1 is unknown.
         pub leader_epoch: LeaderEpoch [4..] = LeaderEpoch(-1),
+        /// Ours: what went wrong, for people.
+        pub error_message: Option<String> [tag 20000],
     }
 }

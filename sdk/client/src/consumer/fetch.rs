@@ -73,10 +73,20 @@ impl Consumer {
         let waiting_max = self.waiting_max();
         let mut groups: BTreeMap<Group, Vec<FetchPartition>> = BTreeMap::new();
         for (partition, state) in &self.partitions {
-            let Ok((leader, epoch)) = self.topic.leader(*partition) else { continue };
+            if state.is_done() || !self.failures.may_ask(*partition) {
+                continue;
+            }
+            let (leader, epoch) = match self.topic.leader(*partition) {
+                Ok(led) => led,
+                Err(source) => {
+                    let error = ConsumeError::Partition { partition: *partition, source };
+                    self.failures.failed(*partition, error);
+                    continue;
+                }
+            };
             let stream = partition.0.unsigned_abs() as usize % self.options.fetch_streams;
             let group = Group { leader, stream };
-            if state.is_done() || self.flows.get(&group).is_some_and(|flow| !flow.has_room(waiting_max)) {
+            if self.flows.get(&group).is_some_and(|flow| !flow.has_room(waiting_max)) {
                 continue;
             }
             groups.entry(group).or_default().push(self.ask_for(*partition, state.next, epoch));
@@ -168,34 +178,28 @@ impl Consumer {
             Ok(answers) => answers,
             Err(error) => return self.pause(error).await,
         };
-        let mut failed = None;
         let progress = |partitions: &BTreeMap<PartitionId, Partition>| {
             asked.iter().any(|(at, from)| partitions.get(at).is_none_or(|state| state.next != *from))
         };
         for answer in answers {
-            let bytes = answer.bytes();
+            let (partition, bytes) = (answer.partition, answer.bytes());
             match self.take_partition(answer) {
-                Ok(None) => {}
-                Ok(Some(fetched)) => {
+                Ok(taken) => {
+                    self.failures.recovered(partition);
+                    let Some(fetched) = taken else { continue };
                     self.flows.entry(group).or_default().waiting_bytes += bytes;
                     self.ready.push_back(Ready { group, bytes, fetched });
                 }
-                Err(error) => failed = Some(error),
+                Err(error) => self.failures.failed(partition, error),
             }
         }
-        match failed {
-            None => {
-                self.retry = None;
-                // A broker that answers at once and leads nowhere must not keep both sides busy.
-                let early = self.cluster.env.clock.now() - started < self.options.fetch_wait;
-                if early && !progress(&self.partitions) {
-                    self.cluster.env.clock.sleep(self.cluster.options.backoff_min).await;
-                }
-                Ok(())
-            }
-            Some(ConsumeError::Call(error)) => self.pause(error).await,
-            Some(error) => Err(error),
+        self.retry = None;
+        // A broker that answers at once and leads nowhere must not keep both sides busy.
+        let early = self.cluster.env.clock.now() - started < self.options.fetch_wait;
+        if early && !progress(&self.partitions) {
+            self.cluster.env.clock.sleep(self.cluster.options.backoff_min).await;
         }
+        Ok(())
     }
 
     /// Takes one partition's part of an answer: moves the position over it.
@@ -219,7 +223,8 @@ impl Consumer {
                 }
                 code => {
                     let what = format!("{} partition {partition}", self.name);
-                    CallError::refused(what, code, message.as_deref()).into()
+                    let source = CallError::refused(what, code, message.as_deref());
+                    ConsumeError::Partition { partition, source }
                 }
             });
         }

@@ -7,35 +7,37 @@
 //!
 //! Positions move by batches, not by records: a view's answer covers offsets whose records were filtered out, and says how
 //! far it looked (`next_offset`), so that a consumer goes on where everything was filtered.
+//!
+//! A partition that fails holds up no other: it is left out of fetches for a pause and tried again (`failing`), which
+//! [`Consumer::next_event`] tells. Also where not even the offsets can be asked for, from which it is to be read.
 
 mod answer;
 mod cursor;
+mod failing;
 mod fetch;
+mod place;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use millstream_env::BoxFuture;
 use millstream_model::{Offset, PartitionId, TimestampMs};
-use millstream_protocol::{
-    ErrorCode,
-    messages::offsets::{EARLIEST_TIMESTAMP, LATEST_TIMESTAMP},
-};
 use millstream_record::{Batch, Header};
 
 use self::{
     cursor::Cursor,
+    failing::{Change, Failures},
     fetch::{Fetched, Flow, Group},
+    place::{Placed, place},
 };
 use crate::{
     CallError, ConsumeError,
     cluster::{Cluster, Retry, Topic},
-    offsets::list_offsets,
 };
 
 /// Where reading starts.
@@ -72,7 +74,8 @@ pub struct ConsumerOptions {
     pub partition_bytes_max: i32,
     /// Streams per broker that partitions are spread over, 1 to 8.
     pub fetch_streams: usize,
-    /// How long reading is tried again when brokers cannot be reached or are electing, before that is an error.
+    /// How long reading is tried again when brokers cannot be reached or are electing, before that is an error. With
+    /// [`ConsumerOptions::until_end`], partitions whose storage has failed have five seconds at most, once all others are read.
     pub patience: Duration,
 }
 
@@ -107,6 +110,27 @@ pub struct ConsumedRecord {
     pub value: Option<Bytes>,
     /// What travels beside the value, in order; a name may come more than once.
     pub headers: Vec<Header>,
+}
+
+/// What a consumer has to tell.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ConsumerEvent {
+    /// A record was read.
+    Record(ConsumedRecord),
+    /// A partition cannot be read: the others are read on, and it is tried again with growing pauses, from where it was. Told once,
+    /// until it has recovered: at once where the storage has failed or the error is final, else after a few seconds.
+    Failing {
+        /// The partition.
+        partition: PartitionId,
+        /// Why.
+        error: ConsumeError,
+    },
+    /// A partition of which that was told is read again.
+    Recovered {
+        /// The partition.
+        partition: PartitionId,
+    },
 }
 
 /// Whole batches of one partition, as they came; see [`Consumer::next_batches`].
@@ -164,6 +188,11 @@ pub struct Consumer {
     name: Arc<str>,
     topic: Arc<Topic>,
     partitions: BTreeMap<PartitionId, Partition>,
+    /// Partitions whose broker cannot say yet from where they are read.
+    unplaced: BTreeSet<PartitionId>,
+    /// Asking for that again.
+    placing: Option<BoxFuture<'static, Result<Placed, CallError>>>,
+    failures: Failures,
     flows: BTreeMap<Group, Flow>,
     under_way: FuturesUnordered<BoxFuture<'static, Fetched>>,
     ready: VecDeque<Ready>,
@@ -197,48 +226,26 @@ impl Consumer {
                 return Err(ConsumeError::NoSuchPartition { topic, partition: *partition, partitions });
             }
         }
-        let ends = match options.until_end || options.start == StartFrom::End {
-            true => Some(list_offsets(&cluster, &topic, &wanted, LATEST_TIMESTAMP).await?),
-            false => None,
-        };
-        let end_of = |partition: &PartitionId| ends.as_ref().and_then(|ends| ends.get(partition).copied().flatten());
-        let starts = match options.start {
-            StartFrom::Beginning => list_offsets(&cluster, &topic, &wanted, EARLIEST_TIMESTAMP).await?,
-            StartFrom::End => wanted.iter().map(|partition| (*partition, end_of(partition))).collect(),
-            StartFrom::Offset(offset) => wanted.iter().map(|partition| (*partition, Some(offset))).collect(),
-            StartFrom::Timestamp(time) => {
-                let found = list_offsets(&cluster, &topic, &wanted, time).await?;
-                let latest = match found.values().any(Option::is_none) {
-                    true => list_offsets(&cluster, &topic, &wanted, LATEST_TIMESTAMP).await?,
-                    false => BTreeMap::new(),
-                };
-                let or_end = |(at, found): (PartitionId, Option<Offset>)| {
-                    (at, found.or_else(|| latest.get(&at).copied().flatten()))
-                };
-                found.into_iter().map(or_end).collect()
-            }
-        };
-        let partitions = wanted
-            .iter()
-            .map(|at| {
-                let next = starts.get(at).copied().flatten().unwrap_or_default();
-                let end = end_of(at).filter(|_| options.until_end);
-                (*at, Partition { next, end, high_watermark: end_of(at) })
-            })
-            .collect();
-        Ok(Self {
+        let placed = place(&cluster, &topic, &wanted, options.start, options.until_end).await?;
+        let failures = Failures::new(cluster.env.clone(), &cluster.options, options.patience, options.until_end);
+        let mut consumer = Self {
             cluster,
             options,
             name: Arc::clone(&topic.name),
             topic,
-            partitions,
+            partitions: BTreeMap::new(),
+            unplaced: BTreeSet::new(),
+            placing: None,
+            failures,
             flows: BTreeMap::new(),
             under_way: FuturesUnordered::new(),
             ready: VecDeque::new(),
             current: None,
             retry: None,
             stale: false,
-        })
+        };
+        consumer.take_placed(placed);
+        Ok(consumer)
     }
 
     /// The topic's or view's name.
@@ -247,7 +254,7 @@ impl Consumer {
         &self.name
     }
 
-    /// How far reading is, by partition.
+    /// How far reading is, by partition. One whose broker has not been able to say from where it is read is not among them.
     pub fn positions(&self) -> impl Iterator<Item = Position> + '_ {
         self.partitions.iter().map(|(partition, state)| Position {
             partition: *partition,
@@ -260,15 +267,37 @@ impl Consumer {
     /// The next record; none when every partition has been read to its end ([`ConsumerOptions::until_end`]). Waits for records
     /// otherwise. Dropping the future loses nothing.
     ///
+    /// A partition that fails holds up no other. What may pass is logged, and else only told by [`Consumer::next_event`].
+    ///
     /// # Errors
-    /// [`ConsumeError`]; what had arrived before was handed out first. Calling again tries again from the same offsets.
+    /// [`ConsumeError`]; what had arrived before was handed out first. Calling again tries again from the same offsets: of an error
+    /// that is about one partition, the others go on meanwhile.
     pub async fn next(&mut self) -> Result<Option<ConsumedRecord>, ConsumeError> {
         loop {
-            if let Some(record) = self.next_ready()? {
-                return Ok(Some(record));
+            match self.next_event().await? {
+                None => return Ok(None),
+                Some(ConsumerEvent::Record(record)) => return Ok(Some(record)),
+                Some(other) => other.log()?,
             }
-            let Some(fetched) = self.next_batches().await? else { return Ok(None) };
-            self.current = Some(Cursor::over(fetched));
+        }
+    }
+
+    /// As [`Consumer::next`], and tells also when a partition begins to fail, and when it is read again.
+    ///
+    /// # Errors
+    /// What is about one partition is an event, and an error only once nothing else is left to be read and it was tried for
+    /// [`ConsumerOptions::patience`], or trying again cannot help. Calling again tries again from the same offsets.
+    pub async fn next_event(&mut self) -> Result<Option<ConsumerEvent>, ConsumeError> {
+        loop {
+            if let Some(record) = self.next_ready()? {
+                return Ok(Some(ConsumerEvent::Record(record)));
+            }
+            if let Some(change) = self.failures.next_change() {
+                return Ok(Some(change.into()));
+            }
+            if !self.step().await? {
+                return Ok(None);
+            }
         }
     }
 
@@ -309,23 +338,79 @@ impl Consumer {
             if let Some(fetched) = self.pop_ready() {
                 return Ok(Some(fetched));
             }
-            if self.partitions.values().all(Partition::is_done) {
+            while let Some(change) = self.failures.next_change() {
+                ConsumerEvent::from(change).log()?;
+            }
+            if !self.step().await? {
                 return Ok(None);
             }
-            if self.stale {
-                self.refresh().await?;
+        }
+    }
+
+    /// Asks for what is to be asked for, and waits until something comes of it; false when all is read.
+    async fn step(&mut self) -> Result<bool, ConsumeError> {
+        if !self.is_any_left()? {
+            return Ok(false);
+        }
+        self.stale |= self.failures.needs_leaders();
+        if self.stale {
+            self.refresh().await?;
+        }
+        self.pump();
+        self.place_more();
+        let pause = OptionFuture::from(self.failures.pause().map(|pause| self.cluster.env.clock.sleep(pause)));
+        let placing = OptionFuture::from(self.placing.as_mut());
+        tokio::select! {
+            // The same order in every run of a simulation.
+            biased;
+            Some(placed) = placing => {
+                self.placing = None;
+                match placed {
+                    Ok(placed) => self.take_placed(placed),
+                    Err(error) => self.pause(error).await?,
+                }
             }
-            self.pump();
-            match self.under_way.next().await {
-                Some(fetched) => self.take(fetched).await?,
-                // Every partition that is left has no leader: ask again who leads.
-                None => {
-                    self.pause(CallError::refused(
-                        self.name.as_ref(),
-                        ErrorCode::LeaderNotAvailable,
-                        Some("no partition has a leader at the moment"),
-                    ))
-                    .await?
+            Some(fetched) = self.under_way.next() => self.take(fetched).await?,
+            // What has sat out its pause is asked for.
+            Some(()) = pause => {}
+            // Nothing was asked for, since leaders are to be asked for first.
+            else => {}
+        }
+        Ok(true)
+    }
+
+    /// Whether anything is left to be read; an error where all of it has failed for good.
+    fn is_any_left(&mut self) -> Result<bool, ConsumeError> {
+        let placed = self.partitions.iter().filter(|(_, state)| !state.is_done()).map(|(at, _)| *at);
+        let mut left = placed.chain(self.unplaced.iter().copied()).peekable();
+        if left.peek().is_none() {
+            return Ok(false);
+        }
+        self.failures.hopeless(left).map_or(Ok(true), Err)
+    }
+
+    /// Asks once more where partitions are read from, whose brokers could not say.
+    fn place_more(&mut self) {
+        let due: Vec<_> = self.unplaced.iter().copied().filter(|at| self.failures.may_ask(*at)).collect();
+        if self.stale || self.placing.is_some() || due.is_empty() {
+            return;
+        }
+        let (cluster, topic) = (Arc::clone(&self.cluster), Arc::clone(&self.topic));
+        let ConsumerOptions { start, until_end, .. } = self.options;
+        self.placing = Some(Box::pin(async move { place(&cluster, &topic, &due, start, until_end).await }));
+    }
+
+    fn take_placed(&mut self, placed: Placed) {
+        for (partition, placed) in placed {
+            match placed {
+                Ok(state) => {
+                    self.unplaced.remove(&partition);
+                    self.failures.recovered(partition);
+                    self.partitions.insert(partition, state);
+                }
+                Err(source) => {
+                    self.unplaced.insert(partition);
+                    self.failures.failed(partition, ConsumeError::Partition { partition, source });
                 }
             }
         }
@@ -335,5 +420,27 @@ impl Consumer {
         let Ready { group, bytes, fetched } = self.ready.pop_front()?;
         self.release(group, bytes);
         Some(fetched)
+    }
+}
+
+impl From<Change> for ConsumerEvent {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Failing(partition, error) => Self::Failing { partition, error },
+            Change::Recovered(partition) => Self::Recovered { partition },
+        }
+    }
+}
+
+impl ConsumerEvent {
+    /// For callers that take records only: an error that trying again cannot mend is theirs all the same.
+    fn log(self) -> Result<(), ConsumeError> {
+        match self {
+            Self::Failing { error, .. } if !error.is_retriable() => return Err(error),
+            Self::Failing { error, .. } => tracing::warn!("{error}; it is tried again, and the others are read"),
+            Self::Recovered { partition } => tracing::info!("partition {partition} is read again"),
+            Self::Record(_) => {}
+        }
+        Ok(())
     }
 }

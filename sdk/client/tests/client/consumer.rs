@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use millstream_client::{Client, ConsumeError, Consumer, ConsumerOptions, ErrorCode, StartFrom};
+use millstream_client::{Client, ConsumeError, Consumer, ConsumerEvent, ConsumerOptions, ErrorCode, StartFrom};
 use millstream_env::sim::World;
 use millstream_model::{Offset, PartitionId, TimestampMs};
 use millstream_record::{BatchBuilder, BatchOptions, Compression, crc32c};
@@ -292,6 +292,109 @@ fn an_answer_that_is_cut_within_its_first_batch_is_an_error_and_not_asked_for_fo
         assert!(error.to_string().contains("ends within"), "{error}");
         assert_eq!(broker.state.lock().fetches, 1);
     }
+}
+
+/// Reads until nothing is left: how many records each partition gave, what was told of partitions, and how it ended.
+fn read_events(
+    world: &World,
+    consumer: &mut Consumer,
+) -> (BTreeMap<i32, usize>, Vec<String>, Result<(), ConsumeError>) {
+    let (mut read, mut told) = (BTreeMap::new(), Vec::new());
+    let ended = world.run_until(async {
+        loop {
+            match consumer.next_event().await {
+                Ok(Some(ConsumerEvent::Record(record))) => *read.entry(record.partition.0).or_default() += 1,
+                Ok(Some(ConsumerEvent::Failing { partition, error })) => told.push(format!("{partition}: {error}")),
+                Ok(Some(ConsumerEvent::Recovered { partition })) => told.push(format!("{partition} recovered")),
+                Ok(Some(other)) => panic!("{other:?}"),
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    });
+    (read, told, ended)
+}
+
+#[test]
+fn a_partition_out_of_service_holds_up_no_other_and_is_read_once_it_is_back() {
+    for start in [StartFrom::Beginning, StartFrom::Offset(Offset(0)), StartFrom::Timestamp(TimestampMs(0))] {
+        let (world, broker, client) = setting(1);
+        filled(&broker, 5);
+        broker.state.lock().failing.insert(1, ErrorCode::KafkaStorage);
+        // From the start on: not even its offsets are known.
+        let mut consumer = consumer(&world, &client, until_end(start));
+        assert!(world.env().clock.now().0 < Duration::from_secs(1), "it is waited for");
+        let (read, told, ended) = read_events(&world, &mut consumer);
+        assert_eq!(read, BTreeMap::from([0, 2, 3, 4].map(|at| (at, 100))), "{start:?}");
+        assert_eq!(told, ["1: t partition 1: scripted"]);
+        let error = ended.unwrap_err();
+        assert_eq!((error.code(), error.partition()), (Some(ErrorCode::KafkaStorage), Some(PartitionId(1))));
+        // It was tried again, with pauses.
+        let (took, refusals) = (world.env().clock.now().0, broker.state.lock().refusals);
+        assert!(Duration::from_secs(5) <= took && took < Duration::from_secs(7), "{took:?}");
+        assert!((5..40).contains(&refusals), "{refusals}");
+        broker.state.lock().failing.clear();
+        let (read, told, ended) = read_events(&world, &mut consumer);
+        assert_eq!((read, told), (BTreeMap::from([(1, 100)]), vec!["1 recovered".to_owned()]));
+        ended.unwrap();
+        assert_eq!(consumer.positions().filter(|at| at.next == Offset(100)).count(), 5);
+    }
+}
+
+#[test]
+fn a_partition_that_fails_later_delays_no_record_of_the_others() {
+    for (code, told_at_once) in [(ErrorCode::KafkaStorage, true), (ErrorCode::NotLeaderOrFollower, false)] {
+        let (world, broker, client) = setting(1);
+        // Partition 0 shares a fetch with the one that fails, 1 does not.
+        filled(&broker, 3);
+        let options = ConsumerOptions { start: StartFrom::End, patience: Duration::MAX, ..ConsumerOptions::default() };
+        let mut consumer = consumer(&world, &client, options);
+        broker.state.lock().failing.insert(2, code);
+        world.run_until(async {
+            if told_at_once {
+                let event = consumer.next_event().await.unwrap();
+                assert!(matches!(event, Some(ConsumerEvent::Failing { partition: PartitionId(2), .. })), "{event:?}");
+            }
+            for (number, partition) in (100..140).zip([0, 1].into_iter().cycle()) {
+                let at = number - 100;
+                broker.append("t", partition, batch(at..at + 1));
+                let sent = world.env().clock.now();
+                let record = consumer.next_event().await.unwrap();
+                let Some(ConsumerEvent::Record(record)) = record else { panic!("{record:?}") };
+                assert_eq!(record.partition, PartitionId(partition as i32));
+                let took = world.env().clock.now() - sent;
+                assert!(took < Duration::from_millis(100), "{took:?}");
+                world.env().clock.sleep(Duration::from_millis(50)).await;
+            }
+            // What does not pass within seconds is told.
+            if !told_at_once {
+                let event = consumer.next_event().await.unwrap();
+                assert!(matches!(event, Some(ConsumerEvent::Failing { partition: PartitionId(2), .. })), "{event:?}");
+            }
+            broker.append("t", 2, batch(0..1));
+            broker.state.lock().failing.clear();
+            let event = consumer.next_event().await.unwrap();
+            let Some(ConsumerEvent::Record(record)) = event else { panic!("{event:?}") };
+            assert_eq!((record.partition, record.offset), (PartitionId(2), Offset(100)));
+        });
+        let told = world.run_until(consumer.next_event()).unwrap();
+        assert!(matches!(told, Some(ConsumerEvent::Recovered { partition: PartitionId(2) })), "{told:?}");
+    }
+}
+
+#[test]
+fn damage_in_one_partition_is_told_and_the_others_are_read_to_their_end() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 3);
+    let mut consumer = consumer(&world, &client, until_end(StartFrom::Beginning));
+    broker.state.lock().failing.insert(0, ErrorCode::CorruptMessage);
+    let (read, told, ended) = read_events(&world, &mut consumer);
+    assert_eq!(read, BTreeMap::from([(1, 100), (2, 100)]));
+    assert_eq!(told, ["0: the records of t partition 0 from offset 0 on are damaged: scripted"]);
+    let error = ended.unwrap_err();
+    assert!(matches!(error, ConsumeError::Damaged { partition: PartitionId(0), .. }), "{error}");
+    // Nothing is waited for that cannot pass.
+    assert!(world.env().clock.now().0 < Duration::from_secs(1));
 }
 
 #[test]

@@ -90,6 +90,10 @@ pub(crate) struct State {
     /// Fetches to break the connection on.
     pub(crate) break_fetches: usize,
     pub(crate) fetches: usize,
+    /// Partitions of which neither offsets nor records are told, but this.
+    pub(crate) failing: BTreeMap<i32, ErrorCode>,
+    /// How often that was told.
+    pub(crate) refusals: usize,
     pub(crate) creates: usize,
     /// Breaks the connection after creating a topic.
     pub(crate) break_creates: bool,
@@ -322,7 +326,9 @@ impl FakeBroker {
         let mut response = FetchResponse::default();
         for asked in &request.topics {
             let name = self.name_of(asked.topic_id, &asked.topic);
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            let refused = asked.partitions.iter().filter(|at| state.failing.contains_key(&at.partition.0)).count();
+            state.refusals += refused;
             let topic = &state.topics[&name];
             let partitions = asked.partitions.iter().map(|at| {
                 let end = topic.end(at.partition.0 as usize);
@@ -332,6 +338,10 @@ impl FakeBroker {
                     log_start_offset: Offset(0),
                     ..PartitionData::default()
                 };
+                if let Some(code) = state.failing.get(&at.partition.0) {
+                    (answer.error_code, answer.error_message) = (*code, Some("scripted".into()));
+                    return answer;
+                }
                 if !(0..=end).contains(&at.fetch_offset.0) {
                     answer.error_code = ErrorCode::OffsetOutOfRange;
                     return answer;
@@ -371,10 +381,20 @@ impl FakeBroker {
     }
 
     fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        let asked = request.topics.iter().flat_map(|topic| &topic.partitions);
+        state.refusals += asked.filter(|at| state.failing.contains_key(&at.partition_index.0)).count();
         let answer = |name: &str, at: &ListOffsetsPartition| {
             let topic = &state.topics[name];
             let partition = at.partition_index.0 as usize;
+            if let Some(code) = state.failing.get(&at.partition_index.0) {
+                return ListOffsetsPartitionResponse {
+                    partition_index: at.partition_index,
+                    error_code: *code,
+                    error_message: Some("scripted".into()),
+                    ..ListOffsetsPartitionResponse::default()
+                };
+            }
             let offset = match at.timestamp {
                 EARLIEST_TIMESTAMP => 0,
                 LATEST_TIMESTAMP => topic.end(partition),

@@ -1,5 +1,6 @@
 //! `millstream consume`: records of a topic or a view to standard output.
 
+mod failing;
 mod format;
 mod start;
 
@@ -7,10 +8,10 @@ use std::{io::Write, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use millstream_client::{ConsumedRecord, Consumer, ConsumerOptions, Position};
+use millstream_client::{ConsumedRecord, Consumer, ConsumerEvent, ConsumerOptions, Position};
 use millstream_model::PartitionId;
 
-use self::{format::Format, start::From};
+use self::{failing::Failing, format::Format, start::From};
 use super::connect::connect;
 use crate::{
     failure::{NotBuilt, output_error},
@@ -30,6 +31,9 @@ const BUFFER_BYTES: usize = 128 << 10;
 value (a tombstone) is left out.
 
 Without --until and --count it goes on until it is stopped, also when the broker is away for a while.
+
+A partition that cannot be read (its files are damaged, say) is told of at once and tried again, and the others are read. With --until \
+end the exit code is 1 if one was not read to its end.
 
 Examples:
   millstream consume greetings --from beginning --until end
@@ -121,19 +125,28 @@ fn refuse_beyond_the_end(consumer: &Consumer) -> anyhow::Result<()> {
 }
 
 async fn print_records(consumer: &mut Consumer, printer: &mut Printer, count: Option<u64>) -> anyhow::Result<()> {
+    let mut failing = Failing::default();
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
-        let record = match consumer.next_ready()? {
-            Some(record) => record,
+        let event = match consumer.next_ready()? {
+            Some(record) => ConsumerEvent::Record(record),
             None => {
                 // Nothing more is here: whoever waits for it gets what there is.
                 printer.flush()?;
-                let Some(record) = consumer.next().await? else { return Ok(()) };
-                record
+                match consumer.next_event().await {
+                    Ok(Some(event)) => event,
+                    Ok(None) => return Ok(()),
+                    Err(error) => return Err(failing.explain(error)),
+                }
             }
         };
-        printer.print(&record)?;
-        left -= 1;
+        match event {
+            ConsumerEvent::Record(record) => {
+                printer.print(&record)?;
+                left -= 1;
+            }
+            other => failing.note(consumer.name(), other),
+        }
     }
     Ok(())
 }
