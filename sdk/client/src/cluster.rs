@@ -65,11 +65,18 @@ pub(crate) struct Leader {
     /// None while there is none.
     pub(crate) broker: Option<BrokerId>,
     pub(crate) epoch: LeaderEpoch,
+    /// It says that its storage of the partition has failed.
+    pub(crate) is_offline: bool,
 }
 
 impl Topic {
     pub(crate) fn partition_count(&self) -> i32 {
         i32::try_from(self.partitions.len()).unwrap_or(i32::MAX)
+    }
+
+    /// Whether the partition's leader says that its storage of it has failed.
+    pub(crate) fn is_offline(&self, partition: PartitionId) -> bool {
+        self.partitions.get(&partition).is_some_and(|leader| leader.is_offline)
     }
 
     pub(crate) fn leader(&self, partition: PartitionId) -> Result<(BrokerId, LeaderEpoch), CallError> {
@@ -375,10 +382,14 @@ impl Cluster {
 
     // ---- metadata
 
+    /// A topic or view as last heard of.
+    pub(crate) fn known_topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.lock().get(name).map(Arc::clone)
+    }
+
     /// A topic or view as last heard of; asked for when never heard of.
     pub(crate) async fn topic(&self, name: &str) -> Result<Arc<Topic>, CallError> {
-        let known = self.topics.lock().get(name).map(Arc::clone);
-        match known {
+        match self.known_topic(name) {
             Some(topic) => Ok(topic),
             None => self.refresh_topic(name).await,
         }
@@ -404,7 +415,10 @@ impl Cluster {
         let partitions = found
             .partitions
             .iter()
-            .map(|at| (at.partition_index, Leader { broker: leader(at.leader_id), epoch: at.leader_epoch }))
+            .map(|at| {
+                let is_offline = at.offline_replicas.contains(&at.leader_id);
+                (at.partition_index, Leader { broker: leader(at.leader_id), epoch: at.leader_epoch, is_offline })
+            })
             .collect();
         let topic = Arc::new(Topic { name: name.into(), id: found.topic_id, partitions });
         self.topics.lock().insert(Arc::clone(&topic.name), Arc::clone(&topic));

@@ -20,6 +20,7 @@ mod queues;
 mod route;
 mod routing;
 mod topic;
+mod waits;
 mod window;
 
 use std::{
@@ -40,7 +41,7 @@ use millstream_record::{Batch, Compression, Header};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use self::topic::Topic;
+use self::{topic::Topic, waits::Waits};
 use crate::{
     CallError, ProduceError,
     cluster::{Cluster, Target},
@@ -212,6 +213,7 @@ struct Shared {
     flush: watch::Sender<u64>,
     /// This producer's id; asked for when first needed. Epochs and numbers are each partition's own.
     id: OnceCell<ProducerId>,
+    waits: Waits,
 }
 
 impl Shared {
@@ -256,7 +258,8 @@ impl Producer {
     pub(crate) fn new(cluster: Arc<Cluster>, mut options: ProducerOptions) -> Self {
         options.buffer_bytes_max = options.buffer_bytes_max.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let memory = Arc::new(Semaphore::new(options.buffer_bytes_max));
-        let shared = Shared { cluster, options, flush: watch::Sender::new(0), id: OnceCell::new() };
+        let (flush, id, waits) = (watch::Sender::new(0), OnceCell::new(), Waits::default());
+        let shared = Shared { cluster, options, flush, id, waits };
         Self { shared: Arc::new(shared), topics: Arc::default(), memory, outstanding: Arc::default() }
     }
 

@@ -3,14 +3,7 @@
 //! What is under way, and in which order it may go again, is decided in `window`; this is the shell around it, that fills
 //! batches, talks to brokers, waits and tells.
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use millstream_env::{BoxFuture, Monotonic};
@@ -24,6 +17,8 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Acks, Entry, Shared,
     filling::{Batch, Filling},
+    queues::Spread,
+    waits::Wait,
     window::{Failure, Window},
 };
 use crate::{
@@ -36,7 +31,7 @@ pub(super) async fn run(
     shared: Arc<Shared>,
     topic: Arc<str>,
     partition: PartitionId,
-    cuts: Arc<AtomicU64>,
+    spread: Arc<Spread>,
     entries: mpsc::UnboundedReceiver<Entry>,
 ) {
     let flushed = shared.flush.subscribe();
@@ -46,7 +41,9 @@ pub(super) async fn run(
         shared,
         topic,
         partition,
-        cuts,
+        spread,
+        is_out: false,
+        wait: Wait::default(),
         entries,
         open: true,
         held: None,
@@ -63,6 +60,7 @@ pub(super) async fn run(
         queue.send();
         let event = queue.event().await;
         queue.handle(event);
+        queue.settle();
     }
 }
 
@@ -91,7 +89,11 @@ struct Queue {
     shared: Arc<Shared>,
     topic: Arc<str>,
     partition: PartitionId,
-    cuts: Arc<AtomicU64>,
+    spread: Arc<Spread>,
+    /// Its storage has failed, as the last answer said.
+    is_out: bool,
+    /// How long what is under way has waited.
+    wait: Wait,
     entries: mpsc::UnboundedReceiver<Entry>,
     /// More entries may come.
     open: bool,
@@ -152,7 +154,7 @@ impl Queue {
     }
 
     fn push(&mut self, batch: Batch, count: i32, alone: bool) {
-        self.cuts.fetch_add(1, Ordering::Relaxed);
+        self.spread.cut();
         self.window.push(batch, count, alone);
     }
 
@@ -286,6 +288,7 @@ impl Queue {
         match event {
             Event::Answer((serial, Ok(base))) => {
                 self.pause = self.shared.cluster.options.backoff_min;
+                self.is_well(true);
                 if let Some(batch) = self.window.acknowledged(serial) {
                     batch.delivered(self.partition, base);
                 }
@@ -318,12 +321,38 @@ impl Queue {
             _ => Failure::Retry,
         };
         tracing::debug!(topic = %self.topic, partition = %self.partition, %error, ?failure, "a batch was not taken");
-        if matches!(failure, Failure::Retry) {
-            self.shared.cluster.tell_lost(&error);
-        }
         batch.last = Some(error.clone());
+        if matches!(failure, Failure::Retry) {
+            self.waits_for(&error);
+        }
         if let Some(batch) = self.window.failed(serial, failure) {
             batch.given_up(&ProduceError::refused(&self.topic, self.partition, error));
+        }
+    }
+
+    /// Notes why what is under way must wait.
+    fn waits_for(&mut self, error: &CallError) {
+        let Shared { cluster, options, waits, .. } = &*self.shared;
+        cluster.tell_lost(error);
+        self.wait.goes_on(cluster, waits, error, options.delivery_timeout);
+        if error.code() == Some(ErrorCode::KafkaStorage) && !self.is_out {
+            self.is_out = true;
+            self.spread.set_out(self.partition, true);
+        }
+    }
+
+    /// Notes that nothing waits any more: `taken` says whether because records were taken.
+    fn is_well(&mut self, taken: bool) {
+        self.wait.ends(&self.shared.waits, &self.topic, self.partition, taken);
+        if std::mem::take(&mut self.is_out) {
+            self.spread.set_out(self.partition, false);
+        }
+    }
+
+    /// What was given up waits for nothing: others may try the partition.
+    fn settle(&mut self) {
+        if self.window.is_empty() {
+            self.is_well(false);
         }
     }
 
@@ -335,7 +364,7 @@ impl Queue {
         };
         tracing::debug!(topic = %self.topic, partition = %self.partition, %error, "nothing can be sent");
         if error.is_retriable() {
-            self.shared.cluster.tell_lost(&error);
+            self.waits_for(&error);
         }
         self.window.stall();
         let Some(batch) = self.window.oldest() else { return };

@@ -95,7 +95,7 @@ async fn choose(shared: &Shared, queues: &Queues, group: Vec<Item>) -> Vec<(Item
                 for (item, partition) in group.into_iter().zip(partitions) {
                     // -1 leaves it to the host: where it would go without a partitioner.
                     let partition = match partition.0 {
-                        -1 => queues.default_partition(item.key.as_deref()),
+                        -1 => queues.default_partition(&shared.cluster, item.key.as_deref()),
                         _ => partition,
                     };
                     chosen.push((item, queues.check(partition).map(|()| (partition, epoch))));

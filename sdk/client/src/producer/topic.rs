@@ -46,7 +46,7 @@ impl Topic {
     /// Finds a partition for a record that leaves it open, and puts it there.
     pub(super) fn place(&self, shared: &Arc<Shared>, item: Item) {
         if !self.queues.routing.has_partitioner() {
-            let partition = self.queues.default_partition(item.key.as_deref());
+            let partition = self.queues.default_partition(&shared.cluster, item.key.as_deref());
             self.queues.push(shared, partition, Entry::Record(item, RoutingEpoch(-1)));
             return;
         }

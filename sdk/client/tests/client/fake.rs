@@ -90,7 +90,9 @@ pub(crate) struct State {
     /// Fetches to break the connection on.
     pub(crate) break_fetches: usize,
     pub(crate) fetches: usize,
-    /// Partitions of which neither offsets nor records are told, but this.
+    /// Partitions that the metadata calls out of service.
+    pub(crate) offline: BTreeSet<i32>,
+    /// Partitions of which neither offsets nor records are told nor records taken, but this is said.
     pub(crate) failing: BTreeMap<i32, ErrorCode>,
     /// How often that was told.
     pub(crate) refusals: usize,
@@ -214,6 +216,7 @@ impl FakeBroker {
             leader_epoch: LeaderEpoch(3),
             replica_nodes: vec![BrokerId(1)],
             isr_nodes: vec![BrokerId(1)],
+            offline_replicas: if state.offline.contains(&(index as i32)) { vec![BrokerId(1)] } else { Vec::new() },
             ..MetadataPartition::default()
         };
         let topic = |name: String| match state.topics.get(&name) {
@@ -266,7 +269,7 @@ impl FakeBroker {
                 let refused = match fault {
                     // For good is only refused what was not taken before.
                     Some(Fault::Refuse(code)) if code.retriable() || !matches!(looked_up, Ok(Some(_))) => Some(code),
-                    _ => state.refuse,
+                    _ => state.refuse.or_else(|| state.failing.get(&part.index.0).copied()),
                 };
                 let outcome = match (refused, looked_up) {
                     (Some(code), _) | (None, Err(code)) => Err(code),

@@ -254,6 +254,70 @@ fn keyless_records_spread_batch_by_batch() {
     assert_eq!(used.len(), 4);
 }
 
+/// What has no place of its own is not put where it would have to wait: one batch finds out, or the metadata says it.
+#[test]
+fn keyless_records_avoid_partitions_whose_storage_has_failed() {
+    for in_metadata in [false, true] {
+        let (world, broker, client) = setting(1);
+        broker.topic("t", 3);
+        broker.state.lock().failing.insert(1, ErrorCode::KafkaStorage);
+        if in_metadata {
+            broker.state.lock().offline.insert(1);
+        }
+        let producer = client.producer(ProducerOptions::default());
+        let keyless = |number: u32| ProducerRecord { key: None, ..record("", number) };
+        let mut waiting = world.run_until(async {
+            let mut waiting = Vec::new();
+            for number in 0..60 {
+                let mut delivery = producer.send(keyless(number)).await.unwrap();
+                // Long enough for any that need not wait.
+                let pause = world.env().clock.sleep(Duration::from_millis(100));
+                match futures::future::select(&mut delivery, pause).await {
+                    futures::future::Either::Left((delivered, _)) => {
+                        assert_ne!(delivered.unwrap().partition, PartitionId(1));
+                    }
+                    futures::future::Either::Right(_) => waiting.push(delivery),
+                }
+            }
+            waiting
+        });
+        assert_eq!(waiting.len(), usize::from(!in_metadata), "those that found out");
+        // A key has its place, whatever happens there.
+        let keyed = (0..).map(|number| format!("key-{number}")).find(|key| key_partition(key.as_bytes(), 3).0 == 1);
+        let sent = producer.send(record(&keyed.unwrap(), "keyed"));
+        waiting.push(world.run_until(sent).unwrap());
+        world.run_until(world.env().clock.sleep(Duration::from_secs(10)));
+        assert!(broker.state.lock().topics["t"].logs[1].is_empty());
+        {
+            let mut state = broker.state.lock();
+            state.failing.clear();
+            state.offline.clear();
+        }
+        for delivery in waiting {
+            assert_eq!(world.run_until(delivery).unwrap().partition, PartitionId(1));
+        }
+        // Once it works it is used again.
+        let used = (0..6).map(|number| world.run_until(producer.produce(keyless(number))).unwrap().partition);
+        assert!(used.collect::<Vec<_>>().contains(&PartitionId(1)), "in metadata: {in_metadata}");
+    }
+}
+
+/// Where no partition is well, there is none to avoid.
+#[test]
+fn keyless_records_wait_where_every_partition_has_failed() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 2);
+    broker.state.lock().offline.extend([0, 1]);
+    broker.state.lock().refuse = Some(ErrorCode::KafkaStorage);
+    let producer = client.producer(ProducerOptions::default());
+    world.run_until(async {
+        let sent = producer.send(ProducerRecord { key: None, ..record("", 1) }).await.unwrap();
+        world.env().clock.sleep(Duration::from_secs(3)).await;
+        broker.state.lock().refuse = None;
+        sent.await.unwrap();
+    });
+}
+
 /// By the key's first byte; keys that begin with `!` are refused.
 fn by_first_byte(key: Option<&[u8]>) -> Option<i32> {
     match key.and_then(<[u8]>::first) {
