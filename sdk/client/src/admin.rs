@@ -115,6 +115,8 @@ pub struct TopicListing {
     pub partitions: i32,
     /// How many replicas each.
     pub replicas: i32,
+    /// How many partitions have a replica whose log is out of service.
+    pub out_of_service: i32,
 }
 
 /// A topic with its partitions and settings.
@@ -174,6 +176,8 @@ pub struct ClusterDescription {
     pub controller: BrokerId,
     /// The brokers.
     pub brokers: Vec<DescribeClusterBroker>,
+    /// How many partitions have a replica whose log is out of service, by topic; others are not named.
+    pub out_of_service: BTreeMap<String, i32>,
 }
 
 /// Asks for changes and descriptions. Made by [`crate::Client::admin`]; cheap to clone.
@@ -302,6 +306,7 @@ impl Admin {
     pub async fn list_topics(&self) -> Result<Vec<TopicListing>, CallError> {
         let metadata = self.cluster.metadata(None).await?;
         let line = |topic: MetadataTopic| TopicListing {
+            out_of_service: out_of_service(&topic),
             name: topic.name.unwrap_or_default(),
             topic_id: topic.topic_id,
             partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
@@ -571,6 +576,19 @@ impl Admin {
         CallError::check("the cluster", info.error_code, info.error_message.as_deref())?;
         let cluster = self.cluster.ask(Target::Any, DescribeClusterRequest::default()).await?;
         CallError::check("the cluster", cluster.error_code, cluster.error_message.as_deref())?;
-        Ok(ClusterDescription { info, controller: cluster.controller_id, brokers: cluster.brokers })
+        let topics = self.list_topics().await?;
+        let damaged = topics.into_iter().filter(|topic| topic.out_of_service > 0);
+        Ok(ClusterDescription {
+            info,
+            controller: cluster.controller_id,
+            brokers: cluster.brokers,
+            out_of_service: damaged.map(|topic| (topic.name, topic.out_of_service)).collect(),
+        })
     }
+}
+
+/// How many of a topic's partitions have a replica whose log is out of service.
+fn out_of_service(topic: &MetadataTopic) -> i32 {
+    let count = topic.partitions.iter().filter(|at| !at.offline_replicas.is_empty()).count();
+    i32::try_from(count).unwrap_or(i32::MAX)
 }

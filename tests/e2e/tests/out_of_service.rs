@@ -136,3 +136,21 @@ fn on_a_full_disk_producers_say_that_they_wait_and_that_it_goes_on() {
     assert!(again.starts_with("topic t partition") && again.ends_with("takes records again"), "{again}");
     assert!(done.starts_with("3500 records acknowledged by t"), "{done}");
 }
+
+#[test]
+fn lists_and_descriptions_show_what_is_out_of_service() {
+    let broker = damaged();
+    broker.cli(&["topic", "create", "sound"]).unwrap().ok().unwrap();
+    let shown = |words: &[&str]| broker.cli(words).unwrap().ok().unwrap().text();
+    let listed = shown(&["topic", "list"]);
+    let line = |name: &str| listed.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(line("t").ends_with("1 out of service: see `millstream topic describe t`"), "{listed}");
+    assert!(!line("sound").contains("out of service"), "{listed}");
+    let cluster = shown(&["cluster", "describe"]);
+    assert!(cluster.contains("4, 1 out of service (`millstream topic describe` shows more): t\n"), "{cluster}");
+    let listed = broker.json(&["topic", "list", "--output", "json"]).unwrap();
+    let counts: Vec<_> = listed.iter().map(|topic| (&topic["name"], &topic["out_of_service"])).collect();
+    assert_eq!(counts, [(&"sound".into(), &0.into()), (&"t".into(), &1.into())]);
+    let cluster = broker.json(&["cluster", "describe", "--output", "json"]).unwrap().remove(0);
+    assert_eq!((&cluster["out_of_service"], &cluster["damaged_topics"]["t"]), (&1.into(), &1.into()));
+}

@@ -1,5 +1,7 @@
 //! `millstream cluster`: what there is, and how it is.
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 use millstream_client::{ClusterDescription, DescribeClusterBroker};
 use serde::Serialize;
@@ -7,7 +9,7 @@ use serde::Serialize;
 use super::{connect::connect, not_built};
 use crate::{
     flags::{Common, Form},
-    output::{Details, Table},
+    output::{Details, Table, joined},
     time::format_rfc3339,
 };
 
@@ -34,6 +36,10 @@ struct Shown {
     started_at: String,
     topics: i32,
     partitions: i32,
+    /// Partitions whose files are damaged somewhere.
+    out_of_service: i32,
+    /// The same by topic; others are not named.
+    damaged_topics: BTreeMap<String, i32>,
     modules: i32,
     views: i32,
     transforms: i32,
@@ -66,7 +72,7 @@ impl Cluster {
 
 impl From<ClusterDescription> for Shown {
     fn from(found: ClusterDescription) -> Self {
-        let ClusterDescription { info, controller, brokers } = found;
+        let ClusterDescription { info, controller, brokers, out_of_service } = found;
         let broker = |broker: DescribeClusterBroker| ShownBroker {
             id: broker.broker_id.0,
             host: broker.host,
@@ -80,12 +86,28 @@ impl From<ClusterDescription> for Shown {
             started_at: format_rfc3339(info.started_at),
             topics: info.topics,
             partitions: info.partitions,
+            out_of_service: out_of_service.values().sum(),
+            damaged_topics: out_of_service,
             modules: info.modules,
             views: info.views,
             transforms: info.transforms,
             brokers: brokers.into_iter().map(broker).collect(),
             details: info.details.into_iter().map(|pair| (pair.name, pair.value.into())).collect(),
         }
+    }
+}
+
+/// How many partitions there are, and which topics to look at if some are out of service.
+fn partitions(shown: &Shown) -> String {
+    let topics: Vec<_> = shown.damaged_topics.keys().collect();
+    match topics.as_slice() {
+        [] => shown.partitions.to_string(),
+        topics => format!(
+            "{}, {} out of service (`millstream topic describe` shows more): {}",
+            shown.partitions,
+            shown.out_of_service,
+            joined(topics)
+        ),
     }
 }
 
@@ -100,7 +122,7 @@ fn details(shown: &Shown) -> Details {
         .field("answered by", format!("broker {}, version {}", shown.broker_id, shown.version))
         .field("started", &shown.started_at)
         .field("topics", shown.topics)
-        .field("partitions", shown.partitions)
+        .field("partitions", partitions(shown))
         .field("modules", shown.modules)
         .field("views", shown.views)
         .field("transforms", shown.transforms);

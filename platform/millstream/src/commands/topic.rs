@@ -104,12 +104,14 @@ struct Line {
     topic_id: String,
     partitions: i32,
     replicas: i32,
+    /// Partitions whose files are damaged somewhere.
+    out_of_service: i32,
 }
 
 impl From<TopicListing> for Line {
     fn from(topic: TopicListing) -> Self {
-        let TopicListing { name, topic_id, partitions, replicas, .. } = topic;
-        Self { name, topic_id: topic_id.to_string(), partitions, replicas }
+        let TopicListing { name, topic_id, partitions, replicas, out_of_service } = topic;
+        Self { name, topic_id: topic_id.to_string(), partitions, replicas, out_of_service }
     }
 }
 
@@ -237,9 +239,14 @@ impl Topic {
             Self::List(form) => {
                 let topics: Vec<Line> = admin.list_topics().await?.into_iter().map(Line::from).collect();
                 form.output.list(&topics, "no topics: `millstream topic create NAME` makes one", |topics| {
-                    let mut table = Table::new(["name", "partitions", "replicas"]);
+                    let mut table = Table::new(["name", "partitions", "replicas", ""]);
                     for topic in topics {
-                        table.row([topic.name.clone(), topic.partitions.to_string(), topic.replicas.to_string()]);
+                        let damage = match topic.out_of_service {
+                            0 => String::new(),
+                            count => format!("{count} out of service: see `millstream topic describe {}`", topic.name),
+                        };
+                        let (partitions, replicas) = (topic.partitions.to_string(), topic.replicas.to_string());
+                        table.row([topic.name.clone(), partitions, replicas, damage]);
                     }
                     table
                 })
