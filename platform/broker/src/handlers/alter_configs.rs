@@ -13,6 +13,7 @@ use millstream_protocol::{
     },
 };
 
+use super::create_topics::check_insync_replicas_min;
 use crate::{
     errors::{Messages, WireError},
     shared::Shared,
@@ -74,6 +75,11 @@ async fn alter(shared: &Shared, resource: AlterConfigsResource, validate_only: b
             .topic(&name)
             .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?;
         let config = changed(&topic.config, &configs)?;
+        // A topic that asks for too many since before that was refused can be altered otherwise.
+        if config.insync_replicas_min != topic.config.insync_replicas_min {
+            let replicas = topic.partitions.iter().map(|partition| partition.replicas.len()).min();
+            check_insync_replicas_min(&config, replicas.unwrap_or(1))?;
+        }
         let command = Command::AlterTopic { id: topic.id, from: Box::new(topic.config.clone()), to: Box::new(config) };
         if validate_only {
             shared.dry_run(&command)?;
@@ -238,6 +244,7 @@ mod tests {
             (RESOURCE_TOPIC, "t", vec![("no.such", 1, None)], ErrorCode::InvalidConfig, "no.such"),
             (RESOURCE_TOPIC, "t", vec![("segment.bytes", 0, Some("1"))], ErrorCode::InvalidConfig, "segment.bytes"),
             (RESOURCE_TOPIC, "t", vec![("compression.type", 0, Some("zstd"))], ErrorCode::InvalidConfig, "not built"),
+            (RESOURCE_TOPIC, "t", vec![("min.insync.replicas", 0, Some("2"))], ErrorCode::InvalidConfig, "which is 1"),
             (RESOURCE_TOPIC, "t", vec![("retention.ms", 2, Some("1"))], ErrorCode::InvalidConfig, "not a list"),
             (RESOURCE_TOPIC, "t", vec![("cleanup.policy", 3, Some("delete"))], ErrorCode::InvalidConfig, "takes"),
             (RESOURCE_TOPIC, "t", vec![("retention.ms", 0, None)], ErrorCode::InvalidRequest, "no value"),
@@ -315,16 +322,20 @@ mod tests {
         assert_eq!(partition.log.closed_segments().unwrap().len(), 1, "the segment was full by the new size");
         alter_t(
             &broker,
-            &[
-                ("retention.ms", OPERATION_DELETE, None),
-                ("cleanup.policy", OPERATION_SUBTRACT, Some("delete")),
-                ("min.insync.replicas", OPERATION_SET, Some("2")),
-            ],
+            &[("retention.ms", OPERATION_DELETE, None), ("cleanup.policy", OPERATION_SUBTRACT, Some("delete"))],
         )
         .await;
         assert_eq!(partition.retention(), Retention::default(), "a topic that is compacted only deletes nothing");
+        // Refused today, and taken by earlier versions: such a topic can be altered, and mended.
+        let from = config(&broker);
+        let to = TopicConfig { insync_replicas_min: 2, ..from.clone() };
+        let command = Command::AlterTopic { id: TOPIC, from: Box::new(from), to: Box::new(to) };
+        broker.shared().catalog.propose(command).await.unwrap();
+        alter_t(&broker, &[("max.message.bytes", OPERATION_SET, Some("900001"))]).await;
         assert!(!append(&partition, 1), "one replica is not enough any more");
-        alter_t(&broker, &[("min.insync.replicas", OPERATION_DELETE, None)]).await;
+        let mend =
+            [("min.insync.replicas", OPERATION_DELETE, None), ("max.message.bytes", OPERATION_SET, Some("900000"))];
+        alter_t(&broker, &mend).await;
         assert!(append(&partition, 1));
         let asked = millstream_protocol::messages::configs::DescribeConfigsResource {
             resource_type: RESOURCE_TOPIC,

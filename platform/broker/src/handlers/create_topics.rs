@@ -52,6 +52,8 @@ async fn create(
     let config = TopicConfig::from_pairs(settings)?;
     let partitions = if topic.num_partitions == -1 { PARTITIONS_DEFAULT } else { topic.num_partitions };
     let replication_factor = if topic.replication_factor == -1 { 1 } else { topic.replication_factor };
+    // The catalog refuses a number below 1, in its own words.
+    check_insync_replicas_min(&config, usize::try_from(replication_factor).unwrap_or(0).max(1))?;
     let state = shared.catalog.state();
     if let Some(module) = &config.partitioner {
         crate::pools::find(&state, module)?;
@@ -89,6 +91,20 @@ async fn create(
     })
 }
 
+/// Whether so many replicas can be in sync as a topic asks for. Kafka takes more, and refuses acks=all for ever then; here the high
+/// watermark stands still, too, while fewer are in sync (KIP-966), so that nothing of the topic could be read.
+pub(super) fn check_insync_replicas_min(config: &TopicConfig, replicas: usize) -> Result<(), WireError> {
+    let min = config.insync_replicas_min;
+    if min as usize <= replicas {
+        return Ok(());
+    }
+    let message = format!(
+        "min.insync.replicas={min} asks for more replicas than a partition has, which is {replicas}: nothing that is produced \
+         could be read. Set it to {replicas} at most"
+    );
+    Err(WireError::new(ErrorCode::InvalidConfig, message))
+}
+
 /// Starts the partitioner once with the topic's parameters, so that wrong ones show now and not at the first record.
 async fn check_partitioner(shared: &Shared, would_be: &State, name: &TopicName) -> Result<(), WireError> {
     let Some(usage) = would_be.topic(name.as_str()).and_then(|topic| Use::routing(topic)) else { return Ok(()) };
@@ -96,4 +112,24 @@ async fn check_partitioner(shared: &Shared, would_be: &State, name: &TopicName) 
         pool.check().await.map_err(|error| WireError::does_not_start(module, &error))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_replicas_in_sync_than_there_are_are_refused() {
+        let check = |min: u32, replicas: usize, expected: Option<&str>| {
+            let config = TopicConfig { insync_replicas_min: min, ..TopicConfig::default() };
+            let told = check_insync_replicas_min(&config, replicas).err();
+            assert_eq!(told.as_ref().map(|error| error.code), expected.map(|_| ErrorCode::InvalidConfig));
+            assert!(told.zip(expected).is_none_or(|(error, part)| error.message.contains(part)), "{min} {replicas}");
+        };
+        check(1, 1, None);
+        check(2, 3, None);
+        check(3, 3, None);
+        check(2, 1, Some("min.insync.replicas=2 asks for more replicas than a partition has, which is 1"));
+        check(1000, 3, Some("Set it to 3 at most"));
+    }
 }
