@@ -70,15 +70,36 @@ async fn deploy_checked(shared: &Arc<Shared>, request: TransformDeployRequest) -
         owned.transforms.follow(&owned).await;
         // Acknowledged once it is decided where it starts: what is produced after that is read, also from "end".
         let placed = std::pin::pin!(owned.transforms.placed(id));
-        match select(placed, owned.env.clock.sleep(START_MAX)).await {
-            Either::Left(_) => Ok(id),
-            Either::Right(_) => {
-                let message = "the transform is deployed, but has not started yet: see `millstream transform describe`";
-                Err(WireError::new(ErrorCode::RequestTimedOut, message))
-            }
+        let is_placed = matches!(select(placed, owned.env.clock.sleep(START_MAX)).await, Either::Left(_));
+        let state = owned.catalog.state();
+        match state.transform_by_id(id) {
+            Some(transform) => not_running(transform, is_placed, owned.transforms.trouble(id)).map_or(Ok(id), Err),
+            // Somebody has deleted it meanwhile.
+            None => Ok(id),
         }
     })
     .await
+}
+
+/// Why a transform that was deployed does not run, if that is known already. `trouble`: what one of its tasks waits for.
+fn not_running(transform: &Transform, is_placed: bool, trouble: Option<String>) -> Option<WireError> {
+    let name = &transform.name;
+    if let TransformState::Failed { message } = &transform.state {
+        let message = format!(
+            "transform {name} is deployed, and has failed: {message}. Mend the cause and `millstream transform resume {name}`, or \
+             delete it"
+        );
+        return Some(WireError::new(ErrorCode::CallFailed, message));
+    }
+    if is_placed {
+        return None;
+    }
+    let waits = trouble.map_or_else(String::new, |trouble| format!(" ({trouble})"));
+    let message = format!(
+        "transform {name} is deployed, and has not started yet{waits}: it is tried on, and `millstream transform describe {name}` \
+         shows it"
+    );
+    Some(WireError::new(ErrorCode::RequestTimedOut, message))
 }
 
 fn on_error(text: &str) -> Result<OnError, WireError> {
@@ -286,4 +307,44 @@ fn partitions(shared: &Shared, state: &State, transform: &Transform) -> Vec<Tran
         }
     }
     partitions
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn why_a_deployed_transform_does_not_run_is_told() {
+        let check = |state: TransformState, is_placed, trouble: Option<&str>, expected: Option<(ErrorCode, &str)>| {
+            let transform = Transform {
+                id: TransformId(Uuid::from_u128(1)),
+                name: Name::new("copy").unwrap(),
+                module: "m@1".parse().unwrap(),
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+                params: BTreeMap::new(),
+                on_error: OnError::Fail,
+                from: StartAt::Beginning,
+                lanes: 1,
+                state,
+                revision: 1,
+                deployed_at: TimestampMs(0),
+            };
+            let told = not_running(&transform, is_placed, trouble.map(str::to_owned));
+            assert_eq!(told.as_ref().map(|error| error.code), expected.map(|(code, _)| code), "{told:?}");
+            let said = told.map(|error| error.message).unwrap_or_default();
+            assert!(said.contains(expected.map_or("", |(_, part)| part)), "{said}");
+        };
+        let failed = || TransformState::Failed { message: "in/3: record 0: no id".into() };
+        let reason = "copy is deployed, and has failed: in/3: record 0: no id.";
+        check(TransformState::Running, true, None, None);
+        check(TransformState::Running, true, Some("the disk is full"), None);
+        check(failed(), true, None, Some((ErrorCode::CallFailed, reason)));
+        check(failed(), false, None, Some((ErrorCode::CallFailed, "`millstream transform resume copy`")));
+        let waits = "copy is deployed, and has not started yet (the disk is full): it is tried on";
+        check(TransformState::Running, false, Some("the disk is full"), Some((ErrorCode::RequestTimedOut, waits)));
+        check(TransformState::Running, false, None, Some((ErrorCode::RequestTimedOut, "has not started yet: it is")));
+    }
 }

@@ -57,7 +57,7 @@ struct Input {
 /// What one input partition's task has done since it started.
 #[derive(Default)]
 pub(crate) struct Stats {
-    /// Whether it is decided, durably, where the task begins.
+    /// Whether it is decided, durably, where the task begins; or the task was stopped.
     placed: watch::Sender<bool>,
     pub(crate) next_offset: AtomicI64,
     pub(crate) records_in: AtomicI64,
@@ -123,6 +123,10 @@ impl Transforms {
             let stays = wanted.get(id).is_some_and(|wanted| wanted.revision == running.revision);
             if !stays {
                 info!(transform = running.name, "stopped");
+                // The statistics are kept, and whoever waits for the start would wait on.
+                for input in running.inputs.values() {
+                    input.stats.placed.send_replace(true);
+                }
                 let stats = running.inputs.iter().map(|(place, input)| (*place, input.stats.clone()));
                 self.stopped.lock().insert(*id, stats.collect());
                 stopped.extend(running.inputs.drain().map(|(_, input)| input.task));
@@ -173,9 +177,14 @@ impl Transforms {
             inputs.map(|input| input.stats.placed.subscribe()).collect()
         };
         for mut placed in placed {
-            // The sender goes with the task's statistics when the transform is stopped.
+            // The sender goes with the task's statistics when the partition is led anew.
             let _ = placed.wait_for(|placed| *placed).await;
         }
+    }
+
+    /// Why a task of a transform that runs stands still, if one does.
+    pub(crate) fn trouble(&self, transform: TransformId) -> Option<String> {
+        self.running.lock().get(&transform)?.inputs.values().find_map(|input| input.stats.error())
     }
 
     /// What the task of an input partition has done, also when it was stopped since; none where none ran since the broker was
@@ -233,5 +242,38 @@ async fn fail(shared: &Shared, transform: &Transform, reason: String) {
     if let Err(error) = shared.catalog.propose(command).await {
         // Another partition's task was first, or the transform was deleted meanwhile.
         info!(transform = %transform.name, %error, "the stop was not recorded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use millstream_env::sim::World;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::{TOPIC, start};
+
+    /// One partition's first record may stop the transform before another's start is on disk. Who deploys it waited for that start.
+    #[test]
+    fn a_transform_that_is_stopped_before_all_of_it_has_started_is_waited_for_no_longer() {
+        let world = World::new(1);
+        let broker = start(&world);
+        let shared = broker.shared();
+        let id = TransformId(Uuid::from_u128(9));
+        let stats = Arc::new(Stats::default());
+        let task = shared.env.spawn.spawn("transform", std::future::pending().boxed());
+        let input = Input { epoch: LeaderEpoch(0), stats: stats.clone(), task };
+        stats.stands_still("the disk is full".into());
+        let inputs = HashMap::from([((TOPIC, PartitionId(0)), input)]);
+        shared.transforms.running.lock().insert(id, Running { name: "t".into(), revision: 0, inputs });
+        assert_eq!(shared.transforms.trouble(id).as_deref(), Some("the disk is full"));
+        let mut placed = pin!(shared.transforms.placed(id));
+        assert!((&mut placed).now_or_never().is_none(), "it has not started");
+        // The catalog does not want it to run.
+        world.run_until(shared.transforms.follow(shared));
+        assert!(placed.now_or_never().is_some(), "it never will");
+        assert_eq!(shared.transforms.trouble(id), None);
     }
 }
