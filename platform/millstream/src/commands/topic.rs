@@ -42,10 +42,10 @@ pub(crate) struct Create {
     /// The topic's name.
     name: String,
     /// How many partitions; the broker's default is 1.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one::<i32>)]
     partitions: Option<i32>,
     /// How many replicas each partition has.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one::<i16>)]
     replicas: Option<i16>,
     /// A setting, such as millstream.durability=replicated or max.message.bytes=1048576; may be repeated.
     #[arg(long, value_name = "K=V")]
@@ -58,6 +58,13 @@ pub(crate) struct Create {
     param: Vec<Pair>,
     #[command(flatten)]
     form: Form,
+}
+
+/// A count as it is typed. On the wire -1 is the broker's default; who types it may mean anything.
+fn at_least_one<T: TryFrom<i64>>(text: &str) -> Result<T, String> {
+    let expected = || "expected 1 or more; leave it out to have the broker's default".to_owned();
+    let count = text.parse::<i64>().ok().filter(|count| *count >= 1).ok_or_else(expected)?;
+    T::try_from(count).map_err(|_| "that is more than there can be".to_owned())
 }
 
 impl Create {
@@ -311,6 +318,15 @@ fn details(topic: &Shown) -> Details {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_begin_at_one() {
+        assert_eq!((at_least_one::<i32>("1"), at_least_one::<i16>("3")), (Ok(1), Ok(3)));
+        for text in ["0", "-1", "-2", "", "one", "1.5"] {
+            assert!(at_least_one::<i32>(text).unwrap_err().contains("leave it out"), "{text:?}");
+        }
+        assert!(at_least_one::<i16>("40000").unwrap_err().contains("more than"));
+    }
 
     #[test]
     fn a_partitioner_and_its_parameters_are_settings() {
