@@ -3,12 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
 
 use std::{
+    io::{BufRead, BufReader},
     path::Path,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use millstream_test_support::{broker::Broker, message::Message, sdk};
+use millstream_model::{Offset, PartitionId};
+use millstream_test_support::{broker::Broker, cli, message::Message, sdk};
 use serde_json::Value;
 
 /// How long what is due may take, on a machine that does much else.
@@ -159,4 +162,46 @@ fn a_retention_that_is_given_later_counts_for_what_is_there() {
     let sentinel = sentinel + fill(&broker, "sentinel");
     wait_until("another round", || bounds(&broker, "sentinel").0 == sentinel);
     assert_eq!(bounds(&broker, "kept"), (count, count + more));
+}
+
+/// A reader that is slower than retention goes on at what there is, and says so.
+#[test]
+fn a_reader_that_retention_overtakes_goes_on_with_a_word() {
+    const RECORDS: usize = 300;
+    let broker = Broker::start().unwrap();
+    create(&broker, "t", &[]);
+    let value = vec![b'x'; 100_000];
+    sdk::produce(&broker, "t", &vec![Message::new(0, None, Some(&value)); RECORDS]).unwrap();
+    let mut command = Command::new(cli::millstream().unwrap());
+    command
+        .args(["consume", "t", "--until", "end", "--format", "json"])
+        .env("MILLSTREAM_PROFILE", broker.profile())
+        .env("MILLSTREAM_BROKER", broker.address().to_string())
+        .env_remove("RUST_LOG");
+    let mut reader = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+    // It stands still with what a pipe and its own memory hold: far less than all.
+    let mut read = vec![lines.next().unwrap().unwrap()];
+    let kept = RECORDS - 10;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let admin = sdk::alert(&broker).await.unwrap().admin();
+        admin.delete_records("t", PartitionId(0), Some(Offset(kept as i64))).await.unwrap();
+    });
+    read.extend(lines.map(Result::unwrap));
+    let ended = reader.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success(), "{said}");
+    let offsets: Vec<_> = read
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["offset"].as_u64().unwrap() as usize)
+        .collect();
+    let first = offsets.len() - 10;
+    assert!(first < kept, "it has read all before it was deleted");
+    let expected: Vec<_> = (0..first).chain(kept..RECORDS).collect();
+    assert_eq!(offsets, expected, "{said}");
+    let told = format!(
+        "t partition 0: what begins at offset {first} was deleted before it was read (retention); reading goes on at {kept}\n"
+    );
+    assert_eq!(said, told);
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use millstream_env::{Env, Monotonic};
-use millstream_model::PartitionId;
+use millstream_model::{Offset, PartitionId};
 
 use crate::{
     ConsumeError,
@@ -26,6 +26,8 @@ pub(super) enum Change {
     Failing(PartitionId, ConsumeError),
     /// It can again.
     Recovered(PartitionId),
+    /// It is read on at the second offset: what begins at the first is not there any more.
+    PassedOver(PartitionId, Offset, Offset),
 }
 
 /// The partitions that fail, and what is to be told of them.
@@ -101,6 +103,11 @@ impl Failures {
         if self.failing.remove(&partition).is_some_and(|failing| failing.told) {
             self.changes.push_back(Change::Recovered(partition));
         }
+    }
+
+    /// Notes that records are not read.
+    pub(super) fn passed_over(&mut self, partition: PartitionId, from: Offset, to: Offset) {
+        self.changes.push_back(Change::PassedOver(partition, from, to));
     }
 
     /// Whether a partition may be asked for now.

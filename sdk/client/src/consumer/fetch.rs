@@ -11,7 +11,7 @@ use millstream_protocol::{
 use tokio::sync::oneshot;
 
 use super::{
-    Consumer, FetchedBatches, Partition, Ready,
+    Consumer, FetchedBatches, Partition, Ready, StartFrom,
     answer::{self, Answer},
 };
 use crate::{
@@ -208,6 +208,16 @@ impl Consumer {
         let Some(state) = self.partitions.get_mut(&partition) else { return Ok(None) };
         let topic = || Arc::clone(&self.name);
         if let Some((code, message)) = error {
+            let passed = log_start.filter(|start| self.options.pass_over_deleted && *start > from);
+            let is_asked_for = self.options.start == StartFrom::Offset(from);
+            if let Some(start) = passed.filter(|_| code == ErrorCode::OffsetOutOfRange && !is_asked_for) {
+                // Unless the caller has moved it meanwhile.
+                if state.next == from {
+                    state.next = start;
+                    self.failures.passed_over(partition, from, start);
+                }
+                return Ok(None);
+            }
             return Err(match code {
                 ErrorCode::OffsetOutOfRange => ConsumeError::OutOfRange {
                     topic: topic(),

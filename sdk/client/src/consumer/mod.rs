@@ -63,6 +63,10 @@ pub struct ConsumerOptions {
     pub start: StartFrom,
     /// Stop where the partitions ended when the consumer was made, instead of waiting for more.
     pub until_end: bool,
+    /// Go on at the first record there is where those before it were deleted before they were read (Kafka's `auto.offset.reset` of
+    /// `earliest`): by retention, say. Else that is [`ConsumeError::OutOfRange`], as is in any case an offset of [`StartFrom::Offset`]
+    /// that is not there.
+    pub pass_over_deleted: bool,
     /// How long a broker waits for `fetch_bytes_min` before it answers with less.
     pub fetch_wait: Duration,
     /// Fewest bytes that are worth an answer before that.
@@ -85,6 +89,7 @@ impl Default for ConsumerOptions {
             partitions: Vec::new(),
             start: StartFrom::Beginning,
             until_end: false,
+            pass_over_deleted: false,
             fetch_wait: Duration::from_millis(500),
             fetch_bytes_min: 1,
             fetch_bytes_max: 8 << 20,
@@ -125,6 +130,15 @@ pub enum ConsumerEvent {
         partition: PartitionId,
         /// Why.
         error: ConsumeError,
+    },
+    /// Records were deleted before they were read: reading goes on after them ([`ConsumerOptions::pass_over_deleted`]).
+    PassedOver {
+        /// The partition.
+        partition: PartitionId,
+        /// The first offset that was not read.
+        from: Offset,
+        /// Where reading goes on.
+        to: Offset,
     },
     /// A partition of which that was told is read again.
     Recovered {
@@ -428,6 +442,7 @@ impl From<Change> for ConsumerEvent {
         match change {
             Change::Failing(partition, error) => Self::Failing { partition, error },
             Change::Recovered(partition) => Self::Recovered { partition },
+            Change::PassedOver(partition, from, to) => Self::PassedOver { partition, from, to },
         }
     }
 }
@@ -438,6 +453,11 @@ impl ConsumerEvent {
         match self {
             Self::Failing { error, .. } if !error.is_retriable() => return Err(error),
             Self::Failing { error, .. } => tracing::warn!("{error}; it is tried again, and the others are read"),
+            Self::PassedOver { partition, from, to } => {
+                tracing::warn!(
+                    "partition {partition} is read on at {to}: what begins at {from} was deleted before it was read"
+                );
+            }
             Self::Recovered { partition } => tracing::info!("partition {partition} is read again"),
             Self::Record(_) => {}
         }

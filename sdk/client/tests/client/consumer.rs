@@ -306,6 +306,9 @@ fn read_events(
                 Ok(Some(ConsumerEvent::Record(record))) => *read.entry(record.partition.0).or_default() += 1,
                 Ok(Some(ConsumerEvent::Failing { partition, error })) => told.push(format!("{partition}: {error}")),
                 Ok(Some(ConsumerEvent::Recovered { partition })) => told.push(format!("{partition} recovered")),
+                Ok(Some(ConsumerEvent::PassedOver { partition, from, to })) => {
+                    told.push(format!("{partition}: {from} to {to}"));
+                }
                 Ok(Some(other)) => panic!("{other:?}"),
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(error),
@@ -379,6 +382,31 @@ fn a_partition_that_fails_later_delays_no_record_of_the_others() {
         });
         let told = world.run_until(consumer.next_event()).unwrap();
         assert!(matches!(told, Some(ConsumerEvent::Recovered { partition: PartitionId(2) })), "{told:?}");
+    }
+}
+
+#[test]
+fn records_that_were_deleted_before_they_were_read_are_passed_over_where_that_is_wanted() {
+    for (start, pass_over_deleted, passes) in [
+        (StartFrom::Beginning, true, true),
+        (StartFrom::Timestamp(TimestampMs(0)), true, true),
+        (StartFrom::Beginning, false, false),
+        // Asked for by number.
+        (StartFrom::Offset(Offset(0)), true, false),
+    ] {
+        let (world, broker, client) = setting(1);
+        filled(&broker, 2);
+        let options = ConsumerOptions { pass_over_deleted, ..until_end(start) };
+        let mut consumer = consumer(&world, &client, options);
+        broker.state.lock().topics.get_mut("t").unwrap().start = 30;
+        let (read, told, ended) = read_events(&world, &mut consumer);
+        if passes {
+            assert_eq!(read, BTreeMap::from([(0, 70), (1, 70)]));
+            assert_eq!(told, ["0: 0 to 30", "1: 0 to 30"]);
+            ended.unwrap();
+        } else {
+            assert!(matches!(ended, Err(ConsumeError::OutOfRange { start: Some(Offset(30)), .. })), "{ended:?}");
+        }
     }
 }
 

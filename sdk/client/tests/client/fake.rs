@@ -46,6 +46,8 @@ pub(crate) struct Topic {
     pub(crate) needs_values: bool,
     /// What is said of how many partitions there are, if it is not the truth.
     pub(crate) claims: Option<i32>,
+    /// Where the logs begin: what was before is deleted.
+    pub(crate) start: i64,
     /// An answer's records end after so many bytes.
     pub(crate) cut: Option<usize>,
     /// For a view: an answer covers this many offsets and keeps only records at multiples of the second number.
@@ -338,14 +340,14 @@ impl FakeBroker {
                 let mut answer = PartitionData {
                     partition_index: at.partition,
                     high_watermark: Offset(end),
-                    log_start_offset: Offset(0),
+                    log_start_offset: Offset(topic.start),
                     ..PartitionData::default()
                 };
                 if let Some(code) = state.failing.get(&at.partition.0) {
                     (answer.error_code, answer.error_message) = (*code, Some("scripted".into()));
                     return answer;
                 }
-                if !(0..=end).contains(&at.fetch_offset.0) {
+                if !(topic.start..=end).contains(&at.fetch_offset.0) {
                     answer.error_code = ErrorCode::OffsetOutOfRange;
                     return answer;
                 }

@@ -26,6 +26,10 @@ impl Failing {
                 self.0.remove(&partition);
                 say(format_args!("{name} partition {partition} is read again"));
             }
+            ConsumerEvent::PassedOver { partition, from, to } => say(format_args!(
+                "{name} partition {partition}: what begins at offset {from} was deleted before it was read (retention); reading goes \
+                 on at {to}"
+            )),
             _ => {}
         }
     }

@@ -33,7 +33,7 @@ value (a tombstone) is left out.
 Without --until and --count it goes on until it is stopped, also when the broker is away for a while.
 
 A partition that cannot be read (its files are damaged, say) is told of at once and tried again, and the others are read. With --until \
-end the exit code is 1 if one was not read to its end.
+end the exit code is 1 if one was not read to its end. Records that retention deletes before they are read are passed over, and told.
 
 Examples:
   millstream consume greetings --from beginning --until end
@@ -91,6 +91,7 @@ impl Consume {
             partitions: self.partition.iter().copied().map(PartitionId).collect(),
             start: self.from.0,
             until_end,
+            pass_over_deleted: true,
             // Whoever follows a topic wants to go on once the broker is there again.
             patience: if until_end { patience } else { Duration::MAX },
             ..ConsumerOptions::default()
