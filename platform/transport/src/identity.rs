@@ -26,7 +26,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 
-use crate::Trust;
+use crate::{Trust, tls};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_DAYS: u32 = 3650;
@@ -63,7 +63,10 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// A file is not what it should be.
-    #[error("{} is damaged ({detail}): remove the directory to have a new CA made; clients then need the new profile", .path.display())]
+    #[error(
+        "{} is damaged ({detail}): put it back from a copy, or remove {} to have a new CA made; clients then need the new profile",
+        .path.display(), .path.parent().unwrap_or(.path).display()
+    )]
     Damaged {
         /// Which one.
         path: PathBuf,
@@ -114,13 +117,31 @@ pub fn ensure(dir: &Path, hosts: &[String]) -> Result<ServerIdentity, IdentityEr
         ["localhost", "127.0.0.1", "::1"].map(String::from).into_iter().chain(hosts.iter().cloned()).collect();
 
     let (ca_pem, ca_key, new_ca) = ensure_ca(dir)?;
-    if let Some((chain, key)) = usable(dir, &names, now).filter(|_| !new_ca) {
-        return Ok(ServerIdentity { chain, key, ca_pem });
+    let ca_path = dir.join("ca.pem");
+    let trust = Trust::from_pem(&ca_pem, "it").map_err(|error| damaged(&ca_path, CERTIFICATE, error.detail))?;
+    let identity = |(chain, key)| ServerIdentity { chain, key, ca_pem: ca_pem.clone() };
+    let old = usable(dir, &names, now).filter(|_| !new_ca).map(identity);
+    if let Some(old) = old.filter(|old| tls::check(&trust, old).is_ok()) {
+        return Ok(old);
     }
 
     issue(dir, &Issuer::new(ca_params(&ca_key), ca_key), names, now)?;
-    let (chain, key) = read_server(dir)?;
-    Ok(ServerIdentity { chain, key, ca_pem })
+    let new = identity(read_server(dir)?);
+    // Clients believe what stands in the CA's certificate: if it is no longer the key's, they would refuse the broker without a reason
+    // that anybody could find.
+    tls::check(&trust, &new).map_err(|error| {
+        let expected = "the certificate that ca.key belongs to, in PEM";
+        damaged(&ca_path, expected, format!("what ca.key has signed is not believed: {error}"))
+    })?;
+    Ok(new)
+}
+
+/// What a file must be, for messages.
+const CERTIFICATE: &str = "a certificate in PEM (-----BEGIN CERTIFICATE-----)";
+const KEY: &str = "a private key in PEM (-----BEGIN PRIVATE KEY-----)";
+
+fn damaged(path: &Path, expected: &str, detail: impl std::fmt::Display) -> IdentityError {
+    IdentityError::Damaged { path: path.into(), detail: format!("{detail}; expected is {expected}") }
 }
 
 /// The CA's certificate and key, and whether they were made now.
@@ -128,11 +149,8 @@ fn ensure_ca(dir: &Path) -> Result<(String, KeyPair, bool), IdentityError> {
     let (pem_path, key_path) = (dir.join("ca.pem"), dir.join("ca.key"));
     // The key is written first: a certificate without its key would be a CA that clients trust and nobody can use.
     if let Some(pem) = read(&pem_path)? {
-        let key = read(&key_path)?
-            .ok_or_else(|| IdentityError::Damaged { path: key_path.clone(), detail: "it is missing".into() })?;
-        let key = KeyPair::from_pem(&key)
-            .map_err(|error| IdentityError::Damaged { path: key_path, detail: error.to_string() })?;
-        Trust::from_pem(&pem, "it").map_err(|error| IdentityError::Damaged { path: pem_path, detail: error.detail })?;
+        let key = read(&key_path)?.ok_or_else(|| damaged(&key_path, KEY, "it is missing"))?;
+        let key = KeyPair::from_pem(&key).map_err(|error| damaged(&key_path, KEY, error))?;
         return Ok((pem, key, false));
     }
     let make = |error: rcgen::Error| IdentityError::Make { what: "CA", detail: error.to_string() };
@@ -209,17 +227,14 @@ fn issue(dir: &Path, ca: &Issuer<'_, KeyPair>, names: BTreeSet<String>, now: Dur
 
 fn read_server(dir: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
     let (pem_path, key_path) = (dir.join("server.pem"), dir.join("server.key"));
-    let missing = |path: &Path| IdentityError::Damaged { path: path.into(), detail: "it is missing".into() };
-    let pem = read(&pem_path)?.ok_or_else(|| missing(&pem_path))?;
-    let key = read(&key_path)?.ok_or_else(|| missing(&key_path))?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-        .map_err(|error| IdentityError::Damaged { path: key_path, detail: error.to_string() })?;
+    let pem = read(&pem_path)?.ok_or_else(|| damaged(&pem_path, CERTIFICATE, "it is missing"))?;
+    let key = read(&key_path)?.ok_or_else(|| damaged(&key_path, KEY, "it is missing"))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| damaged(&key_path, KEY, error))?;
     Ok((vec![first_certificate(&pem_path, &pem)?], key))
 }
 
 fn first_certificate(path: &Path, pem: &str) -> Result<CertificateDer<'static>, IdentityError> {
-    CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|error| IdentityError::Damaged { path: path.into(), detail: error.to_string() })
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| damaged(path, CERTIFICATE, error))
 }
 
 fn name(common: &str) -> rcgen::DistinguishedName {
@@ -232,6 +247,7 @@ fn read(path: &Path) -> Result<Option<String>, IdentityError> {
     match open_plain(path, OpenMode::Read).and_then(io::read_to_string) {
         Ok(text) => Ok(Some(text)),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) if source.kind() == io::ErrorKind::InvalidData => Err(damaged(path, "PEM", "it is not text")),
         Err(source) => Err(IdentityError::Io { action: "read", path: path.into(), source }),
     }
 }
@@ -315,6 +331,41 @@ mod tests {
         fs::write(dir.path().join("ca.key"), "rubbish").unwrap();
         let error = ensure(dir.path(), &["other".into()]).unwrap_err();
         assert!(matches!(error, IdentityError::Damaged { .. }), "{error}");
+    }
+
+    /// Each file with a bit turned over, in many places: the broker's own are made again, and of the CA's the one at fault is named.
+    #[test]
+    fn of_files_with_a_bit_turned_over_the_brokers_are_made_again_and_the_cas_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = ensure(dir.path(), &[]).unwrap();
+        let trust = Trust::from_pem(&first.ca_pem, "the test").unwrap();
+        let original = |file: &str| fs::read(dir.path().join(file)).unwrap();
+        let files = ["server.key", "server.pem", "server.json", "ca.key", "ca.pem"].map(|file| (file, original(file)));
+        let (mut refused, mut made_again) = (0, 0);
+        for (file, bytes) in &files {
+            for at in (0..bytes.len()).step_by(7) {
+                // What is written meanwhile belongs to the same CA.
+                files.iter().for_each(|(file, bytes)| fs::write(dir.path().join(file), bytes).unwrap());
+                let mut bytes = bytes.clone();
+                bytes[at] ^= 1 << (at % 8);
+                fs::write(dir.path().join(file), bytes).unwrap();
+                match ensure(dir.path(), &[]) {
+                    Ok(identity) => {
+                        made_again += usize::from(identity.chain != first.chain);
+                        let believed = tls::check(&trust, &identity);
+                        assert_eq!(believed, Ok(()), "{file} at {at}");
+                    }
+                    Err(error) => {
+                        let told = error.to_string();
+                        assert!(file.starts_with("ca."), "{file} at {at}: {told}");
+                        assert!(matches!(error, IdentityError::Damaged { .. }), "{file} at {at}: {told}");
+                        assert!(told.contains("/ca.") && told.contains("; expected is "), "{file} at {at}: {told}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        assert!(refused > 20 && made_again > 20, "{refused} refused, {made_again} made again");
     }
 
     #[test]

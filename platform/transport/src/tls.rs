@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use rustls::{
     CipherSuite, ClientConfig, RootCertStore, ServerConfig,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
     version::TLS13,
 };
 
@@ -43,10 +44,22 @@ impl Trust {
             roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
         }
         if roots.is_empty() {
-            return Err(refuse("it holds no certificate in PEM".into()));
+            return Err(refuse("it holds no certificate in PEM (-----BEGIN CERTIFICATE-----)".into()));
         }
         Ok(Self { roots: Arc::new(roots), origin })
     }
+}
+
+/// Whether a connector that trusts only this CA would believe a listener with this identity.
+pub(crate) fn check(trust: &Trust, identity: &ServerIdentity) -> Result<(), String> {
+    server(identity).map_err(|error| error.to_string())?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(&trust.roots), provider())
+        .build()
+        .map_err(|error| error.to_string())?;
+    let (certificate, others) = identity.chain.split_first().ok_or("it has no certificate")?;
+    let name = ServerName::try_from("localhost").map_err(|error| error.to_string())?;
+    let verified = verifier.verify_server_cert(certificate, others, &name, &[], UnixTime::now());
+    verified.map(drop).map_err(|error| error.to_string())
 }
 
 /// ring, with the cheapest cipher on today's processors first.
