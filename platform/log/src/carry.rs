@@ -43,8 +43,8 @@ const CARRIED_BYTES_MAX: u64 = 128 << 10;
 /// For each file that is recycled, this part of a file is carried at most, or the journal would fill with what it empties of.
 const FILE_PART: u64 = 4;
 
-/// Where more of the journal is used, percent, nothing is carried: at 85 % appenders wait, and only a sync is certain to free some.
-pub(crate) const PERCENT_MAX: u64 = 75;
+/// From so much past its mark on, bytes, a log is synced before the journal needs it: there is little to be saved by more.
+const LARGE_BYTES_MIN: u64 = 1 << 20;
 
 /// How a log was carried since its mark.
 #[derive(Clone, Copy, Debug, Default)]
@@ -146,6 +146,19 @@ pub(crate) fn settle(journal: &Journal) {
     }
 }
 
+/// Whether a log has so much past its mark that it can as well be synced now.
+pub(crate) fn is_large(log: &PartitionLog) -> bool {
+    log.state().bytes_past_mark().is_some_and(|past| past.bytes >= LARGE_BYTES_MIN)
+}
+
+/// Where the batches past a log's mark lie.
+struct PastMark {
+    /// The part of the log that they begin in, and where in its segment, bytes.
+    at: usize,
+    position: u64,
+    bytes: u64,
+}
+
 impl State {
     /// The batches past the mark, as stored, and where they begin; none where the log is to be synced.
     fn past_mark(&self, bytes_max: u64) -> Option<(Offset, Bytes)> {
@@ -158,14 +171,7 @@ impl State {
         if others || self.end == mark.end {
             return None;
         }
-        let at = self.parts.partition_point(|part| part.segment.base <= mark.end).checked_sub(1)?;
-        let base = self.parts[at].segment.base;
-        let mut position = match () {
-            () if base == mark.segment_base => mark.segment_len,
-            () if base == mark.end => 0,
-            () => return None,
-        };
-        let bytes = self.parts[at..].iter().map(|part| part.len).sum::<u64>().checked_sub(position)?;
+        let PastMark { at, mut position, bytes } = self.bytes_past_mark()?;
         if bytes > bytes_max {
             return None;
         }
@@ -183,6 +189,20 @@ impl State {
             (filled, position) = (filled + len, 0);
         }
         self.is_sound(&payload, mark.end).then(|| (mark.end, payload.freeze()))
+    }
+
+    /// None where the mark does not tell where they begin.
+    fn bytes_past_mark(&self) -> Option<PastMark> {
+        let mark = self.durable.mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
+        let at = self.parts.partition_point(|part| part.segment.base <= mark.end).checked_sub(1)?;
+        let base = self.parts[at].segment.base;
+        let position = match () {
+            () if base == mark.segment_base => mark.segment_len,
+            () if base == mark.end => 0,
+            () => return None,
+        };
+        let bytes = self.parts[at..].iter().map(|part| part.len).sum::<u64>().checked_sub(position)?;
+        Some(PastMark { at, position, bytes })
     }
 
     /// Whether these are the batches from offset `base` on, as they were appended. They take the place of frames that are sound, and
@@ -297,6 +317,34 @@ mod tests {
         assert_eq!((base, batches.len(), end), (Offset(4), 7, Offset(11)));
         assert!(state.past_mark(payload.len() as u64).is_some());
         assert!(state.past_mark(payload.len() as u64 - 1).is_none(), "a byte too much");
+    }
+
+    #[test]
+    fn a_log_with_much_past_its_mark_is_synced_before_the_journal_is_half_full() {
+        let world = World::new(1);
+        let options = StorageOptions {
+            ballast_bytes: 4096,
+            journal_file_bytes: 1 << 20,
+            journal_bytes_max: 16 << 20,
+            ..StorageOptions::new("/data")
+        };
+        let storage = Storage::open(options, world.env()).unwrap().0;
+        let open = |at| storage.open_log(LogId::records(TopicId::NIL, PartitionId(at)), LogOptions::default()).unwrap();
+        let (large, small) = (open(0), open(1));
+        let is_marked = |log: &PartitionLog| log.state().durable.mark.is_some_and(|mark| mark.end > Offset(0));
+        world.run_until(small.append(batch(100_000), EPOCH).unwrap().ticket).unwrap();
+        let fill = |batches: usize| {
+            for _ in 0..batches {
+                world.run_until(large.append(batch(100_000), EPOCH).unwrap().ticket).unwrap();
+            }
+        };
+        fill(35);
+        assert!(!is_marked(&large) && !is_marked(&small), "less than a quarter");
+        fill(15);
+        assert!(is_marked(&large));
+        assert!(!is_marked(&small), "it can be carried, or has more by the time that the journal needs it");
+        fill(50);
+        assert_eq!(storage.log(LogId::records(TopicId::NIL, PartitionId(1))).map(|log| is_marked(&log)), Some(true));
     }
 
     #[test]

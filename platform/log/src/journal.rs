@@ -168,7 +168,7 @@ impl Journal {
             return false;
         }
         drop(queue);
-        // Produce slows at 85 %; the sync loop is at work since 50 %. Where waiting would not help, the append is refused.
+        // Produce slows at 85 %; the sync loop is at work since 25 %. Where waiting would not help, the append is refused.
         let ring = self.ring.lock();
         !ring.is_tight(&self.options) || ring.lacks(&self.options).is_some()
     }

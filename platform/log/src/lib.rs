@@ -102,7 +102,8 @@
 //!    that is not to be had at once, it is journaled whole: where the log's own files lack something, the log is being
 //!    cut or synced, or more than `queue_bytes_max` would have to be synced with it. The log pins the journal as
 //!    before: what such a sync leaves out (its index, producers, segments below its start) has its turn in the background.
-//! 3. The sync loop (`sync`) prepares the next file (`ring`) when the present one is half full. When the journal is half full, the logs
+//! 3. The sync loop (`sync`) prepares the next file (`ring`) when the present one is half full. When a quarter of the journal is used, logs
+//!    that pin the oldest file with a MiB or more past their mark are synced. When it is half full, the logs
 //!    that pin the oldest file are *carried forward*, where that is cheaper (`carry`): all batches past the mark, at most
 //!    64 KiB, go into the journal again as one Carry, and when that is durable, the log pins the journal from there on only. Else the
 //!    log is synced (`sync_log`): segments in order, each written back in pieces first, so that the journal's syncs have their turns

@@ -62,13 +62,25 @@ pub(crate) struct Ring {
     told_no_space: Told,
 }
 
+/// What is done to the logs that pin the oldest file: the more of the journal is used, the more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Means {
+    /// From a quarter on: those with much past their mark are synced. A round of syncs takes so long that the journal grows by as
+    /// much again where the disk takes segments as fast as appends come: begun at half, it ended where appenders wait.
+    SyncLarge,
+    /// From half on: they are carried forward, or synced where that is not the way.
+    Carry,
+    /// From 75 % on, or where the commit loop can go on no more without the file: they are synced. At 85 % appenders wait, and only a
+    /// sync is certain to free some.
+    Sync,
+}
+
 /// The oldest file, where it is to be recycled.
 #[derive(Clone, Copy)]
 pub(crate) struct Due {
     pub(crate) sequence: u64,
     pub(crate) last_lsn: u64,
-    /// How much of the journal holds frames, bytes; none where the commit loop can go on no more without it.
-    pub(crate) used_bytes: Option<u64>,
+    pub(crate) means: Means,
 }
 
 impl Ring {
@@ -122,13 +134,19 @@ impl Ring {
         self.postponed.filter(|_| self.starved || self.is_tight(options))
     }
 
-    /// The oldest file, if the journal is more than half full, or no file is left for the commit loop.
+    /// The oldest file, if a quarter of the journal is used, or no file is left for the commit loop.
     pub(crate) fn due(&self, options: &StorageOptions) -> Option<Due> {
         let stuck = (self.starved || self.no_space) && self.ready.is_none() && self.spares.is_empty();
         let used = self.used_bytes(options);
-        let oldest = self.full.front().filter(|_| stuck || used >= options.journal_bytes_max / 2)?;
-        let used_bytes = Some(used).filter(|_| !stuck);
-        Some(Due { sequence: oldest.sequence, last_lsn: oldest.last_lsn, used_bytes })
+        let means = match used.saturating_mul(100) / options.journal_bytes_max.max(1) {
+            _ if stuck => Means::Sync,
+            75.. => Means::Sync,
+            50.. => Means::Carry,
+            25.. => Means::SyncLarge,
+            _ => return None,
+        };
+        let oldest = self.full.front()?;
+        Some(Due { sequence: oldest.sequence, last_lsn: oldest.last_lsn, means })
     }
 
     /// Whether the next file is to be made ready, and there is something to make it of.

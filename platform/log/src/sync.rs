@@ -13,7 +13,7 @@ use crate::{
     data_dir,
     journal::{Journal, PanicGuard},
     pin::Pin,
-    ring::{self, prepare_next},
+    ring::{self, Means, prepare_next},
     sync_all::sync_all,
     sync_error::{SyncError, refused, sync_dir},
     sync_log::Synced,
@@ -162,12 +162,10 @@ fn change(journal: &Arc<Journal>, log: &Arc<PartitionLog>) -> Result<bool, Stora
     Ok(true)
 }
 
-/// Where the journal is more than half full (or no file is left), carries forward what pins its oldest file, syncs the first log for
+/// Where enough of the journal is used (or no file is left), carries forward what pins its oldest file, syncs the first log for
 /// which that is not the way, or recycles that file if nothing pins it.
 fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     let Some(due) = journal.ring().due(&journal.options) else { return Ok(false) };
-    let carries =
-        due.used_bytes.is_some_and(|used| used < journal.options.journal_bytes_max / 100 * carry::PERCENT_MAX);
     let next_pin = |from| {
         let queue = journal.queue();
         let next = queue.pins.range(from..).next().filter(|(lsn, _)| **lsn <= due.last_lsn);
@@ -175,7 +173,15 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     };
     let (mut from, mut carried) = (0, false);
     while let Some((lsn, log)) = next_pin(from) {
-        match if carries { carry::carry(journal, &log) } else { Carry::Unfit } {
+        let outcome = match due.means {
+            Means::SyncLarge if !carry::is_large(&log) => {
+                from = lsn + 1;
+                continue;
+            }
+            Means::SyncLarge | Means::Sync => Carry::Unfit,
+            Means::Carry => carry::carry(journal, &log),
+        };
+        match outcome {
             Carry::Queued => carried = true,
             Carry::UnderWay => {}
             // More when these are durable.
