@@ -371,6 +371,16 @@ async fn the_view_follows_and_is_rebuilt_when_lost_or_damaged_or_of_another_time
     catalog.shutdown().await;
     assert!(dir.path().join("view.damaged").exists());
 
+    // Something that sled would wait for, and one of the kind before was moved aside already.
+    std::fs::remove_file(dir.path().join("view/conf")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(dir.path().join("view/conf")).status().unwrap();
+    assert!(made.success());
+    let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
+    view_follows(&catalog).await;
+    expect(&catalog, &["b"]);
+    catalog.shutdown().await;
+    assert!(dir.path().join("view.damaged/conf").exists());
+
     // It says what is not so.
     let lying = sled::open(dir.path().join("view")).unwrap();
     lying.insert(b"topic/ghost\0\0\0\0\0", b"{}").unwrap();

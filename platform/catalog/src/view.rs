@@ -196,7 +196,8 @@ fn open(path: &Path) -> Result<sled::Db, String> {
         Err(reason) => {
             let aside = path.with_extension("damaged");
             tracing::warn!(reason, aside = %aside.display(), "the read view does not open: moved aside and made anew");
-            let _ = std::fs::remove_dir_all(&aside);
+            // Whichever of the two it is, if it is there; what does not go is told of by the next step.
+            let _ = std::fs::remove_dir_all(&aside).or_else(|_| std::fs::remove_file(&aside));
             std::fs::rename(path, &aside).map_err(|error| format!("cannot move {} aside: {error}", path.display()))?;
             try_open(path)
         }
@@ -204,10 +205,20 @@ fn open(path: &Path) -> Result<sled::Db, String> {
 }
 
 fn try_open(path: &Path) -> Result<sled::Db, String> {
+    // sled would wait for whoever writes to a FIFO.
+    if let Some(strange) = strange_in(path) {
+        return Err(format!("{} is neither a file nor a directory", strange.display()));
+    }
     let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
     catch_unwind(AssertUnwindSafe(|| config.open()))
         .map_err(|_| String::from("sled panicked"))?
         .map_err(|error| error.to_string())
+}
+
+/// Something in the directory that is neither a file nor a directory. What cannot be looked at is left for sled to tell of.
+fn strange_in(path: &Path) -> Option<PathBuf> {
+    let mut paths = std::fs::read_dir(path).ok()?.flatten().map(|entry| entry.path());
+    paths.find(|path| path.metadata().is_ok_and(|about| !about.is_file() && !about.is_dir()))
 }
 
 fn stamp_in(db: &sled::Db) -> sled::Result<Option<Stamp>> {
