@@ -209,3 +209,18 @@ fn what_is_not_built_yet_is_refused_not_ignored() {
         assert!(!other.exists(), "{} was made", other.display());
     }
 }
+
+/// On a full disk above all: it must start, so that room can be made.
+#[test]
+fn a_client_profile_that_cannot_be_written_stops_no_start() {
+    let mut broker = Broker::start().unwrap();
+    broker.stop().unwrap();
+    let profile = broker.data_dir().join("client.json");
+    std::fs::remove_file(&profile).unwrap();
+    std::fs::create_dir(&profile).unwrap();
+    broker.restart().unwrap();
+    let log = broker.log();
+    let told = log.lines().any(|line| line.contains("WARN") && line.contains(profile.to_str().unwrap()));
+    assert!(told, "no warning of {} in:\n{log}", profile.display());
+    still_serves(&broker, "p");
+}

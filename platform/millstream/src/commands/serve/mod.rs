@@ -176,23 +176,26 @@ impl Running {
         let quic = listeners.quic.clone();
         let broker = prepared.serve(vec![listeners.quic, listeners.tcp]);
         let mut running = Self { broker, quic, bound, profile: None, is_new };
-        running.profile = running.write_profile(settings, ca_pem)?;
+        running.profile = running.write_profile(settings, ca_pem);
         Ok(running)
     }
 
-    /// What clients need to know: beside the data, and where this user's clients look for it. Returns the latter, if any.
-    fn write_profile(&self, settings: &Settings, ca_pem: String) -> anyhow::Result<Option<PathBuf>> {
+    /// What clients need to know: beside the data, and where this user's clients look for it. Returns the latter, if any. A broker can do
+    /// without: on a full disk it must start, so that room can be made.
+    fn write_profile(&self, settings: &Settings, ca_pem: String) -> Option<PathBuf> {
         let profile = Profile::new(vec![settings.address(self.bound)], ca_pem);
-        profile.write(&settings.data_dir.join("client.json"))?;
+        if let Err(error) = profile.write(&settings.data_dir.join("client.json")) {
+            warn!(error = explain(&error), "the profile in the data directory is not of this start");
+        }
         let Some(path) = profile::default_path() else {
             warn!("there is no place for this user's client profile: set {}", profile::PROFILE_VARIABLE);
-            return Ok(None);
+            return None;
         };
         match profile.write_beside_others(&path) {
-            Ok(()) => Ok(Some(path)),
+            Ok(()) => Some(path),
             Err(error) => {
                 warn!(error = explain(&error), "clients must be given DATA_DIR/client.json");
-                Ok(None)
+                None
             }
         }
     }
