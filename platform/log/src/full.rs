@@ -79,44 +79,15 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, atomic::AtomicUsize};
+    use std::sync::Arc;
 
     use millstream_env::sim::World;
     use millstream_model::{LeaderEpoch, PartitionId, TimestampMs, TopicId};
     use millstream_record::{BatchBuilder, BatchOptions};
-    use tracing::{Event, Level, Metadata, Subscriber, span};
+    use tracing::Level;
 
     use super::*;
-    use crate::{LogId, LogOptions, PartitionLog, Storage, StorageOptions};
-
-    /// Counts what is told here: that the disk is full, and that it has room.
-    #[derive(Default)]
-    struct Told([AtomicUsize; 2]);
-
-    impl Told {
-        fn times(&self) -> [usize; 2] {
-            self.0.each_ref().map(|times| times.load(Ordering::Relaxed))
-        }
-    }
-
-    impl Subscriber for Told {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            metadata.target().ends_with("::full")
-        }
-
-        fn event(&self, event: &Event<'_>) {
-            self.0[usize::from(*event.metadata().level() == Level::INFO)].fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-
-        fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
-        fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
-        fn enter(&self, _span: &span::Id) {}
-        fn exit(&self, _span: &span::Id) {}
-    }
+    use crate::{LogId, LogOptions, PartitionLog, Storage, StorageOptions, told};
 
     fn append(world: &World, log: &Arc<PartitionLog>, bytes: usize) -> bool {
         let mut builder = BatchBuilder::new(BatchOptions::default());
@@ -128,6 +99,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_comes_and_goes_is_told_of_now_and_then() {
+        let mut told = Told::default();
+        let at = |seconds| Monotonic(Duration::from_secs(seconds));
+        assert!(told.is_due(Lack::Room, at(5)));
+        assert!(!told.is_due(Lack::Room, at(6)));
+        let again = 5 + AGAIN.as_secs();
+        assert!(!told.is_due(Lack::Room, at(again - 1)));
+        assert!(told.is_due(Lack::Room, at(again)));
+        assert!(!told.is_due(Lack::Room, at(again + 1)), "it was told a moment ago");
+        assert!(told.is_due(Lack::Descriptors, at(again + 1)), "that is another");
+    }
+
     /// It said that records are taken as soon as the ballast was held again, which took all the room that there was.
     #[test]
     fn that_there_is_room_again_is_told_once_records_are_taken() {
@@ -135,7 +119,9 @@ mod tests {
         let disk = world.disk();
         let options =
             StorageOptions { ballast_bytes: 64 << 10, reserve_bytes: 16 << 10, ..StorageOptions::new("/data") };
-        let told = Arc::new(Told::default());
+        let told = told::Told::by("::full");
+        // That the disk is full, and that it has room.
+        let times = |told: &told::Told| [told.times(Level::WARN), told.times(Level::INFO)];
         tracing::subscriber::with_default(told.clone(), || {
             let storage = Storage::open(options, world.env()).unwrap().0;
             let log = storage.open_log(LogId::records(TopicId::NIL, PartitionId(0)), LogOptions::default()).unwrap();
@@ -143,33 +129,33 @@ mod tests {
             disk.set_capacity(Some(disk.used_bytes()));
             while append(&world, &log, 3000) {}
             assert!(!storage.has_room(0));
-            assert_eq!(told.times(), [1, 0]);
+            assert_eq!(times(&told), [1, 0]);
             // Enough to set aside what was, and nothing else; then little by little.
             let given_up = 64 << 10;
             for more in (0..4).map(|pages| pages * 4096) {
                 disk.set_capacity(Some(disk.used_bytes() + given_up + more));
                 world.run_for(Duration::from_secs(20));
                 assert!(!append(&world, &log, 100) && !storage.has_room(0), "{more}");
-                assert_eq!(told.times(), [1, 0], "{more}");
+                assert_eq!(times(&told), [1, 0], "{more}");
             }
             disk.set_capacity(Some(disk.used_bytes() + given_up + (16 << 10)));
             world.run_for(Duration::from_secs(20));
             assert!(storage.has_room(0));
             // Nobody has tried.
-            assert_eq!(told.times(), [1, 0]);
+            assert_eq!(times(&told), [1, 0]);
             assert!(append(&world, &log, 100));
-            assert_eq!(told.times(), [1, 1]);
+            assert_eq!(times(&told), [1, 1]);
             // Small ones find room where large ones do not.
             for _ in 0..20 {
                 assert!(!append(&world, &log, 30_000));
                 world.run_for(Duration::from_secs(1));
                 let _ = append(&world, &log, 10);
             }
-            assert_eq!(told.times(), [2, 1]);
+            assert_eq!(times(&told), [2, 1]);
             disk.set_capacity(None);
             world.run_for(Duration::from_secs(20));
             assert!(append(&world, &log, 30_000));
-            assert_eq!(told.times(), [2, 2]);
+            assert_eq!(times(&told), [2, 2]);
         });
     }
 }

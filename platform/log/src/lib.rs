@@ -317,6 +317,8 @@ mod sync_log;
 mod sync_plan;
 mod tail;
 mod ticket;
+#[cfg(test)]
+mod told;
 mod trash;
 mod truncate;
 

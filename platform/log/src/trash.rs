@@ -152,43 +152,15 @@ fn reap(journal: &Journal) -> Result<bool, (PathBuf, io::Error)> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
-
     use millstream_env::{
         OpenMode,
         sim::{DiskOperation, Fault, World},
     };
-    use tracing::{Level, Metadata, Subscriber, span};
+    use tracing::Level;
     use uuid::Uuid;
 
     use super::*;
-    use crate::StorageOptions;
-
-    /// Counts what is told as a warning.
-    #[derive(Default)]
-    struct Warnings(AtomicUsize);
-
-    impl Subscriber for Warnings {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() == Level::WARN
-        }
-
-        fn event(&self, _event: &tracing::Event<'_>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-
-        fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
-        fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
-        fn enter(&self, _span: &span::Id) {}
-        fn exit(&self, _span: &span::Id) {}
-    }
+    use crate::{StorageOptions, told::Told};
 
     #[test]
     fn trash_that_cannot_be_removed_is_told_of_once() {
@@ -200,14 +172,14 @@ mod tests {
             disk.create_dir_all(path.parent().unwrap()).unwrap();
             disk.open(path, OpenMode::Create).unwrap();
         }
-        let warnings = Arc::new(Warnings::default());
+        let told = Told::by("::trash");
         let mut reaper = Reaper::default();
-        tracing::subscriber::with_default(warnings.clone(), || {
+        tracing::subscriber::with_default(told.clone(), || {
             disk.inject(Fault::nth(DiskOperation::Names, 1).on("/trash").for_good());
             for _ in 0..3 {
                 assert!(!reaper.step(&journal), "nothing can be done now");
                 assert_eq!(reaper.refused.as_ref(), Some(&paths[0]));
-                assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
+                assert_eq!(told.times(Level::WARN), 1);
             }
             // It is another's turn to be in the way.
             disk.clear_faults();
@@ -215,11 +187,11 @@ mod tests {
             while reaper.step(&journal) {}
             assert!(!reaper.step(&journal));
             assert_eq!(reaper.refused.as_ref(), Some(&paths[1]));
-            assert_eq!(warnings.0.load(Ordering::Relaxed), 2);
+            assert_eq!(told.times(Level::WARN), 2);
             disk.clear_faults();
             while reaper.step(&journal) {}
             assert_eq!(reaper.refused, None);
-            assert_eq!(warnings.0.load(Ordering::Relaxed), 2);
+            assert_eq!(told.times(Level::WARN), 2);
         });
         assert!(disk.read_dir(Path::new("/data/trash")).unwrap().is_empty());
     }
