@@ -139,8 +139,7 @@ impl Ring {
         let stuck = (self.starved || self.no_space) && self.ready.is_none() && self.spares.is_empty();
         let used = self.used_bytes(options);
         let means = match used.saturating_mul(100) / options.journal_bytes_max.max(1) {
-            _ if stuck => Means::Sync,
-            75.. => Means::Sync,
+            percent if stuck || percent >= 75 => Means::Sync,
             50.. => Means::Carry,
             25.. => Means::SyncLarge,
             _ => return None,

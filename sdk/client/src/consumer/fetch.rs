@@ -173,7 +173,7 @@ impl Consumer {
         let Fetched { group, channel, started, asked, result } = fetched;
         let flow = self.flows.entry(group).or_default();
         flow.is_asking = false;
-        flow.channel = channel.or(flow.channel.take());
+        flow.channel = channel;
         let answers = match result {
             Ok(answers) => answers,
             Err(error) => return self.pause(error).await,
