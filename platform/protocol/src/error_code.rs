@@ -117,7 +117,7 @@ codes! {
     TransactionalIdAuthorizationFailed = 53, false, "not allowed on this transactional id";
     SecurityDisabled = 54, false, "security is not configured";
     OperationNotAttempted = 55, false, "not attempted, because another part of the request failed";
-    KafkaStorage = 56, true, "the disk failed";
+    KafkaStorage = 56, true, "the disk failed or is full";
     SaslAuthenticationFailed = 58, false, "authentication failed";
     UnknownProducerId = 59, false, "the producer id is not known";
     ReassignmentInProgress = 60, false, "the partition is being reassigned";

@@ -13,7 +13,8 @@ const UNPACKED_BYTES_MAX: usize = BATCH_BYTES_MAX;
 /// The answer that is being handed out record by record.
 pub(super) struct Cursor {
     partition: PartitionId,
-    from: Offset,
+    /// Records before this were handed out.
+    next: Offset,
     /// The batches still to come, then the one at hand: where it begins, and its records.
     batches: std::vec::IntoIter<Batch>,
     records: Option<(Offset, Records)>,
@@ -21,12 +22,17 @@ pub(super) struct Cursor {
 
 impl Cursor {
     pub(super) fn over(fetched: FetchedBatches) -> Self {
-        let FetchedBatches { partition, batches, from, .. } = fetched;
-        Self { partition, from, batches: batches.into_iter(), records: None }
+        let FetchedBatches { partition, batches, from: next, .. } = fetched;
+        Self { partition, next, batches: batches.into_iter(), records: None }
     }
 
     pub(super) fn partition(&self) -> PartitionId {
         self.partition
+    }
+
+    /// The offset after the last record that was handed out.
+    pub(super) fn next(&self) -> Offset {
+        self.next
     }
 
     /// The next record that was not read before and lies before `end`; none when the answer is used up.
@@ -44,9 +50,10 @@ impl Cursor {
             match records.next() {
                 None => self.records = None,
                 Some(Err(error)) => return Some(Err((*base, error.to_string().into()))),
-                Some(Ok(record)) if record.offset < self.from => {}
+                Some(Ok(record)) if record.offset < self.next => {}
                 Some(Ok(record)) if end.is_some_and(|end| record.offset >= end) => {}
                 Some(Ok(record)) => {
+                    self.next = Offset(record.offset.0 + 1);
                     return Some(Ok(ConsumedRecord {
                         partition: self.partition,
                         offset: record.offset,

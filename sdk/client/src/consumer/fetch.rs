@@ -185,7 +185,9 @@ impl Consumer {
             let (partition, bytes) = (answer.partition, answer.bytes());
             match self.take_partition(answer) {
                 Ok(taken) => {
-                    self.failures.recovered(partition);
+                    if !self.undecoded.contains(&partition) {
+                        self.failures.recovered(partition);
+                    }
                     let Some(fetched) = taken else { continue };
                     self.flows.entry(group).or_default().waiting_bytes += bytes;
                     self.ready.push_back(Ready { group, bytes, fetched });

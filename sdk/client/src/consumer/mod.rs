@@ -207,6 +207,8 @@ pub struct Consumer {
     /// Asking for that again.
     placing: Option<BoxFuture<'static, Result<Placed, CallError>>>,
     failures: Failures,
+    /// Of those that fail, the ones whose answers are sound on the outside: only whoever unpacks the records finds the damage.
+    undecoded: BTreeSet<PartitionId>,
     flows: BTreeMap<Group, Flow>,
     under_way: FuturesUnordered<BoxFuture<'static, Fetched>>,
     ready: VecDeque<Ready>,
@@ -251,6 +253,7 @@ impl Consumer {
             unplaced: BTreeSet::new(),
             placing: None,
             failures,
+            undecoded: BTreeSet::new(),
             flows: BTreeMap::new(),
             under_way: FuturesUnordered::new(),
             ready: VecDeque::new(),
@@ -303,7 +306,7 @@ impl Consumer {
     /// [`ConsumerOptions::patience`], or trying again cannot help. Calling again tries again from the same offsets.
     pub async fn next_event(&mut self) -> Result<Option<ConsumerEvent>, ConsumeError> {
         loop {
-            if let Some(record) = self.next_ready()? {
+            if let Some(record) = self.next_ready() {
                 return Ok(Some(ConsumerEvent::Record(record)));
             }
             if let Some(change) = self.failures.next_change() {
@@ -317,28 +320,29 @@ impl Consumer {
 
     /// The next record if it is here already: does not wait for the network.
     ///
-    /// # Errors
-    /// [`ConsumeError::Damaged`].
-    pub fn next_ready(&mut self) -> Result<Option<ConsumedRecord>, ConsumeError> {
+    /// Records that are damaged end here for their partition alone, which [`Consumer::next_event`] tells.
+    pub fn next_ready(&mut self) -> Option<ConsumedRecord> {
         loop {
             if self.current.is_none() {
-                let Some(fetched) = self.pop_ready() else { return Ok(None) };
-                self.current = Some(Cursor::over(fetched));
+                self.current = Some(Cursor::over(self.pop_ready()?));
             }
-            let Some(current) = &mut self.current else { return Ok(None) };
-            if let Some(record) = current.step(self.partitions.get(&current.partition()).and_then(|at| at.end)) {
-                let record = record.map_err(|(offset, detail)| ConsumeError::Damaged {
-                    topic: Arc::clone(&self.name),
-                    partition: current.partition(),
-                    offset,
-                    detail,
-                });
-                if record.is_err() {
+            let current = self.current.as_mut()?;
+            let partition = current.partition();
+            match current.step(self.partitions.get(&partition).and_then(|at| at.end)) {
+                Some(Ok(record)) => return Some(record),
+                Some(Err((offset, detail))) => {
+                    let from = current.next();
                     self.current = None;
+                    let topic = Arc::clone(&self.name);
+                    self.stop_at(partition, from, ConsumeError::Damaged { topic, partition, offset, detail });
                 }
-                return record.map(Some);
+                None => {
+                    self.current = None;
+                    if self.undecoded.remove(&partition) {
+                        self.failures.recovered(partition);
+                    }
+                }
             }
-            self.current = None;
         }
     }
 
@@ -427,6 +431,22 @@ impl Consumer {
                     self.failures.failed(partition, ConsumeError::Partition { partition, source });
                 }
             }
+        }
+    }
+
+    /// Notes that a partition's records cannot be used from an offset on: reading is tried again there.
+    fn stop_at(&mut self, partition: PartitionId, from: Offset, error: ConsumeError) {
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            state.next = from;
+        }
+        let ready = std::mem::take(&mut self.ready);
+        let (behind, others): (VecDeque<_>, _) =
+            ready.into_iter().partition(|ready| ready.fetched.partition == partition);
+        self.ready = others;
+        self.undecoded.insert(partition);
+        self.failures.failed(partition, error);
+        for Ready { group, bytes, .. } in behind {
+            self.release(group, bytes);
         }
     }
 

@@ -254,10 +254,16 @@ fn damaged_records_are_refused() {
     }
 }
 
-/// A batch with something wrong among its records and a checksum that fits all the same.
-fn spoilt(numbers: std::ops::Range<i64>) -> Bytes {
+/// A batch as a log has it.
+fn appended(numbers: std::ops::Range<i64>) -> Vec<u8> {
     let mut bytes = batch(numbers.clone()).to_vec();
     bytes[..8].copy_from_slice(&numbers.start.to_be_bytes());
+    bytes
+}
+
+/// A batch with something wrong among its records and a checksum that fits all the same.
+fn spoilt(numbers: std::ops::Range<i64>) -> Bytes {
+    let mut bytes = appended(numbers);
     let last = bytes.len() - 1;
     // The last record now claims a header that is not there.
     bytes[last] = 2;
@@ -278,6 +284,33 @@ fn damage_among_records_is_said_with_the_batch_that_it_is_in() {
     let mut consumer = consumer(&world, &client, until_end(StartFrom::Beginning));
     let error = read_all(&world, &mut consumer).unwrap_err();
     assert!(matches!(error, ConsumeError::Damaged { offset: Offset(20), .. }), "{error}");
+}
+
+#[test]
+fn damage_among_records_ends_reading_of_its_partition_alone_and_loses_no_record() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 2);
+    let damaged = millstream_record::Batch::parse_one(spoilt(10..20)).unwrap();
+    broker.append("t", 0, batch(0..10));
+    broker.state.lock().topics.get_mut("t").unwrap().logs[0].push(damaged);
+    for numbers in [0..10, 10..20, 20..30] {
+        broker.append("t", 1, batch(numbers));
+    }
+    let mut consumer = consumer(&world, &client, until_end(StartFrom::Beginning));
+    let damage = "0: the records of t partition 0 from offset 10 on are damaged";
+    // Of the spoilt batch, those before the damage; and asked again, none twice and none passed over.
+    for expected in [BTreeMap::from([(0, 19), (1, 30)]), BTreeMap::new()] {
+        let (read, told, ended) = read_events(&world, &mut consumer);
+        assert_eq!(read, expected);
+        assert!(told.iter().all(|told| told.starts_with(damage)) && told.len() <= 1, "{told:?}");
+        assert!(matches!(ended, Err(ConsumeError::Damaged { offset: Offset(10), .. })), "{ended:?}");
+        assert_eq!(consumer.positions().next().unwrap().next, Offset(19));
+    }
+    let sound = millstream_record::Batch::parse_one(appended(10..20).into()).unwrap();
+    broker.state.lock().topics.get_mut("t").unwrap().logs[0][1] = sound;
+    let (read, told, ended) = read_events(&world, &mut consumer);
+    assert_eq!((read, told), (BTreeMap::from([(0, 1)]), vec!["0 recovered".to_owned()]));
+    ended.unwrap();
 }
 
 #[test]

@@ -129,7 +129,7 @@ async fn print_records(consumer: &mut Consumer, printer: &mut Printer, count: Op
     let mut failing = Failing::default();
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
-        let event = match consumer.next_ready()? {
+        let event = match consumer.next_ready() {
             Some(record) => ConsumerEvent::Record(record),
             None => {
                 // Nothing more is here: whoever waits for it gets what there is.
