@@ -216,9 +216,10 @@
 //! 1. Under the log's lock the end, segments, index, epochs and producers are cut in memory, and the frame is queued. Tickets of
 //!    what is cut fail. Appends are refused from now on.
 //! 2. The sync loop finds the producers again: those of the last snapshot that is not past the new end, and of the batches since, which
-//!    are in the segment that is cut. Where the mark reaches past the new end, it writes them down, then a mark that ends there
-//!    and is of the frame *before* the truncation's (of a log without a journal, which may find again what is past it: of the frame
-//!    that the mark before was of, so that epochs which have begun since begin again, too); then it cuts the segment's file, durably, removes later snapshots and moves
+//!    are in the segment that is cut. Where the mark reaches past the new end, or ends in a segment that goes as a whole (since the log
+//!    starts within the batch that is cut), it writes them down, then a mark that ends there and is of the frame *before* the
+//!    truncation's (of a log without a journal, which may find again what is past it: of the frame that the mark before was of, so that
+//!    epochs which have begun since begin again, too); then it cuts the segment's file, durably, removes later snapshots and moves
 //!    later segments into `trash`.
 //! 3. It syncs the log as ever, with a mark of the truncation's frame. When that frame is durable too, the ticket resolves and
 //!    appends are taken. So no frame after a Truncate is ever replayed onto files that are not cut.

@@ -129,7 +129,9 @@ impl PartitionLog {
             let lsn = |mark: &Mark| if self.durability() == Durability::Fsync { cut.lsn_before } else { mark.lsn };
             // What the mark says is durable is so below the cut, too.
             let last = state.durable.mark.or(state.durable.unnamed);
-            let mark = last.filter(|mark| mark.end > state.end).map(|mark| Mark {
+            // It may end below the log's start, in a segment that goes.
+            let gone = |mark: &Mark| cut.gone.iter().any(|part| part.segment.base == mark.segment_base);
+            let mark = last.filter(|mark| mark.end > state.end || gone(mark)).map(|mark| Mark {
                 sequence: mark.sequence + 1,
                 start: state.start,
                 end: state.end,
@@ -187,6 +189,8 @@ impl PartitionLog {
                 missing_is_fine(disk.remove_file(&path)).map_err(refused("remove", &path))?;
             }
         }
+        // The cut is durable before one of them goes. So wherever the power is cut, each of them may be there or not: what is found ends
+        // where the log was cut, since none that is left follows that, or the log was not cut and all of them are there.
         if gone.is_empty() {
             sync_dir(disk, self.dir()).map_err(refused("sync", self.dir()))?;
         } else {
@@ -350,3 +354,7 @@ fn cannot_cut(error: ReadError) -> SyncError {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "truncate_tests.rs"]
+mod tests;

@@ -37,8 +37,9 @@ pub(super) fn load_epochs(
     let moved = stored.as_mut().is_some_and(|stored| stored.begin_by(end));
     let is_stored = stored.is_some();
     let mut epochs = match stored {
-        // Its first one is cut to a start that the mark does not know of, and that need not have become durable.
-        Some(stored) if stored.first_start().is_some_and(|first| first > start && end > start) => {
+        // Its first one is cut to a start that the mark does not know of, and that need not have become durable. (None is left where the
+        // log was cut there, too.)
+        Some(stored) if stored.first_start().is_none_or(|first| first > start) && end > start => {
             let mut epochs = epochs_of(parts, stored.first_start().unwrap_or(end))?;
             epochs.extend(&stored);
             epochs

@@ -53,6 +53,15 @@ pub enum DiskOperation {
     Resize,
     /// [`Disk::rename`], [`Disk::remove_file`], [`Disk::remove_dir`], [`Disk::remove_dir_all`] and [`Disk::create_dir_all`].
     Names,
+    /// All of these but the first two: a fault on it for good is what a machine does last before its power is gone.
+    Change,
+}
+
+impl DiskOperation {
+    /// Whether a fault on this is one on `call`.
+    fn covers(self, call: Self) -> bool {
+        self == call || (self == Self::Change && !matches!(call, Self::Open | Self::Read))
+    }
 }
 
 /// Calls that fail.
@@ -267,7 +276,7 @@ impl State {
         let text = path.to_string_lossy();
         let mut failure = Ok(());
         for fault in &mut self.faults {
-            if fault.operation != operation || !text.contains(&fault.path_contains) {
+            if !fault.operation.covers(operation) || !text.contains(&fault.path_contains) {
                 continue;
             }
             if fault.skip > 0 {
