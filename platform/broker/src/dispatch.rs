@@ -87,13 +87,20 @@ pub(crate) fn dispatch(
         Request::InitProducerId(request) => {
             answer!(InitProducerId, handlers::init_producer_id::handle(shared, request))
         }
+        Request::OffsetForLeaderEpoch(request) => {
+            now!(OffsetForLeaderEpoch, handlers::offset_for_leader_epoch::handle(&shared, request))
+        }
         Request::DescribeConfigs(request) => {
             now!(DescribeConfigs, handlers::describe_configs::handle(&shared, header.version, request))
         }
+        Request::AlterConfigs(request) => answer!(AlterConfigs, handlers::alter_configs::replace(shared, request)),
         Request::IncrementalAlterConfigs(request) => {
-            answer!(IncrementalAlterConfigs, handlers::alter_configs::handle(shared, request))
+            answer!(IncrementalAlterConfigs, handlers::alter_configs::change(shared, request))
         }
         Request::DescribeCluster(_) => now!(DescribeCluster, handlers::cluster::describe(&shared)),
+        Request::DescribeProducers(request) => {
+            now!(DescribeProducers, handlers::describe_producers::handle(&shared, request))
+        }
         Request::FindCoordinator(request) => {
             now!(FindCoordinator, handlers::find_coordinator::handle(header.version, request))
         }

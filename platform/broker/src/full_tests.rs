@@ -32,7 +32,7 @@ async fn alter(shared: &Arc<Shared>) -> (ErrorCode, Option<String>) {
     let resource =
         AlterConfigsResource { resource_type: RESOURCE_TOPIC, resource_name: "t".into(), configs: vec![change] };
     let request = IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() };
-    let answer = alter_configs::handle(shared.clone(), request).await.responses.remove(0);
+    let answer = alter_configs::change(shared.clone(), request).await.responses.remove(0);
     (answer.error_code, answer.error_message)
 }
 

@@ -332,6 +332,7 @@ pub use error::{
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};
 pub use partition::PartitionLog;
+pub use producers::KnownProducer;
 pub use read::{Read, ReadParts};
 pub use retention::Retention;
 pub use start::ClosedSegment;

@@ -18,7 +18,7 @@ use crate::{
     compact::passes::Passes,
     frame::{Frame, Kind},
     journal::Journal,
-    producers::Producers,
+    producers::{KnownProducer, Producers},
     queue::{Entry, Way},
     segment::Segment,
     state::{Part, State},
@@ -101,6 +101,14 @@ impl PartitionLog {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.state.lock().parts.iter().map(|part| part.len).sum()
+    }
+
+    /// The producers whose batches would be known again, by id.
+    #[must_use]
+    pub fn producers(&self) -> Vec<KnownProducer> {
+        let mut producers: Vec<_> = self.state.lock().producers.known(self.journal.now()).collect();
+        producers.sort_unstable_by_key(|producer| producer.id);
+        producers
     }
 
     /// The newest epoch that has started; none in an empty log that no leader has opened.

@@ -73,6 +73,19 @@ impl KnownBatch {
     }
 }
 
+/// A producer whose batches a log would know again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownProducer {
+    /// Who it is.
+    pub id: ProducerId,
+    /// Its epoch.
+    pub epoch: ProducerEpoch,
+    /// The sequence number of its last record.
+    pub last_sequence: Sequence,
+    /// When it was last heard of, by the broker's clock.
+    pub heard: TimestampMs,
+}
+
 /// One producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Producer {
@@ -200,6 +213,18 @@ impl Producers {
         {
             self.by_id.remove(&oldest.remove());
         }
+    }
+
+    /// Those that a batch would be judged by now, in no order.
+    pub(crate) fn known(&self, now: TimestampMs) -> impl Iterator<Item = KnownProducer> {
+        self.by_id.iter().filter(move |(_, producer)| !self.is_over(producer, now)).map(|(id, producer)| {
+            KnownProducer {
+                id: *id,
+                epoch: producer.epoch,
+                last_sequence: producer.last().last_sequence,
+                heard: producer.heard,
+            }
+        })
     }
 
     /// In the order in which they would be forgotten.

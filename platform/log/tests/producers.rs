@@ -249,6 +249,26 @@ fn a_silent_producer_is_forgotten_after_the_time_that_was_set() {
 }
 
 #[test]
+fn the_producers_that_are_known_can_be_listed() {
+    let world = World::new(1);
+    let day = Duration::from_secs(86_400);
+    let (_storage, log) = open_with(&world, StorageOptions { producer_expiration: day, ..options(Path::new(DIR)) });
+    assert_eq!(log.producers(), []);
+    let listed = |log: &PartitionLog| -> Vec<_> {
+        log.producers().into_iter().map(|known| (known.id.0, known.epoch.0, known.last_sequence.0)).collect()
+    };
+    fill(&world, &log, 9, 1);
+    world.run_for(day / 2);
+    let heard = world.env().clock.wall_ms();
+    fill(&world, &log, 7, 3);
+    assert_eq!(listed(&log), [(7, 0, 5), (9, 0, 1)]);
+    assert!((log.producers()[0].heard.0 - heard).abs() < 1000, "{:?} at {heard}", log.producers());
+    // One that would not be known again is not listed, though nothing has come that would make room of it.
+    world.run_for(day / 2);
+    assert_eq!(listed(&log), [(7, 0, 5)]);
+}
+
+#[test]
 fn a_mark_that_is_not_durable_takes_no_snapshot_with_it() {
     // What of a failed sync, and of names, has reached the disk is different each time.
     for seed in 0..200 {

@@ -193,12 +193,18 @@ apis! {
     DeleteRecords = 21: DeleteRecordsRequest => DeleteRecordsResponse;
     /// Gives an idempotent producer its id and epoch.
     InitProducerId = 22: InitProducerIdRequest => InitProducerIdResponse;
+    /// Where epochs of leaders ended.
+    OffsetForLeaderEpoch = 23: OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse;
     /// Settings of topics and brokers.
     DescribeConfigs = 32: DescribeConfigsRequest => DescribeConfigsResponse;
+    /// Replaces the settings of topics.
+    AlterConfigs = 33: AlterConfigsRequest => AlterConfigsResponse;
     /// Changes settings of topics.
     IncrementalAlterConfigs = 44: IncrementalAlterConfigsRequest => IncrementalAlterConfigsResponse;
     /// The brokers, for admin clients.
     DescribeCluster = 60: DescribeClusterRequest => DescribeClusterResponse;
+    /// The producers that partitions know.
+    DescribeProducers = 61: DescribeProducersRequest => DescribeProducersResponse;
     /// Uploads a module.
     ModulePush = 20000: ModulePushRequest => ModulePushResponse;
     /// Lists modules.

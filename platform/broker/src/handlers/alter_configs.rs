@@ -1,4 +1,4 @@
-//! IncrementalAlterConfigs: settings of topics changed, agreed on, and in force on this broker before the answer.
+//! AlterConfigs and IncrementalAlterConfigs: settings of topics changed, agreed on, and in force on this broker before the answer.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,9 +7,9 @@ use millstream_model::TopicConfig;
 use millstream_protocol::{
     ErrorCode,
     messages::configs::{
-        AlterConfigsResource, AlterConfigsResourceResponse, AlterableConfig, IncrementalAlterConfigsRequest,
-        IncrementalAlterConfigsResponse, OPERATION_APPEND, OPERATION_DELETE, OPERATION_SET, OPERATION_SUBTRACT,
-        RESOURCE_BROKER, RESOURCE_TOPIC,
+        AlterConfigsRequest, AlterConfigsResource, AlterConfigsResourceResponse, AlterConfigsResponse, AlterableConfig,
+        IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, OPERATION_APPEND, OPERATION_DELETE,
+        OPERATION_SET, OPERATION_SUBTRACT, RESOURCE_BROKER, RESOURCE_TOPIC, ReplacedConfig, ReplacedConfigs,
     },
 };
 
@@ -22,21 +22,52 @@ use crate::{
 /// How often a change is made anew because somebody else's came first. Each time one of them went ahead.
 const ATTEMPTS: usize = 10;
 
-pub(crate) async fn handle(
+/// What a request asks of one resource.
+enum Changes {
+    /// IncrementalAlterConfigs: these settings change.
+    Named(Vec<AlterableConfig>),
+    /// AlterConfigs: these settings are all that are given.
+    All(Vec<ReplacedConfig>),
+}
+
+/// Answers IncrementalAlterConfigs.
+pub(crate) async fn change(
     shared: Arc<Shared>,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
+    let resource = |resource: AlterConfigsResource| {
+        ((resource.resource_type, resource.resource_name), Changes::Named(resource.configs))
+    };
+    let resources = request.resources.into_iter().map(resource).collect();
+    let responses = alter_all(&shared, resources, request.validate_only).await;
+    IncrementalAlterConfigsResponse { responses, ..Default::default() }
+}
+
+/// Answers AlterConfigs.
+pub(crate) async fn replace(shared: Arc<Shared>, request: AlterConfigsRequest) -> AlterConfigsResponse {
+    let resource =
+        |resource: ReplacedConfigs| ((resource.resource_type, resource.resource_name), Changes::All(resource.configs));
+    let resources = request.resources.into_iter().map(resource).collect();
+    let responses = alter_all(&shared, resources, request.validate_only).await;
+    AlterConfigsResponse { responses, ..Default::default() }
+}
+
+/// `resources`: by type and name.
+async fn alter_all(
+    shared: &Shared,
+    resources: Vec<((i8, String), Changes)>,
+    validate_only: bool,
+) -> Vec<AlterConfigsResourceResponse> {
     let mut named: HashMap<(i8, String), usize> = HashMap::new();
-    for resource in &request.resources {
-        *named.entry((resource.resource_type, resource.resource_name.clone())).or_default() += 1;
+    for (key, _) in &resources {
+        *named.entry(key.clone()).or_default() += 1;
     }
     let (mut responses, mut messages) = (Vec::new(), Messages::new());
-    for resource in request.resources {
-        let key = (resource.resource_type, resource.resource_name.clone());
+    for (key, changes) in resources {
         // As in Kafka's brokers, what is named twice is answered once.
         let Some(times) = named.remove(&key) else { continue };
         let outcome = match times {
-            1 => alter(&shared, resource, request.validate_only).await,
+            1 => alter(shared, &key, &changes, validate_only).await,
             _ => Err(WireError::new(ErrorCode::InvalidRequest, "each resource must appear at most once")),
         };
         let (resource_type, resource_name) = key;
@@ -47,12 +78,16 @@ pub(crate) async fn handle(
         }
         responses.push(response);
     }
-    IncrementalAlterConfigsResponse { responses, ..Default::default() }
+    responses
 }
 
-async fn alter(shared: &Shared, resource: AlterConfigsResource, validate_only: bool) -> Result<(), WireError> {
-    let AlterConfigsResource { resource_type, resource_name: name, configs, .. } = resource;
-    match resource_type {
+async fn alter(
+    shared: &Shared,
+    (resource_type, name): &(i8, String),
+    changes: &Changes,
+    validate_only: bool,
+) -> Result<(), WireError> {
+    match *resource_type {
         RESOURCE_TOPIC => {}
         RESOURCE_BROKER => {
             let message = "a broker's settings are given when it is started (`millstream serve --help`): they cannot be changed \
@@ -67,14 +102,17 @@ async fn alter(shared: &Shared, resource: AlterConfigsResource, validate_only: b
     let mut attempts = ATTEMPTS;
     loop {
         let state = shared.catalog.state();
-        if state.view(&name).is_some() {
+        if state.view(name).is_some() {
             let message = format!("{name} is a view: its topic has the settings");
             return Err(WireError::new(ErrorCode::InvalidTopic, message));
         }
         let topic = state
-            .topic(&name)
+            .topic(name)
             .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?;
-        let config = changed(&topic.config, &configs)?;
+        let config = match changes {
+            Changes::Named(changes) => changed(&topic.config, changes)?,
+            Changes::All(settings) => replaced(&topic.config, settings)?,
+        };
         // A topic that asks for too many since before that was refused can be altered otherwise.
         if config.insync_replicas_min != topic.config.insync_replicas_min {
             let replicas = topic.partitions.iter().map(|partition| partition.replicas.len()).min();
@@ -102,22 +140,14 @@ async fn alter(shared: &Shared, resource: AlterConfigsResource, validate_only: b
 
 /// The settings as they are after the changes.
 fn changed(config: &TopicConfig, changes: &[AlterableConfig]) -> Result<TopicConfig, WireError> {
-    let mut names: Vec<_> = changes.iter().map(|change| change.name.as_str()).collect();
-    names.sort_unstable();
-    if let Some([twice, _]) = names.array_windows().find(|[one, two]| one == two) {
-        return Err(WireError::new(ErrorCode::InvalidRequest, format!("{twice:?} is changed twice")));
-    }
+    each_once(changes.iter().map(|change| change.name.as_str()))?;
     let mut config = config.clone();
     for AlterableConfig { name, config_operation, value, .. } in changes {
-        let value = || {
-            let missing = || WireError::new(ErrorCode::InvalidRequest, format!("{name:?} is given no value"));
-            value.as_deref().ok_or_else(missing)
-        };
         match *config_operation {
-            OPERATION_SET => config.set(name, value()?)?,
+            OPERATION_SET => config.set(name, given(name, value)?)?,
             OPERATION_DELETE => config.reset(name)?,
-            OPERATION_APPEND => config.add(name, value()?)?,
-            OPERATION_SUBTRACT => config.subtract(name, value()?)?,
+            OPERATION_APPEND => config.add(name, given(name, value)?)?,
+            OPERATION_SUBTRACT => config.subtract(name, given(name, value)?)?,
             other => {
                 let message = format!("{name:?}: {other} is no operation: 0 sets, 1 deletes, 2 appends, 3 subtracts");
                 return Err(WireError::new(ErrorCode::InvalidRequest, message));
@@ -125,6 +155,35 @@ fn changed(config: &TopicConfig, changes: &[AlterableConfig]) -> Result<TopicCon
         }
     }
     Ok(config)
+}
+
+/// The settings as they are when all are replaced, except the partitioner: it is the topic's for good, and Kafka's clients, which put back
+/// what they know of, may not name it.
+fn replaced(config: &TopicConfig, settings: &[ReplacedConfig]) -> Result<TopicConfig, WireError> {
+    each_once(settings.iter().map(|setting| setting.name.as_str()))?;
+    let mut replaced = TopicConfig {
+        partitioner: config.partitioner.clone(),
+        partitioner_enforce: config.partitioner_enforce,
+        partitioner_params: config.partitioner_params.clone(),
+        ..TopicConfig::default()
+    };
+    for ReplacedConfig { name, value } in settings {
+        replaced.set(name, given(name, value)?)?;
+    }
+    Ok(replaced)
+}
+
+fn each_once<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), WireError> {
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    match names.array_windows().find(|[one, two]| one == two) {
+        Some([twice, _]) => Err(WireError::new(ErrorCode::InvalidRequest, format!("{twice:?} is changed twice"))),
+        None => Ok(()),
+    }
+}
+
+fn given<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, WireError> {
+    value.as_deref().ok_or_else(|| WireError::new(ErrorCode::InvalidRequest, format!("{name:?} is given no value")))
 }
 
 #[cfg(test)]
@@ -181,7 +240,7 @@ mod tests {
         broker
     }
 
-    fn change(name: &str, config_operation: i8, value: Option<&str>) -> AlterableConfig {
+    fn to(name: &str, config_operation: i8, value: Option<&str>) -> AlterableConfig {
         AlterableConfig { name: name.into(), config_operation, value: value.map(Into::into) }
     }
 
@@ -195,14 +254,14 @@ mod tests {
         validate_only: bool,
     ) -> Vec<(ErrorCode, String)> {
         let request = IncrementalAlterConfigsRequest { resources, validate_only };
-        let answer = handle(broker.shared().clone(), request).await;
+        let answer = change(broker.shared().clone(), request).await;
         let told =
             |response: AlterConfigsResourceResponse| (response.error_code, response.error_message.unwrap_or_default());
         answer.responses.into_iter().map(told).collect()
     }
 
     async fn alter_t(broker: &Broker, changes: &[(&str, i8, Option<&str>)]) {
-        let changes = changes.iter().map(|(name, operation, value)| change(name, *operation, *value)).collect();
+        let changes = changes.iter().map(|(name, operation, value)| to(name, *operation, *value)).collect();
         let told = ask(broker, vec![resource(RESOURCE_TOPIC, "t", changes)], false).await;
         assert_eq!(told, [(ErrorCode::None, String::new())]);
     }
@@ -273,7 +332,7 @@ mod tests {
             ),
         ] {
             let changes: Vec<_> =
-                changes.into_iter().map(|(name, operation, value)| change(name, operation, value)).collect();
+                changes.into_iter().map(|(name, operation, value)| to(name, operation, value)).collect();
             // Who only asks whether it may be is told the same.
             for validate_only in [true, false] {
                 let told = ask(&broker, vec![resource(kind, name, changes.clone())], validate_only).await;
@@ -282,8 +341,7 @@ mod tests {
                 assert_eq!(config(&broker), before, "{at}");
             }
         }
-        let retention =
-            |name: &str| resource(RESOURCE_TOPIC, name, vec![change("retention.ms", OPERATION_SET, Some("1"))]);
+        let retention = |name: &str| resource(RESOURCE_TOPIC, name, vec![to("retention.ms", OPERATION_SET, Some("1"))]);
         // Named twice: told once, and neither counts. Others of the request are no matter.
         let told = ask(&broker, vec![retention("t"), retention("absent"), retention("t")], false).await;
         assert_eq!(
@@ -360,6 +418,52 @@ mod tests {
         assert_eq!(config(&again), changed);
         assert_eq!(led(&again).batch_bytes_max(), 900_000);
         again.shutdown().await.unwrap();
+    }
+
+    /// Kafka's older way, in which a client names all that it wants to keep.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_a_replacement_does_not_name_has_its_default_again_except_the_partitioner() {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = broker(dir.path()).await;
+        let settings = [("retention.ms", "1"), ("segment.ms", "2"), ("millstream.partitioner.param.field", "tailnum")];
+        let with_settings = TopicConfig::from_pairs(settings).unwrap();
+        let topic = Command::CreateTopic {
+            id: TopicId(Uuid::from_u128(9)),
+            name: TopicName::new("p").unwrap(),
+            partitions: 1,
+            replication_factor: 1,
+            config: with_settings.clone(),
+            at: TimestampMs(0),
+        };
+        broker.shared().catalog.propose(topic).await.unwrap();
+        let config = || broker.shared().catalog.state().topic("p").unwrap().config.clone();
+        let replaced = async |settings: &[(&str, Option<&str>)], validate_only| {
+            let setting = |(name, value): &(&str, Option<&str>)| ReplacedConfig {
+                name: (*name).into(),
+                value: value.map(Into::into),
+            };
+            let configs = settings.iter().map(setting).collect();
+            let resource = ReplacedConfigs { resource_type: RESOURCE_TOPIC, resource_name: "p".into(), configs };
+            let request = AlterConfigsRequest { resources: vec![resource], validate_only };
+            let answer = replace(broker.shared().clone(), request).await.responses.remove(0);
+            (answer.error_code, answer.error_message.unwrap_or_default())
+        };
+        let refused = [
+            (vec![("retention.ms", None)], ErrorCode::InvalidRequest, "no value"),
+            (vec![("retention.ms", Some("1")), ("retention.ms", Some("2"))], ErrorCode::InvalidRequest, "twice"),
+            (vec![("segment.ms", Some("5")), ("no.such", Some("1"))], ErrorCode::InvalidConfig, "no.such"),
+            (vec![("millstream.partitioner", Some("m@1"))], ErrorCode::InvalidConfig, "routing"),
+        ];
+        for (settings, code, said) in refused {
+            let told = replaced(&settings, false).await;
+            assert!(told.0 == code && told.1.contains(said), "{said}: {told:?}");
+        }
+        assert_eq!(replaced(&[("segment.ms", Some("5"))], true).await.0, ErrorCode::None);
+        assert_eq!(config(), with_settings, "neither a refusal nor a check changes anything");
+        assert_eq!(replaced(&[("segment.ms", Some("5"))], false).await.0, ErrorCode::None);
+        let left = [("segment.ms", "5"), ("millstream.partitioner.param.field", "tailnum")];
+        assert_eq!(config(), TopicConfig::from_pairs(left).unwrap());
+        broker.shutdown().await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

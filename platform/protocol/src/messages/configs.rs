@@ -1,4 +1,4 @@
-//! DescribeConfigs and IncrementalAlterConfigs: the settings of topics and brokers, shown and changed.
+//! DescribeConfigs, AlterConfigs and IncrementalAlterConfigs: the settings of topics and brokers, shown and changed.
 
 use crate::{ErrorCode, codec::message};
 
@@ -87,6 +87,44 @@ message! {
         pub value: Option<String>,
         /// The place: as `config_source`.
         pub source: i8,
+    }
+}
+
+message! {
+    /// Replaces all settings: what is not named has its default again. Kafka's older way; [`IncrementalAlterConfigsRequest`] is the newer.
+    pub struct AlterConfigsRequest: 0..=2, flexible 2 {
+        /// Of what.
+        pub resources: Vec<ReplacedConfigs>,
+        /// Whether to check only.
+        pub validate_only: bool,
+    }
+
+    /// All settings of one thing.
+    pub struct ReplacedConfigs {
+        /// [`RESOURCE_TOPIC`] or [`RESOURCE_BROKER`].
+        pub resource_type: i8,
+        /// The topic's name, or the broker's number as text.
+        pub resource_name: String,
+        /// Each setting at most once.
+        pub configs: Vec<ReplacedConfig>,
+    }
+
+    /// One setting.
+    pub struct ReplacedConfig {
+        /// Its name.
+        pub name: String,
+        /// Its value; null is none.
+        pub value: Option<String>,
+    }
+}
+
+message! {
+    /// What became of each.
+    pub struct AlterConfigsResponse: 0..=2, flexible 2 {
+        /// How long the client is held back, milliseconds.
+        pub throttle_time_ms: i32,
+        /// By resource.
+        pub responses: Vec<AlterConfigsResourceResponse>,
     }
 }
 

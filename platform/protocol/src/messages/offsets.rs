@@ -1,4 +1,4 @@
-//! ListOffsets: the first and last offsets, and offsets by time.
+//! ListOffsets: the first and last offsets, and offsets by time. OffsetForLeaderEpoch: where a leader's epoch ended.
 
 use millstream_model::{BrokerId, LeaderEpoch, Offset, PartitionId, TimestampMs};
 
@@ -74,5 +74,63 @@ message! {
         pub leader_epoch: LeaderEpoch [4..] = LeaderEpoch(-1),
         /// Ours: what went wrong, for people.
         pub error_message: Option<String> [tag 20000],
+    }
+}
+
+message! {
+    /// Asks where epochs of leaders ended, of a client that saw another leader before (KIP-320).
+    pub struct OffsetForLeaderEpochRequest: 2..=4, flexible 4 {
+        /// The follower that asks; -1 for a consumer, -2 for one that looks for faults.
+        pub replica_id: BrokerId [3..] = BrokerId(-2),
+        /// Where.
+        pub topics: Vec<OffsetForLeaderTopic>,
+    }
+
+    /// One topic.
+    pub struct OffsetForLeaderTopic {
+        /// Its name.
+        pub topic: String,
+        /// By partition.
+        pub partitions: Vec<OffsetForLeaderPartition>,
+    }
+
+    /// One partition.
+    pub struct OffsetForLeaderPartition {
+        /// The partition.
+        pub partition: PartitionId,
+        /// The leader epoch that the client knows; -1 is unknown.
+        pub current_leader_epoch: LeaderEpoch = LeaderEpoch(-1),
+        /// The epoch asked about.
+        pub leader_epoch: LeaderEpoch,
+    }
+}
+
+message! {
+    /// Where they ended.
+    pub struct OffsetForLeaderEpochResponse: 2..=4, flexible 4 {
+        /// How long the client is held back, milliseconds.
+        pub throttle_time_ms: i32,
+        /// By topic.
+        pub topics: Vec<OffsetForLeaderTopicResult>,
+    }
+
+    /// One topic.
+    pub struct OffsetForLeaderTopicResult {
+        /// Its name.
+        pub topic: String,
+        /// By partition.
+        pub partitions: Vec<EpochEndOffset>,
+    }
+
+    /// One partition.
+    pub struct EpochEndOffset {
+        /// What went wrong, if anything did.
+        pub error_code: ErrorCode,
+        /// The partition.
+        pub partition: PartitionId,
+        /// The greatest epoch that is not after the one asked about; -1 where none is known.
+        pub leader_epoch: LeaderEpoch = LeaderEpoch(-1),
+        /// Where that one ended: the first offset of the next one, or the log's end; -1 where none is known.
+        pub end_offset: Offset = Offset(-1),
     }
 }

@@ -115,6 +115,9 @@ messages! {
     delete_topics: DeleteTopicsRequest, DeleteTopicsResponse;
     delete_records: DeleteRecordsRequest, DeleteRecordsResponse;
     describe_configs: DescribeConfigsRequest, DescribeConfigsResponse;
+    offset_for_leader_epoch: OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse;
+    describe_producers: DescribeProducersRequest, DescribeProducersResponse;
+    alter_configs: AlterConfigsRequest, AlterConfigsResponse;
     incremental_alter_configs: IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse;
     describe_cluster: DescribeClusterRequest, DescribeClusterResponse;
 }

@@ -36,9 +36,12 @@ samples! {
     DeleteTopics;
     DeleteRecords;
     InitProducerId;
+    OffsetForLeaderEpoch;
     DescribeConfigs;
+    AlterConfigs;
     IncrementalAlterConfigs;
     DescribeCluster;
+    DescribeProducers;
     ModulePush;
     ModuleList;
     ModuleDescribe;
