@@ -204,7 +204,7 @@ pub enum ConfigError {
     },
 }
 
-/// A setting's name, its default as text, and how it shows and takes a value.
+/// A setting's name, and how it shows and takes a value.
 pub struct ConfigKey {
     /// The name, as in Kafka where Kafka has it.
     pub key: &'static str,
@@ -220,7 +220,10 @@ impl fmt::Debug for ConfigKey {
 
 /// Kafka's largest time, milliseconds, and size, bytes.
 const LIMIT_MAX: u64 = i64::MAX.cast_unsigned();
-const PARAM_PREFIX: &str = "millstream.partitioner.param.";
+/// The setting that binds a partitioner.
+pub const PARTITIONER: &str = "millstream.partitioner";
+/// What the names of the partitioner's parameters begin with, as settings.
+pub const PARTITIONER_PARAM: &str = "millstream.partitioner.param.";
 /// The settings whose values are lists.
 const LISTS: &[&str] = &["cleanup.policy"];
 /// How much of a name that is not known an error repeats.
@@ -435,7 +438,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
         },
     },
     ConfigKey {
-        key: "millstream.partitioner",
+        key: PARTITIONER,
         show: |config| config.partitioner.as_ref().map(ToString::to_string),
         set: |config, key, text| {
             config.partitioner = match text {
@@ -455,6 +458,12 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
         set: |_, key, text| only(key, text, "off", &["verify"], "off or verify"),
     },
 ];
+
+/// Whether a setting is given when its topic is created, for good: the routing of a topic's records.
+#[must_use]
+pub fn is_fixed(key: &str) -> bool {
+    key.starts_with(PARTITIONER)
+}
 
 fn find(key: &str) -> Result<&'static ConfigKey, ConfigError> {
     TOPIC_SETTINGS.iter().find(|entry| entry.key == key).ok_or_else(|| ConfigError::Unknown {
@@ -481,7 +490,7 @@ impl TopicConfig {
     /// # Errors
     /// As [`TopicConfig::from_pairs`].
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
-        if let Some(param) = key.strip_prefix(PARAM_PREFIX).filter(|param| !param.is_empty()) {
+        if let Some(param) = key.strip_prefix(PARTITIONER_PARAM).filter(|param| !param.is_empty()) {
             self.partitioner_params.insert(param.into(), value.into());
             return Ok(());
         }
@@ -494,7 +503,7 @@ impl TopicConfig {
     /// # Errors
     /// There is no such setting. A parameter of the partitioner that was never given is none.
     pub fn reset(&mut self, key: &str) -> Result<(), ConfigError> {
-        if let Some(param) = key.strip_prefix(PARAM_PREFIX).filter(|param| !param.is_empty()) {
+        if let Some(param) = key.strip_prefix(PARTITIONER_PARAM).filter(|param| !param.is_empty()) {
             self.partitioner_params.remove(param);
             return Ok(());
         }
@@ -525,7 +534,7 @@ impl TopicConfig {
 
     /// A setting that is a list, and its value.
     fn list(&self, key: &str) -> Result<(&'static ConfigKey, String), ConfigError> {
-        if key.starts_with(PARAM_PREFIX) {
+        if key.starts_with(PARTITIONER_PARAM) {
             return Err(ConfigError::NotAList { key: key.chars().take(KEY_CHARS_TOLD).collect() });
         }
         match find(key)? {
@@ -547,7 +556,7 @@ impl TopicConfig {
             .chain(
                 self.partitioner_params
                     .iter()
-                    .map(|(name, value)| (format!("{PARAM_PREFIX}{name}"), Some(value.clone()), false)),
+                    .map(|(name, value)| (format!("{PARTITIONER_PARAM}{name}"), Some(value.clone()), false)),
             )
     }
 }

@@ -12,7 +12,8 @@ mod murmur2;
 mod names;
 
 pub use config::{
-    CleanupPolicy, ConfigError, ConfigKey, Durability, PartitionerEnforce, TOPIC_SETTINGS, TimestampType, TopicConfig,
+    CleanupPolicy, ConfigError, ConfigKey, Durability, PARTITIONER, PARTITIONER_PARAM, PartitionerEnforce, Ratio,
+    TOPIC_SETTINGS, TimestampType, TopicConfig, is_fixed,
 };
 pub use digest::{Digest, DigestError};
 pub use ids::{

@@ -45,3 +45,13 @@ pub struct Needs {
     /// Headers.
     pub headers: bool,
 }
+
+impl Needs {
+    /// What is needed, in the words of the contract's `needs` declarations (`wit/millstream-ext.wit`).
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        [("value", self.values), ("headers", self.headers)]
+            .into_iter()
+            .filter(|(_, needed)| *needed)
+            .map(|(name, _)| name)
+    }
+}

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use millstream_catalog::{Command, State};
-use millstream_model::{TimestampMs, TopicConfig, TopicId, TopicName};
+use millstream_model::{TimestampMs, TopicConfig, TopicId, TopicName, is_fixed};
 use millstream_protocol::{
     ErrorCode,
-    messages::topics::{
-        CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+    messages::{
+        configs::{SOURCE_DEFAULT, SOURCE_TOPIC},
+        topics::{
+            CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+        },
     },
 };
 use uuid::Uuid;
@@ -75,10 +78,10 @@ async fn create(
         shared.partitions.follow(&shared.catalog).await?;
     }
     let configs = config.pairs().map(|(name, value, is_default)| CreatableTopicConfigs {
+        read_only: is_fixed(&name),
         name,
         value,
-        read_only: false,
-        config_source: if is_default { 5 } else { 1 },
+        config_source: if is_default { SOURCE_DEFAULT } else { SOURCE_TOPIC },
         is_sensitive: false,
     });
     Ok(CreatableTopicResult {
@@ -116,7 +119,38 @@ async fn check_partitioner(shared: &Shared, would_be: &State, name: &TopicName) 
 
 #[cfg(test)]
 mod tests {
+    use millstream_env::sim::World;
+    use millstream_protocol::messages::topics::CreatableTopicConfig;
+
     use super::*;
+    use crate::testing::{start, stop};
+
+    #[test]
+    fn the_answer_tells_of_each_setting_where_it_comes_from_and_whether_it_can_be_changed() {
+        let world = World::new(1);
+        let broker = start(&world);
+        let config = |name: &str, value: &str| CreatableTopicConfig { name: name.into(), value: Some(value.into()) };
+        let configs = vec![config("retention.ms", "1"), config("millstream.partitioner.param.field", "tailnum")];
+        let topic = CreatableTopic {
+            name: "t".into(),
+            num_partitions: 1,
+            replication_factor: 1,
+            configs,
+            ..Default::default()
+        };
+        let request = CreateTopicsRequest { topics: vec![topic], ..Default::default() };
+        let mut answer = world.run_until(handle(broker.shared().clone(), request));
+        let configs = answer.topics.remove(0).configs.unwrap();
+        let told = |name: &str| {
+            let config = configs.iter().find(|config| config.name == name).unwrap();
+            (config.read_only, config.config_source)
+        };
+        assert_eq!(told("retention.ms"), (false, SOURCE_TOPIC));
+        assert_eq!(told("segment.ms"), (false, SOURCE_DEFAULT));
+        assert_eq!(told("millstream.partitioner"), (true, SOURCE_DEFAULT));
+        assert_eq!(told("millstream.partitioner.param.field"), (true, SOURCE_TOPIC));
+        stop(&world, broker);
+    }
 
     #[test]
     fn more_replicas_in_sync_than_there_are_are_refused() {

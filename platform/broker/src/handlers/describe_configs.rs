@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use millstream_model::is_fixed;
 use millstream_protocol::{
     ErrorCode,
     codec::STRING_BYTES_MAX,
@@ -18,8 +19,6 @@ use crate::{
 
 /// The first version whose strings may be longer than [`STRING_BYTES_MAX`].
 const VERSION_LONG_STRINGS: i16 = 4;
-/// What the names of topics' settings begin with that are given when a topic is created, for good.
-const FIXED: &str = "millstream.partitioner";
 /// Most bytes of names and values in one answer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -97,7 +96,7 @@ fn entries(shared: &Shared, resource: &DescribeConfigsResource) -> Result<Vec<De
     let wanted = |key: &String| resource.configuration_keys.as_ref().is_none_or(|keys| keys.contains(key));
     let entry = |(name, value, config_source): (String, Option<String>, i8)| DescribeConfigsEntry {
         value,
-        read_only: resource.resource_type != RESOURCE_TOPIC || name.starts_with(FIXED),
+        read_only: resource.resource_type != RESOURCE_TOPIC || is_fixed(&name),
         name,
         config_source,
         ..Default::default()

@@ -368,7 +368,8 @@ async fn read_target(
     budget: &mut Budget,
     messages: &mut Messages,
 ) -> PartitionData {
-    let mut answer = PartitionData { partition_index: target.request.partition, ..Default::default() };
+    let partition_index = target.request.partition;
+    let mut answer = PartitionData { partition_index, high_watermark: Offset(-1), ..Default::default() };
     let outcome = match &target.source {
         Err(error) => Err(error.clone()),
         Ok(source) => read_source(source, seen, &target.request, budget, &mut answer).await,
@@ -526,6 +527,21 @@ mod tests {
         let index = partition.id.partition;
         let request = FetchPartition { partition: index, partition_max_bytes: 1 << 20, ..Default::default() };
         vec![("t".into(), TopicId::NIL, vec![Target { request, source: Ok(Source { partition, view }) }])]
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_what_cannot_be_read_no_offset_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = BrokerOptions::new(BrokerId(1), dir.path().into());
+        let (broker, _) = Broker::start(options, millstream_env::real::env(), Vec::new()).await.unwrap();
+        let refused = || WireError::new(ErrorCode::UnknownTopicOrPartition, "no topic");
+        let request = FetchPartition { partition: PartitionId(3), ..Default::default() };
+        let targets = vec![("t".into(), TopicId::NIL, vec![Target { request, source: Err(refused().into()) }])];
+        let answer = gather(broker.shared(), 12, &targets, 1 << 20).await;
+        let [partition] = &answer.responses[0].partitions[..] else { panic!("{answer:?}") };
+        assert_eq!((partition.partition_index, partition.error_code), (PartitionId(3), refused().code));
+        assert_eq!((partition.high_watermark, partition.log_start_offset), (Offset(-1), Offset(-1)));
+        broker.shutdown().await.unwrap();
     }
 
     /// A view that waits for its modules, or for the memory that all modules share, holds up no reader of a topic and nobody

@@ -6,12 +6,9 @@ use millstream_catalog::{Command, Declaration, Module, Refused, State};
 use millstream_model::{ModuleRef, ModuleVersion, Name, TimestampMs};
 use millstream_protocol::{
     ErrorCode,
-    extension::{
-        Pair,
-        modules::{
-            ModuleDeclaration, ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest,
-            ModuleListResponse, ModulePushRequest, ModulePushResponse,
-        },
+    extension::modules::{
+        ModuleDeclaration, ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest,
+        ModuleListResponse, ModulePushRequest, ModulePushResponse,
     },
 };
 use millstream_wasm::Factory;
@@ -71,8 +68,7 @@ fn declarations(factory: &Factory) -> Vec<Declaration> {
         |kind: &str, name: &str, value: &str| Declaration { kind: kind.into(), name: name.into(), value: value.into() };
     let params = declared.params.iter().map(|param| of("param", &param.name, &param.value));
     let metrics = declared.metrics.iter().map(|metric| of("metric", &metric.name, &metric.value));
-    let needs = [("values", declared.needs.values), ("headers", declared.needs.headers)];
-    let needs = needs.iter().filter(|(_, needed)| *needed).map(|(name, _)| of("needs", name, ""));
+    let needs = declared.needs.names().map(|name| of("needs", name, ""));
     params.chain(metrics).chain(needs).chain(declared.order.iter().map(|order| of("order", order, ""))).collect()
 }
 
@@ -112,7 +108,6 @@ pub(crate) fn describe(shared: &Shared, request: &ModuleDescribeRequest) -> Modu
         module: info(module),
         declarations: declarations.collect(),
         used_by: users(&state, &module.module).into_iter().collect(),
-        details: vec![Pair { name: "kinds".into(), value: module.kinds_text() }],
         ..Default::default()
     }
 }
@@ -134,14 +129,13 @@ fn users(state: &State, module: &ModuleRef) -> BTreeSet<String> {
 }
 
 fn info(module: &Module) -> ModuleInfo {
-    let needs = [("values", module.needs.values), ("headers", module.needs.headers)];
     ModuleInfo {
         name: module.module.name.to_string(),
         version: module.module.version.to_string(),
         digest: module.digest,
         size_bytes: i64::try_from(module.size_bytes).unwrap_or(i64::MAX),
         kind: module.kinds_text(),
-        needs: needs.iter().filter(|(_, needed)| *needed).map(|(name, _)| (*name).to_owned()).collect(),
+        needs: module.needs.names().map(Into::into).collect(),
         pushed_at: module.pushed_at,
     }
 }

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use millstream_client::{Admin, CallError, ConfigChange, NewTopic, TopicDescription, TopicListing, ViewInfo};
+use millstream_model::{PARTITIONER, PARTITIONER_PARAM};
 use serde::Serialize;
 use serde_json::json;
 
@@ -11,10 +12,6 @@ use crate::{
     output::{Details, Table, joined},
     values::{Pair, pairs},
 };
-
-/// The topic setting that binds a partitioner, and the prefix of those that are its parameters.
-const PARTITIONER: &str = "millstream.partitioner";
-const PARTITIONER_PARAM: &str = "millstream.partitioner.param.";
 
 /// What to do with topics.
 #[derive(Debug, Subcommand)]

@@ -17,9 +17,9 @@ message! { @structs
         pub digest: Digest = Digest([0; 32]),
         /// Its bytes.
         pub size_bytes: i64,
-        /// `partitioner`, `filter`, `mapper` or `transform`.
+        /// What it can be used as, comma-separated: `partitioner`, `filter`, `mapper`.
         pub kind: String,
-        /// What it declares to need of a record: `key`, `value`, `headers`.
+        /// What a partitioner declares to need of a record beside its key: `value`, `headers`.
         pub needs: Vec<String>,
         /// When it was pushed.
         pub pushed_at: TimestampMs,
@@ -92,7 +92,7 @@ message! {
         pub error_message: Option<String>,
         /// The module; all empty with an error.
         pub module: ModuleInfo,
-        /// What its `describe` export said.
+        /// What its `describe` export said, in the broker's words: defaults are filled in, and what is not known is left out.
         pub declarations: Vec<ModuleDeclaration>,
         /// What uses it, e.g. `topic flights`, `view public`, `transform delays`.
         pub used_by: Vec<String>,
