@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::future::Either;
-use millstream_env::{Connection, Env, FrameStream, Monotonic, Net};
+use millstream_env::{Connection, Env, FrameStream, Monotonic, Net, Rng};
 use millstream_model::{BrokerId, LeaderEpoch, PartitionId, TopicId};
 use millstream_protocol::{
     Call, ErrorCode,
@@ -485,11 +485,14 @@ impl Retry {
         if left.is_zero() {
             return false;
         }
-        // Between half and all of the pause, so that clients that failed together do not come back together.
-        let part = 0.5 + (self.env.rng.next_u64() >> 11) as f64 / (1u64 << 54) as f64;
-        let pause = self.pause.mul_f64(part).min(left);
+        let pause = jittered(&*self.env.rng, self.pause).min(left);
         self.pause = (self.pause * 2).min(self.pause_max);
         self.env.clock.sleep(pause).await;
         true
     }
+}
+
+/// Between half and all of a pause, so that clients that failed together do not come back together.
+pub(crate) fn jittered(rng: &dyn Rng, pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + (rng.next_u64() >> 11) as f64 / (1u64 << 54) as f64)
 }

@@ -10,7 +10,7 @@ use millstream_model::{Offset, PartitionId};
 
 use crate::{
     ConsumeError,
-    cluster::{SILENCE_MAX, is_unknown},
+    cluster::{SILENCE_MAX, is_unknown, jittered},
     offsets::is_of_storage,
     options::ClientOptions,
 };
@@ -83,11 +83,9 @@ impl Failures {
         let is_final = !error.is_retriable() || is_gone;
         failing.given_up = is_final || waited >= patience;
         failing.stale = error.call().is_some();
-        // Between half and all of the pause, so that clients that failed together do not come back together; and once more when
-        // patience ends.
-        let part = 0.5 + (self.env.rng.next_u64() >> 11) as f64 / (1u64 << 54) as f64;
+        // And once more when patience ends.
         let left = patience.saturating_sub(waited);
-        let pause = failing.pause.mul_f64(part);
+        let pause = jittered(&*self.env.rng, failing.pause);
         failing.again = Monotonic(now.0 + if left.is_zero() { pause } else { pause.min(left) });
         failing.pause = (failing.pause * 2).min(self.pause_max);
         // A leader that moves is there again before anybody could do anything about it.

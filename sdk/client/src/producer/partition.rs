@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     CallError, ProduceError,
-    cluster::{Role, Target, is_unknown},
+    cluster::{Role, Target, is_unknown, jittered},
 };
 
 /// Runs a partition's queue until every producer is gone and everything was sent.
@@ -232,9 +232,7 @@ impl Queue {
     /// Pauses, at most for the time left, and asks who leads the partition now.
     fn recover(&mut self, left: Duration) -> impl Future<Output = Waited> + Send + use<> {
         let env = &self.shared.cluster.env;
-        // Between half and all of the pause, so that clients that failed together do not come back together.
-        let part = 0.5 + (env.rng.next_u64() >> 11) as f64 / (1u64 << 54) as f64;
-        let sleep = env.clock.sleep(self.pause.mul_f64(part).min(left));
+        let sleep = env.clock.sleep(jittered(&*env.rng, self.pause).min(left));
         self.pause = (self.pause * 2).min(self.shared.cluster.options.backoff_max);
         let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&self.topic));
         async move {

@@ -1,30 +1,15 @@
-//! The admin's requests: topics, modules, views, transforms, the cluster.
-//!
-//! What changes something is sent once: after [`CallError::Disconnected`] or [`CallError::TimedOut`] look whether it was done.
+//! Topics: created, altered, deleted, listed, described.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use millstream_model::{BrokerId, Digest, LeaderEpoch, Offset, PartitionId, TopicId, TransformId, ViewId};
+use millstream_model::{BrokerId, LeaderEpoch, Offset, PartitionId, TopicId};
 use millstream_protocol::{
-    ErrorCode,
-    extension::{
-        Pair,
-        cluster::{ClusterInfoRequest, ClusterInfoResponse},
-        modules::{ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest, ModulePushRequest},
-        routing::{DescribeRoutingRequest, TopicRouting},
-        transforms::{
-            TransformDeleteRequest, TransformDeployRequest, TransformDescribeRequest, TransformDescribeResponse,
-            TransformInfo, TransformListRequest, TransformPauseRequest, TransformResumeRequest,
-        },
-        views::{ViewCreateRequest, ViewDeleteRequest, ViewInfo, ViewListRequest},
-    },
+    extension::routing::{DescribeRoutingRequest, TopicRouting},
     messages::{
-        cluster::{DescribeClusterBroker, DescribeClusterRequest},
         configs::{
-            AlterConfigsResource, AlterableConfig, DescribeConfigsRequest, DescribeConfigsResource,
-            IncrementalAlterConfigsRequest, OPERATION_APPEND, OPERATION_DELETE, OPERATION_SET, OPERATION_SUBTRACT,
-            RESOURCE_TOPIC, SOURCE_DEFAULT,
+            AlterConfigsResource, AlterableConfig, DescribeConfigsEntry, DescribeConfigsRequest,
+            DescribeConfigsResource, IncrementalAlterConfigsRequest, OPERATION_APPEND, OPERATION_DELETE, OPERATION_SET,
+            OPERATION_SUBTRACT, RESOURCE_TOPIC, SOURCE_DEFAULT,
         },
         metadata::MetadataTopic,
         offsets::{EARLIEST_TIMESTAMP, LATEST_TIMESTAMP},
@@ -33,9 +18,10 @@ use millstream_protocol::{
     },
 };
 
+use super::{Admin, left_out};
 use crate::{
     CallError,
-    cluster::{Cluster, Target},
+    cluster::{Target, is_unknown},
     offsets::{Found, list_offsets},
 };
 
@@ -167,53 +153,7 @@ pub struct ConfigEntry {
     pub is_default: bool,
 }
 
-/// The cluster as an operator sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterDescription {
-    /// The answering broker's account.
-    pub info: ClusterInfoResponse,
-    /// A broker that takes admin requests.
-    pub controller: BrokerId,
-    /// The brokers.
-    pub brokers: Vec<DescribeClusterBroker>,
-    /// How many partitions have a replica whose log is out of service, by topic; others are not named.
-    pub out_of_service: BTreeMap<String, i32>,
-}
-
-/// Asks for changes and descriptions. Made by [`crate::Client::admin`]; cheap to clone.
-///
-/// Every method fails with [`CallError`]: the broker's refusal in its own words, or why it could not be asked.
-#[derive(Clone)]
-pub struct Admin {
-    cluster: Arc<Cluster>,
-}
-
-impl std::fmt::Debug for Admin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Admin")
-    }
-}
-
-/// A broker's answer that leaves out what was asked for.
-fn left_out(what: &str) -> CallError {
-    CallError::refused(what, ErrorCode::UnknownServer, Some("the broker's answer leaves it out"))
-}
-
-fn pairs(params: &[(String, String)]) -> Vec<Pair> {
-    params.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
-}
-
 impl Admin {
-    pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
-        Self { cluster }
-    }
-
-    fn timeout_ms(&self) -> i32 {
-        i32::try_from(self.cluster.options.request_timeout.as_millis()).unwrap_or(i32::MAX)
-    }
-
-    // ---- topics
-
     /// Creates a topic. It can be produced to when this returns.
     ///
     /// # Errors
@@ -364,7 +304,7 @@ impl Admin {
         let configs = match self.topic_configs(name).await {
             Ok(configs) => configs,
             // A view's name is known, its settings are not: it has none.
-            Err(error) if crate::cluster::is_unknown(&error) => Vec::new(),
+            Err(error) if is_unknown(&error) => Vec::new(),
             Err(error) => return Err(error),
         };
         Ok(TopicDescription { name: name.into(), topic_id: topic.id, routing, partitions, configs })
@@ -400,190 +340,12 @@ impl Admin {
         let response = self.cluster.ask(Target::Any, request).await?;
         let result = response.results.into_iter().next().ok_or_else(|| left_out(&what))?;
         CallError::check(&what, result.error_code, result.error_message.as_deref())?;
-        let entry = |entry: millstream_protocol::messages::configs::DescribeConfigsEntry| ConfigEntry {
+        let entry = |entry: DescribeConfigsEntry| ConfigEntry {
             name: entry.name,
             value: entry.value,
             is_default: entry.config_source == SOURCE_DEFAULT,
         };
         Ok(result.configs.into_iter().map(entry).collect())
-    }
-
-    // ---- modules
-
-    /// Uploads a module; it is checked, compiled and durable when this returns. The same bytes again are no error.
-    ///
-    /// # Errors
-    /// The bytes are not a module that the broker runs (it says why), or the name and version have other bytes.
-    pub async fn push_module(&self, name: &str, version: &str, bytes: Bytes) -> Result<ModuleInfo, CallError> {
-        self.push_module_with(name, version, bytes, None).await
-    }
-
-    /// As [`Admin::push_module`], with the digest that the broker must find.
-    ///
-    /// # Errors
-    /// As [`Admin::push_module`]; the bytes have another digest.
-    pub async fn push_module_with(
-        &self,
-        name: &str,
-        version: &str,
-        bytes: Bytes,
-        digest: Option<Digest>,
-    ) -> Result<ModuleInfo, CallError> {
-        let request = ModulePushRequest { name: name.into(), version: version.into(), digest, bytes };
-        let response = self.cluster.ask_once(Target::Any, request).await?;
-        CallError::check(&format!("module {name}@{version}"), response.error_code, response.error_message.as_deref())?;
-        Ok(response.module)
-    }
-
-    /// The modules, by name; all or those of one name.
-    ///
-    /// # Errors
-    /// The broker could not be asked.
-    pub async fn list_modules(&self, name: Option<&str>) -> Result<Vec<ModuleInfo>, CallError> {
-        let response = self.cluster.ask(Target::Any, ModuleListRequest { name: name.map(Into::into) }).await?;
-        CallError::check("the modules", response.error_code, response.error_message.as_deref())?;
-        Ok(response.modules)
-    }
-
-    /// One module; without a version the one pushed last.
-    ///
-    /// # Errors
-    /// There is no such module.
-    pub async fn describe_module(
-        &self,
-        name: &str,
-        version: Option<&str>,
-    ) -> Result<ModuleDescribeResponse, CallError> {
-        let request = ModuleDescribeRequest { name: name.into(), version: version.map(Into::into) };
-        let response = self.cluster.ask(Target::Any, request).await?;
-        let what = match version {
-            Some(version) => format!("module {name}@{version}"),
-            None => format!("module {name}"),
-        };
-        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
-        Ok(response)
-    }
-
-    // ---- views
-
-    /// Creates a view of a topic: `chain` are modules, `name@version`, in the order in which records pass them.
-    ///
-    /// # Errors
-    /// The name is taken, the topic or a module does not exist, a module is of another kind or refuses a parameter.
-    pub async fn create_view(
-        &self,
-        name: &str,
-        topic: &str,
-        chain: &[String],
-        params: &[(String, String)],
-    ) -> Result<ViewId, CallError> {
-        let request =
-            ViewCreateRequest { name: name.into(), topic: topic.into(), chain: chain.to_vec(), params: pairs(params) };
-        let response = self.cluster.ask_once(Target::Any, request).await?;
-        CallError::check(&format!("view {name:?}"), response.error_code, response.error_message.as_deref())?;
-        Ok(response.view_id)
-    }
-
-    /// The views, by name; all or the one of a name.
-    ///
-    /// # Errors
-    /// There is none of the name.
-    pub async fn list_views(&self, name: Option<&str>) -> Result<Vec<ViewInfo>, CallError> {
-        let response = self.cluster.ask(Target::Any, ViewListRequest { name: name.map(Into::into) }).await?;
-        let what = name.map_or("the views".into(), |name| format!("view {name:?}"));
-        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
-        Ok(response.views)
-    }
-
-    /// Deletes a view; its topic stays.
-    ///
-    /// # Errors
-    /// There is none of this name.
-    pub async fn delete_view(&self, name: &str) -> Result<(), CallError> {
-        let response = self.cluster.ask_once(Target::Any, ViewDeleteRequest { name: name.into() }).await?;
-        CallError::check(&format!("view {name:?}"), response.error_code, response.error_message.as_deref())
-    }
-
-    // ---- transforms
-
-    /// Deploys a transform, which starts at once.
-    ///
-    /// # Errors
-    /// The name is taken, a topic or the module does not exist, the module is of another kind or refuses a parameter, or the
-    /// deployment asks for what is not built.
-    pub async fn deploy_transform(&self, transform: TransformDeployRequest) -> Result<TransformId, CallError> {
-        let what = format!("transform {:?}", transform.name);
-        let response = self.cluster.ask_once(Target::Any, transform).await?;
-        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
-        Ok(response.transform_id)
-    }
-
-    /// The transforms, by name.
-    ///
-    /// # Errors
-    /// The broker could not be asked.
-    pub async fn list_transforms(&self) -> Result<Vec<TransformInfo>, CallError> {
-        let response = self.cluster.ask(Target::Any, TransformListRequest {}).await?;
-        CallError::check("the transforms", response.error_code, response.error_message.as_deref())?;
-        Ok(response.transforms)
-    }
-
-    /// One transform: its state, and how far it is in each partition.
-    ///
-    /// # Errors
-    /// There is none of this name.
-    pub async fn describe_transform(&self, name: &str) -> Result<TransformDescribeResponse, CallError> {
-        let response = self.cluster.ask(Target::Any, TransformDescribeRequest { name: name.into() }).await?;
-        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())?;
-        Ok(response)
-    }
-
-    /// Stops a transform until it is resumed: once this returns, it appends nothing more.
-    ///
-    /// # Errors
-    /// There is none of this name, or it has failed and stands still anyway.
-    pub async fn pause_transform(&self, name: &str) -> Result<(), CallError> {
-        let response = self.cluster.ask_once(Target::Any, TransformPauseRequest { name: name.into() }).await?;
-        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())
-    }
-
-    /// Has a transform that was paused or has failed go on where it stood: what it has committed is not done again.
-    ///
-    /// # Errors
-    /// There is none of this name.
-    pub async fn resume_transform(&self, name: &str) -> Result<(), CallError> {
-        let response = self.cluster.ask_once(Target::Any, TransformResumeRequest { name: name.into() }).await?;
-        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())
-    }
-
-    /// Deletes a transform; its topics stay.
-    ///
-    /// # Errors
-    /// There is none of this name.
-    pub async fn delete_transform(&self, name: &str) -> Result<(), CallError> {
-        let response = self.cluster.ask_once(Target::Any, TransformDeleteRequest { name: name.into() }).await?;
-        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())
-    }
-
-    // ---- cluster
-
-    /// The cluster and its brokers.
-    ///
-    /// # Errors
-    /// The broker could not be asked.
-    pub async fn describe_cluster(&self) -> Result<ClusterDescription, CallError> {
-        let info = self.cluster.ask(Target::Any, ClusterInfoRequest {}).await?;
-        CallError::check("the cluster", info.error_code, info.error_message.as_deref())?;
-        let cluster = self.cluster.ask(Target::Any, DescribeClusterRequest::default()).await?;
-        CallError::check("the cluster", cluster.error_code, cluster.error_message.as_deref())?;
-        let topics = self.list_topics().await?;
-        let damaged = topics.into_iter().filter(|topic| topic.out_of_service > 0);
-        Ok(ClusterDescription {
-            info,
-            controller: cluster.controller_id,
-            brokers: cluster.brokers,
-            out_of_service: damaged.map(|topic| (topic.name, topic.out_of_service)).collect(),
-        })
     }
 }
 

@@ -1,0 +1,66 @@
+//! Modules: pushed, listed, described.
+
+use bytes::Bytes;
+use millstream_model::Digest;
+use millstream_protocol::extension::modules::{
+    ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest, ModulePushRequest,
+};
+
+use super::Admin;
+use crate::{CallError, cluster::Target};
+
+impl Admin {
+    /// Uploads a module; it is checked, compiled and durable when this returns. The same bytes again are no error.
+    ///
+    /// # Errors
+    /// The bytes are not a module that the broker runs (it says why), or the name and version have other bytes.
+    pub async fn push_module(&self, name: &str, version: &str, bytes: Bytes) -> Result<ModuleInfo, CallError> {
+        self.push_module_with(name, version, bytes, None).await
+    }
+
+    /// As [`Admin::push_module`], with the digest that the broker must find.
+    ///
+    /// # Errors
+    /// As [`Admin::push_module`]; the bytes have another digest.
+    pub async fn push_module_with(
+        &self,
+        name: &str,
+        version: &str,
+        bytes: Bytes,
+        digest: Option<Digest>,
+    ) -> Result<ModuleInfo, CallError> {
+        let request = ModulePushRequest { name: name.into(), version: version.into(), digest, bytes };
+        let response = self.cluster.ask_once(Target::Any, request).await?;
+        CallError::check(&format!("module {name}@{version}"), response.error_code, response.error_message.as_deref())?;
+        Ok(response.module)
+    }
+
+    /// The modules, by name; all or those of one name.
+    ///
+    /// # Errors
+    /// The broker could not be asked.
+    pub async fn list_modules(&self, name: Option<&str>) -> Result<Vec<ModuleInfo>, CallError> {
+        let response = self.cluster.ask(Target::Any, ModuleListRequest { name: name.map(Into::into) }).await?;
+        CallError::check("the modules", response.error_code, response.error_message.as_deref())?;
+        Ok(response.modules)
+    }
+
+    /// One module; without a version the one pushed last.
+    ///
+    /// # Errors
+    /// There is no such module.
+    pub async fn describe_module(
+        &self,
+        name: &str,
+        version: Option<&str>,
+    ) -> Result<ModuleDescribeResponse, CallError> {
+        let request = ModuleDescribeRequest { name: name.into(), version: version.map(Into::into) };
+        let response = self.cluster.ask(Target::Any, request).await?;
+        let what = match version {
+            Some(version) => format!("module {name}@{version}"),
+            None => format!("module {name}"),
+        };
+        CallError::check(&what, response.error_code, response.error_message.as_deref())?;
+        Ok(response)
+    }
+}
