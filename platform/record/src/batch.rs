@@ -147,6 +147,23 @@ impl Batch {
         }
     }
 
+    /// The least of the records' times; none where their producer gave none (-1). Costs as much as [`Batch::require_keys`].
+    ///
+    /// # Errors
+    /// As [`Batch::section`], or the first record that is malformed.
+    pub fn earliest_timestamp(&self, unpacked_bytes_max: usize) -> Result<Option<TimestampMs>, BatchError> {
+        let section = self.section(unpacked_bytes_max)?;
+        let mut earliest = None;
+        for (index, record) in (0..).zip(raw::records(&section)) {
+            let time = record.and_then(|record| timestamp(self.header.base_timestamp, record.timestamp_delta));
+            let time = time.map_err(|source| BatchError::Record { index, source })?;
+            if time.0 >= 0 {
+                earliest = Some(earliest.map_or(time, |earliest: TimestampMs| earliest.min(time)));
+            }
+        }
+        Ok(earliest)
+    }
+
     /// Checks that every record has a key, as a compacted topic demands. Costs a walk over the records, and up to
     /// `unpacked_bytes_max` bytes of memory where they are compressed.
     ///

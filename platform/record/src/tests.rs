@@ -292,6 +292,18 @@ fn times_that_no_calendar_has_are_refused_at_append() {
     assert_eq!(error, BatchError::Record { index: 1, source: expected });
 }
 
+#[test]
+fn the_earliest_time_is_the_least_and_not_the_first_records() {
+    let earliest = |times: &[i64]| {
+        let records: Vec<Content> = times.iter().map(|time| (*time, None, Some(b"v".to_vec()), vec![])).collect();
+        Batch::parse_one(build(BatchOptions::default(), &records)).unwrap().earliest_timestamp(LIMIT).unwrap()
+    };
+    assert_eq!(earliest(&[7, 5, 9]), Some(TimestampMs(5)));
+    // One that its producer did not know counts for none.
+    assert_eq!(earliest(&[7, -1, 9]), Some(TimestampMs(7)));
+    assert_eq!(earliest(&[-1]), None);
+}
+
 /// Looking for a time skips batches whose greatest is before it: one that is too low hides its records. Sarama left it out for
 /// years, and Kafka's brokers set it.
 fn the_latest_time_is_set(options: BatchOptions) {

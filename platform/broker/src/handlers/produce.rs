@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::{Either, select};
 use millstream_catalog::Topic;
-use millstream_model::{Offset, PartitionId, ProducerId, TimestampMs, TopicId, limits};
+use millstream_model::{Offset, PartitionId, ProducerId, TimestampMs, TimestampType, TopicConfig, TopicId, limits};
 use millstream_protocol::{
     ErrorCode,
     messages::produce::{
@@ -60,6 +60,39 @@ pub(crate) struct Checked {
     topics: Vec<CheckedTopic>,
     /// Bytes that unpacking may still make.
     allowance: usize,
+    /// The broker's clock when it came.
+    now: TimestampMs,
+}
+
+/// Whether the records' times are as near to the broker's as their topic asks. What the broker stamps itself is not looked at; nor are
+/// times that producers did not know. `unpacked_bytes_max`: as for [`Batch::earliest_timestamp`]; the header tells the latest time.
+fn check_times(
+    config: &TopicConfig,
+    now: TimestampMs,
+    batch: &Batch,
+    unpacked_bytes_max: usize,
+) -> Result<(), WireError> {
+    let TopicConfig { timestamp_after_ms_max: after, timestamp_before_ms_max: before, .. } = *config;
+    if config.timestamp_type == TimestampType::LogAppendTime {
+        return Ok(());
+    }
+    let refused = |time: TimestampMs, setting, max| {
+        let message = format!("a record's time is {time}; the broker's is {now}, and {setting} is {max}");
+        Err(WireError::new(ErrorCode::InvalidTimestamp, message))
+    };
+    let latest = batch.header().max_timestamp;
+    if latest.0.saturating_sub(now.0) > after.cast_signed() {
+        return refused(latest, "message.timestamp.after.max.ms", after);
+    }
+    // Looking for the earliest takes a walk over the records: not where any will do.
+    let oldest = now.0.saturating_sub(before.cast_signed());
+    if oldest > 0
+        && let Some(earliest) = batch.earliest_timestamp(unpacked_bytes_max)?
+        && earliest.0 < oldest
+    {
+        return refused(earliest, "message.timestamp.before.max.ms", before);
+    }
+    Ok(())
 }
 
 struct CheckedTopic {
@@ -99,14 +132,15 @@ pub(crate) fn check(shared: &Shared, version: i16, request: ProduceRequest) -> C
         Acks::All => Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(WAIT_MAX),
         _ => WAIT_MAX,
     };
+    let now = TimestampMs(shared.env.clock.wall_ms());
     let topics = request.topic_data.into_iter().map(|topic| {
         let partitions = match &refusal {
             Some(refusal) => topic.partition_data.iter().map(|data| (data.index, Err(refusal.clone()))).collect(),
-            None => check_topic(shared, version, &topic),
+            None => check_topic(shared, version, now, &topic),
         };
         CheckedTopic { name: topic.name, id: topic.topic_id, partitions }
     });
-    let mut checked = Checked { acks, timeout, topics: topics.collect(), allowance: limits::BATCH_BYTES_MAX };
+    let mut checked = Checked { acks, timeout, topics: topics.collect(), allowance: limits::BATCH_BYTES_MAX, now };
     let packed: usize = checked.packed().map(|batch| batch.batch.bytes().len()).sum();
     checked.allowance += packed.saturating_mul(REQUEST_TIMES_MAX);
     checked
@@ -115,6 +149,7 @@ pub(crate) fn check(shared: &Shared, version: i16, request: ProduceRequest) -> C
 fn check_topic(
     shared: &Shared,
     version: i16,
+    now: TimestampMs,
     data: &TopicProduceData,
 ) -> Vec<(PartitionId, Result<CheckedBatch, Arc<WireError>>)> {
     let state = shared.catalog.state();
@@ -128,7 +163,7 @@ fn check_topic(
     let topic = topic.map_err(Arc::new);
     let partitions = data.partition_data.iter().map(|data| {
         let checked = match &topic {
-            Ok(topic) => check_partition(shared, version, topic, data).map_err(Arc::new),
+            Ok(topic) => check_partition(shared, version, now, topic, data).map_err(Arc::new),
             Err(error) => Err(error.clone()),
         };
         (data.index, checked)
@@ -139,6 +174,7 @@ fn check_topic(
 fn check_partition(
     shared: &Shared,
     version: i16,
+    now: TimestampMs,
     readable: &Readable,
     data: &PartitionProduceData,
 ) -> Result<CheckedBatch, WireError> {
@@ -146,7 +182,10 @@ fn check_partition(
     let stale = check_routing(readable.topic(), data).err();
     let batch = check_batch(data.records.clone(), partition.batch_bytes_max(), version)?;
     let packed = match batch.header().attributes.compression()? {
-        Compression::None => None,
+        Compression::None => {
+            check_times(&partition.topic().config, now, &batch, limits::BATCH_BYTES_MAX)?;
+            None
+        }
         _ => Some(unpacked_bytes_max(partition.batch_bytes_max())),
     };
     Ok(CheckedBatch { partition, batch, packed, stale })
@@ -227,7 +266,7 @@ impl Checked {
 
     /// Looks into packed batches, which may unpack to `room` bytes together. Whether some are left.
     fn look_into(&mut self, mut room: usize, full: WhenFull, given_up: impl Fn() -> bool) -> bool {
-        let (before, mut left) = (room, false);
+        let (before, mut left, now) = (room, false, self.now);
         for (_, checked) in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
             let Ok(CheckedBatch { partition, batch, packed, .. }) = checked else { continue };
             let Some(unpacked_max) = *packed else { continue };
@@ -235,7 +274,8 @@ impl Checked {
                 return true;
             }
             let limit = unpacked_max.min(room);
-            let keys = match partition.topic().config.cleanup_policy.compacts() {
+            let topic = partition.topic();
+            let keys = match topic.config.cleanup_policy.compacts() {
                 true => Batch::require_keys,
                 false => |_: &Batch, _| Ok(()),
             };
@@ -243,6 +283,9 @@ impl Checked {
                 Ok(unpacked) => {
                     room -= unpacked;
                     *packed = None;
+                    if let Err(refused) = check_times(&topic.config, now, batch, limit) {
+                        *checked = Err(Arc::new(refused));
+                    }
                 }
                 Err(BatchError::UnpackedTooLarge { .. }) if full == WhenFull::Leave => {
                     left = true;
@@ -361,5 +404,42 @@ async fn settle(
                 "appended at offset {base_offset}, but not durable within the request's timeout: it may or may not stay"
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_record::{BatchBuilder, BatchOptions};
+
+    use super::*;
+
+    #[test]
+    fn times_too_far_from_the_brokers_are_refused_where_producers_give_them() {
+        let now = TimestampMs(1_000_000);
+        let told = |times: &[i64], compression, settings: &[(&'static str, &'static str)]| {
+            let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+            for time in times {
+                builder.push(TimestampMs(*time), None, Some(b"value"), &[]).unwrap();
+            }
+            let config = TopicConfig::from_pairs(settings.iter().copied()).unwrap();
+            let batch = Batch::parse_one(builder.build().unwrap()).unwrap();
+            check_times(&config, now, &batch, limits::BATCH_BYTES_MAX).map_err(|refused| {
+                assert_eq!(refused.code, ErrorCode::InvalidTimestamp);
+                refused.message
+            })
+        };
+        let (before, after) = (("message.timestamp.before.max.ms", "1000"), ("message.timestamp.after.max.ms", "1000"));
+        let stamped = ("message.timestamp.type", "LogAppendTime");
+        for compression in [Compression::None, Compression::Lz4] {
+            let told = |times: &[i64], settings: &[_]| told(times, compression, settings);
+            // Any time in the past, and an hour ahead, as in Kafka.
+            assert_eq!(told(&[0, -1, 1_000_000 + 3_600_000], &[]), Ok(()));
+            assert!(told(&[0, 1_000_001 + 3_600_000], &[]).unwrap_err().contains("after.max.ms is 3600000"));
+            assert_eq!(told(&[999_000, 1_001_000, -1], &[before, after]), Ok(()));
+            let early = told(&[1_000_000, 998_999, 1_000_000], &[before]).unwrap_err();
+            assert!(early.contains("time is 998999") && early.contains("before.max.ms is 1000"), "{early}");
+            assert!(told(&[1_001_001, 1_000_000], &[after]).unwrap_err().contains("time is 1001001"));
+            assert_eq!(told(&[0, 9_000_000], &[before, after, stamped]), Ok(()));
+        }
     }
 }

@@ -30,6 +30,13 @@ pub struct TopicConfig {
     pub compaction_lag_ms_max: u64,
     /// `max.message.bytes`: the largest record batch accepted, bytes as encoded.
     pub message_bytes_max: usize,
+    /// `message.timestamp.after.max.ms`: so far ahead of the broker's clock a producer's time may be, milliseconds. A topic of a version
+    /// that took any has no limit.
+    #[serde(default = "timestamp_ms_unbounded")]
+    pub timestamp_after_ms_max: u64,
+    /// `message.timestamp.before.max.ms`: so far behind it a producer's time may be, milliseconds.
+    #[serde(default = "timestamp_ms_unbounded")]
+    pub timestamp_before_ms_max: u64,
     /// `message.timestamp.type`.
     pub timestamp_type: TimestampType,
     /// `millstream.durability`.
@@ -77,6 +84,10 @@ fn compaction_lag_ms_max_default() -> u64 {
     LIMIT_MAX
 }
 
+fn timestamp_ms_unbounded() -> u64 {
+    LIMIT_MAX
+}
+
 impl Default for TopicConfig {
     fn default() -> Self {
         Self {
@@ -86,6 +97,8 @@ impl Default for TopicConfig {
             cleanable_dirty_ratio_min: Ratio::default(),
             compaction_lag_ms_min: 0,
             message_bytes_max: limits::BATCH_BYTES_DEFAULT,
+            timestamp_after_ms_max: 60 * 60 * 1000,
+            timestamp_before_ms_max: LIMIT_MAX,
             timestamp_type: TimestampType::CreateTime,
             durability: Durability::Fsync,
             partitioner: None,

@@ -177,6 +177,22 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
         },
     },
     ConfigKey {
+        key: "message.timestamp.after.max.ms",
+        show: |config| Some(config.timestamp_after_ms_max.to_string()),
+        set: |config, key, text| {
+            config.timestamp_after_ms_max = number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")?;
+            Ok(())
+        },
+    },
+    ConfigKey {
+        key: "message.timestamp.before.max.ms",
+        show: |config| Some(config.timestamp_before_ms_max.to_string()),
+        set: |config, key, text| {
+            config.timestamp_before_ms_max = number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")?;
+            Ok(())
+        },
+    },
+    ConfigKey {
         key: "message.timestamp.type",
         show: |config| {
             Some(match config.timestamp_type {
