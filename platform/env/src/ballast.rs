@@ -178,6 +178,10 @@ impl Disk for Ballasted {
         self.0.disk.sync_dir(path)
     }
 
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        self.0.disk.is_link(path)
+    }
+
     fn room(&self, path: &Path) -> io::Result<Room> {
         self.0.disk.room(path)
     }

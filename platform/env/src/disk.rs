@@ -57,6 +57,22 @@ pub(crate) fn not_a_file(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, NotAFile { what })
 }
 
+/// Something is in a directory's place that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is {what}, and no directory", at.as_deref().map_or("it".into(), |at| at.display().to_string()))]
+struct NotADirectory {
+    /// Where it is, if not at the path itself.
+    at: Option<PathBuf>,
+    what: String,
+    /// It is a link to where nothing is.
+    leads_nowhere: bool,
+}
+
+/// The error of a call on a path where there is something else than a directory, or above it, `at`.
+pub(crate) fn not_a_directory(at: Option<PathBuf>, what: String, leads_nowhere: bool) -> io::Error {
+    io::Error::new(io::ErrorKind::NotADirectory, NotADirectory { at, what, leads_nowhere })
+}
+
 /// Whether a call failed since something is not what it must be: no plain file, or no directory.
 #[must_use]
 pub fn is_of_wrong_type(error: &io::Error) -> bool {
@@ -69,11 +85,17 @@ pub fn is_of_wrong_type(error: &io::Error) -> bool {
 /// error alone does not tell.
 #[must_use]
 pub fn remedy(error: &io::Error) -> Option<&'static str> {
-    use io::ErrorKind::{IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    use io::ErrorKind::{IsADirectory, PermissionDenied, ReadOnlyFilesystem};
     use rustix::io::Errno;
     // Somebody may have said that this want of room is no lack that can be waited for.
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>());
     let error = inner.unwrap_or(error);
+    if let Some(other) = error.get_ref().and_then(|inner| inner.downcast_ref::<NotADirectory>()) {
+        return Some(match other.leads_nowhere {
+            true => "mount or make what it leads to, or move it away",
+            false => "move it away, and put back the directory if there was one",
+        });
+    }
     match (lack(error), error.kind()) {
         (Some(Lack::Room), _) => {
             Some("make room on the disk, or raise the quota or the limit on a file's length (ulimit -f)")
@@ -83,7 +105,7 @@ pub fn remedy(error: &io::Error) -> Option<&'static str> {
             "find out from the kernel's log why the file system is read-only, have it checked (fsck), and mount it for writing",
         ),
         (None, IsADirectory) => Some("a directory is in the place of a file: move it away"),
-        (None, NotADirectory) => Some("something else is in the place of a directory: move it away"),
+        (None, io::ErrorKind::NotADirectory) => Some("something else is in the place of a directory: move it away"),
         (None, PermissionDenied) => Some("let the broker's user read and write there"),
         (None, _) => match Errno::from_io_error(error)? {
             Errno::IO | Errno::NODEV | Errno::NXIO | Errno::NOMEDIUM | Errno::STALE => Some(
@@ -125,20 +147,27 @@ pub trait Disk: Send + Sync + 'static {
     /// Makes a directory and those above it, where missing.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system's; one that [`is_of_wrong_type`] and says what is there, where that is no directory.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
 
     /// The full paths of what a directory holds, sorted.
     ///
     /// # Errors
-    /// The operating system's; `NotFound` if there is no such directory.
+    /// The operating system's; `NotFound` if there is no such directory; one that [`is_of_wrong_type`] where something else is there,
+    /// a link to nothing included.
     fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
 
-    /// Whether there is such a file or directory.
+    /// Whether there is such a file or directory. A link to nothing is none.
     ///
     /// # Errors
     /// The operating system's, where it cannot tell.
     fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Whether there is a symbolic link, wherever it leads.
+    ///
+    /// # Errors
+    /// The operating system's, where it cannot tell.
+    fn is_link(&self, path: &Path) -> io::Result<bool>;
 
     /// Renames a file or directory, replacing a file that has the new name.
     ///

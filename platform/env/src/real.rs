@@ -20,7 +20,8 @@ use rustix::{
 };
 
 use crate::{
-    BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Monotonic, OpenMode, Rng, Room, Spawn, Task, disk::not_a_file,
+    BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Monotonic, OpenMode, Rng, Room, Spawn, Task,
+    disk::{not_a_directory, not_a_file},
 };
 
 /// Most parts that one `pwritev` takes (Linux: `IOV_MAX`).
@@ -152,17 +153,26 @@ impl Disk for RealDisk {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        fs::create_dir_all(path).map_err(in_directory(path))
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        let mut paths = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        let listed = fs::read_dir(path).map_err(in_directory(path))?;
+        let mut paths = listed.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         paths.sort();
         Ok(paths)
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        path.try_exists()
+        path.try_exists().map_err(in_directory(path))
+    }
+
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        match fs::symlink_metadata(path) {
+            Ok(found) => Ok(found.is_symlink()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -182,7 +192,9 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        fs::File::open(path)?.sync_all()
+        // Whatever is there: a FIFO would have the caller wait for its other end.
+        let flags = OFlags::DIRECTORY.bits().cast_signed();
+        fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?.sync_all()
     }
 
     fn room(&self, path: &Path) -> io::Result<Room> {
@@ -226,6 +238,8 @@ pub fn open_plain(path: &Path, mode: OpenMode) -> io::Result<fs::File> {
     let file = options.open(path).map_err(|error| match Errno::from_io_error(&error) {
         Some(Errno::ISDIR) => not_a_file("a directory"),
         Some(Errno::NXIO | Errno::NODEV) if is_special(path) => not_a_file("a socket or device"),
+        Some(Errno::NOENT) if path.is_symlink() => not_a_file("a symbolic link to nothing"),
+        Some(Errno::NOTDIR) => in_directory(path)(error),
         _ => error,
     })?;
     let kind = file.metadata()?.file_type();
@@ -234,6 +248,44 @@ pub fn open_plain(path: &Path, mode: OpenMode) -> io::Result<fs::File> {
         kind if kind.is_dir() => Err(not_a_file("a directory")),
         kind if kind.is_fifo() => Err(not_a_file("a FIFO")),
         _ => Err(not_a_file("a device")),
+    }
+}
+
+/// Puts what is there instead of a directory, at a path or above it, into the error of a call that failed for that.
+fn in_directory(path: &Path) -> impl FnOnce(io::Error) -> io::Error + '_ {
+    use io::ErrorKind::{AlreadyExists, NotADirectory, NotFound};
+    |error| match error.kind() {
+        AlreadyExists | NotADirectory | NotFound => find_no_directory(path).unwrap_or(error),
+        _ => error,
+    }
+}
+
+/// What of a path is there and no directory, from the root on.
+fn find_no_directory(path: &Path) -> Option<io::Error> {
+    let mut parts: Vec<_> = path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
+    parts.reverse();
+    for at in parts {
+        let (what, leads_nowhere) = match fs::metadata(at) {
+            Ok(found) if found.is_dir() => continue,
+            Ok(found) => (name_of(found.file_type()).to_owned(), false),
+            Err(_) => {
+                // What is not there at all is missing.
+                let target = fs::read_link(at).ok()?;
+                (format!("a symbolic link to {}, where nothing is", target.display()), true)
+            }
+        };
+        return Some(not_a_directory((at != path).then(|| at.to_owned()), what, leads_nowhere));
+    }
+    None
+}
+
+fn name_of(kind: fs::FileType) -> &'static str {
+    match kind {
+        kind if kind.is_file() => "a plain file",
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
     }
 }
 
@@ -395,6 +447,47 @@ mod tests {
                 assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{}: {error}", path.display());
             }
         }
+    }
+
+    /// "File exists" and "No such file" say nothing of it.
+    #[test]
+    fn what_is_no_directory_is_named_where_one_must_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", at("link")).unwrap();
+        for (name, expected) in [
+            ("file", "a plain file, and no directory; move it away"),
+            ("fifo", "a FIFO, and no directory; move it away"),
+            ("socket", "a socket, and no directory; move it away"),
+            ("link", "a symbolic link to /nowhere, where nothing is, and no directory; mount or make"),
+        ] {
+            let below = at(name).join("a/b");
+            for (path, is) in [(at(name), "it is ".to_owned()), (below, format!("{} is ", at(name).display()))] {
+                let mut errors = vec![RealDisk.create_dir_all(&path), RealDisk.read_dir(&path).map(drop)];
+                if name != "link" {
+                    errors.push(RealDisk.exists(&at(name).join("a")).map(drop));
+                    errors.push(RealDisk.open(&at(name).join("a"), OpenMode::Create).map(drop));
+                }
+                for (nth, error) in errors.into_iter().enumerate() {
+                    let error = error.unwrap_err();
+                    let told = crate::advised(&error);
+                    assert!(crate::is_of_wrong_type(&error), "{name}: {told}");
+                    assert!(told.contains(expected) && (nth > 1 || told.starts_with(&is)), "{name}, {nth}: {told}");
+                }
+            }
+            // Nor does it wait for the other end of a FIFO.
+            assert!(name == "link" || crate::is_of_wrong_type(&RealDisk.sync_dir(&at(name)).unwrap_err()));
+        }
+        let missing = RealDisk.read_dir(&at("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let refused = [OpenMode::Read, OpenMode::Write].map(|mode| RealDisk.open(&at("link"), mode).err().unwrap());
+        assert!(refused.iter().all(crate::is_of_wrong_type));
+        assert!(RealDisk.is_link(&at("link")).unwrap() && !RealDisk.exists(&at("link")).unwrap());
+        assert!(!RealDisk.is_link(&at("file")).unwrap() && !RealDisk.is_link(&at("missing")).unwrap());
     }
 
     #[test]

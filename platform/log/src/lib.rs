@@ -43,6 +43,8 @@
 //!     held                         frames of the journal while the log is out of service (`held`)
 //!     compacted                    how far it was compacted, and when (`compact`)
 //!     BASE.compacting              a compacted segment that is not finished; removed at the next start
+//! DIR/held/TOPIC.PARTITION.STREAM-GENERATION
+//!                                  the same where something else is in the place of the log's directory; there where it is needed
 //! DIR/trash/                       directories of deleted logs, and segments below the starts of logs; removed in steps
 //! ```
 //!
@@ -185,6 +187,11 @@
 //! as it would have at once: a reference and a change need the mark that they needed then. They go once the log is synced, even
 //! where its mark covers them all. It can be deleted; where the journal goes on to its Drop, a start only tells of the damage.
 //!
+//! So is a log out of service in the place of whose directory, or of one above it, there is something else: a plain file, a FIFO, a link to
+//! nothing. What is there is left alone and named. Its frames are kept in `DIR/held` then, which each start looks through; what is kept
+//! there is removed durably once the log is synced, and before it is deleted, or it would come back without the log. Where the
+//! journal has no frame of such a log, it is known by its partition's place, or refused as it is opened.
+//!
 //! Every step can be repeated after a crash in the middle. In place of a snapshot that is missing or damaged the one before counts,
 //! and the batches since; where there is none, all batches.
 //! Indexes that are missing, damaged or reach past the mark are built again. One whose segment is not there is removed, before
@@ -193,7 +200,8 @@
 //! # Deleting
 //!
 //! Drop is journaled; once it is durable, the log's directory is renamed into `trash`, durably, and only then may its frames go.
-//! The trash (`trash`) is removed 64 MiB at a time, since unlinking a large file stalls the file system.
+//! The trash (`trash`) is removed 64 MiB at a time, since unlinking a large file stalls the file system. Whatever is in it goes, foreign
+//! things included; of a link itself only, never what it leads to. What cannot be removed is told of, and keeps nothing else there.
 //!
 //! LogStart (`start`) takes records away from the front, in logs of both durabilities. From the call on, what is below the start is
 //! not read; segments that lie below it as a whole leave the log's list at once. When the frame is durable, the sync loop syncs

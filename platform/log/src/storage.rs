@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use millstream_env::{Disk, DiskLock, Env, Room, Task, lack};
+use millstream_env::{Disk, DiskLock, Env, Room, Task, is_of_wrong_type, lack};
 use millstream_model::Durability;
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -244,7 +244,16 @@ impl Storage {
         };
         let _names = self.journal.names.lock();
         // Durable with its first records: until then the journal would make it again.
-        self.journal.disk.create_dir_all(log.dir()).map_err(io("make"))?;
+        match self.journal.disk.create_dir_all(log.dir()) {
+            Err(source) if is_of_wrong_type(&source) => {
+                let error = Arc::new(OpenError::Io { action: "make", path: log.dir().to_owned(), source });
+                tracing::error!(log = %id, "out of service: {error}");
+                log.state().life.refused = true;
+                logs.refused.insert(id, OutOfService { error: error.clone(), log });
+                return Err(OpenLogError::OutOfService { id, source: error });
+            }
+            made => made.map_err(io("make"))?,
+        }
         if options.durability == Durability::Replicated {
             let refuse = |action, path: &Path, source| match lack(&source) {
                 // What was made of it is made again, or taken for what it is by the next start.

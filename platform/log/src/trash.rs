@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use millstream_env::{Disk, OpenMode, advised, lack};
+use millstream_env::{Disk, OpenMode, advised, is_of_wrong_type, lack};
 
 use crate::{
     PartitionLog, StorageFailed,
     bytes_io::{failing, missing_is_fine},
+    held,
     journal::Journal,
     snapshot,
     state::Part,
@@ -67,19 +68,34 @@ impl PartitionLog {
     pub(crate) fn discard(&self, name: &str) -> io::Result<()> {
         let journal = self.journal();
         // It makes room.
+        held::remove_aside(&*journal.last_disk, &journal.options.dir, self.id())?;
         discard(&*journal.last_disk, self.dir(), &journal.options.dir.join("trash"), name)
     }
 }
 
-/// Renames a log's directory into `trash`, where there is one, and makes durable that it is gone.
+/// Renames a log's directory into `trash`, or what is in its place, and makes durable that it is gone. Where something else is in the
+/// place of a directory above it, nothing is there of the log.
 pub(crate) fn discard(disk: &dyn Disk, dir: &Path, trash: &Path, name: &str) -> io::Result<()> {
-    if disk.exists(dir)? {
-        disk.create_dir_all(trash)?;
-        disk.rename(dir, &trash.join(name))?;
+    let in_the_way = |error: &io::Error| is_of_wrong_type(error);
+    let is_there = match disk.exists(dir) {
+        Ok(false) => disk.is_link(dir),
+        found => found,
+    };
+    match is_there {
+        Ok(true) => {
+            disk.create_dir_all(trash)?;
+            disk.rename(dir, &trash.join(name))?;
+        }
+        Ok(false) => {}
+        Err(error) if in_the_way(&error) => return Ok(()),
+        Err(error) => return Err(error),
     }
     // Also where it is gone already: a killed process may have left that undone.
     match dir.parent() {
-        Some(parent) if disk.exists(parent)? => sync_dir(disk, parent),
+        Some(parent) if disk.exists(parent)? => match sync_dir(disk, parent) {
+            Err(error) if in_the_way(&error) => Ok(()),
+            synced => synced,
+        },
         _ => Ok(()),
     }
 }
@@ -96,26 +112,22 @@ pub(crate) fn remove_empty_dirs(disk: &dyn Disk, log_dir: &Path) {
 /// Clears the trash, and says so where it cannot: it would fill the disk.
 #[derive(Default)]
 pub(crate) struct Reaper {
-    /// What could not be removed when that was last tried, and has been told.
+    /// The first that could not be removed when that was last tried, and has been told.
     refused: Option<PathBuf>,
 }
 
 impl Reaper {
-    /// Removes one piece of what is in the trash. Whether there is more that can be removed now.
+    /// Removes one piece of what is in the trash, whatever that is. Whether there is more that can be removed now.
     pub(crate) fn step(&mut self, journal: &Journal) -> bool {
-        match reap(journal) {
-            Ok(more) => {
-                self.refused = None;
-                more
+        let (more, refused) = reap(journal);
+        match &refused {
+            Some((path, error)) if self.refused.as_ref() != Some(path) => {
+                tracing::warn!(path = %path.display(), error = %advised(error), "what was deleted keeps its room: it cannot be removed");
             }
-            Err((path, error)) => {
-                if self.refused.as_ref() != Some(&path) {
-                    tracing::warn!(path = %path.display(), error = %advised(&error), "what was deleted keeps its room: it cannot be removed");
-                    self.refused = Some(path);
-                }
-                false
-            }
+            _ => {}
         }
+        self.refused = refused.map(|(path, _)| path);
+        more
     }
 
     /// Whether something could not be removed when that was last tried.
@@ -124,30 +136,73 @@ impl Reaper {
     }
 }
 
-/// See [`Reaper::step`]. Fails with what could not be removed.
-fn reap(journal: &Journal) -> Result<bool, (PathBuf, io::Error)> {
-    fn of(path: &Path) -> impl FnOnce(io::Error) -> (PathBuf, io::Error) {
-        |error| (path.to_owned(), error)
-    }
+/// Something that cannot be removed, and why.
+type Refusal = (PathBuf, io::Error);
+
+/// See [`Reaper::step`]. Also the first that was met and could not be removed: it keeps nothing else.
+fn reap(journal: &Journal) -> (bool, Option<Refusal>) {
     let disk = &*journal.disk;
     let trash = journal.options.dir.join("trash");
-    if !disk.exists(&trash).map_err(of(&trash))? {
-        return Ok(false);
-    }
-    let Some(dir) = disk.read_dir(&trash).map_err(of(&trash))?.into_iter().next() else { return Ok(false) };
-    let Some(path) = disk.read_dir(&dir).map_err(of(&dir))?.into_iter().next() else {
-        disk.remove_dir_all(&dir).map_err(of(&dir))?;
-        return Ok(true);
+    let mut refused = None;
+    let entries = match disk.read_dir(&trash) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return (false, None),
+        Err(error) => return (false, Some((trash, error))),
+        Ok(entries) => entries,
     };
-    let shrink = || {
-        let file = disk.open(&path, OpenMode::Write)?;
-        match file.len()?.checked_sub(REAP_STEP_BYTES) {
-            Some(rest) if rest > 0 => file.set_len(rest),
-            _ => disk.remove_file(&path),
+    for entry in entries {
+        match reap_entry(disk, &entry) {
+            Ok(()) => return (true, refused),
+            Err(refusal) => drop(refused.get_or_insert(refusal)),
         }
+    }
+    (false, refused)
+}
+
+/// Removes one piece of something in the trash: mostly the directory of a log, or one of segments.
+fn reap_entry(disk: &dyn Disk, entry: &Path) -> Result<(), Refusal> {
+    fn of(path: &Path) -> impl FnOnce(io::Error) -> Refusal {
+        |error| (path.to_owned(), error)
+    }
+    if disk.is_link(entry).map_err(of(entry))? {
+        return reap_file(disk, entry).map_err(of(entry));
+    }
+    let within = match disk.read_dir(entry) {
+        Err(error) if is_of_wrong_type(&error) => return reap_file(disk, entry).map_err(of(entry)),
+        listed => listed.map_err(of(entry))?,
     };
-    shrink().map_err(of(&path))?;
-    Ok(true)
+    let mut first = None;
+    for path in &within {
+        match reap_file(disk, path) {
+            Ok(()) => return Ok(()),
+            Err(error) => drop(first.get_or_insert(of(path)(error))),
+        }
+    }
+    match first {
+        Some(refusal) => Err(refusal),
+        None => disk.remove_dir_all(entry).map_err(of(entry)),
+    }
+}
+
+/// Removes a file, or a part of a large one. Of a link only itself goes: nobody has deleted what it leads to. A foreign directory goes
+/// as a whole.
+fn reap_file(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    if disk.is_link(path)? {
+        return disk.remove_file(path);
+    }
+    let file = match disk.open(path, OpenMode::Write) {
+        Err(error) if is_of_wrong_type(&error) => {
+            return match disk.read_dir(path) {
+                Ok(_) => disk.remove_dir_all(path),
+                // A FIFO, or a device.
+                Err(_) => disk.remove_file(path),
+            };
+        }
+        file => file?,
+    };
+    match file.len()?.checked_sub(REAP_STEP_BYTES) {
+        Some(rest) if rest > 0 => file.set_len(rest),
+        _ => disk.remove_file(path),
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +222,7 @@ mod tests {
         let world = World::new(1);
         let disk = world.disk();
         let journal = Journal::new(StorageOptions::new("/data"), &world.env(), Uuid::nil());
-        let paths = ["a", "b"].map(|name| PathBuf::from(format!("/data/trash/{name}/0.log")));
+        let paths = ["a", "b", "c"].map(|name| PathBuf::from(format!("/data/trash/{name}/0.log")));
         for path in &paths {
             disk.create_dir_all(path.parent().unwrap()).unwrap();
             disk.open(path, OpenMode::Create).unwrap();
@@ -181,12 +236,13 @@ mod tests {
                 assert_eq!(reaper.refused.as_ref(), Some(&paths[0]));
                 assert_eq!(told.times(Level::WARN), 1);
             }
-            // It is another's turn to be in the way.
+            let left = || disk.read_dir(Path::new("/data/trash")).unwrap().len();
+            // It is another's turn to be in the way, of itself alone.
             disk.clear_faults();
             disk.inject(Fault::nth(DiskOperation::Names, 1).on("/trash/b").for_good());
             while reaper.step(&journal) {}
             assert!(!reaper.step(&journal));
-            assert_eq!(reaper.refused.as_ref(), Some(&paths[1]));
+            assert_eq!((reaper.refused.as_ref(), left()), (Some(&paths[1]), 1));
             assert_eq!(told.times(Level::WARN), 2);
             disk.clear_faults();
             while reaper.step(&journal) {}

@@ -12,8 +12,8 @@ use std::{
 
 use common::{batch, log_id, options};
 use millstream_env::real;
-use millstream_log::{LogOptions, OpenError, Storage};
-use millstream_model::{Durability, LeaderEpoch};
+use millstream_log::{LogId, LogOptions, OpenError, OpenLogError, Storage};
+use millstream_model::{Durability, LeaderEpoch, Offset, PartitionId, TopicId};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
@@ -139,4 +139,255 @@ async fn a_foreign_file_among_the_logs_is_left_alone() {
         assert_eq!(start(dir.path()).unwrap(), 0);
     }
     assert!(foreign.iter().all(|path| fs::read(path).unwrap() == b"not ours"));
+}
+
+/// What is put in the place of a directory.
+#[derive(Clone, Copy, Debug)]
+enum Strange {
+    File,
+    Fifo,
+    Socket,
+    /// A link to nothing.
+    Link,
+}
+
+const ALL_STRANGE: [Strange; 4] = [Strange::File, Strange::Fifo, Strange::Socket, Strange::Link];
+
+impl Strange {
+    fn put(self, path: &Path) {
+        match self {
+            Self::File => fs::write(path, "not ours").unwrap(),
+            Self::Fifo => mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap(),
+            Self::Socket => drop(std::os::unix::net::UnixListener::bind(path).unwrap()),
+            Self::Link => std::os::unix::fs::symlink("/nowhere/at/all", path).unwrap(),
+        }
+    }
+
+    /// Whether a text says what is there, and what to do.
+    fn is_told(self, text: &str) -> bool {
+        let parts: [&str; 2] = match self {
+            Self::File => ["a plain file, and no directory", "move it away, and put back the directory"],
+            Self::Fifo => ["a FIFO, and no directory", "move it away, and put back the directory"],
+            Self::Socket => ["a socket, and no directory", "move it away, and put back the directory"],
+            Self::Link => ["a symbolic link to /nowhere/at/all, where nothing is", "mount or make what it leads to"],
+        };
+        parts.iter().all(|part| text.contains(part))
+    }
+}
+
+/// Two logs of one topic and one of another.
+fn three_logs() -> [(LogId, LogOptions); 3] {
+    let other = LogId::records(TopicId(uuid::Uuid::from_u128(0xf12)), PartitionId(0));
+    let kept = |durability| LogOptions { segment_bytes: 8 << 10, durability, ..LogOptions::default() };
+    [(log_id(0), kept(Durability::Fsync)), (log_id(1), kept(Durability::Replicated)), (other, kept(Durability::Fsync))]
+}
+
+fn dir_of(root: &Path, id: LogId) -> PathBuf {
+    root.join(format!("logs/{}/{}/records-0", id.topic, id.partition))
+}
+
+/// Opens the storage, appends a batch to each log of `appended`, and checks that each of `whole` holds so many records. Gives what is
+/// told of those that are out of service: at the start, and where they are opened.
+async fn serve(root: &Path, whole: &[(LogId, i64)], appended: &[LogId], close: bool) -> Vec<(LogId, String)> {
+    let (storage, _) = Storage::open(options(root), real::env()).unwrap();
+    for (id, options) in three_logs() {
+        match storage.open_log(id, options) {
+            Ok(log) => {
+                if appended.contains(&id) {
+                    log.start_epoch(EPOCH).unwrap().await.unwrap();
+                    let batch = batch(1, 3_000, log.end_offset().0);
+                    log.append(batch, EPOCH).unwrap().ticket.await.unwrap();
+                }
+                let Some((_, end)) = whole.iter().find(|(of, _)| *of == id) else { panic!("{id} is in service") };
+                assert_eq!((log.start_offset(), log.end_offset()), (Offset(0), Offset(*end)), "{id}");
+                assert_eq!(common::read_all(&log, Offset(*end), 5_000).len() as i64, *end, "{id}");
+            }
+            Err(error) => {
+                assert!(matches!(error, OpenLogError::OutOfService { .. }), "{error}");
+                assert!(whole.iter().all(|(of, _)| *of != id), "{id}: {error}");
+            }
+        }
+    }
+    let told = storage.out_of_service().iter().map(|(id, error)| (*id, error.to_string())).collect();
+    match close {
+        true => storage.close().await.unwrap(),
+        false => storage.abandon().await,
+    }
+    told
+}
+
+/// It ended the whole start. What the journal has of the log is kept until its directory is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn something_else_in_place_of_a_logs_directory_costs_that_log_and_loses_nothing_of_it() {
+    let [(journaled, _), (replicated, _), (other, _)] = three_logs();
+    let mut held_aside = 0;
+    for strange in ALL_STRANGE {
+        for (of, depth) in [(journaled, 0), (replicated, 0), (journaled, 1), (replicated, 1), (journaled, 2)] {
+            for close in [false, true] {
+                let what = format!("{strange:?} in place of {of}, {depth} above, closed: {close}");
+                let temp = tempfile::tempdir().unwrap();
+                let root = temp.path().join("data");
+                let all = [journaled, replicated, other];
+                for turn in 1..=2 {
+                    serve(&root, &all.map(|id| (id, turn)), &all, close).await;
+                }
+                if close {
+                    // The journal has nothing of them any more.
+                    serve(&root, &all.map(|id| (id, 2)), &[], true).await;
+                }
+                let place = dir_of(&root, of).ancestors().nth(depth).unwrap().to_owned();
+                let moved = temp.path().join("moved");
+                fs::rename(&place, &moved).unwrap();
+                strange.put(&place);
+                let lost: Vec<_> = if depth == 2 { vec![journaled, replicated] } else { vec![of] };
+                for turn in 3..=4 {
+                    let ends = all.map(|id| (id, if id == other { turn } else { 2 }));
+                    let whole: Vec<_> = ends.into_iter().filter(|(id, _)| !lost.contains(id)).collect();
+                    let told = serve(&root, &whole, &[other], close).await;
+                    assert_eq!(told.iter().map(|(id, _)| *id).collect::<Vec<_>>(), lost, "{what}: {told:?}");
+                    for (_, text) in told {
+                        assert!(text.contains(place.to_str().unwrap()) && strange.is_told(&text), "{what}: {text}");
+                    }
+                }
+                held_aside += usize::from(fs::read_dir(root.join("held")).is_ok_and(|held| held.count() > 0));
+                fs::remove_file(&place).unwrap();
+                fs::rename(&moved, &place).unwrap();
+                for turn in 0..2 {
+                    let whole = all.map(|id| (id, if id == other { 4 } else { 2 }));
+                    assert_eq!(serve(&root, &whole, &[], close).await, [], "{what}, start {turn}");
+                    let held = fs::read_dir(root.join("held")).map_or(0, Iterator::count);
+                    assert_eq!(held, 0, "{what}: what was held is in the log");
+                }
+            }
+        }
+    }
+    assert!(held_aside > 0, "nothing was ever kept aside");
+}
+
+/// Nothing was written of it yet, and a directory is to be made for it.
+#[tokio::test]
+async fn a_log_that_has_an_epoch_and_no_directory_keeps_it() {
+    let [(journaled, options_of), ..] = three_logs();
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("data");
+    let (storage, _) = Storage::open(options(&root), real::env()).unwrap();
+    let log = storage.open_log(journaled, options_of).unwrap();
+    log.start_epoch(EPOCH).unwrap().await.unwrap();
+    storage.abandon().await;
+    let topic = dir_of(&root, journaled).ancestors().nth(2).unwrap().to_owned();
+    fs::remove_dir_all(&topic).unwrap();
+    Strange::File.put(&topic);
+    for _ in 0..2 {
+        let (storage, recovered) = Storage::open(options(&root), real::env()).unwrap();
+        let opened = storage.open_log(journaled, options_of);
+        assert!(matches!(opened, Err(OpenLogError::OutOfService { .. })), "{opened:?}");
+        assert_eq!((recovered.logs, storage.out_of_service().len()), (0, 1));
+        storage.abandon().await;
+    }
+    fs::remove_file(&topic).unwrap();
+    let (storage, _) = Storage::open(options(&root), real::env()).unwrap();
+    assert_eq!(storage.log(journaled).unwrap().latest_epoch(), Some(EPOCH));
+}
+
+/// What is kept aside of it goes, too, and what was in its place with the trash.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_has_something_else_in_place_of_its_directory_can_be_deleted() {
+    let [(journaled, _), (replicated, _), (other, _)] = three_logs();
+    for strange in ALL_STRANGE {
+        for (of, depth) in [(journaled, 0), (replicated, 0), (journaled, 1)] {
+            // Its deletion is carried out, or replayed by the next start.
+            for close in [true, false] {
+                let what = format!("{strange:?} in place of {of}, {depth} above, closed: {close}");
+                let temp = tempfile::tempdir().unwrap();
+                let root = temp.path().join("data");
+                let all = [journaled, replicated, other];
+                serve(&root, &all.map(|id| (id, 1)), &all, false).await;
+                let place = dir_of(&root, of).ancestors().nth(depth).unwrap().to_owned();
+                fs::rename(&place, temp.path().join("moved")).unwrap();
+                strange.put(&place);
+                let (storage, recovered) = Storage::open(options(&root), real::env()).unwrap();
+                assert_eq!(recovered.out_of_service, 1, "{what}");
+                storage.delete_log(of).unwrap().await.unwrap();
+                if close {
+                    storage.close().await.unwrap();
+                }
+                storage.abandon().await;
+                if close {
+                    let held = fs::read_dir(root.join("held")).map_or(0, Iterator::count);
+                    assert_eq!(held, 0, "{what}: it is held when its deletion has been carried out");
+                }
+                let (storage, recovered) = Storage::open(options(&root), real::env()).unwrap();
+                assert_eq!(recovered.out_of_service, 0, "{what}");
+                assert_eq!(storage.log(of).map(|log| log.end_offset()), None, "{what}");
+                let held = fs::read_dir(root.join("held")).map_or(0, Iterator::count);
+                assert_eq!(held, 0, "{what}: it is held still");
+                let cleared = async {
+                    while fs::read_dir(root.join("trash")).unwrap().count() > 0 {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(60), cleared).await.expect("the trash is cleared");
+                storage.close().await.unwrap();
+                storage.abandon().await;
+                // What is in the place of a partition's directory is not the log's, and is told of again.
+                assert_eq!(fs::symlink_metadata(&place).is_ok(), depth == 1, "{what}");
+                assert_eq!(start(&root).unwrap(), depth, "{what}");
+            }
+        }
+    }
+}
+
+/// Nothing in the trash is missed, but what a link leads to: that was never deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_foreign_in_the_trash_goes_and_what_a_link_leads_to_stays() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("data");
+    serve(&root, &three_logs().map(|(id, _)| (id, 1)), &three_logs().map(|(id, _)| id), true).await;
+    let (trash, kept) = (root.join("trash"), temp.path().join("kept"));
+    fs::create_dir_all(kept.join("within")).unwrap();
+    // So large that it would go in steps.
+    fs::File::create(kept.join("file")).unwrap().set_len(100 << 20).unwrap();
+    for strange in ALL_STRANGE {
+        strange.put(&trash.join(format!("{strange:?}")));
+        fs::create_dir(trash.join(format!("dir-{strange:?}"))).unwrap();
+        strange.put(&trash.join(format!("dir-{strange:?}/inside")));
+    }
+    fs::create_dir_all(trash.join("foreign/within/deeper")).unwrap();
+    fs::write(trash.join("foreign/within/deeper/file"), "foreign").unwrap();
+    for (name, to) in [("to-dir", ""), ("to-file", "file"), ("foreign/to-dir", ""), ("foreign/to-file", "file")] {
+        std::os::unix::fs::symlink(kept.join(to), trash.join(name)).unwrap();
+    }
+    let (storage, _) = Storage::open(options(&root), real::env()).unwrap();
+    let cleared = async {
+        while fs::read_dir(&trash).unwrap().count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(60), cleared).await;
+    assert!(ended.is_ok(), "left: {:?}", files(&trash));
+    storage.close().await.unwrap();
+    assert_eq!(fs::metadata(kept.join("file")).unwrap().len(), 100 << 20);
+    assert!(kept.join("within").is_dir());
+}
+
+/// The start ends there, and says what is in the way.
+#[test]
+fn something_else_in_place_of_a_directory_of_the_storage_is_named_with_what_to_do() {
+    for strange in ALL_STRANGE {
+        for name in ["", "logs", "journal", "trash", "held"] {
+            let temp = tempfile::tempdir().unwrap();
+            let root = temp.path().join("data");
+            let place = if name.is_empty() { root.clone() } else { root.join(name) };
+            if !name.is_empty() {
+                assert_eq!(start(&root).unwrap(), 0);
+                let _ = fs::remove_dir_all(&place);
+            }
+            strange.put(&place);
+            for turn in 0..2 {
+                let text = start(&root).unwrap_err().to_string();
+                let told = text.contains(place.to_str().unwrap()) && strange.is_told(&text);
+                assert!(told, "{strange:?} in place of {name}, start {turn}: {text}");
+            }
+        }
+    }
 }

@@ -35,8 +35,8 @@ use crate::{
 /// The logs found on disk, each as its mark says, and those of which that cannot be said, with the reason. Several are read at a
 /// time.
 pub(super) fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<(Logs, Refused), OpenError> {
-    let found = find_logs(&*journal.disk, dir)?;
-    let logs = Mutex::new((Logs::with_capacity(found.len()), Refused::new()));
+    let (found, refused) = find_logs(&*journal.disk, dir)?;
+    let logs = Mutex::new((Logs::with_capacity(found.len()), refused));
     each(journal, &found, |id| {
         match load(journal, *id) {
             Ok(log) => drop(logs.lock().0.insert(*id, Arc::new(log))),
@@ -56,12 +56,28 @@ pub(super) fn had_mark(disk: &dyn Disk, log: &PartitionLog) -> Result<bool, Open
     disk.exists(&path).map_err(io("look for", &path))
 }
 
-/// What has a log's directory.
-fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<Vec<LogId>, OpenError> {
-    let mut found = Vec::new();
+/// What has a log's directory; and the logs of partitions in the place of whose directories there is something else.
+fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<(Vec<LogId>, Refused), OpenError> {
+    let (mut found, mut refused) = (Vec::new(), Refused::new());
     for topic in list(disk, dir)? {
-        for partition in list_or_tell(disk, &topic)? {
-            let paths = list_or_tell(disk, &partition)?;
+        let partitions = match list(disk, &topic) {
+            Err(error) if error.is_of_one_log() => {
+                tracing::warn!("not a topic's directory, and left alone: {error}");
+                Vec::new()
+            }
+            listed => listed?,
+        };
+        for partition in partitions {
+            let paths = match list(disk, &partition) {
+                Err(error) if error.is_of_one_log() => {
+                    match LogId::from_path(&partition.join("records-0")) {
+                        Some(id) => drop(refused.insert(id, error)),
+                        None => tracing::warn!("not a partition's directory, and left alone: {error}"),
+                    }
+                    continue;
+                }
+                listed => listed?,
+            };
             if paths.is_empty() {
                 // Left of what was deleted.
                 remove_empty_dirs(disk, &partition.join("log"));
@@ -74,24 +90,14 @@ fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<Vec<LogId>, OpenError> {
             }
         }
     }
-    Ok(found)
-}
-
-/// What a directory holds that may be none: that is told.
-fn list_or_tell(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
-    match list(disk, dir) {
-        Err(OpenError::Io { path, source, .. }) if source.kind() == io::ErrorKind::NotADirectory => {
-            tracing::warn!(path = %path.display(), "not a directory of logs; left alone");
-            Ok(Vec::new())
-        }
-        listed => listed,
-    }
+    Ok((found, refused))
 }
 
 /// Loads one log, as far as its mark says. One in durability `replicated` keeps what is sound beyond it, and is cut there.
 fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let disk = &*journal.disk;
     let dir = journal.options.dir.join(id.path());
+    let paths = list(disk, &dir)?;
     let mark_path = dir.join("mark");
     let mark = Mark::load(disk, &mark_path).map_err(|source| match source.kind() {
         io::ErrorKind::InvalidData => OpenError::Damaged { path: mark_path.clone(), reason: source.to_string() },
@@ -100,7 +106,6 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let (mark, rotten) = mark.map_or((None, false), |(mark, rotten)| (Some(mark), rotten));
     // Without a mark nothing was synced, and the journal still has all of it.
     let known = mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
-    let paths = list(disk, &dir)?;
     for path in paths.iter().filter(|path| compact::is_unfinished(path)) {
         remove(journal, path)?;
     }

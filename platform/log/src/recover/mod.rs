@@ -52,7 +52,7 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
         logs,
         refused,
         damaged_deleted: 0,
-        held: Vec::new(),
+        held: HashSet::new(),
         orphans: HashMap::new(),
         unmade: HashSet::new(),
         touched: HashMap::new(),
@@ -72,16 +72,15 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
     let next = replay.run(&files)?;
     journal.queue().next_lsn = next;
     journal.ring().committed_lsn = next - 1;
-    for id in &replay.unmade {
-        let dir = journal.options.dir.join(id.path());
-        disk.create_dir_all(&dir).map_err(io("make", &dir))?;
-    }
     let mut touched: Vec<_> = replay.touched.values().cloned().collect();
     touched.sort_by_key(|log| log.id());
     sync_all(journal, &touched, Cause::Turn).map_err(failed)?;
-    for log in &replay.held {
-        // The log is synced: what it says comes back after a crash is passed over.
-        missing_is_fine(disk.remove_file(&log.dir().join(held::FILE))).map_err(io("remove", log.dir()))?;
+    for id in &replay.held {
+        // The log is synced: what it says comes back after a crash is passed over. (What is aside would come back after the log was
+        // deleted, too.)
+        let dir = journal.options.dir.join(id.path());
+        missing_is_fine(disk.remove_file(&dir.join(held::FILE))).map_err(io("remove", &dir))?;
+        held::remove_aside(disk, &journal.options.dir, *id).map_err(io("remove", &dir))?;
     }
     let active = files.start_afresh(journal)?;
     let Replay { logs, refused, damaged_deleted, frames, bytes, .. } = replay;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     LogId, LogOptions, OpenError, PartitionLog,
-    data_dir::io,
+    data_dir::{io, list},
     fault::{self, Fault},
     frame::{Kind, batches_in},
     held::{self, Holder},
@@ -43,7 +43,7 @@ pub(super) struct Replay<'a> {
     /// How many of them were deleted.
     pub(super) damaged_deleted: usize,
     /// Logs whose held frames were applied.
-    pub(super) held: Vec<Arc<PartitionLog>>,
+    pub(super) held: HashSet<LogId>,
     /// Logs whose frames begin past what is there of them, by the first such frame: either their deletion must follow, which took
     /// the files, or a Carry, for which earlier frames were let go.
     pub(super) orphans: HashMap<LogId, u64>,
@@ -92,8 +92,14 @@ impl Replay<'_> {
         for (id, lsn) in std::mem::take(&mut self.orphans) {
             let path = self.journal.options.dir.join(id.path());
             let reason = format!("frame {lsn} of the journal continues it, and what is before that is not there");
-            self.refuse(id, OpenError::Damaged { path, reason });
+            let error = match list(&*self.journal.disk, &path) {
+                // What is in the place of its directory is the better reason.
+                Err(error) if error.is_of_one_log() => error,
+                _ => OpenError::Damaged { path, reason },
+            };
+            self.refuse(id, error);
         }
+        self.make_dirs()?;
         self.refuse_unmarked()?;
         self.hold(files)?;
         // Nothing that the files have past the marks is needed any more.
@@ -341,7 +347,7 @@ impl Replay<'_> {
             state.loaded.unmarked || (state.loaded.uncut && state.durable.mark.is_none())
         });
         let error = unmarked.map_or(error, |log| OpenError::MarkMissing { path: log.mark_path() });
-        self.held.retain(|log| log.id() != id);
+        self.held.remove(&id);
         self.refused.insert(id, error);
     }
 
@@ -356,29 +362,45 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Makes the directories of logs that are there and have none.
+    fn make_dirs(&mut self) -> Result<(), OpenError> {
+        for id in std::mem::take(&mut self.unmade) {
+            let dir = self.journal.options.dir.join(id.path());
+            match self.journal.disk.create_dir_all(&dir).map_err(io("make", &dir)) {
+                Err(error) if error.is_of_one_log() => self.refuse(id, error),
+                made => made?,
+            }
+        }
+        Ok(())
+    }
+
     /// Applies the frames that were held while their logs were out of service.
     fn apply_held(&mut self) -> Result<(), OpenError> {
-        let logs: Vec<_> = self.logs.values().cloned().collect();
-        for log in logs {
-            let path = log.dir().join(held::FILE);
-            if !log.state().loaded.held {
-                continue;
-            }
-            match held::load(&*self.journal.disk, log.dir()) {
+        let (disk, data_dir) = (&*self.journal.disk, &self.journal.options.dir);
+        let aside = data_dir.join(held::FILE);
+        let mut held = held::list_aside(disk, data_dir).map_err(io("list", &aside))?;
+        held.extend(self.logs.values().filter(|log| log.state().loaded.held).map(|log| log.id()));
+        held.sort();
+        held.dedup();
+        for id in held.into_iter().filter(|id| !self.refused.contains_key(id)).collect::<Vec<_>>() {
+            match held::load(disk, data_dir, id) {
                 Ok(found) => {
-                    let id = log.id();
-                    self.held.push(log);
-                    for found in found.into_iter().flatten() {
+                    let path = data_dir.join(id.path()).join(held::FILE);
+                    self.held.insert(id);
+                    for found in found {
                         self.apply_or_refuse(&path, found)?;
                     }
                     // Also where the mark covers them, and the last run ended in order: it did not sync this log, whose mark may be
                     // one that can be read and is not durable.
                     self.touched.extend(self.logs.get(&id).map(|log| (id, log.clone())));
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                    self.refuse(log.id(), OpenError::Damaged { path, reason: error.to_string() });
-                }
-                Err(error) => return Err(io("read", &path)(error)),
+                Err((path, error)) => match io("read", &path)(error) {
+                    error if error.is_of_one_log() => self.refuse(id, error),
+                    OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
+                        self.refuse(id, OpenError::Damaged { path, reason: source.to_string() });
+                    }
+                    error => return Err(error),
+                },
             }
         }
         Ok(())
@@ -388,7 +410,6 @@ impl Replay<'_> {
     fn hold(&self, files: &JournalFiles) -> Result<(), OpenError> {
         let mut holders: HashMap<LogId, Holder> = HashMap::new();
         let disk = &*self.journal.disk;
-        let dir = |id: LogId| self.journal.options.dir.join(id.path());
         if self.refused.is_empty() {
             return Ok(());
         }
@@ -397,15 +418,22 @@ impl Replay<'_> {
             if !self.refused.contains_key(&id) {
                 return Ok(());
             }
-            let dir = dir(id);
-            let holder = match holders.remove(&id) {
-                Some(holder) => holder,
-                None => Holder::begin(disk, &dir).map_err(io("write", &dir.join(held::FILE)))?,
-            };
-            holders.entry(id).or_insert(holder).put(disk, found).map_err(io("write", &dir.join(held::FILE)))
+            let holder =
+                match holders.remove(&id) {
+                    Some(holder) => holder,
+                    None => Holder::begin(disk, &self.journal.options.dir, id)
+                        .map_err(|(path, source)| OpenError::Io { action: "write", path, source })?,
+                };
+            let holder = holders.entry(id).or_insert(holder);
+            holder.put(disk, found).map_err(|source| OpenError::Io {
+                action: "write",
+                path: holder.path().to_owned(),
+                source,
+            })
         })?;
-        for (id, holder) in holders {
-            holder.finish(disk).map_err(io("write", &dir(id).join(held::FILE)))?;
+        for holder in holders.into_values() {
+            let path = holder.path().to_owned();
+            holder.finish(disk).map_err(io("write", &path))?;
         }
         Ok(())
     }
@@ -432,7 +460,7 @@ impl Replay<'_> {
             tracing::warn!(log = %id, "its files were damaged, and it was deleted, so nothing is lost by it: {error}");
             self.damaged_deleted += 1;
         }
-        self.held.retain(|log| log.id() != id);
+        self.held.remove(&id);
         self.orphans.remove(&id);
         self.unmade.remove(&id);
         self.touched.remove(&id);
@@ -440,6 +468,7 @@ impl Replay<'_> {
         let name = format!("{:016x}", self.journal.rng.next_u64());
         let dir = self.journal.options.dir.join(id.path());
         let trash = self.journal.options.dir.join("trash");
+        held::remove_aside(&*self.journal.disk, &self.journal.options.dir, id).map_err(io("remove", &dir))?;
         discard(&*self.journal.disk, &dir, &trash, &name).map_err(io("remove", &dir))
     }
 }

@@ -100,6 +100,10 @@ impl Disk for Meddling {
         self.disk.exists(path)
     }
 
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        self.disk.is_link(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
     }

@@ -336,6 +336,10 @@ impl Disk for SimDisk {
         }
     }
 
+    fn is_link(&self, _path: &Path) -> io::Result<bool> {
+        Ok(false)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.fault(DiskOperation::Names, from)?;
