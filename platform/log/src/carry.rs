@@ -146,8 +146,16 @@ pub(crate) fn settle(journal: &Journal) {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often a log was looked at for that, by this thread.
+    pub(crate) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// Whether a log has so much past its mark that it can as well be synced now.
 pub(crate) fn is_large(log: &PartitionLog) -> bool {
+    #[cfg(test)]
+    LOOKS.set(LOOKS.get() + 1);
     log.state().bytes_past_mark().is_some_and(|past| past.bytes >= LARGE_BYTES_MIN)
 }
 

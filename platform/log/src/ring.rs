@@ -48,6 +48,8 @@ pub(crate) struct Ring {
     active_bytes: u64,
     /// Bytes that were carried forward since a file was recycled last.
     pub(crate) carried_bytes: u64,
+    /// How far it was looked for logs with much past their mark.
+    looked: Looked,
     /// The last frame that is durable. Later ones may be queued already.
     pub(crate) committed_lsn: u64,
     /// The commit loop waits for a file.
@@ -82,6 +84,20 @@ pub(crate) struct Due {
     pub(crate) last_lsn: u64,
     pub(crate) means: Means,
 }
+
+/// Among which of the logs that pin the oldest file it was looked for those with much past their mark.
+#[derive(Clone, Copy, Default)]
+struct Looked {
+    /// The file's number.
+    sequence: u64,
+    /// How much of the journal was used as that began, bytes.
+    used_bytes: u64,
+    /// Those that pin it before this frame had little.
+    to: u64,
+}
+
+/// When so small a part of the journal has been filled since, they are looked at again: sixteen times before it is half full.
+const LOOK_PART: u64 = 64;
 
 impl Ring {
     /// Begins, at a start, with a file of number `sequence` that has no frames yet, and what else there is.
@@ -146,6 +162,22 @@ impl Ring {
         };
         let oldest = self.full.front()?;
         Some(Due { sequence: oldest.sequence, last_lsn: oldest.last_lsn, means })
+    }
+
+    /// From which frame on the logs that pin the oldest file, of that number, are to be looked at for much past their mark. There may be
+    /// thousands with little, and the sync loop comes by with all that it does.
+    pub(crate) fn look_from(&mut self, sequence: u64, options: &StorageOptions) -> u64 {
+        let used_bytes = self.used_bytes(options);
+        let step = options.journal_bytes_max / LOOK_PART;
+        if self.looked.sequence != sequence || used_bytes >= self.looked.used_bytes.saturating_add(step) {
+            self.looked = Looked { sequence, used_bytes, to: 0 };
+        }
+        self.looked.to
+    }
+
+    /// Notes that those that pin it before frame `to` had little.
+    pub(crate) fn looked_to(&mut self, to: u64) {
+        self.looked.to = to;
     }
 
     /// Whether the next file is to be made ready, and there is something to make it of.

@@ -171,7 +171,11 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         let next = queue.pins.range(from..).next().filter(|(lsn, _)| **lsn <= due.last_lsn);
         next.map(|(lsn, log)| (*lsn, log.clone()))
     };
+    let by_size = due.means == Means::SyncLarge;
     let (mut from, mut carried) = (0, false);
+    if by_size {
+        from = journal.ring().look_from(due.sequence, &journal.options);
+    }
     while let Some((lsn, log)) = next_pin(from) {
         let outcome = match due.means {
             Means::SyncLarge if !carry::is_large(&log) => {
@@ -188,9 +192,17 @@ fn recycle(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
             Carry::Enough => break,
             // A deletion that waits for its directory to be moved pins what no sync sets free.
             Carry::Unfit if log.state().life.discarded => {}
-            Carry::Unfit => return Ok(sync_log(journal, &log)? && !journal.queue().pins.contains_key(&lsn)),
+            Carry::Unfit => {
+                if by_size {
+                    journal.ring().looked_to(lsn);
+                }
+                return Ok(sync_log(journal, &log)? && !journal.queue().pins.contains_key(&lsn));
+            }
         }
         from = lsn + 1;
+    }
+    if by_size {
+        journal.ring().looked_to(from);
     }
     if next_pin(0).is_some() {
         return Ok(carried);
@@ -292,4 +304,60 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
     replace_file(&*journal.disk, &clean, &[b""], true).map_err(failing("write", &clean))?;
     sync_dir(&*journal.disk, &journal.options.dir).map_err(failing("sync", &journal.options.dir))?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_env::sim::World;
+    use millstream_model::{LeaderEpoch, PartitionId, TimestampMs, TopicId};
+    use millstream_record::{BatchBuilder, BatchOptions};
+
+    use super::*;
+    use crate::{LogId, LogOptions, Storage, StorageOptions};
+
+    /// They were, each time that the sync loop did a piece of anything: 10,000 syncs of others took as many looks at 10,000 logs.
+    #[test]
+    fn many_small_logs_that_pin_the_oldest_file_are_not_looked_at_each_time() {
+        const LOGS: i32 = 10_000;
+        let world = World::new(1);
+        let options = StorageOptions {
+            ballast_bytes: 4096,
+            journal_file_bytes: 1 << 20,
+            journal_bytes_max: 8 << 20,
+            open_segments_max: 2 * LOGS as usize,
+            ..StorageOptions::new("/data")
+        };
+        let storage = Storage::open(options, world.env()).unwrap().0;
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(TimestampMs(1), None, Some(&[7; 100]), &[]).unwrap();
+        let batch = builder.build().unwrap();
+        let append = |at| {
+            let id = LogId::records(TopicId::NIL, PartitionId(at));
+            let log = storage.open_log(id, LogOptions::default()).unwrap();
+            (log.append(batch.clone(), LeaderEpoch(1)).unwrap().ticket, log)
+        };
+        for at in 0..LOGS - 1 {
+            drop(append(at));
+        }
+        let (ticket, log) = append(LOGS - 1);
+        world.run_until(ticket).unwrap();
+        let journal = log.journal().clone();
+        let due = journal.ring().due(&journal.options).unwrap();
+        let pinning = journal.queue().pins.range(..=due.last_lsn).count() as u64;
+        assert!(due.means == Means::SyncLarge && pinning > 1_000, "{pinning} logs pin the oldest file");
+        let before = carry::LOOKS.get();
+        for _ in 0..1_000 {
+            assert!(!work(&journal).unwrap(), "there is nothing to be done");
+        }
+        let looks = carry::LOOKS.get() - before;
+        assert!(looks <= pinning, "{looks} looks at {pinning} logs in 1,000 turns");
+        // As the journal fills, one may have come to have much.
+        for at in 0..LOGS / 5 {
+            drop(append(at));
+        }
+        world.run_until(append(0).0).unwrap();
+        assert!(!work(&journal).unwrap() && journal.ring().due(&journal.options).unwrap().means == Means::SyncLarge);
+        let looks = carry::LOOKS.get() - before;
+        assert!(looks >= pinning && looks <= 3 * pinning, "{looks} looks at {pinning} logs when the journal has grown");
+    }
 }
