@@ -264,7 +264,8 @@ fn bombs_cost_no_more_than_their_senders_paid_for() {
 #[test]
 fn records_that_would_hurt_their_readers_are_refused_with_that_reason() {
     let mut victim = Victim::start().unwrap();
-    create(&victim, "strict", &[]);
+    // Whatever the topic would take.
+    create(&victim, "strict", &["--config", "message.timestamp.after.max.ms=9223372036854775807"]);
     let mut client = client(&victim);
     for time in [i64::MIN, -2, i64::MAX, 253_402_300_800_000] {
         for compression in [Compression::None, Compression::Lz4] {
@@ -272,6 +273,8 @@ fn records_that_would_hurt_their_readers_are_refused_with_that_reason() {
             assert_eq!(code, ErrorCode::InvalidTimestamp, "{time}");
         }
     }
+    let last = batch(Compression::None, 253_402_300_799_999, &[], &[b"v"]);
+    assert_eq!(produce_one(&mut client, 8, "strict", last).0, ErrorCode::None);
     let odd = [Header::new(Bytes::from_static(b"\xff\xfe"), None)];
     for compression in [Compression::None, Compression::Gzip] {
         let (code, message) = produce_one(&mut client, 8, "strict", batch(compression, 0, &odd, &[b"v"]));
