@@ -235,7 +235,7 @@ impl From<Refused> for WireError {
             Refused::NotATopic(_) => ErrorCode::InvalidTopic,
             Refused::Partitions { .. } | Refused::TooManyPartitions { .. } => ErrorCode::InvalidPartitions,
             Refused::ReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
-            // Whoever asks again is not told of the same change.
+            // Retriable: a repeated request reads the new settings first.
             Refused::StaleTopic(_) => ErrorCode::RequestTimedOut,
             Refused::PartitionerChanged(_) => ErrorCode::InvalidConfig,
             Refused::TopicInUse { .. } | Refused::ModuleInUse { .. } => ErrorCode::InUse,

@@ -79,7 +79,8 @@ impl Partition {
         self.follow_durability();
     }
 
-    /// Goes by the durability that the log has, whatever the topic asks for: only then does the high watermark count what is.
+    /// Counts replicas by the log's own durability, which may lag the topic's setting: counting what is appended any earlier would call
+    /// records committed that no sync covers.
     pub(crate) fn follow_durability(&self) {
         self.replica.lock().handle_settings(self.log.durability(), self.topic().config.insync_replicas_min);
         self.advance();
@@ -117,8 +118,8 @@ impl Partition {
         }
     }
 
-    /// Appends validated batches as one step, if the rules admit it, with the broker's time where the topic says so. A batch that an idempotent producer has sent before is not
-    /// appended again: what is given is the first one's.
+    /// Appends validated batches as one step, if the rules admit it, with the broker's time where the topic says so. A batch that an
+    /// idempotent producer has sent before is not appended again: what is given is the first one's.
     pub(crate) fn append(
         self: &Arc<Self>,
         mut batches: Vec<Bytes>,

@@ -193,7 +193,8 @@ impl Modules {
         Ok(pool)
     }
 
-    /// A pool that nobody else sees and nobody keeps: to try whether instances start, for what may never be created.
+    /// A pool, not yet where others find it: [`Modules::pool`] puts it there. On its own it shows whether instances start, for what may
+    /// never be created.
     pub(crate) async fn make(&self, state: &State, usage: Use<'_>) -> Result<Pool, WireError> {
         let module = usage.module;
         let digest = find(state, module)?.digest;

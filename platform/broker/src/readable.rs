@@ -36,6 +36,11 @@ impl Readable {
         Self::view(state, state.view(name)?)
     }
 
+    /// As [`Readable::by_name`], or why not.
+    pub(crate) fn named(state: &State, name: &str) -> Result<Self, WireError> {
+        Self::by_name(state, name).ok_or_else(|| unknown_topic(name))
+    }
+
     /// Clients that read by id (Fetch from version 13 on) use a view's id as they use a topic's.
     pub(crate) fn by_id(state: &State, id: TopicId) -> Option<Self> {
         if let Some(topic) = state.topic_by_id(id) {
@@ -71,4 +76,19 @@ impl Readable {
             Self::View { view, .. } => TopicId(view.id.0),
         }
     }
+}
+
+/// The topic of a name, for what cannot be asked of a view. `instead`: what whoever names one is to do.
+pub(crate) fn topic_named<'a>(state: &'a State, name: &str, instead: &str) -> Result<&'a Arc<Topic>, WireError> {
+    match Readable::by_name(state, name) {
+        Some(Readable::View { view, topic }) => {
+            let message = format!("{} is a view of {}: {instead}", view.name, topic.name);
+            Err(WireError::new(ErrorCode::InvalidTopic, message))
+        }
+        _ => state.topic(name).ok_or_else(|| unknown_topic(name)),
+    }
+}
+
+pub(crate) fn unknown_topic(name: &str) -> WireError {
+    WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}"))
 }

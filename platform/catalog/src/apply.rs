@@ -2,7 +2,8 @@
 //!
 //! Pure and deterministic: the same commands at the same indexes give the same state on every broker, for ever. All checks
 //! of names, kinds, epochs and references are made here, not where a command is proposed, because only here is the order
-//! of commands known. A refused command leaves the state untouched.
+//! of commands known. A refused command leaves the state untouched. What is refused is a part of that, too: a rule that came later (such as
+//! `min.insync.replicas` being no more than there are replicas) is the proposer's, since earlier logs have commands that break it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},

@@ -16,6 +16,7 @@ use millstream_protocol::{
 use super::create_topics::check_insync_replicas_min;
 use crate::{
     errors::{Messages, WireError},
+    readable::topic_named,
     shared::Shared,
 };
 
@@ -102,13 +103,7 @@ async fn alter(
     let mut attempts = ATTEMPTS;
     loop {
         let state = shared.catalog.state();
-        if state.view(name).is_some() {
-            let message = format!("{name} is a view: its topic has the settings");
-            return Err(WireError::new(ErrorCode::InvalidTopic, message));
-        }
-        let topic = state
-            .topic(name)
-            .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?;
+        let topic = topic_named(&state, name, "alter the topic's settings")?;
         let config = match changes {
             Changes::Named(changes) => changed(&topic.config, changes)?,
             Changes::All(settings) => replaced(&topic.config, settings)?,

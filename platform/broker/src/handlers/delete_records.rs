@@ -1,6 +1,6 @@
 //! DeleteRecords: moves where partitions begin. Answered once that is durable; the files go in the background.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::future::{Either, select};
 use millstream_log::Ticket;
@@ -14,10 +14,12 @@ use millstream_protocol::{
 };
 use tracing::{debug, info};
 
-use crate::{errors::WireError, readable::Readable, shared::Shared};
-
-/// The longest wait for the disk, whatever the client allows.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+use super::wire::client_wait;
+use crate::{
+    errors::WireError,
+    readable::{Readable, topic_named},
+    shared::Shared,
+};
 
 /// A start that was moved and may not be durable yet.
 struct Moved {
@@ -32,15 +34,15 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: DeleteRecordsRequest) -
         .topics
         .into_iter()
         .map(|topic| {
-            let readable = Readable::by_name(&state, &topic.name);
-            let advance = |asked: &DeleteRecordsPartition| {
-                (asked.partition_index, advance(&shared, &topic.name, readable.as_ref(), asked))
-            };
+            let readable = topic_named(&state, &topic.name, "delete the topic's records");
+            let readable = readable.map(|topic| Readable::Topic(topic.clone()));
+            let advance =
+                |asked: &DeleteRecordsPartition| (asked.partition_index, advance(&shared, readable.as_ref(), asked));
             let partitions: Vec<_> = topic.partitions.iter().map(advance).collect();
             (topic.name, partitions)
         })
         .collect();
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(WAIT_MAX);
+    let timeout = client_wait(request.timeout_ms);
     let mut deadline = shared.env.clock.sleep(timeout);
     let mut topics = Vec::with_capacity(moved.len());
     for (name, moved) in moved {
@@ -74,16 +76,10 @@ fn result(name: &str, index: PartitionId, outcome: Result<Offset, WireError>) ->
 
 fn advance(
     shared: &Shared,
-    name: &str,
-    readable: Option<&Readable>,
+    readable: Result<&Readable, &WireError>,
     asked: &DeleteRecordsPartition,
 ) -> Result<Moved, WireError> {
-    let readable =
-        readable.ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?;
-    if let Readable::View { view, topic } = readable {
-        let message = format!("{} is a view of {}: delete the topic's records", view.name, topic.name);
-        return Err(WireError::new(ErrorCode::InvalidTopic, message));
-    }
+    let readable = readable.map_err(Clone::clone)?;
     let partition = shared.led(readable, asked.partition_index)?;
     let end = partition.high_watermark();
     let start = if asked.offset == HIGH_WATERMARK { end } else { asked.offset };
@@ -94,7 +90,7 @@ fn advance(
     let before = partition.log.start_offset();
     let ticket = partition.log.advance_start(start)?;
     if start > before {
-        info!(topic = name, partition = %asked.partition_index, from = %before, to = %start, "records deleted as asked");
+        info!(topic = readable.name(), partition = %asked.partition_index, from = %before, to = %start, "records deleted as asked");
     }
     Ok(Moved { start: start.max(before), ticket })
 }

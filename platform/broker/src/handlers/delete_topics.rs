@@ -11,6 +11,7 @@ use millstream_protocol::{
 
 use crate::{
     errors::{Messages, WireError},
+    readable::topic_named,
     shared::Shared,
 };
 
@@ -47,12 +48,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: DeleteTop
 async fn delete(shared: &Shared, asked: &DeleteTopicState) -> Result<(String, TopicId), WireError> {
     let state = shared.catalog.state();
     let topic = match &asked.name {
-        Some(name) if state.view(name).is_some() => {
-            return Err(WireError::new(ErrorCode::InvalidTopic, format!("{name} is a view, not a topic")));
-        }
-        Some(name) => state
-            .topic(name)
-            .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?,
+        Some(name) => topic_named(&state, name, "delete the view (`millstream view delete`), or its topic")?,
         None => state
             .topic_by_id(asked.topic_id)
             .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicId, format!("no topic with id {}", asked.topic_id)))?,

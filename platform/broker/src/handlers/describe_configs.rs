@@ -14,6 +14,7 @@ use millstream_protocol::{
 
 use crate::{
     errors::{Messages, WireError},
+    readable::unknown_topic,
     shared::Shared,
 };
 
@@ -71,9 +72,7 @@ fn entries(shared: &Shared, resource: &DescribeConfigsResource) -> Result<Vec<De
     let all: Vec<_> = match resource.resource_type {
         RESOURCE_TOPIC => {
             let state = shared.catalog.state();
-            let topic = state
-                .topic(name)
-                .ok_or_else(|| WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")))?;
+            let topic = state.topic(name).ok_or_else(|| unknown_topic(name))?;
             let source = |is_default| if is_default { SOURCE_DEFAULT } else { SOURCE_TOPIC };
             topic.config.pairs().map(|(key, value, is_default)| (key, value, source(is_default))).collect()
         }

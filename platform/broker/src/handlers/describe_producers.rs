@@ -25,7 +25,7 @@ pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeProducersRequest) ->
     let state = shared.catalog.state();
     let (mut messages, mut left) = (Messages::new(), PRODUCERS_MAX);
     let topics = request.topics.into_iter().map(|topic| {
-        let readable = Readable::by_name(&state, &topic.name);
+        let readable = Readable::named(&state, &topic.name);
         let partitions = topic.partition_indexes.into_iter().map(|index| {
             let mut answer = DescribeProducersPartition { partition_index: index, ..Default::default() };
             match find(shared, readable.as_ref(), index, &mut left) {
@@ -44,12 +44,11 @@ pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeProducersRequest) ->
 
 fn find(
     shared: &Shared,
-    readable: Option<&Readable>,
+    readable: Result<&Readable, &WireError>,
     partition: PartitionId,
     left: &mut usize,
 ) -> Result<Vec<KnownProducer>, WireError> {
-    let unknown = || WireError::new(ErrorCode::UnknownTopicOrPartition, "no such topic");
-    let producers = shared.led(readable.ok_or_else(unknown)?, partition)?.log.producers();
+    let producers = shared.led(readable.map_err(Clone::clone)?, partition)?.log.producers();
     let full = || WireError::new(ErrorCode::PolicyViolation, "the answer is full: ask for less at a time");
     *left = left.checked_sub(producers.len()).ok_or_else(full)?;
     Ok(producers)

@@ -3,7 +3,7 @@
 //! A fetch that waits for more holds no records: it counts what comes, and reads its answer once, in its turn. So a client
 //! that asks for much many times over costs one answer at a time.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -20,6 +20,7 @@ use millstream_protocol::{
 use millstream_record::{BatchHeader, Compression};
 use tokio::sync::watch;
 
+use super::wire::client_wait;
 use crate::{
     errors::{Messages, WireError},
     partition::Partition,
@@ -33,12 +34,10 @@ use crate::{
 const VERSION_ZSTD: i16 = 10;
 /// Most bytes in one answer, whatever the client allows: a frame and what the view or the last batch adds must fit.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
-/// An answer of less needs no share of what all answers have: whatever others do, it gets through.
+/// An answer of up to this size takes no share of the frames' memory, so that small fetches get through whatever others do.
 const SMALL_BYTES: usize = 64 << 10;
 /// So much is read in one go, bytes; between two, whoever waits for the thread has it: a producer's next packets above all.
 const PIECE_BYTES: usize = 512 << 10;
-/// The longest wait, whatever the client allows: who waits holds a place that others may need.
-const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What one partition of the request reads.
 struct Target {
@@ -71,7 +70,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: FetchRequ
     let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(ANSWER_BYTES_MAX);
     // More than the answer may hold would never come.
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
-    let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
+    let wait = client_wait(request.max_wait_ms);
     if !wait.is_zero() {
         tokio::select! {
             () = enough(&topics, bytes_min, bytes_max) => {}

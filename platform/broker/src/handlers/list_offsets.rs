@@ -38,7 +38,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: ListOffsetsRequest) -> 
     let mut topics = Vec::with_capacity(request.topics.len());
     let mut searches = Vec::new();
     for topic in request.topics {
-        let readable = Readable::by_name(&state, &topic.name);
+        let readable = Readable::named(&state, &topic.name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in &topic.partitions {
             let index = asked.partition_index;
@@ -100,12 +100,11 @@ fn search_all(
 
 fn find(
     shared: &Shared,
-    readable: Option<&Readable>,
+    readable: Result<&Readable, &WireError>,
     asked: &ListOffsetsPartition,
     named: &mut HashSet<(TopicId, PartitionId)>,
 ) -> Result<Answer, WireError> {
-    let unknown = || WireError::new(ErrorCode::UnknownTopicOrPartition, "no such topic");
-    let readable = readable.ok_or_else(unknown)?;
+    let readable = readable.map_err(Clone::clone)?;
     let partition = shared.led(readable, asked.partition_index)?;
     if !named.insert((readable.id(), asked.partition_index)) {
         let message = format!("partition {} of {} is asked for twice", asked.partition_index, readable.name());

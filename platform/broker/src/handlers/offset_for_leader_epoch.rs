@@ -3,12 +3,9 @@
 use std::sync::Arc;
 
 use millstream_model::{LeaderEpoch, Offset};
-use millstream_protocol::{
-    ErrorCode,
-    messages::offsets::{
-        EpochEndOffset, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, OffsetForLeaderPartition,
-        OffsetForLeaderTopicResult,
-    },
+use millstream_protocol::messages::offsets::{
+    EpochEndOffset, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, OffsetForLeaderPartition,
+    OffsetForLeaderTopicResult,
 };
 use tracing::debug;
 
@@ -17,7 +14,7 @@ use crate::{errors::WireError, partition::Partition, readable::Readable, shared:
 pub(crate) fn handle(shared: &Arc<Shared>, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
     let state = shared.catalog.state();
     let topics = request.topics.into_iter().map(|topic| {
-        let readable = Readable::by_name(&state, &topic.topic);
+        let readable = Readable::named(&state, &topic.topic);
         let answer = |asked: &OffsetForLeaderPartition| {
             let mut answer = EpochEndOffset { partition: asked.partition, ..Default::default() };
             match find(shared, readable.as_ref(), asked) {
@@ -38,11 +35,10 @@ pub(crate) fn handle(shared: &Arc<Shared>, request: OffsetForLeaderEpochRequest)
 
 fn find(
     shared: &Shared,
-    readable: Option<&Readable>,
+    readable: Result<&Readable, &WireError>,
     asked: &OffsetForLeaderPartition,
 ) -> Result<Option<(LeaderEpoch, Offset)>, WireError> {
-    let unknown = || WireError::new(ErrorCode::UnknownTopicOrPartition, "no such topic");
-    let partition = shared.led(readable.ok_or_else(unknown)?, asked.partition)?;
+    let partition = shared.led(readable.map_err(Clone::clone)?, asked.partition)?;
     partition.check_epoch(asked.current_leader_epoch)?;
     Ok(end_of(&partition, asked.leader_epoch))
 }
@@ -59,7 +55,7 @@ fn end_of(partition: &Partition, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Off
 mod tests {
     use millstream_env::sim::World;
     use millstream_model::PartitionId;
-    use millstream_protocol::messages::offsets::OffsetForLeaderTopic;
+    use millstream_protocol::{ErrorCode, messages::offsets::OffsetForLeaderTopic};
 
     use super::*;
     use crate::{

@@ -26,6 +26,7 @@ use millstream_protocol::{
 use millstream_record::{Batch, BatchError, BatchHeader, Compression};
 use millstream_replica::Acks;
 
+use super::wire::{CLIENT_WAIT_MAX, client_wait};
 use crate::{
     errors::{Messages, WireError},
     partition::{Partition, PendingAppend},
@@ -37,8 +38,6 @@ use crate::{
 
 /// The first version whose batches may be packed with zstd.
 const VERSION_ZSTD: i16 = 7;
-/// The longest wait for an acknowledgement, whatever the client allows.
-const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A batch may unpack to so many times the topic's `max.message.bytes`...
 const UNPACKED_TIMES_MAX: usize = 32;
@@ -129,8 +128,8 @@ pub(crate) fn check(shared: &Shared, version: i16, request: ProduceRequest) -> C
     let refusal = refusal.map(Arc::new);
     // The leader's own disk is waited for in any case: a client's timeout is about the replicas.
     let timeout = match acks {
-        Acks::All => Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(WAIT_MAX),
-        _ => WAIT_MAX,
+        Acks::All => client_wait(request.timeout_ms),
+        _ => CLIENT_WAIT_MAX,
     };
     let now = TimestampMs(shared.env.clock.wall_ms());
     let topics = request.topic_data.into_iter().map(|topic| {

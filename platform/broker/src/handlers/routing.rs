@@ -20,6 +20,7 @@ use millstream_wasm::{
 
 use crate::{
     errors::{Messages, WireError},
+    readable::topic_named,
     shared::Shared,
 };
 
@@ -192,11 +193,7 @@ pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> Des
 }
 
 fn find_topic<'a>(state: &'a State, name: &str) -> Result<&'a Arc<Topic>, WireError> {
-    if let Some(view) = state.view(name) {
-        return Err(WireError::new(ErrorCode::InvalidTopic, format!("{} is a view: produce to its topic", view.name)));
-    }
-    let unknown = || WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}"));
-    state.topic(name).ok_or_else(unknown)
+    topic_named(state, name, "produce to the topic")
 }
 
 #[cfg(test)]

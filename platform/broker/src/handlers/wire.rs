@@ -1,11 +1,19 @@
-//! What more than one handler reads off the wire or puts onto it: names, modules, parameters.
+//! What more than one handler reads off the wire or puts onto it: names, modules, parameters, times to wait.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use millstream_model::{ModuleRef, TopicName};
 use millstream_protocol::{ErrorCode, extension::Pair};
 
 use crate::{errors::WireError, shared::Shared};
+
+/// The longest that a request waits, whatever its client allows: it holds a place that others may need.
+pub(super) const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a client allows its request to wait, milliseconds off the wire.
+pub(super) fn client_wait(ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0)).min(CLIENT_WAIT_MAX)
+}
 
 /// A topic's or view's name off the wire.
 pub(super) fn name(text: &str) -> Result<TopicName, WireError> {

@@ -232,12 +232,11 @@ async fn fail(shared: &Shared, transform: &Transform, reason: String) {
     let state = shared.catalog.state();
     let reporter =
         state.brokers.get(&shared.options.id).map(|broker| Reporter { broker: broker.id, epoch: broker.epoch });
-    let message = reason.chars().take(1000).collect();
     let command = Command::SetTransformState {
         id: transform.id,
         revision: transform.revision,
         reporter,
-        state: TransformState::Failed { message },
+        state: TransformState::Failed { message: reason },
     };
     if let Err(error) = shared.catalog.propose(command).await {
         // Another partition's task was first, or the transform was deleted meanwhile.
