@@ -140,6 +140,13 @@
 //! them: at the next batch, where headers lead from it to the next place that the index knows; else at that place. The operator
 //! is told once of each damaged place.
 //!
+//! Nothing in a segment names its log. The mark tells how the last segment begins (`mark`), so that a start finds one that was exchanged with
+//! another log's, or put back in the wrong place: the log is out of service. That costs a read of one header for each log. A *closed* segment
+//! that was exchanged is not detected: what it holds is served, and only where it ends at another offset than it must is that told, as
+//! damage. What would tell is a note of how each begins, which had to be kept, durably and for every segment, through retention,
+//! compaction and truncation; or the log's name in the segment, which holds batches and nothing else, so that they can be sent from the
+//! file as they are. Either would be there for a mistake of an operator that a copy of the whole directory does not allow.
+//!
 //! Damage in a segment costs what it hides and no more. A closed segment whose end cannot be read is taken to end where the next
 //! one begins. Offsets that no segment holds, since a file is missing or cut short at a batch, are held by a segment without a byte or
 //! a file: they are lost, and named like others. A file that is shorter than its mark says is never made longer; the next

@@ -5,7 +5,7 @@
 //!  0  8 "MSmark" 0 1        magic and version
 //!  8  4 CRC-32C of bytes 12..72
 //! 12  1 durability: 0 fsync, 1 replicated
-//! 13  3 zero
+//! 13  3 of the last segment's first batch: the last three bytes of its CRC, or 1 if they are zero; zero where that is not known
 //! 16  8 sequence
 //! 24  8 log start offset
 //! 32  8 end offset: all below is durable in the segments
@@ -38,6 +38,17 @@ pub(crate) struct Saved {
     pub(crate) behind: bool,
 }
 
+/// Tells a segment's first batch from another: bits of its CRC, never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct First(u32);
+
+impl First {
+    /// Of a batch with that CRC.
+    pub(crate) fn of(crc: u32) -> Self {
+        Self((crc & 0xff_ffff).max(1))
+    }
+}
+
 /// What a mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
@@ -57,6 +68,8 @@ pub(crate) struct Mark {
     pub(crate) segment_len: u64,
     /// Where the producers are.
     pub(crate) producers: Saved,
+    /// How the last segment begins, where that is known: nothing in a segment names its log.
+    pub(crate) first: Option<First>,
 }
 
 impl Mark {
@@ -71,6 +84,7 @@ impl Mark {
             segment_base: Offset(0),
             segment_len: 0,
             producers: Saved::default(),
+            first: None,
         }
     }
 
@@ -113,6 +127,7 @@ impl Slot<SLOT_BYTES> for Mark {
 
     fn fill(&self, bytes: &mut [u8; SLOT_BYTES]) {
         bytes[12] = durability_code(self.durability);
+        bytes[13..16].copy_from_slice(&self.first.map_or(0, |First(first)| first).to_be_bytes()[1..]);
         let fields = [
             self.start.0.cast_unsigned(),
             self.end.0.cast_unsigned(),
@@ -136,6 +151,7 @@ impl Slot<SLOT_BYTES> for Mark {
             segment_base: offset(48)?,
             segment_len: field(bytes, 56),
             producers: Saved { at: Offset((producers & !BEHIND).cast_signed()), behind: producers & BEHIND != 0 },
+            first: Some(u32::from_be_bytes([0, bytes[13], bytes[14], bytes[15]])).filter(|first| *first > 0).map(First),
         };
         let within = [mark.start, mark.segment_base, mark.producers.at].iter().all(|offset| *offset <= mark.end);
         within.then_some(mark)
@@ -161,6 +177,7 @@ mod tests {
             segment_base: Offset(50),
             segment_len: 4711,
             producers: Saved { at: Offset(90), behind: sequence % 2 == 1 },
+            first: (!sequence.is_multiple_of(3)).then(|| First::of(0x0102_0304 * u32::try_from(sequence).unwrap_or(0))),
         }
     }
 

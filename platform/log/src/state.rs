@@ -16,7 +16,7 @@ use crate::{
     change::Change,
     epochs::LiveEpochs,
     index::{Index, Known},
-    mark::Mark,
+    mark::{First, Mark},
     pin::Frames,
     producers::Producers,
     segment::Segment,
@@ -95,12 +95,14 @@ pub(crate) struct Growth {
     stored: usize,
     pub(crate) segment_bytes: u64,
     pub(crate) age: Age,
+    /// How the segment begins, where that is known.
+    pub(crate) first: Option<First>,
 }
 
 impl Growth {
     /// Goes on with another segment, and its index, if it is known; nothing of it is in its file.
     fn begin(&mut self, index: Option<Index>) {
-        (self.index, self.stored) = (index, 0);
+        (self.index, self.stored, self.first) = (index, 0, None);
     }
 
     /// The index as it is now, if it has so many entries more than its file: they count as stored.
@@ -204,6 +206,7 @@ pub(crate) struct Checkpoint {
     end: Offset,
     unsynced_bytes: u64,
     age: Age,
+    first: Option<First>,
 }
 
 impl State {
@@ -220,7 +223,7 @@ impl State {
         Self {
             durable: Durable { parts: parts.len() - 1, ..Durable::default() },
             unsynced: Unsynced { dir_changed: true, parents_changed: true, ..Unsynced::default() },
-            growth: Growth { index: None, stored: 0, segment_bytes, age: Age::new(segment_ms, now) },
+            growth: Growth { index: None, stored: 0, segment_bytes, age: Age::new(segment_ms, now), first: None },
             producers: Remembered::new(producers),
             parts,
             start,
@@ -300,6 +303,7 @@ impl State {
             end: self.end,
             unsynced_bytes: self.unsynced.bytes,
             age: self.growth.age,
+            first: self.growth.first,
         }
     }
 
@@ -326,6 +330,7 @@ impl State {
         self.end = to.end;
         self.unsynced.bytes = to.unsynced_bytes;
         self.growth.age = to.age;
+        self.growth.first = to.first;
         for part in new {
             self.producers.at_bases.retain(|(at, _)| *at < part.segment.base);
             part.segment.remove()?;
@@ -369,6 +374,7 @@ impl State {
         if active.len == 0 {
             self.unsynced.dir_changed = true;
             self.growth.age.begin(header.max_timestamp, now);
+            self.growth.first = Some(First::of(header.crc));
         }
         let placed = Placed { file: active.segment.handle.writer()?, at: active.len };
         let delta = active.segment.delta(header.base_offset);
@@ -424,6 +430,7 @@ impl State {
             segment_base: active.segment.base,
             segment_len: active.len,
             producers: self.producers.saved,
+            first: self.growth.first.filter(|_| active.len > 0),
         }
     }
 }

@@ -138,6 +138,7 @@ impl PartitionLog {
                 lsn: lsn(&mark),
                 segment_base: active.segment.base,
                 segment_len: active.len,
+                first: state.growth.first,
                 ..mark
             });
             let parts = state.parts.clone();
@@ -327,6 +328,8 @@ impl State {
         age: Age,
     ) -> (Option<Part>, Vec<Part>) {
         assert!(self.start <= point.end && point.end <= self.end, "a log is cut within itself");
+        let is_kept = point.at + 1 == self.parts.len() && point.position > 0;
+        let first = self.growth.first.filter(|_| is_kept);
         let mut gone = self.parts.split_off(point.at + 1);
         let mut cut = self.parts.pop();
         if point.whole {
@@ -335,6 +338,7 @@ impl State {
         self.parts.push(Part { segment: Arc::new(segment), len: point.position });
         self.durable.parts = self.durable.parts.min(point.at);
         self.set_index(point.index);
+        self.growth.first = first;
         self.end = point.end;
         self.producers.cut(producers, point.end);
         self.epochs.truncate(point.end);

@@ -6,10 +6,10 @@ mod common;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use common::{batch, log_id, options, read_all, stored};
+use common::{batch, bench::Bench, log_id, options, read_all, stored};
 use millstream_env::{Disk, OpenMode, sim::World};
 use millstream_log::{AppendError, LogOptions, PartitionLog, Storage, StorageOptions};
-use millstream_model::{LeaderEpoch, Offset, TimestampMs};
+use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
 const DIR: &str = "/data";
@@ -282,4 +282,22 @@ fn a_segment_that_is_written_again_from_its_beginning_has_no_index_of_before() {
     let (_storage, log) = open(&world);
     assert!(!world.disk().exists(&path).unwrap());
     check_content(&log, &[0]);
+}
+
+/// The mark tells how the last segment begins, and a start that finds it otherwise takes it for another log's.
+#[test]
+fn a_segment_that_had_no_room_says_nothing_of_how_the_one_before_begins() {
+    let mut bench = Bench::new(3, Durability::Fsync);
+    bench.append_each(8, 1, 2_000);
+    bench.world.disk().set_capacity(Some(bench.world.disk().used_bytes()));
+    let refused = bench.append_one(1, 9_000);
+    assert!(matches!(refused, Err(AppendError::StorageFull { .. })), "{refused:?}");
+    bench.world.disk().set_capacity(None);
+    bench.world.run_for(Duration::from_secs(30));
+    bench.append_each(1, 1, 100);
+    assert_eq!(bench.names("log"), [0]);
+    bench.close();
+    bench.open();
+    assert!(bench.storage().out_of_service().is_empty(), "{:?}", bench.storage().out_of_service());
+    assert_eq!(bench.log().end_offset(), Offset(9));
 }

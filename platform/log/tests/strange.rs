@@ -195,7 +195,8 @@ async fn serve(root: &Path, whole: &[(LogId, i64)], appended: &[LogId], close: b
             Ok(log) => {
                 if appended.contains(&id) {
                     log.start_epoch(EPOCH).unwrap().await.unwrap();
-                    let batch = batch(1, 3_000, log.end_offset().0);
+                    let time = 100 * i64::from(id.partition.0) + i64::from(id.topic == log_id(0).topic);
+                    let batch = batch(1, 3_000, time + 2 * log.end_offset().0);
                     log.append(batch, EPOCH).unwrap().ticket.await.unwrap();
                 }
                 let Some((_, end)) = whole.iter().find(|(of, _)| *of == id) else { panic!("{id} is in service") };
@@ -389,5 +390,51 @@ fn something_else_in_place_of_a_directory_of_the_storage_is_named_with_what_to_d
                 assert!(told, "{strange:?} in place of {name}, start {turn}: {text}");
             }
         }
+    }
+}
+
+/// Nothing in a segment names its log: what one log was sent was served as another's.
+#[tokio::test]
+async fn segments_that_were_exchanged_are_not_served_as_each_others() {
+    let [(journaled, _), (replicated, _), (other, _)] = three_logs();
+    for (more, close) in [(0, true), (0, false), (1, true), (1, false)] {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("data");
+        let all = [journaled, replicated, other];
+        serve(&root, &all.map(|id| (id, 1)), &all, close).await;
+        // Of the same length, or not.
+        if more > 0 {
+            serve(&root, &[(journaled, 2), (replicated, 1), (other, 1)], &[journaled], close).await;
+        }
+        // Whoever is not closed has its mark with the next start.
+        let whole = [(journaled, 1 + more), (replicated, 1), (other, 1)];
+        serve(&root, &whole, &[], close).await;
+        let exchange = || {
+            for name in ["00000000000000000000.log", "00000000000000000000.index"] {
+                let [one, two] = [journaled, other].map(|id| dir_of(&root, id).join(name));
+                if one.exists() || two.exists() {
+                    let beside = temp.path().join("beside");
+                    let _ = fs::rename(&one, &beside);
+                    let _ = fs::rename(&two, &one);
+                    let _ = fs::rename(&beside, &two);
+                }
+            }
+        };
+        exchange();
+        for turn in 0..2 {
+            let told = serve(&root, &[(replicated, 1)], &[], close).await;
+            assert_eq!(told.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [journaled, other], "{more} {close} {turn}");
+            for (_, text) in told {
+                assert!(text.contains("00.log") && text.contains("another log's segment"), "{text}");
+            }
+        }
+        exchange();
+        assert_eq!(serve(&root, &whole, &[], close).await, []);
+        // The medium has changed its CRC: that is damage of one batch, found where it is read.
+        let path = dir_of(&root, other).join("00000000000000000000.log");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[18] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(start(&root).unwrap(), 0);
     }
 }

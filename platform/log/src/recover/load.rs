@@ -8,7 +8,7 @@ use std::{
 
 use millstream_env::Disk;
 use millstream_model::{Durability, Offset};
-use millstream_record::BatchHeader;
+use millstream_record::{BatchHeader, HEADER_BYTES};
 use parking_lot::Mutex;
 
 use super::{
@@ -23,7 +23,7 @@ use crate::{
     held,
     index::Index,
     journal::Journal,
-    mark::Mark,
+    mark::{First, Mark},
     segment::Segment,
     snapshot,
     sound::{Extent, Step},
@@ -121,13 +121,14 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let (mut parts, retired) = load_closed(journal, &dir, &bases, &known)?;
     let mut rest: Vec<Offset> = bases.into_iter().filter(|base| *base > known.segment_base).collect();
     parts.push(cut_to_mark(journal, &dir, &known)?);
+    let first = check_first(&parts[parts.len() - 1], &known)?;
     if parts[parts.len() - 1].len < known.segment_len {
         if rotten {
             let reason = "one of its slots is not sound, and a segment is shorter than the other says".into();
             return Err(OpenError::Damaged { path: mark_path, reason });
         }
         // Nothing may follow there: what is lost would seem to be there, and be zeros.
-        let next = Mark { segment_base: known.end, segment_len: 0, ..known };
+        let next = Mark { segment_base: known.end, segment_len: 0, first: None, ..known };
         parts.push(cut_to_mark(journal, &dir, &next)?);
         rest.retain(|base| *base != known.end);
     }
@@ -171,6 +172,8 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     // They go once this start is durable for certain: a killed process may have left a mark that is not.
     state.retired = retired;
     state.loaded.begun = rest;
+    // Else it is known when the next segment begins.
+    state.growth.first = first.filter(|_| state.active().segment.base == known.segment_base);
     state.producers.saved = known.producers;
     state.producers.unsaved_bytes = unsaved_bytes;
     state.durable.parts = closed;
@@ -371,6 +374,30 @@ fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenE
         remove(journal, &index_path)?;
     }
     Ok(Part { segment: Arc::new(segment), len })
+}
+
+/// Checks that the segment that the mark ends in begins as the mark says. One that does not, and begins with a sound batch, is another
+/// log's, or one of other records: files that were exchanged, or put back in the wrong place. Gives how it begins, if that is so.
+fn check_first(part: &Part, mark: &Mark) -> Result<Option<First>, OpenError> {
+    let Some(first) = mark.first.filter(|_| part.len > 0) else { return Ok(None) };
+    let segment = &part.segment;
+    let head = segment.read_some(0, HEADER_BYTES).map_err(unreadable)?;
+    // What is damaged is found where it is read.
+    let Ok(header) = BatchHeader::parse(&head) else { return Ok(None) };
+    if First::of(header.crc) == first {
+        segment.handle.release();
+        return Ok(Some(first));
+    }
+    let len = usize::try_from(segment.len().map_err(io("measure", &segment.path))?).unwrap_or(usize::MAX);
+    let batch = segment.read_some(0, header.batch_bytes().min(len)).map_err(unreadable)?;
+    segment.handle.release();
+    if header.crc_matches(&batch) {
+        let reason = "it is another log's segment, or one of other records: it does not begin with the batch that the log's mark tells of. \
+                      Put the log's own in its place"
+            .into();
+        return Err(OpenError::Damaged { path: segment.path.to_path_buf(), reason });
+    }
+    Ok(None)
 }
 
 impl Part {
