@@ -248,7 +248,7 @@ impl Partitions {
 /// How the log of a topic's partition is kept.
 fn log_options(config: &TopicConfig) -> LogOptions {
     let TopicConfig { segment_bytes, segment_ms, durability, .. } = *config;
-    LogOptions { segment_bytes, segment_ms, durability }
+    LogOptions { segment_bytes, segment_ms, durability, ..LogOptions::default() }
 }
 
 #[cfg(test)]

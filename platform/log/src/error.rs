@@ -72,6 +72,12 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// A log is not there that had been made, and is not deleted.
+    #[error("{} is missing, and the log had been made: its records are where that is. Put it back, or restore the whole data directory from one copy", path.display())]
+    LogMissing {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// The directory is not empty and is not ours.
     #[error("{} is not a Millstream data directory: {reason}", path.display())]
     NotOurs {
@@ -108,7 +114,7 @@ impl OpenError {
     /// Whether it is about one log's own files, so that all others can serve. (Only meant for what was met in them.)
     pub(crate) fn is_of_one_log(&self) -> bool {
         match self {
-            Self::Damaged { .. } | Self::MarkMissing { .. } => true,
+            Self::Damaged { .. } | Self::MarkMissing { .. } | Self::LogMissing { .. } => true,
             Self::Io { source, .. } => is_of_wrong_type(source),
             _ => false,
         }

@@ -77,7 +77,8 @@ pub(crate) struct Frame {
     /// Bytes of payload.
     pub(crate) payload_bytes: u32,
     /// For `Append` and `AppendRef` the batch's own CRC, which covers it from byte 21; what is before repeats the frame. For
-    /// `Carry` that of the whole payload. Else 0.
+    /// `Carry` that of the whole payload. For `EpochStart`, which has none, the entry of the metadata by which the log was made, 0 if that
+    /// is not known or greater. Else 0.
     pub(crate) payload_crc: u32,
 }
 

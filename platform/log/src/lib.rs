@@ -32,12 +32,12 @@
 //! DIR/LOCK, FORMAT, CLEAN          one opener; version and id of the directory; there after an orderly close only (`data_dir`)
 //! DIR/BALLAST, RESERVE             room for what must be written on a full disk, given up then
 //! DIR/JOURNAL                      which journal files a start must find (`span`)
-//! DIR/METADATA                     how far the cluster's metadata was followed (`followed`)
+//! DIR/METADATA                     how far the cluster's metadata was followed, and logs were made by it (`followed`)
 //! DIR/journal/N.journal            journal files, N: 20 digits, counts uses
 //! DIR/journal/spare-N              recycled, waiting for their next use
 //! DIR/logs/TOPIC/PARTITION/STREAM-GENERATION/
 //!     BASE.log  BASE.index         segment and its index, BASE: first offset, 20 digits
-//!     mark                         up to where the segments are durable (`mark`)
+//!     mark                         up to where the segments are durable (`mark`), and what made the log (`made`)
 //!     epochs                       leader epochs and where they began (`epochs`)
 //!     OFFSET.producers             idempotent producers as of that offset, where a segment begins or as the mark says (`snapshot`)
 //!     held                         frames of the journal while the log is out of service (`held`)
@@ -51,8 +51,8 @@
 //! STREAM is `records`, `progress.TRANSFORM` or `state.TRANSFORM`.
 //!
 //! A **segment** is record batches (version 2) and nothing else, as the producer encoded them but for base offset and leader epoch.
-//! Index (`index`), mark (`mark`), epochs (`epochs`) and producers (`snapshot`) have their layout on top of those files. Mark and
-//! JOURNAL are written over in place, in two slots (`slots`).
+//! Index (`index`), mark (`mark`), epochs (`epochs`) and producers (`snapshot`) have their layout on top of those files. Mark, JOURNAL
+//! and METADATA are written over in place, in two slots (`slots`).
 //!
 //! A **journal file** has a header in its first 4096 bytes and then groups of frames:
 //!
@@ -83,7 +83,8 @@
 //!
 //! An Append's payload CRC is the batch's own, which covers it from byte 21; bytes 0..21 must repeat the frame's base offset,
 //! epoch, length and CRC. So no byte is summed twice, and a caller must have checked the CRC of what it appends. An AppendRef has
-//! that CRC, too, and a payload length of 0. A Carry's payload CRC covers all of the payload.
+//! that CRC, too, and a payload length of 0. A Carry's payload CRC covers all of the payload. An EpochStart, which has no payload, has
+//! the entry of the metadata there by which the log was made (`made`), 0 if that is not known.
 //!
 //! The *nonce* tells a file's frames from what an earlier use left. The *synced LSN* says up to where the journal was durable when
 //! the frame was written: a sound frame that proves an unsound one before it to have been durable means damage, not a torn tail.
@@ -218,6 +219,21 @@
 //! a crash leaves below the start is moved away by the next start, after a mark that is durable for certain.
 //! What to let go for its age or size is computed by [`Retention`]; when is the caller's.
 //!
+//! # Logs and metadata
+//!
+//! Which logs there should be, the cluster's metadata says, and the caller brings both in step. What it needs for that is kept here,
+//! by the numbers of the metadata's entries; they are the caller's, and only compared.
+//!
+//! A log knows the entry that made it (`made`): from its first EpochStart on in the journal, then in its mark. So a log that the
+//! metadata does not know was deleted if the metadata reaches to that entry, and if it ends before, it is an older copy. Of a log
+//! without that note (an earlier version's) neither can be said: it is to stay.
+//!
+//! METADATA knows up to where the metadata was followed, and up to which entry all logs that it asks for are durable (`followed`). So a
+//! log that is not there has gone if an entry up to there asks for it: [`Storage::miss`] puts it out of service, since nothing is left
+//! that would. One of a later entry may never have been made, and begins empty.
+//!
+//! Making a log takes no sync for either, but for one of METADATA for all logs that are made together.
+//!
 //! # Compacting
 //!
 //! [`PartitionLog::compact`] leaves of each key the newest record in closed segments that a mark covers; when is the caller's. Offsets
@@ -308,6 +324,7 @@ mod id;
 mod index;
 mod journal;
 mod journal_file;
+mod made;
 mod mark;
 mod options;
 mod partition;

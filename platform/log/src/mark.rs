@@ -15,6 +15,8 @@
 //! 64  8 producers: bit 63 set if batches of idempotent producers follow the snapshot; the other bits: its offset, 0 if
 //!       there is none
 //! ```
+//!
+//! Behind the slots it notes by which entry of the cluster's metadata the log was made (`made`).
 
 use std::{io, path::Path};
 
@@ -22,7 +24,9 @@ use millstream_env::{Disk, OpenMode};
 use millstream_model::{Durability, Offset};
 
 use crate::{
+    bytes_io::replace_file,
     frame::{durability_code, durability_from},
+    made,
     slots::{self, Slot, Slots, field, put_fields},
 };
 
@@ -72,6 +76,17 @@ pub(crate) struct Mark {
     pub(crate) first: Option<First>,
 }
 
+/// What a mark file holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The mark that counts.
+    pub(crate) mark: Mark,
+    /// The other slot is rotten, and may have been the newer one.
+    pub(crate) rotten: bool,
+    /// By which entry the log was made; 0: it does not say.
+    pub(crate) made_by: u64,
+}
+
 impl Mark {
     /// The mark of a log that holds nothing.
     pub(crate) fn empty(durability: Durability) -> Self {
@@ -88,33 +103,43 @@ impl Mark {
         }
     }
 
-    /// Reads a log's mark; none if it never had one. A file without a sound slot is invalid data. Also whether the other slot is
-    /// rotten, and may have been the newer one.
+    /// Reads a log's mark; none if it never had one. A file without a sound slot is invalid data.
     ///
     /// A mark that says less than the one before it is written again, and synced: a killed process may have left it where it can be
     /// read and is not durable, and what only the one before speaks of is about to go.
-    pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<(Self, bool)>> {
+    pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<Found>> {
         let file = match disk.open(path, OpenMode::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let Slots { newest: mark, older, rotten } = slots::load::<Self, SLOT_BYTES>(&*file)?;
+        let made_by = made::read(&*file)?;
         drop(file);
         if older.is_some_and(|older| mark.end < older.end) {
-            mark.store(disk, path)?;
+            mark.store(disk, path, None)?;
         }
-        Ok(Some((mark, rotten)))
+        Ok(Some(Found { mark, rotten, made_by }))
     }
 
-    /// Writes the first mark of a log, synced; its name is durable once the directory is synced.
-    pub(crate) fn create(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
-        slots::create(disk, path, self)
+    /// Writes the first mark of a log, synced, and by which entry it was made; the file's name is durable once the directory is synced.
+    pub(crate) fn create(&self, disk: &dyn Disk, path: &Path, made_by: Option<u64>) -> io::Result<()> {
+        let mut file = slots::first_bytes(self);
+        if let Some(entry) = made_by {
+            file.resize(made::AT as usize, 0);
+            file.extend_from_slice(&made::encode(entry));
+        }
+        replace_file(disk, path, &[&file], true)
     }
 
-    /// Writes a later mark in place of the one before the last, and syncs it.
-    pub(crate) fn store(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
-        slots::store(&*disk.open(path, OpenMode::Write)?, self)
+    /// Writes a later mark in place of the one before the last, and syncs it; also by which entry the log was made, where that is to
+    /// be noted now.
+    pub(crate) fn store(&self, disk: &dyn Disk, path: &Path, made_by: Option<u64>) -> io::Result<()> {
+        let file = disk.open(path, OpenMode::Write)?;
+        if let Some(entry) = made_by {
+            made::write(&*file, entry)?;
+        }
+        slots::store(&*file, self)
     }
 }
 
@@ -185,18 +210,26 @@ mod tests {
     fn the_newest_sound_slot_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mark");
-        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), None);
-        mark(0).create(&RealDisk, &path).unwrap();
-        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some((mark(0), false)));
+        let load = || Mark::load(&RealDisk, &path).unwrap();
+        let found = |sequence, rotten, made_by| Some(Found { mark: mark(sequence), rotten, made_by });
+        assert_eq!(load(), None);
+        // Of an earlier version, which is told later by which entry it was made; and of one that knows at once.
+        mark(0).create(&RealDisk, &path, None).unwrap();
+        assert_eq!(load(), found(0, false, 0));
+        mark(1).store(&RealDisk, &path, Some(7)).unwrap();
+        assert_eq!(load(), found(1, false, 7));
+        mark(0).create(&RealDisk, &path, Some(7)).unwrap();
+        assert_eq!(load(), found(0, false, 7));
         for sequence in 1..5 {
-            mark(sequence).store(&RealDisk, &path).unwrap();
-            assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some((mark(sequence), false)));
+            mark(sequence).store(&RealDisk, &path, None).unwrap();
+            assert_eq!(load(), found(sequence, false, 7));
         }
         // The newest is damaged: the one before counts, and that it need not be the newest is told. Both: nobody may guess.
         let file = RealDisk.open(&path, OpenMode::Write).unwrap();
         file.write_at(&[IoSlice::new(&[0xff; 4])], 36).unwrap();
-        assert_eq!(Mark::load(&RealDisk, &path).unwrap(), Some((mark(3), true)));
+        assert_eq!(load(), found(3, true, 7));
         file.write_at(&[IoSlice::new(&[0xff; 4])], SLOT_STRIDE + 36).unwrap();
         assert_eq!(Mark::load(&RealDisk, &path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(made::of_damaged(&RealDisk, &path), 7);
     }
 }

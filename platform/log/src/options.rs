@@ -72,11 +72,14 @@ pub struct LogOptions {
     pub segment_ms: u64,
     /// When a ticket resolves. One that is there has its own.
     pub durability: Durability,
+    /// The entry of the cluster's metadata by which it is made; 0: that is not known. One that is there has its own, or takes
+    /// this where it has none.
+    pub made_by: u64,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { segment_bytes: 1 << 30, segment_ms: u64::MAX, durability: Durability::Fsync }
+        Self { segment_bytes: 1 << 30, segment_ms: u64::MAX, durability: Durability::Fsync, made_by: 0 }
     }
 }
 

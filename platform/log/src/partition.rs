@@ -71,8 +71,10 @@ impl PartitionLog {
         let epoch = state.leading(epoch);
         let (resolve, ticket) = Ticket::new();
         let end = state.end;
+        let mut entry = self.mutation(Kind::EpochStart, epoch, (end, end), resolve);
+        entry.frame.payload_crc = state.made.in_frame();
         // The current epoch is journaled again, so that this ticket too stands for it.
-        self.enqueue(&mut state, [self.mutation(Kind::EpochStart, epoch, (end, end), resolve)])?;
+        self.enqueue(&mut state, [entry])?;
         state.epochs.begin(epoch, end);
         drop(state);
         self.journal.commit_work.notify_one();

@@ -82,10 +82,15 @@ pub(crate) fn load<T: Slot<BYTES>, const BYTES: usize>(file: &dyn DiskFile) -> i
 
 /// Makes the file with what it holds first, synced; its name is durable once the directory is synced.
 pub(crate) fn create<T: Slot<BYTES>, const BYTES: usize>(disk: &dyn Disk, path: &Path, first: &T) -> io::Result<()> {
+    replace_file(disk, path, &[&first_bytes(first)], true)
+}
+
+/// The bytes of a file with what it holds first.
+pub(crate) fn first_bytes<T: Slot<BYTES>, const BYTES: usize>(first: &T) -> Vec<u8> {
     let mut file = vec![0; SLOT_STRIDE as usize + BYTES];
     let at = (first.sequence() % 2 * SLOT_STRIDE) as usize;
     file[at..at + BYTES].copy_from_slice(&encode(first));
-    replace_file(disk, path, &[&file], true)
+    file
 }
 
 /// Writes what comes next in place of the one before the last, and syncs it.

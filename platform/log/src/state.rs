@@ -16,6 +16,7 @@ use crate::{
     change::Change,
     epochs::LiveEpochs,
     index::{Index, Known},
+    made::Made,
     mark::{First, Mark},
     pin::Frames,
     producers::Producers,
@@ -192,6 +193,7 @@ pub(crate) struct State {
     pub(crate) frames: Frames,
     pub(crate) durable: Durable,
     pub(crate) unsynced: Unsynced,
+    pub(crate) made: Made,
     pub(crate) life: Life,
     pub(crate) loaded: Loaded,
     pub(crate) places: Places,
@@ -219,7 +221,7 @@ impl State {
         now: TimestampMs,
     ) -> Self {
         assert!(!parts.is_empty(), "a log has a segment");
-        let LogOptions { segment_bytes, segment_ms, .. } = options;
+        let LogOptions { segment_bytes, segment_ms, made_by, .. } = options;
         Self {
             durable: Durable { parts: parts.len() - 1, ..Durable::default() },
             unsynced: Unsynced { dir_changed: true, parents_changed: true, ..Unsynced::default() },
@@ -231,6 +233,7 @@ impl State {
             retired: Vec::new(),
             epochs: LiveEpochs::default(),
             frames: Frames::default(),
+            made: Made::unwritten(made_by),
             life: Life::default(),
             loaded: Loaded::default(),
             places: Places::default(),

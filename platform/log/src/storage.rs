@@ -18,6 +18,7 @@ use crate::{
     commit, data_dir,
     followed::{FOLLOWED_FILE, Followed},
     journal::{self, Journal},
+    made,
     recover::{self, cut::cut_unmarked},
     sync,
 };
@@ -47,6 +48,21 @@ struct OutOfService {
     error: Arc<OpenError>,
     /// Knows nothing of what is on disk, and can be deleted.
     log: Arc<PartitionLog>,
+}
+
+impl OutOfService {
+    fn new(id: LogId, journal: &Arc<Journal>, error: OpenError, made_by: u64) -> Self {
+        let log = PartitionLog::empty(id, journal.clone(), LogOptions { made_by, ..LogOptions::default() });
+        log.state().life.refused = true;
+        Self { error: Arc::new(error), log: Arc::new(log) }
+    }
+}
+
+impl Logs {
+    /// What there is of a log, in service or not.
+    fn find(&self, id: LogId) -> Option<&Arc<PartitionLog>> {
+        self.open.get(&id).or_else(|| self.refused.get(&id).map(|refused| &refused.log))
+    }
 }
 
 /// The last logs that were deleted: who still holds an older picture of the catalog must not make them again.
@@ -112,9 +128,8 @@ impl Storage {
             replayed_bytes: outcome.replayed_bytes,
         };
         let refuse = |(id, error): (LogId, OpenError)| {
-            let log = Arc::new(PartitionLog::empty(id, journal.clone(), LogOptions::default()));
-            log.state().life.refused = true;
-            (id, OutOfService { error: Arc::new(error), log })
+            let mark_path = journal.options.dir.join(id.path()).join("mark");
+            (id, OutOfService::new(id, &journal, error, made::of_damaged(&*journal.disk, &mark_path)))
         };
         let refused = outcome.refused.into_iter().map(refuse).collect();
         let synced_lsn = journal.queue().next_lsn - 1;
@@ -176,22 +191,49 @@ impl Storage {
         self.journal.directory_id
     }
 
-    /// How far the cluster's metadata was followed when that was last noted; 0: it never was.
+    /// How far the cluster's metadata was followed, as far as that was noted, or one of the logs tells ([`LogOptions::made_by`]); 0:
+    /// it never was. Metadata that ends before this is an older copy.
     #[must_use]
     pub fn followed(&self) -> u64 {
-        self.followed.lock().index()
+        let noted = self.followed.lock().index();
+        let logs = self.logs.lock();
+        let refused = logs.refused.values().map(|refused| &refused.log);
+        let made = logs.open.values().chain(refused).filter_map(|log| log.state().made.entry());
+        made.max().unwrap_or(0).max(noted)
     }
 
-    /// Notes how far the cluster's metadata, which is durable, is followed, by the number of an entry. To be called before logs are made
-    /// that it asks for: an older copy of the metadata knows nothing of them, and is known by this. Blocks for a sync, unless it was
-    /// noted already.
+    /// Up to which entry of the cluster's metadata all logs are known to have been made that were asked for; 0: that is not known.
+    #[must_use]
+    pub fn made_through(&self) -> u64 {
+        self.followed.lock().made()
+    }
+
+    /// Notes how far the cluster's metadata, which is durable, is followed, by the number of an entry. To be called before what it gave
+    /// out is used, such as leaders' epochs: an older copy of the metadata would give it out again, and is known by this. Blocks for a
+    /// sync, unless it was noted already.
     ///
     /// # Errors
     /// [`OpenLogError::Io`] where the disk lacks something; [`OpenLogError::Failed`].
     pub fn follow(&self, index: u64) -> Result<(), OpenLogError> {
+        self.note_followed(|followed, disk, dir| followed.follow(disk, dir, index))
+    }
+
+    /// Notes that all logs are durable that entries up to `index` of the cluster's metadata ask for: from now on one of them that is not
+    /// there has gone. To be called once the tickets of the epochs have resolved that were started in them. Blocks for a sync.
+    ///
+    /// # Errors
+    /// As of [`Storage::follow`].
+    pub fn note_all_made(&self, index: u64) -> Result<(), OpenLogError> {
+        self.note_followed(|followed, disk, dir| followed.all_made(disk, dir, index))
+    }
+
+    fn note_followed(
+        &self,
+        note: impl FnOnce(&mut Followed, &dyn Disk, &Path) -> std::io::Result<()>,
+    ) -> Result<(), OpenLogError> {
         let dir = &self.journal.options.dir;
         let path = dir.join(FOLLOWED_FILE);
-        self.followed.lock().store(&*self.journal.disk, dir, index).map_err(|source| match lack(&source) {
+        note(&mut self.followed.lock(), &*self.journal.disk, dir).map_err(|source| match lack(&source) {
             Some(_) => OpenLogError::Io { action: "write", path, source },
             None => {
                 let failure = failing("write", &path)(source);
@@ -199,6 +241,41 @@ impl Storage {
                 failure.into()
             }
         })
+    }
+
+    /// By which entry of the cluster's metadata a log was made; none if that is not known, or there is no such log. Metadata that
+    /// reaches to that entry and does not know the log has seen it deleted.
+    #[must_use]
+    pub fn made_by(&self, id: LogId) -> Option<u64> {
+        self.logs.lock().find(id).and_then(|log| log.state().made.entry())
+    }
+
+    /// Notes of a log that the metadata knows, as of an entry, that it was made by it or by one before, if the log has no note: an
+    /// earlier version made it. To be called before an epoch is started in it. Waits for no sync: the note is durable with that epoch, and
+    /// written with the next mark.
+    pub fn note_made(&self, id: LogId, entry: u64) {
+        if let Some(log) = self.logs.lock().find(id) {
+            log.state().made.learn(entry);
+        }
+    }
+
+    /// Whether there is nothing in a log and there never was, as far as its files and the journal tell: what is left where a crash came
+    /// before anything of it was durable.
+    #[must_use]
+    pub fn is_void(&self, id: LogId) -> bool {
+        let log = self.log(id);
+        log.is_some_and(|log| log.is_untouched() && !log.state().loaded.unmarked)
+    }
+
+    /// Puts a log out of service that entry `made_by` had asked for and that has gone: it does not begin empty. It can be deleted.
+    /// Changes nothing of one that is there.
+    pub fn miss(&self, id: LogId, made_by: u64) {
+        let mut logs = self.logs.lock();
+        if logs.find(id).is_none() {
+            let path = self.journal.options.dir.join(id.path());
+            let missing = OutOfService::new(id, &self.journal, OpenError::LogMissing { path }, made_by);
+            logs.refused.insert(id, missing);
+        }
     }
 
     /// Opens a log, made empty if it does not exist; one that is open already is shared, and takes `segment_bytes` and
@@ -322,8 +399,7 @@ impl Storage {
     /// [`DeleteError`].
     pub fn delete_log(&self, id: LogId) -> Result<Ticket, DeleteError> {
         let mut logs = self.logs.lock();
-        let refused = logs.refused.get(&id).map(|refused| &refused.log);
-        let log = logs.open.get(&id).or(refused).ok_or(DeleteError::Unknown { id })?;
+        let log = logs.find(id).ok_or(DeleteError::Unknown { id })?;
         let ticket = log.delete()?;
         logs.open.remove(&id);
         logs.refused.remove(&id);
@@ -390,6 +466,7 @@ fn adopt(log: &Arc<PartitionLog>, options: LogOptions) -> Arc<PartitionLog> {
     let mut state = log.state();
     state.growth.segment_bytes = options.segment_bytes;
     state.growth.age.segment_ms = options.segment_ms;
+    state.made.learn(options.made_by);
     // Replay is over.
     state.loaded.begun = Vec::new();
     drop(state);

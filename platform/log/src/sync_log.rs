@@ -11,6 +11,7 @@ use crate::{
     bytes_io::failing,
     fault::{self, Fault},
     index::Index,
+    made::Made,
     snapshot,
     state::Part,
     sync_error::{SyncError, refused, sync_dir},
@@ -168,13 +169,13 @@ impl PartitionLog {
         }
         let path = self.mark_path();
         if plan.before.is_none() {
-            plan.mark.create(disk, &path).map_err(refused("write", &path))?;
+            plan.mark.create(disk, &path, plan.made_by).map_err(refused("write", &path))?;
             sync_dir(disk, self.dir()).map_err(|error| {
                 self.state().durable.unnamed = Some(plan.mark);
                 refused("sync", self.dir())(error)
             })?;
         } else {
-            plan.mark.store(disk, &path).map_err(refused("write", &path))?;
+            plan.mark.store(disk, &path, plan.made_by).map_err(refused("write", &path))?;
         }
         Ok(())
     }
@@ -183,8 +184,10 @@ impl PartitionLog {
     pub(crate) fn write_first_mark(&self) -> io::Result<()> {
         let mut state = self.state();
         let mark = state.next_mark(self.durability());
-        mark.create(self.disk(), &self.mark_path())?;
+        let made_by = state.made.to_write();
+        mark.create(self.disk(), &self.mark_path(), made_by)?;
         state.durable.mark = Some(mark);
+        state.made = Made::written(made_by.unwrap_or(0));
         Ok(())
     }
 

@@ -166,7 +166,7 @@ impl PartitionLog {
             }
             mark.producers = saved;
             let path = self.mark_path();
-            mark.store(disk, &path).map_err(refused("write", &path))?;
+            mark.store(disk, &path, None).map_err(refused("write", &path))?;
             let mut state = self.state();
             match state.durable.mark {
                 Some(_) => state.durable.mark = Some(*mark),

@@ -20,7 +20,7 @@ use millstream_model::{Durability, LeaderEpoch, Offset};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
 const REPLICATED: LogOptions =
-    LogOptions { segment_bytes: 20_000, segment_ms: u64::MAX, durability: Durability::Replicated };
+    LogOptions { segment_bytes: 20_000, segment_ms: u64::MAX, durability: Durability::Replicated, made_by: 0 };
 
 fn open(world: &World) -> Storage {
     Storage::open(options(Path::new("/data")), world.env()).unwrap().0

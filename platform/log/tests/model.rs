@@ -186,7 +186,12 @@ enum Wait {
 
 fn log_options(id: LogId) -> LogOptions {
     let durability = if id.partition.0 == REPLICATED { Durability::Replicated } else { Durability::Fsync };
-    LogOptions { segment_bytes: 20_000, segment_ms: 30, durability }
+    LogOptions { segment_bytes: 20_000, segment_ms: 30, durability, made_by: made_by(id) }
+}
+
+/// The entry of the metadata by which a log is made.
+fn made_by(id: LogId) -> u64 {
+    1 + u64::from(id.partition.0.unsigned_abs()) + u64::from(id.generation) * LOGS as u64
 }
 
 impl History {
@@ -676,6 +681,13 @@ impl History {
                 (model.batches, model.acknowledged, model.epoch) = (before.batches, before.acknowledged, before.epoch);
             }
             assert!(end >= model.acknowledged, "AcknowledgedIsRead: {id}: {end} of {}", model.acknowledged);
+            // An epoch comes before all else of a log that a broker leads.
+            let made = storage.made_by(*id);
+            assert!(
+                made == Some(made_by(*id)) || (made.is_none() && model.epoch == 0),
+                "MakingIsNoted: {id}: {made:?}, in epoch {}",
+                model.epoch
+            );
             if replicated && last == Some(End::Kill) && !faulty {
                 assert_eq!(end, model.end(), "{id}: a kill loses nothing of the page cache");
             }

@@ -23,7 +23,8 @@ use crate::{
     held,
     index::Index,
     journal::Journal,
-    mark::{First, Mark},
+    made::Made,
+    mark::{First, Found, Mark},
     segment::Segment,
     snapshot,
     sound::{Extent, Step},
@@ -103,7 +104,8 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
         io::ErrorKind::InvalidData => OpenError::Damaged { path: mark_path.clone(), reason: source.to_string() },
         _ => OpenError::Io { action: "read", path: mark_path.clone(), source },
     })?;
-    let (mark, rotten) = mark.map_or((None, false), |(mark, rotten)| (Some(mark), rotten));
+    let (mark, rotten, made_by) =
+        mark.map_or((None, false, 0), |Found { mark, rotten, made_by }| (Some(mark), rotten, made_by));
     // Without a mark nothing was synced, and the journal still has all of it.
     let known = mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
     for path in paths.iter().filter(|path| compact::is_unfinished(path)) {
@@ -182,6 +184,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
     state.unsynced.parents_changed =
         mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
+    state.made = Made::written(made_by);
     state.frames.last = known.lsn;
     state.loaded.kept = rotten;
     state.loaded.held = paths.contains(&dir.join(held::FILE));
@@ -232,7 +235,7 @@ fn remove_snapshots(
     if let Some(mark) = mark.filter(|_| !left.is_empty()) {
         // A killed process may have left it where it can be read and is not durable, and the mark before names one of these.
         let path = dir.join("mark");
-        mark.store(&*journal.disk, &path).map_err(io("write", &path))?;
+        mark.store(&*journal.disk, &path, None).map_err(io("write", &path))?;
     }
     left.into_iter().try_for_each(|path| remove(journal, path))?;
     Ok(found)

@@ -238,6 +238,7 @@ impl Replay<'_> {
             Kind::EpochStart => {
                 let start = frame.base_offset.min(state.end);
                 state.epochs.begin(frame.leader_epoch, start);
+                state.made.learn(frame.payload_crc.into());
             }
             // As if it had not been journaled.
             Kind::Truncate if fault::is_on(Fault::NoTruncate) => {}
