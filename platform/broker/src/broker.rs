@@ -8,15 +8,15 @@ use millstream_catalog::{
     Refused,
 };
 use millstream_env::{Env, Listener};
-use millstream_log::{LogId, OpenLogError, Recovered, Storage, StorageFailed, StorageOptions, Stream};
-use millstream_model::{BrokerId, Durability, LeaderEpoch, PartitionId, TimestampMs, TopicPartition};
+use millstream_log::{Recovered, Storage, StorageFailed, StorageOptions, Stream};
+use millstream_model::{Durability, TimestampMs, TopicPartition};
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
-    BrokerOptions, compaction,
+    BrokerOptions, compaction, logs,
     memory::Memory,
     partitions::Partitions,
     pools::{Modules, ModulesError},
@@ -217,11 +217,10 @@ impl Broker {
                 break;
             }
         }
-        storage.follow(catalog.applied_index()).map_err(|error| StartError::Partitions(Box::new(error)))?;
+        storage.follow(catalog.state_at().0).map_err(|error| StartError::Partitions(Box::new(error)))?;
         modules.sweep(&catalog.state()).await;
 
-        tell_of_damage(&storage, &catalog);
-        tell_of_missing(&storage, &catalog, options.id);
+        logs::settle(&storage, &catalog, options.id);
         let partitions = Partitions::new(options.id, storage.clone(), env.clone());
         partitions.follow(&catalog).await.map_err(|error| StartError::Partitions(Box::new(error)))?;
         let shared = Arc::new(Shared {
@@ -280,38 +279,6 @@ impl Broker {
         self.shared.transforms.stop().await;
         self.shared.catalog.shutdown().await;
         self.shared.storage.close().await
-    }
-}
-
-/// Tells the operator, by the names that they know, which partitions are out of service until the next start, and why.
-fn tell_of_damage(storage: &Storage, catalog: &Catalog) {
-    let state = catalog.state();
-    for (id, error) in storage.out_of_service() {
-        let error = OpenLogError::OutOfService { id, source: error };
-        match state.topic_by_id(id.topic) {
-            Some(topic) => {
-                error!(topic = %topic.name, partition = %id.partition, stream = %id.stream, "out of service: {error}");
-            }
-            None => warn!("{error}. Its topic was deleted, and so is the log now"),
-        }
-    }
-}
-
-/// Tells the operator which logs are not there that this broker has led before: they begin empty. (One whose topic was created in the
-/// moment of a crash had nothing yet.)
-fn tell_of_missing(storage: &Storage, catalog: &Catalog, id: BrokerId) {
-    let (state, there) = (catalog.state(), storage.logs());
-    for topic in state.topics.values() {
-        for (index, partition) in (0..).zip(&topic.partitions) {
-            let log = LogId::records(topic.id, PartitionId(index));
-            let led = partition.leader == Some(id) && partition.leader_epoch > LeaderEpoch(0);
-            if led && there.binary_search(&log).is_err() {
-                error!(
-                    topic = %topic.name, partition = index, log = %log,
-                    "the log is not there and begins empty. Had it records, they are lost: stop the broker and put its directory back from a copy"
-                );
-            }
-        }
     }
 }
 

@@ -9,6 +9,7 @@ mod compaction;
 mod dispatch;
 mod errors;
 mod handlers;
+mod logs;
 mod memory;
 mod options;
 mod partition;

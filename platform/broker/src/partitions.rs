@@ -7,13 +7,16 @@ use futures::future::{Either, select};
 use millstream_catalog::{Catalog, Topic};
 use millstream_env::Env;
 use millstream_log::{
-    AppendError, ChangeError, CommitError, DeleteError, Ended, LogId, LogOptions, OpenLogError, Storage, Stream,
+    AppendError, ChangeError, CommitError, DeleteError, Ended, LogId, LogOptions, OpenLogError, Storage,
 };
 use millstream_model::{BrokerId, PartitionId, TopicConfig, TopicId, TopicPartition};
 use millstream_replica::{Leadership, Replica, ReplicaOptions};
 use tracing::{info, warn};
 
-use crate::partition::Partition;
+use crate::{
+    logs::{Standing, standing},
+    partition::Partition,
+};
 
 type Led = HashMap<TopicPartition, Arc<Partition>>;
 /// Partitions whose logs are out of service, and what to tell whoever asks for them.
@@ -87,21 +90,23 @@ impl Partitions {
     /// service for damage is none: it stays so until the next start, and was told of as the broker started.
     pub(crate) async fn follow(&self, catalog: &Catalog) -> Result<(), FollowError> {
         let _step = self.step.lock().await;
-        let state = catalog.state();
+        let (applied, state) = catalog.state_at();
         let before = self.led.load_full();
         let mut led = Led::clone(&before);
         led.retain(|id, _| state.topic_by_id(id.topic).is_some());
         let mut damaged = Damaged::new();
         let mut first_failure = None;
         let mut epochs = Vec::new();
-        // Of what is made now, an older copy of the metadata knows nothing.
-        let applied = catalog.applied_index();
+        // Whether there are logs that a start would not miss, and whether all that are asked for are made.
+        let made_through = self.storage.made_through();
+        let (mut unnoted, mut all_made) = (made_through == 0, true);
         for topic in state.topics.values() {
             for (index, partition) in (0..).zip(&topic.partitions) {
                 let id = TopicPartition { topic: topic.id, partition: PartitionId(index) };
                 if partition.leader != Some(self.broker) {
                     continue;
                 }
+                unnoted |= partition.made_by > made_through;
                 if let Some(led) = led.get(&id).filter(|led| led.epoch == partition.leader_epoch) {
                     if !Arc::ptr_eq(&led.topic(), topic)
                         && let Err(error) = self.alter(led, topic)
@@ -111,9 +116,8 @@ impl Partitions {
                     }
                     continue;
                 }
-                let is_new = self.storage.log(LogId::records(id.topic, id.partition)).is_none();
-                let noted = if is_new { self.storage.follow(applied).map_err(FollowError::from) } else { Ok(()) };
-                match noted.and_then(|()| self.lead(topic, id, partition)) {
+                let made_by = if partition.made_by > 0 { partition.made_by } else { applied };
+                match self.lead(topic, id, partition, made_by) {
                     Ok((opened, ticket)) => {
                         led.insert(id, opened);
                         epochs.push(ticket);
@@ -123,6 +127,7 @@ impl Partitions {
                     }
                     Err(error) => {
                         warn!(topic = %topic.name, partition = index, %error, "a partition could not be opened");
+                        all_made = false;
                         first_failure.get_or_insert(error);
                     }
                 }
@@ -130,8 +135,17 @@ impl Partitions {
         }
         for ticket in epochs {
             if let Err(error) = ticket.await {
+                all_made = false;
                 first_failure.get_or_insert(error.into());
             }
+        }
+        // Before anything is appended to the new ones.
+        if unnoted
+            && all_made
+            && let Err(error) = self.storage.note_all_made(applied)
+        {
+            warn!(%error, "new logs would not be missed if they went");
+            first_failure.get_or_insert(error.into());
         }
         self.led.store(Arc::new(led));
         self.damaged.store(Arc::new(damaged));
@@ -144,8 +158,10 @@ impl Partitions {
         topic: &Arc<Topic>,
         id: TopicPartition,
         partition: &millstream_catalog::Partition,
+        made_by: u64,
     ) -> Result<(Arc<Partition>, millstream_log::Ticket), FollowError> {
-        let log = self.storage.open_log(LogId::records(id.topic, id.partition), log_options(&topic.config))?;
+        let options = LogOptions { made_by, ..log_options(&topic.config) };
+        let log = self.storage.open_log(LogId::records(id.topic, id.partition), options)?;
         // The epoch is in the journal before any append of it: a later leader could not tell its records apart otherwise.
         let ticket = log.start_epoch(partition.leader_epoch)?;
         let insync_replicas_min = topic.config.insync_replicas_min;
@@ -214,21 +230,13 @@ impl Partitions {
         first_failure.map_or(Ok(()), Err)
     }
 
-    /// Deletes logs of topics and transforms that the catalog does not know. The catalog has reached this broker's
-    /// registration by now, so what it does not know is gone for good.
+    /// Deletes the logs of topics and transforms that were deleted.
     async fn delete_unknown(&self, catalog: &Catalog) {
         // The logs first: one that is made meanwhile is then known to the state that is looked at.
         let logs = self.storage.logs();
-        let state = catalog.state();
+        let (applied, state) = catalog.state_at();
         for id in logs {
-            let known = state.topic_by_id(id.topic).is_some()
-                && match id.stream {
-                    Stream::Records => true,
-                    Stream::Progress(transform) | Stream::State(transform) => {
-                        state.transform_by_id(transform).is_some()
-                    }
-                };
-            if known {
+            if standing(&self.storage, (applied, &state), id) != Standing::Deleted {
                 continue;
             }
             match self.storage.delete_log(id) {
@@ -253,24 +261,23 @@ fn log_options(config: &TopicConfig) -> LogOptions {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
 
     use millstream_env::{Disk, sim::World};
-    use millstream_model::Offset;
     use millstream_protocol::{
         ErrorCode,
         messages::{
             metadata::MetadataRequest,
-            topics::{CreatableTopic, CreateTopicsRequest, DeleteTopicState, DeleteTopicsRequest},
+            topics::{CreatableTopic, CreateTopicsRequest},
         },
     };
 
     use super::*;
     use crate::{
-        Broker, StartError,
-        handlers::{create_topics, delete_topics, metadata},
+        Broker,
+        handlers::{create_topics, metadata},
         readable::Readable,
-        testing::{TOPIC, append, create, start, stop, try_start},
+        testing::{TOPIC, append, create, delete, start, stop},
     };
 
     async fn create_by_name(broker: &Broker, name: &str) -> ErrorCode {
@@ -278,13 +285,6 @@ mod tests {
             CreatableTopic { name: name.into(), num_partitions: 20, replication_factor: 1, ..Default::default() };
         let request = CreateTopicsRequest { topics: vec![topic], ..Default::default() };
         create_topics::handle(broker.shared().clone(), request).await.topics[0].error_code
-    }
-
-    /// Deletes the topic.
-    async fn delete(broker: &Broker) -> ErrorCode {
-        let asked = DeleteTopicState { name: Some("t".into()), topic_id: TopicId::NIL };
-        let request = DeleteTopicsRequest { topics: vec![asked], ..Default::default() };
-        delete_topics::handle(broker.shared().clone(), 6, request).await.responses[0].error_code
     }
 
     /// Topics are refused, deleted, and taken again once there is room; the metadata's own writes are none of the broker's ends.
@@ -304,77 +304,6 @@ mod tests {
         let broker = start(&world);
         assert!(broker.shared().catalog.state().topic("t").is_none());
         assert_eq!(world.run_until(create_by_name(&broker, "more")), ErrorCode::None);
-    }
-
-    /// Whose metadata is gone, or another's, keeps its logs: they are no deleted topics'.
-    #[test]
-    fn logs_that_the_metadata_does_not_belong_to_are_left_alone() {
-        let world = World::new(1);
-        let broker = start(&world);
-        world.run_until(create(&broker, 2));
-        world.run_until(append(&broker, 0).commit).unwrap();
-        stop(&world, broker);
-        let (disk, catalog, away) = (world.disk(), Path::new("/data/catalog"), Path::new("/data/away"));
-        disk.rename(catalog, away).unwrap();
-        for _ in 0..2 {
-            let refused = try_start(&world).err().unwrap();
-            assert!(matches!(&refused, StartError::ForeignCatalog { .. }), "{refused}");
-            assert!(refused.to_string().contains("/data/catalog does not belong"), "{refused}");
-            world.first().kill();
-        }
-        disk.remove_dir_all(catalog).unwrap();
-        disk.rename(away, catalog).unwrap();
-        let broker = start(&world);
-        let led = broker.shared().partitions.find(TOPIC, PartitionId(0)).unwrap();
-        assert_eq!(led.high_watermark(), Offset(1));
-    }
-
-    fn copy(disk: &dyn Disk, from: &Path, to: &Path) {
-        disk.create_dir_all(to).unwrap();
-        for path in disk.read_dir(from).unwrap() {
-            let file = disk.open(&path, millstream_env::OpenMode::Read).unwrap();
-            let mut bytes = vec![0; file.len().unwrap() as usize];
-            file.read_at(&mut bytes, 0).unwrap();
-            let beside = disk.open(&to.join(path.file_name().unwrap()), millstream_env::OpenMode::Create).unwrap();
-            beside.write_at(&[std::io::IoSlice::new(&bytes)], 0).unwrap();
-        }
-    }
-
-    /// It knows nothing of the topics that were made since, and took them for deleted ones. Nor may it give leader epochs anew.
-    #[test]
-    fn an_older_copy_of_the_metadata_deletes_no_logs() {
-        let world = World::new(1);
-        let broker = start(&world);
-        stop(&world, broker);
-        let (disk, catalog, older) = (world.disk(), Path::new("/data/catalog"), Path::new("/older"));
-        let put_back = |from: &Path| {
-            disk.remove_dir_all(catalog).unwrap();
-            copy(disk, from, catalog);
-        };
-        copy(disk, catalog, older);
-        let broker = start(&world);
-        world.run_until(create(&broker, 2));
-        world.run_until(append(&broker, 0).commit).unwrap();
-        // Not in order: what was made is known at once.
-        world.first().kill();
-        drop(broker);
-        copy(disk, catalog, Path::new("/newest"));
-        put_back(older);
-        for _ in 0..2 {
-            let refused = try_start(&world).err().unwrap();
-            assert!(matches!(&refused, StartError::ForeignCatalog { .. }), "{refused}");
-            assert!(refused.to_string().contains("an older copy"), "{refused}");
-            world.first().kill();
-        }
-        put_back(Path::new("/newest"));
-        let broker = start(&world);
-        let led = broker.shared().partitions.find(TOPIC, PartitionId(0)).unwrap();
-        assert_eq!(led.high_watermark(), Offset(1));
-        // Without a log, new metadata is taken, whatever had been followed.
-        assert_eq!(world.run_until(delete(&broker)), ErrorCode::None);
-        stop(&world, broker);
-        disk.remove_dir_all(catalog).unwrap();
-        (0..3).for_each(|_| stop(&world, start(&world)));
     }
 
     /// Who asks for a partition whose mark is damaged is told why, others go on, and the topic can be deleted with all that was kept.

@@ -3,12 +3,16 @@
 use millstream_catalog::Command;
 use millstream_env::sim::World;
 use millstream_model::{BrokerId, PartitionId, TimestampMs, TopicConfig, TopicId, TopicName};
+use millstream_protocol::{
+    ErrorCode,
+    messages::topics::{DeleteTopicState, DeleteTopicsRequest},
+};
 use millstream_record::{BatchBuilder, BatchOptions};
 use millstream_replica::Acks;
 use millstream_wasm::Compiler;
 use uuid::Uuid;
 
-use crate::{Broker, BrokerOptions, StartError, partition::PendingAppend};
+use crate::{Broker, BrokerOptions, StartError, handlers::delete_topics, partition::PendingAppend};
 
 /// The topic `t`.
 pub(crate) const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
@@ -47,6 +51,13 @@ pub(crate) async fn create(broker: &Broker, partitions: i32) {
     let shared = broker.shared();
     shared.catalog.propose(command).await.unwrap();
     shared.partitions.follow(&shared.catalog).await.unwrap();
+}
+
+/// Deletes the topic.
+pub(crate) async fn delete(broker: &Broker) -> ErrorCode {
+    let asked = DeleteTopicState { name: Some("t".into()), topic_id: TopicId::NIL };
+    let request = DeleteTopicsRequest { topics: vec![asked], ..Default::default() };
+    delete_topics::handle(broker.shared().clone(), 6, request).await.responses[0].error_code
 }
 
 /// Appends one record to a partition of it.

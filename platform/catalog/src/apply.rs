@@ -302,6 +302,7 @@ fn create_topic(
                 leader_epoch: LeaderEpoch(0),
                 partition_epoch: 0,
                 loss_possible: false,
+                made_by: index,
                 replicas,
             }
         })

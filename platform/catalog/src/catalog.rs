@@ -42,7 +42,7 @@ pub struct CatalogOptions {
     pub view_dir: Option<PathBuf>,
     /// Entries between snapshots; as many are kept behind one.
     pub snapshot_entries: u64,
-    /// Up to which entry of the agreed log the data directory is known to have followed it ([`Catalog::applied_index`]); 0: that is not known.
+    /// Up to which entry of the agreed log the data directory is known to have followed it ([`Catalog::state_at`]); 0: that is not known.
     pub followed: u64,
     /// A file of the agreed log is closed before it would grow past this, bytes.
     pub log_file_bytes: u64,
@@ -245,11 +245,11 @@ impl Catalog {
         self.inner.applied.borrow().state.clone()
     }
 
-    /// The entry of the agreed log that was applied last: durable, and never less. [`Catalog::state`] as it was seen before is of it, or of
-    /// an earlier one.
+    /// The state as last applied, and the entry of the agreed log that it is of, which is durable. It never goes back.
     #[must_use]
-    pub fn applied_index(&self) -> u64 {
-        self.inner.applied.borrow().id.map_or(0, |id| id.index)
+    pub fn state_at(&self) -> (u64, Arc<State>) {
+        let applied = self.inner.applied.borrow();
+        (applied.id.map_or(0, |id| id.index), applied.state.clone())
     }
 
     /// Follows the state: each change is seen, or a later one. It may lag [`Catalog::state`] by a moment.

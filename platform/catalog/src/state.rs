@@ -120,6 +120,9 @@ pub struct Partition {
     pub partition_epoch: i32,
     /// The present leader was elected without proof that it has all that was committed: records may have been lost.
     pub loss_possible: bool,
+    /// The log index of the command that made it; 0: an earlier version, which did not note it, wrote the snapshot that it is from.
+    #[serde(default)]
+    pub made_by: u64,
 }
 
 /// A topic.

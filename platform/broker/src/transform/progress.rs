@@ -37,12 +37,12 @@ impl Progress {
     ) -> Result<Self, ProgressError> {
         let (topic, index) = (partition.id.topic, partition.id.partition);
         let id = LogId { stream: Stream::Progress(transform), ..LogId::records(topic, index) };
-        let options =
-            LogOptions { segment_bytes: SEGMENT_BYTES, durability: Durability::Fsync, ..LogOptions::default() };
-        if shared.storage.log(id).is_none() {
-            // Of what is made now, an older copy of the metadata knows nothing.
-            shared.storage.follow(shared.catalog.applied_index())?;
-        }
+        let options = LogOptions {
+            segment_bytes: SEGMENT_BYTES,
+            durability: Durability::Fsync,
+            made_by: shared.catalog.state_at().0,
+            ..LogOptions::default()
+        };
         let log = shared.storage.open_log(id, options)?;
         drop(log.start_epoch(partition.epoch)?);
         Ok(Self { log, partition })
