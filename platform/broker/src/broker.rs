@@ -192,6 +192,9 @@ impl Broker {
                     source => StartError::Catalog { path: catalog_dir.clone(), source },
                 }
             })?;
+        if logs::are_ahead(&storage, &catalog.state()) {
+            return Err(foreign());
+        }
         let modules = Modules::open(&options, &env)?;
 
         let holds_logs = !storage.logs().is_empty();

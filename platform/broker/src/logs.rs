@@ -35,6 +35,16 @@ pub(crate) fn standing(storage: &Storage, (applied, state): (u64, &State), id: L
     }
 }
 
+/// Whether a log has seen a later leader epoch than the metadata has given out: then that is an older copy. (To be asked before the
+/// broker is registered, which gives out more.)
+pub(crate) fn are_ahead(storage: &Storage, state: &State) -> bool {
+    storage.logs().into_iter().filter(|id| id.stream == Stream::Records).any(|id| {
+        let partition = state.topic_by_id(id.topic).and_then(|topic| topic.partition(id.partition));
+        let seen = storage.log(id).and_then(|log| log.latest_epoch());
+        partition.is_some_and(|partition| seen > Some(partition.leader_epoch))
+    })
+}
+
 /// Looks at all logs as the broker starts, before it leads any: notes which ones the metadata knows, puts those out of service that have
 /// gone, and tells the operator, by the names that they know, of all that is not as it should be.
 pub(crate) fn settle(storage: &Storage, catalog: &Catalog, broker: BrokerId) {

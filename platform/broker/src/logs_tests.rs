@@ -184,6 +184,29 @@ fn an_older_copy_of_the_metadata_deletes_no_logs() {
     }
 }
 
+/// Leader epochs were given out since, and no topic was made; and no note tells of it.
+#[test]
+fn an_older_copy_of_the_metadata_gives_no_leader_epochs_out_again() {
+    let world = World::new(1);
+    let broker = start(&world);
+    world.run_until(create(&broker, 2));
+    stop(&world, broker);
+    let older = Metadata::copy(world.disk());
+    let broker = start(&world);
+    world.run_until(append(&broker, 0).commit).unwrap();
+    stop(&world, broker);
+    let newest = Metadata::copy(world.disk());
+    older.put_back(world.disk());
+    // However often it is tried: each try is another epoch.
+    for _ in 0..5 {
+        let refused = try_start(&world).err().unwrap();
+        assert!(matches!(&refused, StartError::ForeignCatalog { .. }), "{refused}");
+        world.first().kill();
+    }
+    newest.put_back(world.disk());
+    assert_eq!(high_watermark(&start(&world), 0), Some(Offset(1)));
+}
+
 /// As a file system leaves it that has lost the end of a file; nothing else tells of what was there.
 #[test]
 fn a_metadata_log_that_was_cut_short_deletes_no_logs() {
@@ -264,8 +287,12 @@ fn a_topic_that_an_earlier_version_made_can_be_deleted() {
         world.run_until(append(&broker, 0).commit).unwrap();
         stop(&world, broker);
         forget(world.disk());
+        // One is out of service, if nothing is cut off: then all that tells of it would be this run's memory.
+        for slot in [0, 4096].into_iter().filter(|_| !cut_off) {
+            world.disk().corrupt(&log_dir(1).join("mark"), slot + 40, 1).unwrap();
+        }
         let broker = start(&world);
-        assert_eq!(high_watermark(&broker, 0), Some(Offset(1)));
+        assert_eq!((high_watermark(&broker, 0), asked_for(&broker, 1).is_ok()), (Some(Offset(1)), cut_off));
         if cut_off {
             delete_cut_off(&world, &broker);
             world.first().crash();
@@ -277,6 +304,23 @@ fn a_topic_that_an_earlier_version_made_can_be_deleted() {
         }
         assert!(!world.disk().exists(&topic_dir()).unwrap());
     }
+}
+
+/// Nothing of it was durable, and nothing was to be.
+#[test]
+fn what_is_left_of_a_making_goes_with_its_topic() {
+    let world = World::new(1);
+    let broker = start(&world);
+    world.disk().inject(Fault::nth(DiskOperation::Write, 1).on("/data/journal").for_good());
+    let shared = broker.shared();
+    world.run_until(shared.catalog.propose(topic(TOPIC, "t", 2, Durability::Fsync))).unwrap();
+    world.run_until(shared.partitions.follow(&shared.catalog)).unwrap_err();
+    world.run_until(shared.catalog.propose(Command::DeleteTopic { id: TOPIC })).unwrap();
+    world.disk().clear_faults();
+    kill(&world, broker);
+    assert!(world.disk().exists(&log_dir(0)).unwrap());
+    stop(&world, start(&world));
+    assert!(!world.disk().exists(&log_dir(0)).unwrap());
 }
 
 /// Deletes the topic, of which the metadata learns, and no log.
