@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{cluster, consume, module, not_built, produce, serve, topic, transform, view},
+    commands::{cluster, completions, consume, module, not_built, produce, serve, topic, transform, view},
     flags::Common,
 };
 
@@ -46,6 +46,8 @@ pub(crate) enum Command {
     /// Describe the cluster.
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    /// Write a script that has a shell complete these commands.
+    Completions(completions::Completions),
     /// Consumer groups: not built yet.
     #[command(hide = true, disable_help_flag = true)]
     Group(not_built::Words),
@@ -55,9 +57,6 @@ pub(crate) enum Command {
     /// Measurements: not built yet.
     #[command(hide = true, disable_help_flag = true)]
     Bench(not_built::Words),
-    /// Completions for shells: not built yet.
-    #[command(hide = true, disable_help_flag = true)]
-    Completions(not_built::Words),
 }
 
 #[cfg(test)]
@@ -110,6 +109,7 @@ mod tests {
             "view describe v",
             "view delete v",
             "cluster describe",
+            "completions bash",
             // Not built, and said so when they are run.
             "group list --anything",
             "bench produce --help",

@@ -1,6 +1,7 @@
 //! The commands, one file or folder per family.
 
 pub(crate) mod cluster;
+pub(crate) mod completions;
 mod connect;
 pub(crate) mod consume;
 pub(crate) mod module;
@@ -28,6 +29,6 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Group(_) => not_built::refuse("group", "read with `consume --partition` and `--from` meanwhile"),
         Command::Acl(_) => not_built::refuse("acl", "whoever reaches the port may do everything: keep it on loopback"),
         Command::Bench(_) => not_built::refuse("bench", "`produce` tells how fast it was"),
-        Command::Completions(_) => not_built::refuse("completions", "every command has `--help`"),
+        Command::Completions(completions) => completions.run(),
     }
 }
