@@ -141,6 +141,12 @@ impl PartitionLog {
         self.tail().follow(self.end_offset());
     }
 
+    /// Whether a read from an offset would find it in memory, with the newest batches. What is appended meanwhile may push it out.
+    #[must_use]
+    pub fn keeps(&self, from: Offset) -> bool {
+        self.tail().keeps(from)
+    }
+
     /// The first record with a timestamp at or after `target`: its offset and its timestamp. None if there is none. Where a
     /// batch is compressed in a way that cannot be looked into, its base offset and greatest timestamp stand for it. Damaged batches
     /// are passed over: whoever reads them is told.

@@ -186,6 +186,13 @@ impl Tail {
         Some(batch.bytes)
     }
 
+    /// Whether the batch that holds an offset is kept.
+    pub(crate) fn keeps(&self, from: Offset) -> bool {
+        let kept = self.kept.lock();
+        let (first, last) = (kept.batches.front(), kept.batches.back());
+        first.zip(last).is_some_and(|(first, last)| (first.base..last.end).contains(&from))
+    }
+
     /// Reads whole batches as [`crate::PartitionLog::read`] does; none if the one that holds `from` is not kept. `log_end`: where
     /// the log ends.
     pub(crate) fn read(

@@ -102,3 +102,31 @@ fn an_append_that_is_refused_is_not_read() {
         assert_eq!(log.read(at, log.end_offset(), 1 << 20).unwrap().batches, expected);
     }
 }
+
+#[test]
+fn who_reads_what_is_old_pushes_nothing_out() {
+    let world = World::new(6);
+    // Room for what is kept below, and not for what is old.
+    let storage = open(&world, 64 << 10);
+    let [old, live] = [0, 1].map(|at| storage.open_log(log_id(at), LogOptions::default()).unwrap());
+    for time in 0..50 {
+        append(&world, &old, 10_000, time);
+        append(&world, &live, 10_000, time);
+    }
+    live.follow();
+    let kept: Vec<_> = (50..54).map(|time| append(&world, &live, 10_000, time)).collect();
+    // Of the same log too, and again and again.
+    for log in [&old, &live, &old, &live] {
+        let mut at = Offset(0);
+        while at < Offset(50) {
+            assert!(!log.keeps(at), "{at}");
+            at = log.read(at, Offset(50), 30_000).unwrap().next;
+        }
+    }
+    world.disk().inject(Fault::nth(DiskOperation::Read, 1).on(".log").for_good());
+    for (at, expected) in kept {
+        assert!(live.keeps(at), "{at}");
+        assert_eq!(live.read(at, live.end_offset(), 1).unwrap().batches, expected);
+    }
+    assert!(!live.keeps(live.end_offset()), "there is nothing yet");
+}
