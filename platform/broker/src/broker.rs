@@ -16,7 +16,9 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
-    BrokerOptions, compaction, logs,
+    BrokerOptions,
+    catch_up::CatchUp,
+    compaction, logs,
     memory::Memory,
     partitions::Partitions,
     pools::{Modules, ModulesError},
@@ -232,6 +234,7 @@ impl Broker {
             transforms: Transforms::new(),
             producer_ids: ProducerIds::new(options.id),
             memory: Memory::new(),
+            catch_up: CatchUp::new(options.catch_up_share, env.clock.clone()),
             unpacking: Slow::new(env.spawn.clone()),
             searching: Slow::new(env.spawn.clone()),
             retaining: Slow::new(env.spawn.clone()),

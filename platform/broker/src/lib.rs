@@ -5,6 +5,7 @@
 //! `transform` runs beside them. `partitions` and `transform` follow the catalog.
 
 mod broker;
+mod catch_up;
 mod compaction;
 mod dispatch;
 mod errors;

@@ -33,6 +33,9 @@ pub struct BrokerOptions {
     pub retention_check: Duration,
     /// How often to look for topics to be compacted (Kafka's `log.cleaner.backoff.ms`).
     pub compaction_check: Duration,
+    /// The least part of their speed that readers of old records keep while producers would wait longer for that, percent; from
+    /// 100 on they are never held back.
+    pub catch_up_share: u8,
     /// How many segments' files may be open at a time.
     pub open_segments_max: usize,
     /// How large a journal file is, bytes; a multiple of 4096. Less than the largest batch refuses batches.
@@ -56,6 +59,7 @@ impl BrokerOptions {
             frames: Budget::new(FRAMES_BYTES_DEFAULT),
             retention_check: Duration::from_secs(5 * 60),
             compaction_check: Duration::from_secs(15),
+            catch_up_share: 25,
             open_segments_max: 512,
             journal_file_bytes: storage.journal_file_bytes,
             journal_bytes_max: storage.journal_bytes_max,

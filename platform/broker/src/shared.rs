@@ -10,8 +10,8 @@ use millstream_protocol::ErrorCode;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    BrokerOptions, errors::WireError, memory::Memory, partition::Partition, partitions::Partitions, pools::Modules,
-    producer_ids::ProducerIds, readable::Readable, slow::Slow, transform::Transforms,
+    BrokerOptions, catch_up::CatchUp, errors::WireError, memory::Memory, partition::Partition, partitions::Partitions,
+    pools::Modules, producer_ids::ProducerIds, readable::Readable, slow::Slow, transform::Transforms,
 };
 
 /// What every part may use.
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) transforms: Transforms,
     /// For records at work in modules.
     pub(crate) memory: Memory,
+    /// How fast old records are read.
+    pub(crate) catch_up: CatchUp,
     /// Unpacking what producers send.
     pub(crate) unpacking: Slow,
     /// Looking through logs.

@@ -3,10 +3,10 @@
 //! A fetch that waits for more holds no records: it counts what comes, and reads its answer once, in its turn. So a client
 //! that asks for much many times over costs one answer at a time.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, pin::pin, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use millstream_catalog::View;
 use millstream_env::Share;
 use millstream_log::{ReadError, ReadParts};
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::wire::client_wait;
 use crate::{
+    catch_up::Admitted,
     errors::{Messages, WireError},
     partition::Partition,
     readable::Readable,
@@ -38,6 +39,8 @@ const ANSWER_BYTES_MAX: usize = 32 << 20;
 const SMALL_BYTES: usize = 64 << 10;
 /// So much is read in one go, bytes; between two, whoever waits for the thread has it: a producer's next packets above all.
 const PIECE_BYTES: usize = 512 << 10;
+/// Old records of a partition are not waited for where there are new ones of others: of them an answer has so much then, bytes.
+const BESIDE_BYTES: usize = 64 << 10;
 
 /// What one partition of the request reads.
 struct Target {
@@ -55,6 +58,11 @@ impl Source {
     fn has_news(&self, request: &FetchPartition) -> bool {
         (self.partition.log.start_offset()..self.partition.high_watermark()).contains(&request.fetch_offset)
     }
+
+    /// Whether that is not among the newest batches that are kept in memory.
+    fn is_old(&self, request: &FetchPartition) -> bool {
+        self.has_news(request) && !self.partition.log.keeps(request.fetch_offset)
+    }
 }
 
 /// Answers as soon as `min_bytes` are there, something is wrong, or `max_wait_ms` have passed.
@@ -64,7 +72,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: FetchRequ
         return FetchResponse { error_code: ErrorCode::FetchSessionIdNotFound, ..Default::default() };
     }
     let mut named = HashSet::new();
-    let topics: Vec<_> =
+    let mut topics: Vec<_> =
         request.topics.into_iter().map(|topic| resolve_topic(&shared, version, topic, &mut named)).collect();
     drop(named);
     let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(ANSWER_BYTES_MAX);
@@ -79,7 +87,64 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: FetchRequ
         }
     }
     turn.come().await;
-    gather(&shared, version, &topics, bytes_max).await
+    let admitted = give_way(&shared, &mut topics, bytes_max, turn.hurried()).await;
+    let bytes_max = admitted.as_ref().map_or(bytes_max, Admitted::bytes_max);
+    let answer = gather(&shared, version, &topics, bytes_max).await;
+    if let Some(admitted) = admitted {
+        admitted.read(records_bytes(&answer));
+    }
+    answer
+}
+
+/// Has a request for old records wait where producers would suffer from it. Once there is something new to answer with, or to say, it
+/// waits no longer, and has little room for the old. So it is once `hurried` resolves. None if it asks for nothing old.
+async fn give_way<'a>(
+    shared: &'a Shared,
+    topics: &mut [Targets],
+    bytes_max: usize,
+    hurried: impl Future<Output = ()>,
+) -> Option<Admitted<'a>> {
+    let (mut old, mut others, mut news) = (Vec::new(), Vec::new(), false);
+    for target in topics.iter_mut().flat_map(|(_, _, targets)| targets) {
+        let Ok(source) = &target.source else {
+            news = true;
+            continue;
+        };
+        // Before it is looked at: what grows later ends the wait.
+        let high_watermark = source.partition.subscribe();
+        if source.is_old(&target.request) {
+            old.push(&mut target.request);
+        } else {
+            news |= *high_watermark.borrow() != target.request.fetch_offset;
+            others.push(high_watermark);
+        }
+    }
+    if old.is_empty() {
+        return None;
+    }
+    let admitted = shared.catch_up.ask(bytes_max);
+    let mut due = pin!(admitted.due());
+    if (&mut due).now_or_never().is_some() {
+        return Some(admitted);
+    }
+    if !news {
+        let mut grown: FuturesUnordered<_> = others.iter_mut().map(watch::Receiver::changed).collect();
+        let grown = async {
+            if grown.next().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = due => return Some(admitted),
+            () = grown => {}
+            () = hurried => {}
+        }
+    }
+    let beside_bytes_max = i32::try_from(BESIDE_BYTES).unwrap_or(i32::MAX);
+    for request in old {
+        request.partition_max_bytes = request.partition_max_bytes.min(beside_bytes_max);
+    }
+    Some(admitted)
 }
 
 /// Reads the answer. What views show is read first, with nothing held that readers of topics or producers wait for: modules
@@ -480,18 +545,83 @@ async fn read_in_pieces(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, time::Duration};
 
-    use futures::FutureExt;
     use millstream_catalog::Command;
-    use millstream_env::Budget;
+    use millstream_env::{Budget, sim::World};
     use millstream_model::{BrokerId, TimestampMs, TopicConfig, TopicName, ViewId};
     use millstream_record::{BatchBuilder, BatchOptions};
     use millstream_replica::Acks;
     use uuid::Uuid;
 
     use super::*;
-    use crate::{Broker, BrokerOptions};
+    use crate::{Broker, BrokerOptions, catch_up::HELD_MAX, testing};
+
+    /// Who reads what is old waits where producers suffer from it: not if it has something new to be told, no longer than until
+    /// it has, and nobody else.
+    #[test]
+    fn only_reading_what_is_old_waits_and_nothing_new_waits_with_it() {
+        const SOON: Duration = Duration::from_millis(100);
+        let world = World::new(7);
+        let broker = testing::start(&world);
+        world.run_until(testing::create(&broker, 3));
+        let (shared, clock) = (broker.shared(), world.env().clock);
+        let append = |partition| testing::append(&broker, partition).commit;
+        for partition in [0, 1, 2, 0, 1, 2] {
+            world.run_until(append(partition)).unwrap();
+        }
+        // Somebody waits at the end of the first two.
+        for partition in [0, 1] {
+            let led = shared.partitions.find(testing::TOPIC, PartitionId(partition)).unwrap();
+            led.log.follow();
+            world.run_until(append(partition)).unwrap();
+        }
+        let old = |partition| (partition, 0);
+        let (kept, unknown) = ((0, 2), old(7));
+        let check = |asked: &[(i32, i64)], is_hurried: bool, expected: Duration, full: bool| {
+            let ask = |(partition, from): &(i32, i64)| FetchPartition {
+                partition: PartitionId(*partition),
+                fetch_offset: Offset(*from),
+                partition_max_bytes: 1 << 20,
+                ..Default::default()
+            };
+            let topic =
+                FetchTopic { topic: "t".into(), partitions: asked.iter().map(ask).collect(), ..Default::default() };
+            let mut topics = [resolve_topic(shared, 12, topic, &mut HashSet::new())];
+            // Somebody is before it.
+            shared.catch_up.hold(1.0);
+            let before = shared.catch_up.ask(1 << 20);
+            let begun = clock.now();
+            let hurried = async move {
+                if !is_hurried {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let waits = async {
+                give_way(shared, &mut topics, 1 << 20, hurried).await;
+                clock.now() - begun
+            };
+            let news = async {
+                clock.sleep(SOON).await;
+                append(1).await.unwrap();
+            };
+            let (waited, ()) = world.run_until(async { futures::join!(waits, news) });
+            drop(before);
+            assert!(waited.abs_diff(expected) < SOON / 2, "{asked:?}: {waited:?}");
+            let first = &topics[0].2[0].request;
+            assert_eq!(first.partition_max_bytes == 1 << 20, full, "{asked:?}");
+        };
+        check(&[old(0)], false, HELD_MAX, true);
+        check(&[old(0), old(2)], false, HELD_MAX, true);
+        check(&[kept], false, Duration::ZERO, true);
+        check(&[old(0), old(1)], false, HELD_MAX, true);
+        check(&[old(0)], true, Duration::ZERO, false);
+        check(&[old(2), kept], false, Duration::ZERO, false);
+        check(&[old(2), unknown], false, Duration::ZERO, false);
+        let end = shared.partitions.find(testing::TOPIC, PartitionId(1)).unwrap().high_watermark();
+        check(&[old(0), (1, end.0)], false, SOON, false);
+        testing::stop(&world, broker);
+    }
 
     /// Two partitions, each with more than a small answer.
     async fn two_partitions(broker: &Broker) -> [Arc<Partition>; 2] {

@@ -304,6 +304,7 @@ impl Checked {
     /// Appends now, in the order of the request; the future waits for the disk and answers. No answer for acks=0.
     pub(crate) fn append(self, shared: &Arc<Shared>) -> impl Future<Output = Reply> + Send + use<> {
         let Self { acks, timeout, topics, .. } = self;
+        let begun_at = shared.env.clock.now();
         let begun: Vec<_> = topics
             .into_iter()
             .map(|topic| {
@@ -351,6 +352,7 @@ impl Checked {
                 }
                 responses.push(TopicProduceResponse { name, topic_id, partition_responses });
             }
+            shared.catch_up.acknowledged(begun_at);
             Reply::Answer(ProduceResponse { responses, ..Default::default() }.into())
         }
     }

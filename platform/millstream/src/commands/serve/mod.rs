@@ -51,6 +51,7 @@ The configuration file is TOML; its keys are the flags' names:
     frame-memory = 1073741824
     retention-check-ms = 300000
     compaction-check-ms = 15000
+    catch-up-share = 25
 
 SIGINT or SIGTERM stops the broker in order; a second one stops it at once, which the next start recovers from. \
 RUST_LOG says what is logged, such as RUST_LOG=debug."
@@ -90,6 +91,10 @@ pub(crate) struct Serve {
     /// How often to look for topics to be compacted, milliseconds; the default is 15000.
     #[arg(long, value_name = "MS", env = "MILLSTREAM_COMPACTION_CHECK_MS", value_parser = clap::value_parser!(u64).range(1..))]
     compaction_check_ms: Option<u64>,
+    /// Readers of old records are held back as far as producers wait longer for them; this is the least part of their speed that they
+    /// keep, percent. 100: they are never held back. The default is 25.
+    #[arg(long, value_name = "PERCENT", env = "MILLSTREAM_CATCH_UP_SHARE", value_parser = clap::value_parser!(u8).range(1..=100))]
+    catch_up_share: Option<u8>,
     /// Write where the broker listens to this file, as JSON, once it is ready.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_READY_FILE")]
     ready_file: Option<PathBuf>,
@@ -146,6 +151,7 @@ impl Running {
             frames: frames.clone(),
             retention_check: settings.retention_check,
             compaction_check: settings.compaction_check,
+            catch_up_share: settings.catch_up_share.unwrap_or(defaults.catch_up_share),
             open_segments_max: limits::raise_open_files(),
             journal_file_bytes: settings.journal_file_bytes.unwrap_or(defaults.journal_file_bytes),
             journal_bytes_max: settings.journal_bytes.unwrap_or(defaults.journal_bytes_max),

@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) frame_memory: usize,
     pub(crate) retention_check: Duration,
     pub(crate) compaction_check: Duration,
+    /// None: the broker's own.
+    pub(crate) catch_up_share: Option<u8>,
     pub(crate) ready_file: Option<PathBuf>,
     /// None: the broker's own.
     pub(crate) journal_file_bytes: Option<u64>,
@@ -71,6 +73,8 @@ struct File {
     frame_memory: Option<u64>,
     retention_check_ms: Option<NonZeroU64>,
     compaction_check_ms: Option<NonZeroU64>,
+    #[serde(default, deserialize_with = "percent")]
+    catch_up_share: Option<u8>,
     ready_file: Option<PathBuf>,
 }
 
@@ -108,6 +112,13 @@ fn frame_memory_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>,
     match u64::deserialize(from)? {
         bytes if bytes >= FRAME_MEMORY_MIN => Ok(Some(bytes)),
         _ => Err(D::Error::custom(format!("at least {FRAME_MEMORY_MIN} bytes are needed"))),
+    }
+}
+
+fn percent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
+    match u8::deserialize(from)? {
+        percent @ 1..=100 => Ok(Some(percent)),
+        _ => Err(D::Error::custom("expected 1 to 100 percent")),
     }
 }
 
@@ -171,6 +182,7 @@ impl Settings {
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
             retention_check: millis(given.retention_check_ms, file.retention_check_ms, RETENTION_CHECK_MS_DEFAULT),
             compaction_check: millis(given.compaction_check_ms, file.compaction_check_ms, COMPACTION_CHECK_MS_DEFAULT),
+            catch_up_share: given.catch_up_share.or(file.catch_up_share),
             frame_memory: usize::try_from(frame_memory).unwrap_or(usize::MAX),
             ready_file: given.ready_file.or(file.ready_file),
             journal_file_bytes: given.journal_file_bytes,
@@ -238,6 +250,7 @@ mod tests {
             ("node-id = 1\nlistne = \"127.0.0.1:1\"", "line 2", "listne"),
             ("\n\nlisten = \"nowhere\"", "line 3", "IP address"),
             ("node-id = -1", "line 1", "0 or more"),
+            ("catch-up-share = 0", "line 1", "1 to 100"),
             ("advertise = \"nowhere\"", "line 1", "HOST:PORT"),
             ("node-id = ", "line 1", ""),
         ] {
