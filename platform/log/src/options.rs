@@ -24,7 +24,7 @@ pub struct StorageOptions {
     /// journal instead of a second copy; the batches of one append count together. `usize::MAX`: none.
     ///
     /// 2 MiB: there writing once sustained 1.5 to 2.2 times what writing twice did, and at 1 MiB 0.92 to 1.18 times, with one
-    /// producer and with eight (`append_spike`, see ARCHITECTURE.md).
+    /// producer and with eight (`append_spike`, see tests/bench/README.md).
     pub append_ref_bytes: usize,
     /// How long an idempotent producer is remembered after it was last heard of (Kafka's `producer.id.expiration.ms`).
     pub producer_expiration: Duration,

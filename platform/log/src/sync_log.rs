@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How much of a segment is written at once before it is synced, bytes. Beside larger pieces the journal's syncs wait longer; what
-/// was measured is in ARCHITECTURE.md.
+/// was measured is in tests/bench/README.md.
 const WRITE_BACK_BYTES: u64 = 2 << 20;
 
 /// Writes what is to be synced piece by piece, but for the last one. While the disk takes tens of megabytes at once, the
