@@ -1,0 +1,162 @@
+//! Fetch: records below the high watermark, from topics as they lie on disk and from views as their modules show them.
+//!
+//! A fetch that waits for more holds no records: it counts what comes ([`wait`]), and reads its answer once, in its turn ([`views`], then
+//! [`answer`]). So a client that asks for much many times over costs one answer at a time.
+
+mod answer;
+#[cfg(test)]
+mod tests;
+mod views;
+mod wait;
+
+use std::{collections::HashSet, sync::Arc};
+
+use millstream_catalog::View;
+use millstream_env::Share;
+use millstream_model::{PartitionId, TopicId};
+use millstream_protocol::{
+    ErrorCode,
+    messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic},
+};
+
+use self::{
+    answer::Reading,
+    views::Shown,
+    wait::{enough, give_way},
+};
+use super::wire::client_wait;
+use crate::{
+    catch_up::Admitted, errors::WireError, partition::Partition, readable::Readable, shared::Shared, turn::Turn,
+};
+
+/// Most bytes in one answer, whatever the client allows: a frame and what the view or the last batch adds must fit.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// An answer of up to this size takes no share of the frames' memory, so that small fetches get through whatever others do.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// What one partition of the request reads.
+struct Target {
+    request: FetchPartition,
+    source: Result<Source, Arc<WireError>>,
+}
+
+struct Source {
+    partition: Arc<Partition>,
+    view: Option<Arc<View>>,
+}
+
+impl Source {
+    /// Whether there is something to read.
+    fn has_news(&self, request: &FetchPartition) -> bool {
+        (self.partition.log.start_offset()..self.partition.high_watermark()).contains(&request.fetch_offset)
+    }
+
+    /// Whether that is not among the newest batches that are kept in memory.
+    fn is_old(&self, request: &FetchPartition) -> bool {
+        self.has_news(request) && !self.partition.log.keeps(request.fetch_offset)
+    }
+}
+
+/// Answers as soon as `min_bytes` are there, something is wrong, or `max_wait_ms` have passed.
+pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: FetchRequest, mut turn: Turn) -> FetchResponse {
+    if request.session_id != 0 {
+        // We never hand out a session: this one is somebody else's, or older than our start.
+        return FetchResponse { error_code: ErrorCode::FetchSessionIdNotFound, ..Default::default() };
+    }
+    let mut named = HashSet::new();
+    let mut topics: Vec<_> =
+        request.topics.into_iter().map(|topic| resolve_topic(&shared, version, topic, &mut named)).collect();
+    drop(named);
+    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(ANSWER_BYTES_MAX);
+    // More than the answer may hold would never come.
+    let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
+    let wait = client_wait(request.max_wait_ms);
+    if !wait.is_zero() {
+        tokio::select! {
+            () = enough(&topics, bytes_min, bytes_max) => {}
+            () = shared.env.clock.sleep(wait) => {}
+            () = turn.hurried() => {}
+        }
+    }
+    turn.come().await;
+    let admitted = give_way(&shared, &mut topics, bytes_max, turn.hurried()).await;
+    let bytes_max = admitted.as_ref().map_or(bytes_max, Admitted::bytes_max);
+    let answer = gather(&shared, version, &topics, bytes_max).await;
+    if let Some(admitted) = admitted {
+        admitted.read(records_bytes(&answer));
+    }
+    answer
+}
+
+/// Reads the answer. What views show is read first, with nothing held that readers of topics or producers wait for: modules
+/// take their time.
+async fn gather(shared: &Shared, version: i16, topics: &[Targets], bytes_max: usize) -> FetchResponse {
+    let shown = Shown::read(shared, topics, bytes_max).await;
+    let reading = Reading { topics, version, shown: &shown };
+    let wanted = reading.wanted_bytes().min(bytes_max);
+    if wanted <= SMALL_BYTES {
+        return reading.read_all(bytes_max).await;
+    }
+    let share = match shared.options.frames.try_take(wanted) {
+        Some(share) => share,
+        None => {
+            // Others have it all. What is small in fact needs no share; what is not is read again when it has one.
+            let small = reading.read_all(SMALL_BYTES).await;
+            if records_bytes(&small) <= SMALL_BYTES {
+                return small;
+            }
+            drop(small);
+            shared.options.frames.take(wanted).await
+        }
+    };
+    hold(reading.read_all(bytes_max).await, share)
+}
+
+type Targets = (String, TopicId, Vec<Target>);
+
+/// A partition that is named again is left out, as in Kafka's brokers: one entry is answered.
+fn resolve_topic(
+    shared: &Shared,
+    version: i16,
+    topic: FetchTopic,
+    named: &mut HashSet<(TopicId, PartitionId)>,
+) -> Targets {
+    let state = shared.catalog.state();
+    let readable = Readable::resolve(&state, version, &topic.topic, topic.topic_id).map_err(Arc::new);
+    let mut targets = Vec::with_capacity(topic.partitions.len());
+    for request in topic.partitions {
+        let source = match &readable {
+            Ok(readable) if !named.insert((readable.id(), request.partition)) => continue,
+            Ok(readable) => resolve_partition(shared, readable, &request).map_err(Arc::new),
+            Err(error) => Err(error.clone()),
+        };
+        targets.push(Target { request, source });
+    }
+    (topic.topic, topic.topic_id, targets)
+}
+
+fn resolve_partition(shared: &Shared, readable: &Readable, request: &FetchPartition) -> Result<Source, WireError> {
+    let partition = shared.led(readable, request.partition)?;
+    partition.check_epoch(request.current_leader_epoch)?;
+    let view = match readable {
+        Readable::Topic(_) => None,
+        Readable::View { view, .. } => Some(view.clone()),
+    };
+    Ok(Source { partition, view })
+}
+
+fn records_bytes(response: &FetchResponse) -> usize {
+    let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+    partitions.map(|partition| partition.records.len()).sum()
+}
+
+/// Has the records hold their share until they have left.
+fn hold(mut response: FetchResponse, mut share: Share) -> FetchResponse {
+    share.shrink(records_bytes(&response));
+    let share = Arc::new(share);
+    let partitions = response.responses.iter_mut().flat_map(|topic| &mut topic.partitions);
+    for part in partitions.flat_map(|partition| &mut partition.records.0) {
+        *part = Share::hold_shared(&share, std::mem::take(part));
+    }
+    response
+}
