@@ -2,6 +2,7 @@
 
 use millstream_catalog::{Command, Outcome, PRODUCER_IDS_BLOCK, Reporter};
 use millstream_model::{BrokerId, ProducerId};
+use millstream_protocol::ErrorCode;
 use tokio::sync::Mutex;
 
 use crate::{errors::WireError, shared::Shared};
@@ -25,10 +26,36 @@ impl ProducerIds {
             let epoch = shared.catalog.state().brokers.get(&self.broker).map(|broker| broker.epoch).unwrap_or_default();
             let reporter = Reporter { broker: self.broker, epoch };
             if let Outcome::ProducerIds(first) = shared.propose(Command::AllocateProducerIds { reporter }).await? {
+                // Before one is used: an older copy of the metadata would give them out again, and is known by this. Two producers with
+                // one id are taken for one, and batches of the second for repetitions.
+                let noted = shared.storage.follow(shared.catalog.state_at().0);
+                noted.map_err(|error| WireError::new(ErrorCode::KafkaStorage, error))?;
                 *left = first.0..first.0 + PRODUCER_IDS_BLOCK;
             }
         }
         // The catalog answers that command with a block or a refusal.
         Ok(left.next().map_or(ProducerId::NONE, ProducerId))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_env::sim::World;
+
+    use crate::testing::{start, stop};
+
+    #[test]
+    fn metadata_from_before_ids_were_given_out_is_known_for_an_older_copy() {
+        let world = World::new(1);
+        let broker = start(&world);
+        let shared = broker.shared();
+        let before = shared.catalog.state_at().0;
+        let id = world.run_until(shared.producer_ids.next(shared)).unwrap();
+        let noted = shared.storage.followed();
+        assert!(noted > before && noted == shared.catalog.state_at().0, "{noted}, {before} before");
+        // The rest of the block is of the same entry.
+        let next = world.run_until(shared.producer_ids.next(shared)).unwrap();
+        assert_eq!((next.0 - id.0, shared.storage.followed()), (1, noted));
+        stop(&world, broker);
     }
 }

@@ -438,3 +438,20 @@ async fn segments_that_were_exchanged_are_not_served_as_each_others() {
         assert_eq!(start(&root).unwrap(), 0);
     }
 }
+
+/// All that is in the trash is deleted: where a link leads, that would be somebody else's.
+#[tokio::test]
+async fn a_link_in_place_of_the_trash_is_refused_and_nothing_is_deleted_where_it_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    storage(dir.path()).await;
+    let precious = tempfile::tempdir().unwrap();
+    fs::write(precious.path().join("file"), b"precious").unwrap();
+    let trash = dir.path().join("trash");
+    fs::remove_dir_all(&trash).unwrap();
+    std::os::unix::fs::symlink(precious.path(), &trash).unwrap();
+    let refused = start(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("trash") && refused.contains("symbolic link"), "{refused}");
+    assert_eq!(fs::read(precious.path().join("file")).unwrap(), b"precious");
+    fs::remove_file(&trash).unwrap();
+    assert_eq!(start(dir.path()).unwrap(), 0);
+}

@@ -1,6 +1,6 @@
 //! DescribeProducers: the producers that partitions would know again.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use millstream_log::KnownProducer;
 use millstream_model::{Offset, PartitionId};
@@ -23,10 +23,13 @@ const PRODUCERS_MAX: usize = 200_000;
 
 pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeProducersRequest) -> DescribeProducersResponse {
     let state = shared.catalog.state();
-    let (mut messages, mut left) = (Messages::new(), PRODUCERS_MAX);
+    let (mut messages, mut left, mut named) = (Messages::new(), PRODUCERS_MAX, HashSet::new());
     let topics = request.topics.into_iter().map(|topic| {
         let readable = Readable::named(&state, &topic.name);
-        let partitions = topic.partition_indexes.into_iter().map(|index| {
+        // As in Kafka's brokers, what is named again is answered once.
+        let is_new = |index: &PartitionId| named.insert((topic.name.clone(), *index));
+        let partitions: Vec<_> = topic.partition_indexes.into_iter().filter(is_new).collect();
+        let partitions = partitions.into_iter().map(|index| {
             let mut answer = DescribeProducersPartition { partition_index: index, ..Default::default() };
             match find(shared, readable.as_ref(), index, &mut left) {
                 Ok(producers) => answer.active_producers = producers.into_iter().map(shown).collect(),
@@ -48,9 +51,20 @@ fn find(
     partition: PartitionId,
     left: &mut usize,
 ) -> Result<Vec<KnownProducer>, WireError> {
-    let producers = shared.led(readable.map_err(Clone::clone)?, partition)?.log.producers();
+    let led = shared.led(readable.map_err(Clone::clone)?, partition)?;
     let full = || WireError::new(ErrorCode::PolicyViolation, "the answer is full: ask for less at a time");
-    *left = left.checked_sub(producers.len()).ok_or_else(full)?;
+    if *left == 0 {
+        return Err(full());
+    }
+    let producers = led.log.producers();
+    match left.checked_sub(producers.len()) {
+        Some(rest) => *left = rest,
+        None => {
+            // One that does not fit costs as much as one that does: there is no other after it.
+            *left = 0;
+            return Err(full());
+        }
+    }
     Ok(producers)
 }
 
@@ -99,7 +113,7 @@ mod tests {
             name: name.into(),
             partition_indexes: partitions.iter().copied().map(PartitionId).collect(),
         };
-        let request = DescribeProducersRequest { topics: vec![topic("t", &[0, 1, 2]), topic("absent", &[0])] };
+        let request = DescribeProducersRequest { topics: vec![topic("t", &[0, 1, 2, 1]), topic("absent", &[0, 0])] };
         let answer = handle(broker.shared(), request);
         let [t, absent] = &answer.topics[..] else { panic!("{answer:?}") };
         assert_eq!((&*t.name, &*absent.name), ("t", "absent"));

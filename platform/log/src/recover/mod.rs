@@ -9,7 +9,7 @@ mod replay;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -41,8 +41,15 @@ pub(crate) struct Outcome {
 pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, OpenError> {
     let disk = &*journal.disk;
     let logs_dir = journal.options.dir.join("logs");
+    let trash = journal.options.dir.join("trash");
+    let leads_away = |trash: &Path| Ok(disk.is_link(trash)? && disk.exists(trash)?);
+    if leads_away(&trash).map_err(io("look at", &trash))? {
+        // All that is where it leads would be removed.
+        let link = "it is a symbolic link, and everything in it is deleted: remove the link";
+        return Err(io("use", &trash)(io::Error::new(io::ErrorKind::InvalidInput, link)));
+    }
     // The trash, too: a full disk must not stand in the way of deleting.
-    for dir in [&journal.dir(), &logs_dir, &journal.options.dir.join("trash")] {
+    for dir in [&journal.dir(), &logs_dir, &trash] {
         disk.create_dir_all(dir).map_err(io("make", dir))?;
     }
     disk.sync_dir(&journal.options.dir).map_err(io("sync", &journal.options.dir))?;

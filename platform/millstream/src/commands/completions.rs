@@ -2,11 +2,10 @@
 
 use std::io::{self, Write};
 
-use anyhow::Context;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use crate::{args::Cli, flags::Unasked};
+use crate::{args::Cli, failure::output_error, flags::Unasked};
 
 /// Which script.
 #[derive(Clone, Debug, Args)]
@@ -24,7 +23,7 @@ pub(crate) struct Completions {
 
 impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        io::stdout().write_all(&script(self.shell)).context("cannot write the script")
+        io::stdout().write_all(&script(self.shell)).map_err(output_error)
     }
 }
 

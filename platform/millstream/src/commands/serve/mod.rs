@@ -92,7 +92,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "MS", env = "MILLSTREAM_COMPACTION_CHECK_MS", value_parser = clap::value_parser!(u64).range(1..))]
     compaction_check_ms: Option<u64>,
     /// Readers of old records are held back as far as producers wait longer for them; this is the least part of their speed that they
-    /// keep, percent. 100: they are never held back. The default is 25.
+    /// keep, all together, percent. 100: they are never held back. The default is 25.
     #[arg(long, value_name = "PERCENT", env = "MILLSTREAM_CATCH_UP_SHARE", value_parser = clap::value_parser!(u8).range(1..=100))]
     catch_up_share: Option<u8>,
     /// Write where the broker listens to this file, as JSON, once it is ready.
