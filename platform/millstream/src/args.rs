@@ -13,7 +13,11 @@ use crate::{
     name = "millstream",
     version,
     max_term_width = 110,
-    after_help = "Data goes to standard output, words to standard error. Exit codes: 0 done, 1 refused or failed, 2 bad usage."
+    after_help = "\
+Data goes to standard output, words to standard error. Exit codes: 0 done, 1 refused or failed, 2 bad usage.
+
+Which brokers to trust is in the profile that `serve` writes for its own user. On other machines, or for other users, set \
+MILLSTREAM_PROFILE to a copy of the broker's DATA_DIR/client.json."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
