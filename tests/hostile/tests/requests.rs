@@ -17,6 +17,7 @@ use millstream_protocol::{
         metadata::{MetadataRequest, MetadataRequestTopic},
         offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic},
         produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
+        producers::{DescribeProducersRequest, DescribeProducersTopic},
         topics::{
             CreatableTopic, CreatableTopicConfig, CreatableTopicResult, CreateTopicsRequest, DeleteTopicState,
             DeleteTopicsRequest,
@@ -204,6 +205,27 @@ fn what_is_asked_many_times_over_is_answered_in_a_sane_size_or_refused() {
     let mut client = client(&victim);
     client.send(4, FindCoordinatorRequest { coordinator_keys: keys, ..Default::default() }).unwrap();
     assert!(client.receive::<FindCoordinatorRequest>(4).unwrap().is_none());
+    victim.unhurt().unwrap();
+}
+
+#[test]
+fn producers_of_many_partitions_are_described_once_each_and_no_long_name_is_copied_for_each() {
+    const MANY: i32 = 150_000;
+    let mut victim = Victim::start().unwrap();
+    let long = "x".repeat(200);
+    create(&victim, &long, &[]);
+    let before = victim.forget_peak().unwrap();
+    // The second would be gigabytes if each had a copy of it.
+    for name in [long.clone(), "y".repeat(30_000)] {
+        let topic = DescribeProducersTopic { name, partition_indexes: (0..MANY).map(PartitionId).collect() };
+        let answer = client(&victim).call(0, DescribeProducersRequest { topics: vec![topic] }).unwrap();
+        assert_eq!(answer.topics[0].partitions.len(), MANY as usize);
+    }
+    let topic = DescribeProducersTopic { name: long, partition_indexes: vec![PartitionId(0); MANY as usize] };
+    let answer = client(&victim).call(0, DescribeProducersRequest { topics: vec![topic] }).unwrap();
+    assert_eq!(answer.topics[0].partitions.len(), 1, "the same partition");
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
     victim.unhurt().unwrap();
 }
 

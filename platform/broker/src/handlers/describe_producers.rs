@@ -26,10 +26,10 @@ pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeProducersRequest) ->
     let (mut messages, mut left, mut named) = (Messages::new(), PRODUCERS_MAX, HashSet::new());
     let topics = request.topics.into_iter().map(|topic| {
         let readable = Readable::named(&state, &topic.name);
-        // As in Kafka's brokers, what is named again is answered once.
-        let is_new = |index: &PartitionId| named.insert((topic.name.clone(), *index));
-        let partitions: Vec<_> = topic.partition_indexes.into_iter().filter(is_new).collect();
-        let partitions = partitions.into_iter().map(|index| {
+        // As in Kafka's brokers, what is named again is answered once. (Of a topic that is not there, each answer costs nothing.)
+        let is_new =
+            |index: &PartitionId| readable.as_ref().map_or(true, |readable| named.insert((readable.id(), *index)));
+        let partitions = topic.partition_indexes.into_iter().filter(is_new).map(|index| {
             let mut answer = DescribeProducersPartition { partition_index: index, ..Default::default() };
             match find(shared, readable.as_ref(), index, &mut left) {
                 Ok(producers) => answer.active_producers = producers.into_iter().map(shown).collect(),
@@ -113,7 +113,7 @@ mod tests {
             name: name.into(),
             partition_indexes: partitions.iter().copied().map(PartitionId).collect(),
         };
-        let request = DescribeProducersRequest { topics: vec![topic("t", &[0, 1, 2, 1]), topic("absent", &[0, 0])] };
+        let request = DescribeProducersRequest { topics: vec![topic("t", &[0, 1, 2, 1]), topic("absent", &[0])] };
         let answer = handle(broker.shared(), request);
         let [t, absent] = &answer.topics[..] else { panic!("{answer:?}") };
         assert_eq!((&*t.name, &*absent.name), ("t", "absent"));

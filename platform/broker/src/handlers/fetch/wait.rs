@@ -7,7 +7,7 @@ use millstream_log::ReadParts;
 use millstream_model::Offset;
 use tokio::sync::watch;
 
-use super::{Source, Targets, answer::read_in_pieces};
+use super::{Source, Target, Targets, answer::read_in_pieces};
 use crate::{catch_up::Admitted, shared::Shared};
 
 /// Old records of a partition are not waited for where there are new ones of others: of them an answer has so much then, bytes.
@@ -101,6 +101,11 @@ pub(super) async fn give_way<'a>(
     bytes_max: usize,
     hurried: impl Future<Output = ()>,
 ) -> Option<Admitted<'a>> {
+    // Most fetches ask for nothing old: they pay for no more than this look.
+    let is_old = |target: &Target| target.source.as_ref().is_ok_and(|source| source.is_old(&target.request));
+    if !topics.iter().flat_map(|(_, _, targets)| targets).any(is_old) {
+        return None;
+    }
     let (mut old, mut others, mut news) = (Vec::new(), Vec::new(), false);
     for target in topics.iter_mut().flat_map(|(_, _, targets)| targets) {
         let Ok(source) = &target.source else {
@@ -115,9 +120,6 @@ pub(super) async fn give_way<'a>(
             news |= *high_watermark.borrow() != target.request.fetch_offset;
             others.push(high_watermark);
         }
-    }
-    if old.is_empty() {
-        return None;
     }
     let admitted = shared.catch_up.ask(bytes_max);
     let mut due = pin!(admitted.due());
