@@ -11,9 +11,9 @@
 //! 24  8 the entry of the metadata's log that was followed last
 //! ```
 //!
-//! *Followed.* Noted at each start, before leaders' epochs are used that the entry gave. That logs were made by later entries, they tell
-//! themselves (`made`); this tells it of what is no log: epochs, blocks of producers' ids, settings. By an older copy of the metadata they
-//! would be given out again, or be as they were.
+//! *Followed.* Noted before what the entry gave out is used: leaders' epochs, at each start, and each block of producers' ids. That logs
+//! were made by later entries, they tell themselves (`made`); this tells it of what is no log: epochs, blocks of producers' ids,
+//! settings. By an older copy of the metadata they would be given out again, or be as they were.
 //!
 //! *Made.* Noted once the logs are durable: their directories, or the frames of the journal that make them again. A log that an entry up
 //! to there asks for, and is neither there nor deleted, has gone. One that a later entry asks for may never have been made. Where an

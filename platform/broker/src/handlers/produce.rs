@@ -63,37 +63,6 @@ pub(crate) struct Checked {
     now: TimestampMs,
 }
 
-/// Whether the records' times are as near to the broker's as their topic asks. What the broker stamps itself is not looked at; nor are
-/// times that producers did not know. `unpacked_bytes_max`: as for [`Batch::earliest_timestamp`]; the header tells the latest time.
-fn check_times(
-    config: &TopicConfig,
-    now: TimestampMs,
-    batch: &Batch,
-    unpacked_bytes_max: usize,
-) -> Result<(), WireError> {
-    let TopicConfig { timestamp_after_ms_max: after, timestamp_before_ms_max: before, .. } = *config;
-    if config.timestamp_type == TimestampType::LogAppendTime {
-        return Ok(());
-    }
-    let refused = |time: TimestampMs, setting, max| {
-        let message = format!("a record's time is {time}; the broker's is {now}, and {setting} is {max}");
-        Err(WireError::new(ErrorCode::InvalidTimestamp, message))
-    };
-    let latest = batch.header().max_timestamp;
-    if latest.0.saturating_sub(now.0) > after.cast_signed() {
-        return refused(latest, "message.timestamp.after.max.ms", after);
-    }
-    // Looking for the earliest takes a walk over the records: not where any will do.
-    let oldest = now.0.saturating_sub(before.cast_signed());
-    if oldest > 0
-        && let Some(earliest) = batch.earliest_timestamp(unpacked_bytes_max)?
-        && earliest.0 < oldest
-    {
-        return refused(earliest, "message.timestamp.before.max.ms", before);
-    }
-    Ok(())
-}
-
 struct CheckedTopic {
     name: String,
     id: TopicId,
@@ -188,6 +157,37 @@ fn check_partition(
         _ => Some(unpacked_bytes_max(partition.batch_bytes_max())),
     };
     Ok(CheckedBatch { partition, batch, packed, stale })
+}
+
+/// Whether the records' times are as near to the broker's as their topic asks. What the broker stamps itself is not looked at; nor are
+/// times that producers did not know. `unpacked_bytes_max`: as for [`Batch::earliest_timestamp`]; the header tells the latest time.
+fn check_times(
+    config: &TopicConfig,
+    now: TimestampMs,
+    batch: &Batch,
+    unpacked_bytes_max: usize,
+) -> Result<(), WireError> {
+    let TopicConfig { timestamp_after_ms_max: after, timestamp_before_ms_max: before, .. } = *config;
+    if config.timestamp_type == TimestampType::LogAppendTime {
+        return Ok(());
+    }
+    let refused = |time: TimestampMs, setting, max| {
+        let message = format!("a record's time is {time}; the broker's is {now}, and {setting} is {max}");
+        Err(WireError::new(ErrorCode::InvalidTimestamp, message))
+    };
+    let latest = batch.header().max_timestamp;
+    if latest.0.saturating_sub(now.0) > after.cast_signed() {
+        return refused(latest, "message.timestamp.after.max.ms", after);
+    }
+    // Looking for the earliest takes a walk over the records: not where any will do.
+    let oldest = now.0.saturating_sub(before.cast_signed());
+    if oldest > 0
+        && let Some(earliest) = batch.earliest_timestamp(unpacked_bytes_max)?
+        && earliest.0 < oldest
+    {
+        return refused(earliest, "message.timestamp.before.max.ms", before);
+    }
+    Ok(())
 }
 
 fn check_routing(topic: &Topic, data: &PartitionProduceData) -> Result<(), WireError> {
