@@ -14,9 +14,9 @@ use crate::{
     disk::{self, FileError, frame::Place},
     raft::{
         Answer, Group, Proposal,
-        machine::{Applied, Machine},
+        machine::{Applied, Machine, SnapshotBody},
         network::Alone,
-        store::Store,
+        store::{Found, Store},
     },
     state::{ClusterId, State},
     view::{self, View},
@@ -155,7 +155,7 @@ impl Catalog {
     /// Must be called on a tokio runtime. It reads the catalog's files before its first await point.
     ///
     /// # Errors
-    /// [`OpenError`] says which file and what to do. Damaged files are left as they are.
+    /// [`OpenError`] says which file and what to do. Where the files are refused for what they hold, they are left as they are.
     pub async fn open(options: CatalogOptions, env: Env) -> Result<Self, OpenError> {
         let CatalogOptions { dir, broker, view_dir, snapshot_entries, followed, log_file_bytes } = options;
         let node = u64::try_from(broker.0).map_err(|_| OpenError::BrokerNumber(broker))?;
@@ -164,15 +164,15 @@ impl Catalog {
             io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
             _ => FileError::io(&dir.join("LOCK"), "lock")(error).into(),
         })?;
-        let (store, io_loop) = Store::open(&env, &dir, log_file_bytes)?;
-        let (applied, _) = watch::channel(Applied::default());
+        // What is refused for what its files hold is left as it is: nothing is written before.
+        let mut found = Found::read(&env, &dir, log_file_bytes)?;
+        let snapshot = SnapshotBody::of(&mut found, &dir)?;
         let view = view_dir.map(view::Found::open);
-        let known = check_witness(&dir, store.last(), view.as_ref()).map_err(OpenError::from);
-        let started = match known.and_then(|()| check_followed(store.last(), followed)) {
-            Ok(()) => start_group(node, snapshot_entries, &dir, &store, &applied).await,
-            Err(error) => Err(error),
-        };
-        let group = match started {
+        check_witness(&dir, found.last(), view.as_ref())?;
+        check_followed(found.last(), followed)?;
+        let (store, io_loop) = Store::start(&env, found)?;
+        let (applied, _) = watch::channel(Applied::default());
+        let group = match start_group(node, snapshot_entries, snapshot, &store, &applied).await {
             Ok(group) => group,
             Err(error) => {
                 store.close().await;
@@ -345,12 +345,12 @@ fn check_followed(last: Option<Place>, followed: u64) -> Result<(), OpenError> {
 async fn start_group(
     node: u64,
     snapshot_entries: u64,
-    dir: &std::path::Path,
+    snapshot: SnapshotBody,
     store: &Store,
     applied: &watch::Sender<Applied>,
 ) -> Result<Group, OpenError> {
     let start = |error: &dyn std::fmt::Display| OpenError::Start(error.to_string());
-    let machine = Machine::open(dir, store.clone(), applied.clone()).await?;
+    let machine = Machine::new(store.clone(), applied.clone(), snapshot);
     let config = Config {
         cluster_name: String::from("millstream"),
         heartbeat_interval: HEARTBEAT_MS,

@@ -411,16 +411,78 @@ async fn a_log_that_was_cut_short_is_refused_since_the_view_remembers_more() {
     catalog.shutdown().await;
     let log = log_files(dir.path())[0].clone();
     let whole = std::fs::read(&log).unwrap();
-    // In the middle of a frame, as a crash would, and again since the first start may have cut that off.
+    // In the middle of a frame, as a crash would.
     std::fs::write(&log, &whole[..early as usize + 7]).unwrap();
     for _ in 0..2 {
         let refused = Catalog::open(options.clone(), real::env()).await.unwrap_err();
         assert!(matches!(refused, OpenError::File(FileError::Damaged { .. })), "{refused}");
         assert!(refused.to_string().contains("had been synced"), "{refused}");
+        assert_eq!(std::fs::read(&log).unwrap(), whole[..early as usize + 7]);
     }
     std::fs::write(&log, whole).unwrap();
     let catalog = Catalog::open(options, real::env()).await.unwrap();
     assert_eq!(catalog.state(), before);
+    catalog.shutdown().await;
+}
+
+/// What all files of a catalog hold.
+fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let paths = RealDisk.read_dir(dir).unwrap().into_iter().filter(|path| path.is_file());
+    let mut all: Vec<_> = paths.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect();
+    all.sort();
+    all
+}
+
+/// The torn tail may be all that there is of what was damaged, for whoever mends it: it was cut off before the rest was looked at.
+#[tokio::test]
+async fn a_start_that_is_refused_has_changed_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = CatalogOptions { log_file_bytes: 1 << 20, ..sim_options() };
+    let options = CatalogOptions { dir: dir.path().into(), ..options };
+    let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
+    catalog.propose(register(0, 1, 2, true)).await.unwrap();
+    for n in 0..10 {
+        catalog.propose(topic(100 + n, &format!("t{n}"))).await.unwrap();
+    }
+    let wait = catalog.group().wait(Some(Duration::from_secs(30)));
+    wait.metrics(|metrics| metrics.purged.is_some(), "a purge").await.unwrap();
+    catalog.shutdown().await;
+    let log = log_files(dir.path()).pop().unwrap();
+    let torn = std::fs::metadata(&log).unwrap().len();
+    let tail = [std::fs::read(&log).unwrap(), vec![0xee; 33]].concat();
+    std::fs::write(&log, tail).unwrap();
+    // Half made by a crash.
+    std::fs::write(dir.path().join("vote.tmp"), b"half").unwrap();
+    let whole = contents(dir.path());
+    let file = |name: &str| dir.path().join(name);
+    let spoils: [(&str, &dyn Fn()); 6] = [
+        ("a snapshot that is damaged", &|| flip(&file("snapshot"), 30)),
+        ("a snapshot that is missing", &|| std::fs::remove_file(file("snapshot")).unwrap()),
+        ("a vote that is damaged", &|| flip(&file("vote"), 30)),
+        ("a vote that is missing", &|| std::fs::remove_file(file("vote")).unwrap()),
+        ("a log that is damaged", &|| flip(&log, torn / 2)),
+        ("a purge mark that is damaged", &|| flip(&file("purged"), 30)),
+    ];
+    let refuses = async |options: &CatalogOptions, what: &str| {
+        let spoilt = contents(dir.path());
+        let refused = Catalog::open(options.clone(), real::env()).await;
+        let refused = refused.err().unwrap_or_else(|| panic!("{what} is taken"));
+        assert!(contents(dir.path()) == spoilt, "{what}: something was changed, and it was refused: {refused}");
+        for (path, bytes) in &whole {
+            std::fs::write(path, bytes).unwrap();
+        }
+        refused
+    };
+    for (what, spoil) in spoils {
+        spoil();
+        refuses(&options, what).await;
+    }
+    let older = CatalogOptions { followed: 1_000, ..options.clone() };
+    assert!(matches!(refuses(&older, "an older copy").await, OpenError::Older { .. }));
+    let catalog = Catalog::open(options, real::env()).await.unwrap();
+    assert_eq!(names(&catalog.state()).len(), 10);
+    assert_eq!(std::fs::metadata(&log).unwrap().len().cmp(&torn), std::cmp::Ordering::Greater, "it has gone on");
+    assert!(!file("vote.tmp").exists());
     catalog.shutdown().await;
 }
 
@@ -460,8 +522,10 @@ impl StoreBuilder<Types, Store, Machine, Guard> for OnSimDisk {
         let env = sim_env(&disk, SimRng::new(7).next_u64());
         let dir = Path::new(DIR);
         disk::make_dir(&disk, dir).unwrap();
-        let (store, _) = Store::open(&env, dir, 700).unwrap();
-        let machine = Machine::open(dir, store.clone(), watch::channel(Applied::default()).0).await.unwrap();
+        let mut found = Found::read(&env, dir, 700).unwrap();
+        let snapshot = SnapshotBody::of(&mut found, dir).unwrap();
+        let (store, _) = Store::start(&env, found).unwrap();
+        let machine = Machine::new(store.clone(), watch::channel(Applied::default()).0, snapshot);
         Ok((Guard, store, machine))
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct LogFiles {
     base: u64,
     purged: Option<Place>,
     committed: Option<Place>,
+    /// What counts of the last file, until it is written anew.
+    unsettled: Vec<u8>,
 }
 
 struct LogFile {
@@ -75,12 +77,12 @@ struct Found {
 }
 
 impl LogFiles {
-    /// Opens the log of a directory, or makes an empty one. Cuts a torn tail off; writes the last file anew, so that
-    /// nothing rests on what a page cache claims after an earlier run's failed sync.
+    /// Reads the log of a directory as far as it is whole. Changes nothing: nothing may be written, either, before
+    /// [`LogFiles::settle`].
     ///
     /// `expected`: other files say that there was a log.
-    pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, file_bytes: u64, expected: bool) -> Result<Self, FileError> {
-        let purged = match checked::adopt(&*disk, dir, PURGED)? {
+    pub(crate) fn find(disk: Arc<dyn Disk>, dir: &Path, file_bytes: u64, expected: bool) -> Result<Self, FileError> {
+        let purged = match checked::read(&*disk, dir, PURGED)? {
             Some(body) => Some(
                 serde_json::from_slice(&body)
                     .map_err(|error| FileError::damaged(&dir.join(PURGED), format!("it cannot be read: {error}")))?,
@@ -96,13 +98,13 @@ impl LogFiles {
             base: 0,
             purged,
             committed: None,
+            unsettled: Vec::new(),
         };
         let paths = log.list()?;
         let Some(last) = paths.last().map(|(first, _)| *first) else {
             if expected || log.purged.is_some() {
                 return Err(FileError::damaged(dir, "the files of its log (log-...) are missing"));
             }
-            log.start_file(0)?;
             return Ok(log);
         };
         let mut next = None;
@@ -111,6 +113,25 @@ impl LogFiles {
         }
         log.committed = log.committed.min_by_index(log.last());
         Ok(log)
+    }
+
+    /// Makes it one that is written to: an empty one where there is none; cuts a torn tail off; writes the last file anew, so that
+    /// nothing rests on what a page cache claims after an earlier run's failed sync.
+    pub(crate) fn settle(mut self) -> Result<Self, FileError> {
+        checked::adopt(&*self.disk, &self.dir, PURGED)?;
+        let bytes = std::mem::take(&mut self.unsettled);
+        match self.files.pop_last() {
+            None => self.start_file(0)?,
+            Some((first, LogFile { path, end, next, .. })) => {
+                if (bytes.len() as u64) < end {
+                    let torn = end - bytes.len() as u64;
+                    tracing::warn!(path = %path.display(), bytes = torn, "cut a torn tail off the catalog's log");
+                }
+                let file = self.write_whole(first, &bytes, next)?;
+                self.files.insert(first, file);
+            }
+        }
+        Ok(self)
     }
 
     pub(crate) fn purged(&self) -> Option<Place> {
@@ -402,15 +423,11 @@ impl LogFiles {
         if self.slots.is_empty() {
             self.base = purged_next.max(if self.purged.is_none() { next } else { 0 });
         }
-        let loaded = if last {
-            if found.end < bytes.len() {
-                tracing::warn!(path = %path.display(), bytes = bytes.len() - found.end, "cut a torn tail off the catalog's log");
-            }
-            self.write_whole(first, &bytes[..found.end], next)?
-        } else {
-            LogFile { file, path, end: len, synced: len, next }
-        };
-        self.files.insert(first, loaded);
+        if last {
+            bytes.truncate(found.end);
+            self.unsettled = bytes;
+        }
+        self.files.insert(first, LogFile { file, path, end: len, synced: len, next });
         Ok(next)
     }
 }

@@ -9,7 +9,7 @@ use crate::disk::make_dir;
 const DIR: &str = "/log";
 
 fn open(disk: &SimDisk) -> Result<LogFiles, FileError> {
-    LogFiles::open(Arc::new(disk.clone()), Path::new(DIR), 500, false)
+    LogFiles::find(Arc::new(disk.clone()), Path::new(DIR), 500, false).and_then(LogFiles::settle)
 }
 
 fn fresh() -> (SimDisk, LogFiles) {
@@ -176,7 +176,8 @@ proptest! {
     fn damage_is_refused_or_shortens_but_never_changes_the_log(at in any::<u64>(), xor in 1..=255u8, cut in any::<bool>()) {
         let disk = SimDisk::new(4);
         make_dir(&disk, Path::new(DIR)).unwrap();
-        let mut log = LogFiles::open(Arc::new(disk.clone()), Path::new(DIR), 1 << 20, false).unwrap();
+        let open = || LogFiles::find(Arc::new(disk.clone()), Path::new(DIR), 1 << 20, false).and_then(LogFiles::settle);
+        let mut log = open().unwrap();
         let entries: Vec<_> = (0..6).map(|index| entry(1, index, 30)).collect();
         for entry in &entries {
             log.append(std::slice::from_ref(entry)).unwrap();
@@ -193,7 +194,7 @@ proptest! {
         } else {
             disk.corrupt(&path, at, xor).unwrap();
         }
-        match LogFiles::open(Arc::new(disk.clone()), Path::new(DIR), 1 << 20, false) {
+        match open() {
             Err(FileError::Damaged { .. } | FileError::Newer { .. }) => {}
             Err(other) => prop_assert!(false, "{other}"),
             Ok(log) => {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::{
     Answer, LogId, Payload, Proposal, SnapshotMeta, StoredMembership, Types, place,
     runtime::Ambient,
-    store::{SNAPSHOT, Store},
+    store::{Found, SNAPSHOT, Store},
 };
 use crate::{
     apply::{Outcome, apply},
@@ -36,10 +36,32 @@ pub(crate) struct Applied {
 }
 
 /// A snapshot's body: JSON in a checked file.
-#[derive(Serialize, Deserialize)]
-struct SnapshotBody {
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct SnapshotBody {
     meta: SnapshotMeta,
     state: Arc<State>,
+}
+
+impl SnapshotBody {
+    /// The last snapshot of those files, or of nothing.
+    pub(crate) fn of(found: &mut Found, dir: &Path) -> Result<Self, FileError> {
+        let path = dir.join(SNAPSHOT);
+        let snapshot = match found.take_snapshot() {
+            Some(body) => {
+                decode(&body).map_err(|error| FileError::damaged(&path, format!("it cannot be read: {error}")))?
+            }
+            None => Self::default(),
+        };
+        // What was purged is nowhere else.
+        let applied = snapshot.meta.last_log_id.as_ref().map(place);
+        if let Some(purged) = found.purged()
+            && applied.is_none_or(|applied| applied.index < purged.index)
+        {
+            let what = format!("it is missing or old, and the log begins behind entry {}", purged.index);
+            return Err(FileError::damaged(&path, what));
+        }
+        Ok(snapshot)
+    }
 }
 
 /// The state machine.
@@ -51,25 +73,12 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// The state machine as of the last snapshot, or empty. openraft applies what is committed behind it.
-    pub(crate) async fn open(dir: &Path, store: Store, published: watch::Sender<Applied>) -> Result<Self, FileError> {
-        let path = dir.join(SNAPSHOT);
+    /// The state machine as of a snapshot. openraft applies what is committed behind it.
+    pub(crate) fn new(store: Store, published: watch::Sender<Applied>, snapshot: SnapshotBody) -> Self {
         let mut machine =
             Self { store, applied: Applied::default(), membership: StoredMembership::default(), published };
-        if let Some(body) = machine.store.read_snapshot().await? {
-            let SnapshotBody { meta, state } =
-                decode(&body).map_err(|error| FileError::damaged(&path, format!("it cannot be read: {error}")))?;
-            machine.take(meta, state);
-        }
-        // What was purged is nowhere else.
-        let applied = machine.applied.id.as_ref().map(place);
-        if let Some(purged) = machine.store.purged()
-            && applied.is_none_or(|applied| applied.index < purged.index)
-        {
-            let what = format!("it is missing or old, and the log begins behind entry {}", purged.index);
-            return Err(FileError::damaged(&path, what));
-        }
-        Ok(machine)
+        machine.take(snapshot.meta, snapshot.state);
+        machine
     }
 
     fn take(&mut self, meta: SnapshotMeta, state: Arc<State>) {

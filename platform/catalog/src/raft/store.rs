@@ -63,6 +63,42 @@ struct Ends {
 
 type Reply<T> = oneshot::Sender<Result<T, FileError>>;
 
+/// The files as a start finds them: read, and not changed, since it may be refused for what they hold.
+pub(crate) struct Found {
+    dir: PathBuf,
+    vote: Option<Vote>,
+    files: LogFiles,
+    /// The snapshot's body.
+    snapshot: Option<Vec<u8>>,
+}
+
+impl Found {
+    /// Reads the files of `dir`, which must exist and be locked by the caller. Blocks.
+    pub(crate) fn read(env: &Env, dir: &Path, file_bytes: u64) -> Result<Self, FileError> {
+        let disk = env.disk.clone();
+        let vote = read_vote(&*disk, dir)?;
+        let snapshot = checked::read(&*disk, dir, SNAPSHOT)?;
+        let files = LogFiles::find(disk, dir, file_bytes, snapshot.is_some() || vote.is_some())?;
+        check_vote(dir, vote.as_ref(), files.last())?;
+        Ok(Self { dir: dir.into(), vote, files, snapshot })
+    }
+
+    /// The last entry, or the last that was deleted.
+    pub(crate) fn last(&self) -> Option<Place> {
+        self.files.last()
+    }
+
+    /// Up to where entries were deleted.
+    pub(crate) fn purged(&self) -> Option<Place> {
+        self.files.purged()
+    }
+
+    /// The snapshot's body; none if there is none. It is not kept.
+    pub(crate) fn take_snapshot(&mut self) -> Option<Vec<u8>> {
+        self.snapshot.take()
+    }
+}
+
 enum Operation {
     Append { entries: Vec<RawEntry>, written: Reply<()>, flushed: IOFlushed<Types> },
     Vote { vote: Vote, body: Vec<u8>, done: Reply<()> },
@@ -76,34 +112,24 @@ enum Operation {
 }
 
 impl Store {
-    /// Opens the files of `dir`, which must exist and be locked by the caller, and starts the loop.
+    /// Starts the loop on what was found. From here on the files are written to, and what was believed of them is durable.
     ///
     /// Blocks: call it where that may be.
-    pub(crate) fn open(env: &Env, dir: &Path, file_bytes: u64) -> Result<(Self, Task), FileError> {
+    pub(crate) fn start(env: &Env, found: Found) -> Result<(Self, Task), FileError> {
+        let Found { dir, vote, files, .. } = found;
         let disk = env.disk.clone();
-        remove_half_made(&*disk, dir)?;
-        let vote = read_vote(&*disk, dir)?;
-        let expected = checked::adopt(&*disk, dir, SNAPSHOT)?.is_some() || vote.is_some();
-        let files = LogFiles::open(disk.clone(), dir, file_bytes, expected)?;
-        check_vote(dir, vote.as_ref(), files.last())?;
+        remove_half_made(&*disk, &dir)?;
+        for name in [VOTE, SNAPSHOT] {
+            checked::adopt(&*disk, &dir, name)?;
+        }
+        let files = files.settle()?;
         let ends = Ends { purged: files.purged(), last: files.last(), committed: files.committed() };
         let shared =
             Arc::new(Shared { vote: Mutex::new(vote), ends: Mutex::new(ends), failed: watch::channel(None).0 });
         let (queue, operations) = mpsc::channel(QUEUE_MAX);
-        let io_loop =
-            IoLoop { disk, dir: dir.into(), files, shared: shared.clone(), failed: None, unsynced: Vec::new() };
+        let io_loop = IoLoop { disk, dir, files, shared: shared.clone(), failed: None, unsynced: Vec::new() };
         let task = env.spawn.dedicated("catalog-io", Box::pin(io_loop.run(operations)));
         Ok((Self { queue, shared }, task))
-    }
-
-    /// Up to where entries were deleted.
-    pub(crate) fn purged(&self) -> Option<Place> {
-        self.shared.ends.lock().purged
-    }
-
-    /// The last entry, or the last that was deleted.
-    pub(crate) fn last(&self) -> Option<Place> {
-        self.shared.ends.lock().last
     }
 
     /// Follows the reason for which the files can no longer be used; none while they can.
@@ -386,7 +412,7 @@ fn is_half_made(path: &Path) -> bool {
 }
 
 fn read_vote(disk: &dyn Disk, dir: &Path) -> Result<Option<Vote>, FileError> {
-    let Some(body) = checked::adopt(disk, dir, VOTE)? else { return Ok(None) };
+    let Some(body) = checked::read(disk, dir, VOTE)? else { return Ok(None) };
     let vote = serde_json::from_slice(&body);
     vote.map(Some).map_err(|error| FileError::damaged(&dir.join(VOTE), format!("it cannot be read: {error}")))
 }
