@@ -1,7 +1,7 @@
 //! The logs that there are and those that the metadata asks for, where they differ: what may be deleted, what is kept, what is missed.
 
 use millstream_catalog::{Catalog, State};
-use millstream_log::{LogId, OpenLogError, Storage, Stream};
+use millstream_log::{LogId, OpenError, OpenLogError, Storage, Stream};
 use millstream_model::{BrokerId, LeaderEpoch, PartitionId};
 use tracing::{error, warn};
 
@@ -64,12 +64,14 @@ pub(crate) fn settle(storage: &Storage, catalog: &Catalog, broker: BrokerId) {
     }
     miss(storage, &state, broker);
     for (id, error) in storage.out_of_service() {
+        let is_of_place = matches!(&*error, OpenError::Misplaced { .. } | OpenError::Moved { .. });
         let error = OpenLogError::OutOfService { id, source: error };
         match (state.topic_by_id(id.topic), standing(storage, (applied, &state), id)) {
             (Some(topic), _) => {
                 error!(topic = %topic.name, partition = %id.partition, stream = %id.stream, "out of service: {error}");
             }
             (None, Standing::Deleted) => warn!("{error}. Its topic was deleted, and so is the log now"),
+            (None, _) if is_of_place => warn!("{error}"),
             (None, _) => {}
         }
     }

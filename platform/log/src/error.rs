@@ -78,6 +78,26 @@ pub enum OpenError {
         /// Its directory.
         path: PathBuf,
     },
+    /// In the place of a log's directory is that of another log.
+    #[error(
+        "{} holds the log {of}, as its mark says: directories were exchanged, or put back in the wrong place. Stop the broker and put \
+         each in the place that its log has below logs/",
+        path.display()
+    )]
+    Misplaced {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        of: LogId,
+    },
+    /// A log's directory is in the place of another log's.
+    #[error("{} is not in its place: it is at {}. Stop the broker and put it back", path.display(), at.display())]
+    Moved {
+        /// Its place.
+        path: PathBuf,
+        /// Where it is.
+        at: PathBuf,
+    },
     /// The directory is not empty and is not ours.
     #[error("{} is not a Millstream data directory: {reason}", path.display())]
     NotOurs {
@@ -115,9 +135,15 @@ impl OpenError {
     pub(crate) fn is_of_one_log(&self) -> bool {
         match self {
             Self::Damaged { .. } | Self::MarkMissing { .. } | Self::LogMissing { .. } => true,
+            Self::Misplaced { .. } | Self::Moved { .. } => true,
             Self::Io { source, .. } => is_of_wrong_type(source),
             _ => false,
         }
+    }
+
+    /// Whether what is in the place of a log's directory may be another's: nothing is written there.
+    pub(crate) fn is_of_place(&self) -> bool {
+        matches!(self, Self::Misplaced { .. } | Self::Moved { .. })
     }
 }
 

@@ -14,7 +14,7 @@
 //!
 //! A start that can load the log again replays them before the journal's, and removes the file once the log is synced.
 //!
-//! Where something else is in the place of the log's directory, or of one above it, they are kept *aside*: in a file of the same layout
+//! Where something else is in the place of the log's directory, another log's even, or of one above it, they are kept *aside*: in a file of the same layout
 //! that has the log's name, `DIR/held/TOPIC.PARTITION.STREAM-GENERATION`. It goes with the log's deletion, durably, as what is in its
 //! directory does by itself.
 
@@ -148,15 +148,25 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    /// Begins in the log's own directory, or aside where something else is in the place of that.
+    /// Begins in the log's own directory, or aside where something else is in the place of that; `foreign`: another log's directory may
+    /// be.
     ///
     /// # Errors
     /// Of the disk, and the file.
-    pub(crate) fn begin(disk: &dyn Disk, data_dir: &Path, id: LogId) -> Result<Self, (PathBuf, io::Error)> {
+    pub(crate) fn begin(
+        disk: &dyn Disk,
+        data_dir: &Path,
+        id: LogId,
+        foreign: bool,
+    ) -> Result<Self, (PathBuf, io::Error)> {
         let of = |path: &Path| {
             let path = path.to_owned();
             |error| (path, error)
         };
+        if foreign {
+            let aside = aside(data_dir, id);
+            return Self::begin_in(disk, &aside, 2).map_err(of(&aside));
+        }
         let own = data_dir.join(id.path()).join(FILE);
         // STREAM, PARTITION, TOPIC and logs: the log may have lost its directory.
         match Self::begin_in(disk, &own, 4) {
@@ -264,7 +274,7 @@ mod tests {
     }
 
     fn hold(disk: &SimDisk, lsns: &[u64]) {
-        let mut holder = Holder::begin(disk, Path::new("/data"), id()).unwrap();
+        let mut holder = Holder::begin(disk, Path::new("/data"), id(), false).unwrap();
         lsns.iter().for_each(|lsn| holder.put(disk, &frame(*lsn)).unwrap());
         holder.finish(disk).unwrap();
     }

@@ -37,14 +37,15 @@
 //! DIR/journal/spare-N              recycled, waiting for their next use
 //! DIR/logs/TOPIC/PARTITION/STREAM-GENERATION/
 //!     BASE.log  BASE.index         segment and its index, BASE: first offset, 20 digits
-//!     mark                         up to where the segments are durable (`mark`), and what made the log (`made`)
+//!     mark                         up to where the segments are durable (`mark`); which log it is, and what made it (`made`)
 //!     epochs                       leader epochs and where they began (`epochs`)
 //!     OFFSET.producers             idempotent producers as of that offset, where a segment begins or as the mark says (`snapshot`)
 //!     held                         frames of the journal while the log is out of service (`held`)
 //!     compacted                    how far it was compacted, and when (`compact`)
 //!     BASE.compacting              a compacted segment that is not finished; removed at the next start
 //! DIR/held/TOPIC.PARTITION.STREAM-GENERATION
-//!                                  the same where something else is in the place of the log's directory; there where it is needed
+//!                                  the same where something else is in the place of the log's directory, another log's even; there
+//!                                  where it is needed
 //! DIR/trash/                       directories of deleted logs, and segments below the starts of logs; removed in steps
 //! ```
 //!
@@ -141,8 +142,9 @@
 //! them: at the next batch, where headers lead from it to the next place that the index knows; else at that place. The operator
 //! is told once of each damaged place.
 //!
-//! Nothing in a segment names its log. The mark tells how the last segment begins (`mark`), so that a start finds one that was exchanged with
-//! another log's, or put back in the wrong place: the log is out of service. That costs a read of one header for each log. A *closed* segment
+//! Nothing in a segment names its log. Beside the mark is which log it is (`made`): a directory that was exchanged with another's as a whole,
+//! or put back in the wrong place, is found by that, before anything of it is changed. The mark tells how the last segment begins (`mark`), so
+//! that a start finds one file that was exchanged with another log's: the log is out of service. That costs a read of one header for each log. A *closed* segment
 //! that was exchanged is not detected: what it holds is served, and only where it ends at another offset than it must is that told, as
 //! damage. What would tell is a note of how each begins, which had to be kept, durably and for every segment, through retention,
 //! compaction and truncation; or the log's name in the segment, which holds batches and nothing else, so that they can be sent from the
@@ -196,7 +198,8 @@
 //! where its mark covers them all. It can be deleted; where the journal goes on to its Drop, a start only tells of the damage.
 //!
 //! So is a log out of service in the place of whose directory, or of one above it, there is something else: a plain file, a FIFO, a link to
-//! nothing. What is there is left alone and named. Its frames are kept in `DIR/held` then, which each start looks through; what is kept
+//! nothing; another log's directory, as its mark says, and then that log, too, unless its own is in its place. What is there is left alone and
+//! named, also where the log is deleted whose place it is. Its frames are kept in `DIR/held` then, which each start looks through; what is kept
 //! there is removed durably once the log is synced, and before it is deleted, or it would come back without the log. Where the
 //! journal has no frame of such a log, it is known by its partition's place, or refused as it is opened.
 //!

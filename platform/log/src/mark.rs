@@ -16,17 +16,17 @@
 //!       there is none
 //! ```
 //!
-//! Behind the slots it notes by which entry of the cluster's metadata the log was made (`made`).
+//! Behind the slots it says by which entry of the cluster's metadata the log was made, and which log it is (`made`).
 
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 
-use millstream_env::{Disk, OpenMode};
+use millstream_env::{Disk, DiskFile, OpenMode};
 use millstream_model::{Durability, Offset};
 
 use crate::{
     bytes_io::replace_file,
     frame::{durability_code, durability_from},
-    made,
+    made::Noted,
     slots::{self, Slot, Slots, field, put_fields},
 };
 
@@ -83,8 +83,6 @@ pub(crate) struct Found {
     pub(crate) mark: Mark,
     /// The other slot is rotten, and may have been the newer one.
     pub(crate) rotten: bool,
-    /// By which entry the log was made; 0: it does not say.
-    pub(crate) made_by: u64,
 }
 
 impl Mark {
@@ -103,41 +101,39 @@ impl Mark {
         }
     }
 
-    /// Reads a log's mark; none if it never had one. A file without a sound slot is invalid data.
+    /// Opens a log's mark file; none if it never had one.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        match disk.open(path, OpenMode::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// Reads a log's mark from its file. One without a sound slot is invalid data.
     ///
     /// A mark that says less than the one before it is written again, and synced: a killed process may have left it where it can be
     /// read and is not durable, and what only the one before speaks of is about to go.
-    pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Option<Found>> {
-        let file = match disk.open(path, OpenMode::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+    pub(crate) fn load(disk: &dyn Disk, path: &Path, file: Arc<dyn DiskFile>) -> io::Result<Found> {
         let Slots { newest: mark, older, rotten } = slots::load::<Self, SLOT_BYTES>(&*file)?;
-        let made_by = made::read(&*file)?;
         drop(file);
         if older.is_some_and(|older| mark.end < older.end) {
             mark.store(disk, path, None)?;
         }
-        Ok(Some(Found { mark, rotten, made_by }))
+        Ok(Found { mark, rotten })
     }
 
-    /// Writes the first mark of a log, synced, and by which entry it was made; the file's name is durable once the directory is synced.
-    pub(crate) fn create(&self, disk: &dyn Disk, path: &Path, made_by: Option<u64>) -> io::Result<()> {
+    /// Writes the first mark of a log, synced, and what is known of the log; the file's name is durable once the directory is synced.
+    pub(crate) fn create(&self, disk: &dyn Disk, path: &Path, noted: Noted) -> io::Result<()> {
         let mut file = slots::first_bytes(self);
-        if let Some(entry) = made_by {
-            file.resize(made::AT as usize, 0);
-            file.extend_from_slice(&made::encode(entry));
-        }
+        noted.append_to(&mut file);
         replace_file(disk, path, &[&file], true)
     }
 
-    /// Writes a later mark in place of the one before the last, and syncs it; also by which entry the log was made, where that is to
-    /// be noted now.
-    pub(crate) fn store(&self, disk: &dyn Disk, path: &Path, made_by: Option<u64>) -> io::Result<()> {
+    /// Writes a later mark in place of the one before the last, and syncs it; also what is to be noted of the log now.
+    pub(crate) fn store(&self, disk: &dyn Disk, path: &Path, noted: Option<Noted>) -> io::Result<()> {
         let file = disk.open(path, OpenMode::Write)?;
-        if let Some(entry) = made_by {
-            made::write(&*file, entry)?;
+        if let Some(noted) = noted {
+            noted.write(&*file)?;
         }
         slots::store(&*file, self)
     }
@@ -188,9 +184,10 @@ mod tests {
     use std::io::IoSlice;
 
     use millstream_env::real::RealDisk;
+    use millstream_model::{PartitionId, TopicId};
 
     use super::*;
-    use crate::slots::SLOT_STRIDE;
+    use crate::{LogId, slots::SLOT_STRIDE};
 
     fn mark(sequence: u64) -> Mark {
         Mark {
@@ -210,26 +207,32 @@ mod tests {
     fn the_newest_sound_slot_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mark");
-        let load = || Mark::load(&RealDisk, &path).unwrap();
-        let found = |sequence, rotten, made_by| Some(Found { mark: mark(sequence), rotten, made_by });
+        let open = || Mark::open(&RealDisk, &path).unwrap();
+        let load = || open().map(|file| Mark::load(&RealDisk, &path, file).unwrap());
+        let found = |sequence, rotten| Some(Found { mark: mark(sequence), rotten });
+        let noted = || Noted::read(&*open().unwrap()).unwrap();
+        let note = |made_by| Noted { made_by, log: Some(LogId::records(TopicId::NIL, PartitionId(1))) };
         assert_eq!(load(), None);
-        // Of an earlier version, which is told later by which entry it was made; and of one that knows at once.
-        mark(0).create(&RealDisk, &path, None).unwrap();
-        assert_eq!(load(), found(0, false, 0));
-        mark(1).store(&RealDisk, &path, Some(7)).unwrap();
-        assert_eq!(load(), found(1, false, 7));
-        mark(0).create(&RealDisk, &path, Some(7)).unwrap();
-        assert_eq!(load(), found(0, false, 7));
+        // Of an earlier version, which says no more; and of one that knows all at once.
+        slots::create(&RealDisk, &path, &mark(0)).unwrap();
+        assert_eq!((load(), noted()), (found(0, false), Noted::default()));
+        mark(1).store(&RealDisk, &path, Some(note(0))).unwrap();
+        assert_eq!((load(), noted()), (found(1, false), note(0)));
+        mark(2).store(&RealDisk, &path, Some(note(7))).unwrap();
+        assert_eq!((load(), noted()), (found(2, false), note(7)));
+        mark(0).create(&RealDisk, &path, note(7)).unwrap();
+        assert_eq!(load(), found(0, false));
         for sequence in 1..5 {
             mark(sequence).store(&RealDisk, &path, None).unwrap();
-            assert_eq!(load(), found(sequence, false, 7));
+            assert_eq!((load(), noted()), (found(sequence, false), note(7)));
         }
         // The newest is damaged: the one before counts, and that it need not be the newest is told. Both: nobody may guess.
         let file = RealDisk.open(&path, OpenMode::Write).unwrap();
         file.write_at(&[IoSlice::new(&[0xff; 4])], 36).unwrap();
-        assert_eq!(load(), found(3, true, 7));
+        assert_eq!(load(), found(3, true));
         file.write_at(&[IoSlice::new(&[0xff; 4])], SLOT_STRIDE + 36).unwrap();
-        assert_eq!(Mark::load(&RealDisk, &path).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(made::of_damaged(&RealDisk, &path), 7);
+        let refused = Mark::load(&RealDisk, &path, open().unwrap()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        assert_eq!(Noted::of_dir(&RealDisk, dir.path()), note(7));
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     commit, data_dir,
     followed::{FOLLOWED_FILE, Followed},
     journal::{self, Journal},
-    made,
+    made::Noted,
     recover::{self, cut::cut_unmarked},
     sync,
 };
@@ -128,8 +128,8 @@ impl Storage {
             replayed_bytes: outcome.replayed_bytes,
         };
         let refuse = |(id, error): (LogId, OpenError)| {
-            let mark_path = journal.options.dir.join(id.path()).join("mark");
-            (id, OutOfService::new(id, &journal, error, made::of_damaged(&*journal.disk, &mark_path)))
+            let noted = Noted::of_dir(&*journal.disk, &journal.options.dir.join(id.path()));
+            (id, OutOfService::new(id, &journal, error, noted.made_by))
         };
         let refused = outcome.refused.into_iter().map(refuse).collect();
         let synced_lsn = journal.queue().next_lsn - 1;
@@ -247,7 +247,10 @@ impl Storage {
     /// reaches to that entry and does not know the log has seen it deleted.
     #[must_use]
     pub fn made_by(&self, id: LogId) -> Option<u64> {
-        self.logs.lock().find(id).and_then(|log| log.state().made.entry())
+        let logs = self.logs.lock();
+        // What is noted there is of another's making.
+        let is_foreign = logs.refused.get(&id).is_some_and(|refused| refused.error.is_of_place());
+        logs.find(id).filter(|_| !is_foreign).and_then(|log| log.state().made.entry())
     }
 
     /// Notes of a log that the metadata knows, as of an entry, that it was made by it or by one before, if the log has no note: an

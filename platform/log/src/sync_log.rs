@@ -11,7 +11,6 @@ use crate::{
     bytes_io::failing,
     fault::{self, Fault},
     index::Index,
-    made::Made,
     snapshot,
     state::Part,
     sync_error::{SyncError, refused, sync_dir},
@@ -169,13 +168,13 @@ impl PartitionLog {
         }
         let path = self.mark_path();
         if plan.before.is_none() {
-            plan.mark.create(disk, &path, plan.made_by).map_err(refused("write", &path))?;
+            plan.mark.create(disk, &path, plan.noted.unwrap_or_default()).map_err(refused("write", &path))?;
             sync_dir(disk, self.dir()).map_err(|error| {
                 self.state().durable.unnamed = Some(plan.mark);
                 refused("sync", self.dir())(error)
             })?;
         } else {
-            plan.mark.store(disk, &path, plan.made_by).map_err(refused("write", &path))?;
+            plan.mark.store(disk, &path, plan.noted).map_err(refused("write", &path))?;
         }
         Ok(())
     }
@@ -184,10 +183,10 @@ impl PartitionLog {
     pub(crate) fn write_first_mark(&self) -> io::Result<()> {
         let mut state = self.state();
         let mark = state.next_mark(self.durability());
-        let made_by = state.made.to_write();
-        mark.create(self.disk(), &self.mark_path(), made_by)?;
+        let noted = state.made.to_write(self.id()).unwrap_or_default();
+        mark.create(self.disk(), &self.mark_path(), noted)?;
         state.durable.mark = Some(mark);
-        state.made = Made::written(made_by.unwrap_or(0));
+        state.made.was_written(noted);
         Ok(())
     }
 

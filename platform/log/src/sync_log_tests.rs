@@ -268,7 +268,10 @@ fn a_first_mark_whose_name_could_not_be_synced_is_cut_with_the_log() {
     world.disk().inject(lacking);
     assert!(matches!(log.carry_out(&plan), Err(SyncError::Lacking(Lack::Descriptors, _))));
     log.postpone_sync(&plan, Vec::new());
-    let stored = || Mark::load(world.disk(), &log.mark_path()).unwrap().unwrap().mark;
+    let stored = || {
+        let file = Mark::open(world.disk(), &log.mark_path()).unwrap().unwrap();
+        Mark::load(world.disk(), &log.mark_path(), file).unwrap().mark
+    };
     assert_eq!((log.state().durable.mark, stored().end), (None, Offset(12)), "nothing may rely on it");
     drop(log.truncate(Offset(7)).unwrap());
     assert!(log.cut_files().is_ok());

@@ -8,7 +8,7 @@ use crate::{
     PartitionLog,
     epochs::Epochs,
     index::Index,
-    made::Made,
+    made::Noted,
     mark::Mark,
     producers::Producers,
     queue::Queue,
@@ -49,8 +49,8 @@ pub(crate) struct Plan {
     pub(crate) at_bases: Vec<(Offset, Arc<Producers>)>,
     pub(crate) unsynced: Unsynced,
     pub(crate) mark: Mark,
-    /// By which entry the log was made, if that is to be written.
-    pub(crate) made_by: Option<u64>,
+    /// What is to be noted of the log beside the mark.
+    pub(crate) noted: Option<Noted>,
     /// The mark on disk.
     pub(crate) before: Option<Mark>,
     /// Segments below the mark's start: they go when it is durable.
@@ -91,7 +91,7 @@ impl PartitionLog {
             unsynced,
             cause,
             mark: state.next_mark(self.durability()),
-            made_by: state.made.to_write(),
+            noted: state.made.to_write(self.id()),
             before: state.durable.mark,
             retired: if cause == Cause::Reference { Vec::new() } else { std::mem::take(&mut state.retired) },
         })
@@ -156,8 +156,8 @@ impl PartitionLog {
         state.durable.parts = state.parts.partition_point(|part| part.segment.base < *last).min(state.parts.len() - 1);
         state.durable.mark = Some(plan.mark);
         state.durable.unnamed = None;
-        if let Some(entry) = plan.made_by {
-            state.made = Made::written(entry);
+        if let Some(noted) = plan.noted {
+            state.made.was_written(noted);
         }
         // What was not written for a reference is, when the log has its turn: at the latest when the storage is closed.
         let gone = self.move_pin(&mut state, &mut self.journal().queue(), plan.cause != Cause::Reference);

@@ -8,10 +8,11 @@ use std::{
 use millstream_env::{Disk, OpenMode, advised, is_of_wrong_type, lack};
 
 use crate::{
-    PartitionLog, StorageFailed,
+    LogId, PartitionLog, StorageFailed,
     bytes_io::{failing, missing_is_fine},
     held,
     journal::Journal,
+    made::Noted,
     snapshot,
     state::Part,
     sync_error::sync_dir,
@@ -69,13 +70,17 @@ impl PartitionLog {
         let journal = self.journal();
         // It makes room.
         held::remove_aside(&*journal.last_disk, &journal.options.dir, self.id())?;
-        discard(&*journal.last_disk, self.dir(), &journal.options.dir.join("trash"), name)
+        discard(&*journal.last_disk, self.id(), self.dir(), &journal.options.dir.join("trash"), name)
     }
 }
 
 /// Renames a log's directory into `trash`, or what is in its place, and makes durable that it is gone. Where something else is in the
-/// place of a directory above it, nothing is there of the log.
-pub(crate) fn discard(disk: &dyn Disk, dir: &Path, trash: &Path, name: &str) -> io::Result<()> {
+/// place of a directory above it, nothing is there of the log; and where its mark says that it is another log's, it is left alone.
+pub(crate) fn discard(disk: &dyn Disk, id: LogId, dir: &Path, trash: &Path, name: &str) -> io::Result<()> {
+    if let Some(of) = Noted::of_dir(disk, dir).other_than(id) {
+        tracing::warn!(log = %id, path = %dir.display(), "it was deleted, and its directory is kept, which holds the log {of}");
+        return Ok(());
+    }
     let in_the_way = |error: &io::Error| is_of_wrong_type(error);
     let is_there = match disk.exists(dir) {
         Ok(false) => disk.is_link(dir),

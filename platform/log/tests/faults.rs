@@ -321,6 +321,9 @@ fn a_log_without_a_journal_that_has_gone_is_out_of_service_and_does_not_begin_em
 fn a_start_on_a_full_disk_takes_what_makes_room() {
     for durability in [Durability::Fsync, Durability::Replicated] {
         let mut bench = bench(durability);
+        // A log's first files take more than 16 KiB.
+        bench.options.reserve_bytes = 24 << 10;
+        bench.kill();
         bench.append(3_000).unwrap();
         for _ in 0..2 {
             bench.world.first().kill();

@@ -38,8 +38,9 @@ impl Bench {
 
     /// Whether the mark file has the note.
     fn is_written(&self) -> bool {
-        let len = self.world.disk().open(&log_dir().join("mark"), OpenMode::Read).and_then(|file| file.len());
-        len.is_ok_and(|len| len > 8192)
+        let mut magic = [0; 6];
+        let file = self.world.disk().open(&log_dir().join("mark"), OpenMode::Read);
+        file.is_ok_and(|file| file.read_at(&mut magic, 8192).is_ok() && magic == *b"MSmade")
     }
 
     /// Takes the note out of the mark file: as earlier versions leave it.

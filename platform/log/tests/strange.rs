@@ -409,7 +409,7 @@ async fn segments_that_were_exchanged_are_not_served_as_each_others() {
         // Whoever is not closed has its mark with the next start.
         let whole = [(journaled, 1 + more), (replicated, 1), (other, 1)];
         serve(&root, &whole, &[], close).await;
-        let exchange = || {
+        let exchange_files = || {
             for name in ["00000000000000000000.log", "00000000000000000000.index"] {
                 let [one, two] = [journaled, other].map(|id| dir_of(&root, id).join(name));
                 if one.exists() || two.exists() {
@@ -420,7 +420,7 @@ async fn segments_that_were_exchanged_are_not_served_as_each_others() {
                 }
             }
         };
-        exchange();
+        exchange_files();
         for turn in 0..2 {
             let told = serve(&root, &[(replicated, 1)], &[], close).await;
             assert_eq!(told.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [journaled, other], "{more} {close} {turn}");
@@ -428,7 +428,7 @@ async fn segments_that_were_exchanged_are_not_served_as_each_others() {
                 assert!(text.contains("00.log") && text.contains("another log's segment"), "{text}");
             }
         }
-        exchange();
+        exchange_files();
         assert_eq!(serve(&root, &whole, &[], close).await, []);
         // The medium has changed its CRC: that is damage of one batch, found where it is read.
         let path = dir_of(&root, other).join("00000000000000000000.log");
@@ -437,6 +437,121 @@ async fn segments_that_were_exchanged_are_not_served_as_each_others() {
         fs::write(&path, bytes).unwrap();
         assert_eq!(start(&root).unwrap(), 0);
     }
+}
+
+/// What all files below a directory hold.
+fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    files(dir).into_iter().map(|path| (path.strip_prefix(dir).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
+}
+
+fn exchange(temp: &Path, one: &Path, two: &Path) {
+    let beside = temp.join("beside");
+    for (from, to) in [(one, &*beside), (two, one), (&*beside, two)] {
+        fs::rename(from, to).unwrap();
+    }
+}
+
+/// Each has its mark with it, and nothing in it but that tells whose it is: they were served as each other's, and the journal's frames
+/// of one replayed into the other's.
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_that_were_exchanged_are_not_served_or_written_to_and_whole_when_put_back() {
+    let [(journaled, _), (replicated, _), (other, _)] = three_logs();
+    let all = [journaled, replicated, other];
+    // At which depth the directories are that are exchanged: of the logs, their partitions, or their topics.
+    for (one, two, depth) in
+        [(journaled, other, 0), (journaled, replicated, 1), (replicated, other, 1), (journaled, other, 2)]
+    {
+        for (more, close) in [(0, true), (0, false), (1, true), (1, false)] {
+            let what = format!("{one} and {two}, {depth} above, {more} more, closed: {close}");
+            let temp = tempfile::tempdir().unwrap();
+            let root = temp.path().join("data");
+            // Whoever is not closed has its mark with the second start, and something past it, in the journal.
+            for turn in 1..=2 {
+                serve(&root, &all.map(|id| (id, turn)), &all, close).await;
+            }
+            let ends = all.map(|id| (id, 2 + if id == one { more } else { 0 }));
+            if more > 0 {
+                serve(&root, &ends, &[one], close).await;
+            }
+            let places = [one, two].map(|id| dir_of(&root, id).ancestors().nth(depth).unwrap().to_owned());
+            exchange(temp.path(), &places[0], &places[1]);
+            // Of a topic's other partition there was none: what is in its place is told of, too.
+            let strays = LogId { partition: replicated.partition, ..other };
+            let lost: Vec<_> = match depth {
+                2 => vec![journaled, replicated, other, strays],
+                _ => all.into_iter().filter(|id| [one, two].contains(id)).collect(),
+            };
+            let held = places.clone().map(|place| contents(&place));
+            for turn in 0..2 {
+                let whole: Vec<_> = ends.into_iter().filter(|(id, _)| !lost.contains(id)).collect();
+                let told = serve(&root, &whole, &[], close).await;
+                assert_eq!(told.iter().map(|(id, _)| *id).collect::<Vec<_>>(), lost, "{what}, start {turn}");
+                for (id, text) in told.iter().filter(|(id, _)| [one, two].contains(id)) {
+                    let from = if *id == one { two } else { one };
+                    assert!(
+                        text.contains(&format!("{} holds the log {from}", dir_of(&root, *id).display())),
+                        "{what}: {text}"
+                    );
+                }
+                assert_eq!(places.clone().map(|place| contents(&place)), held, "{what}, start {turn}");
+            }
+            exchange(temp.path(), &places[0], &places[1]);
+            for turn in 0..2 {
+                assert_eq!(serve(&root, &ends, &[], close).await, [], "{what}, put back, start {turn}");
+            }
+        }
+    }
+}
+
+/// What is in its place is another's, and stays; what is its own goes when it is put back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_deleted_takes_no_other_with_it_whose_directory_is_in_its_place() {
+    let [(one, _), (replicated, _), (two, _)] = three_logs();
+    for close in [true, false] {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("data");
+        let ends = [one, replicated, two].map(|id| (id, 1));
+        serve(&root, &ends, &[one, replicated, two], true).await;
+        let places = [one, two].map(|id| dir_of(&root, id));
+        exchange(temp.path(), &places[0], &places[1]);
+        let (storage, _) = Storage::open(options(&root), real::env()).unwrap();
+        assert_eq!([one, two].map(|id| storage.made_by(id)), [None, None]);
+        storage.delete_log(one).unwrap().await.unwrap();
+        if close {
+            storage.close().await.unwrap();
+        }
+        storage.abandon().await;
+        // Its deletion is replayed, or was carried out.
+        assert!(start(&root).unwrap() >= 1);
+        exchange(temp.path(), &places[0], &places[1]);
+        let (storage, _) = Storage::open(options(&root), real::env()).unwrap();
+        assert_eq!(storage.log(two).unwrap().end_offset(), Offset(1), "closed: {close}");
+        assert_eq!(storage.out_of_service().len(), 0, "closed: {close}");
+    }
+}
+
+/// Another's directory was put in the place of one that has no mark yet: nothing of that is served, or begun afresh.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_directory_is_in_place_of_anothers_does_not_begin_afresh() {
+    let [(one, _), (replicated, _), (two, _)] = three_logs();
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("data");
+    serve(&root, &[(one, 0), (replicated, 0), (two, 1)], &[two], true).await;
+    // Its records are in the journal only, as far as a start believes.
+    serve(&root, &[(one, 1), (replicated, 0), (two, 1)], &[one], false).await;
+    let places = [one, two].map(|id| dir_of(&root, id));
+    assert!(!places[0].join("mark").exists());
+    exchange(temp.path(), &places[0], &places[1]);
+    let held = places.clone().map(|place| contents(&place));
+    for turn in 0..2 {
+        let told = serve(&root, &[(replicated, 0)], &[], false).await;
+        assert_eq!(told.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [one, two], "start {turn}");
+        let moved = format!("{} is not in its place: it is at {}", places[1].display(), places[0].display());
+        assert!(told[1].1.contains(&moved), "{}", told[1].1);
+        assert_eq!(places.clone().map(|place| contents(&place)), held, "start {turn}");
+    }
+    exchange(temp.path(), &places[0], &places[1]);
+    assert_eq!(serve(&root, &[(one, 1), (replicated, 0), (two, 1)], &[], false).await, []);
 }
 
 /// All that is in the trash is deleted: where a link leads, that would be somebody else's.

@@ -23,7 +23,7 @@ use crate::{
     held,
     index::Index,
     journal::Journal,
-    made::Made,
+    made::{Made, Noted},
     mark::{First, Found, Mark},
     segment::Segment,
     snapshot,
@@ -46,7 +46,24 @@ pub(super) fn load_logs(journal: &Arc<Journal>, dir: &Path) -> Result<(Logs, Ref
         }
         Ok(())
     })?;
-    Ok(logs.into_inner())
+    let (mut logs, mut refused) = logs.into_inner();
+    refuse_moved(journal, &mut logs, &mut refused);
+    Ok((logs, refused))
+}
+
+/// Refuses logs whose directories are in place of others': they must not begin afresh. What is in their own places, without a mark, may
+/// be what the others have had there.
+fn refuse_moved(journal: &Journal, logs: &mut Logs, refused: &mut Refused) {
+    let moved = |error: &OpenError| match error {
+        OpenError::Misplaced { path, of } => Some((*of, path.clone())),
+        _ => None,
+    };
+    for (of, at) in refused.values().filter_map(moved).collect::<Vec<_>>() {
+        if logs.get(&of).is_none_or(|log| log.state().durable.mark.is_none()) && !refused.contains_key(&of) {
+            logs.remove(&of);
+            refused.insert(of, OpenError::Moved { path: journal.options.dir.join(of.path()), at });
+        }
+    }
 }
 
 /// Whether a log without a mark has had one, for all that can be told: epochs are written down before the first mark, and until that
@@ -100,12 +117,19 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let dir = journal.options.dir.join(id.path());
     let paths = list(disk, &dir)?;
     let mark_path = dir.join("mark");
-    let mark = Mark::load(disk, &mark_path).map_err(|source| match source.kind() {
-        io::ErrorKind::InvalidData => OpenError::Damaged { path: mark_path.clone(), reason: source.to_string() },
-        _ => OpenError::Io { action: "read", path: mark_path.clone(), source },
-    })?;
-    let (mark, rotten, made_by) =
-        mark.map_or((None, false, 0), |Found { mark, rotten, made_by }| (Some(mark), rotten, made_by));
+    let mark_file = Mark::open(disk, &mark_path).map_err(io("read", &mark_path))?;
+    let noted = mark_file.as_ref().map(|file| Noted::read(&**file)).transpose().map_err(io("read", &mark_path))?;
+    let noted = noted.unwrap_or_default();
+    // Before anything here is changed: it is all another's.
+    if let Some(of) = noted.other_than(id) {
+        return Err(OpenError::Misplaced { path: dir, of });
+    }
+    let found =
+        mark_file.map(|file| Mark::load(disk, &mark_path, file)).transpose().map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidData => OpenError::Damaged { path: mark_path.clone(), reason: source.to_string() },
+            _ => OpenError::Io { action: "read", path: mark_path.clone(), source },
+        })?;
+    let (mark, rotten) = found.map_or((None, false), |Found { mark, rotten }| (Some(mark), rotten));
     // Without a mark nothing was synced, and the journal still has all of it.
     let known = mark.unwrap_or_else(|| Mark::empty(Durability::Fsync));
     for path in paths.iter().filter(|path| compact::is_unfinished(path)) {
@@ -184,7 +208,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     // The first mark is written once the directories above are durable; but that of a log without a journal when it is made.
     state.unsynced.parents_changed =
         mark.is_none_or(|mark| mark.sequence == 0 && mark.durability == Durability::Replicated);
-    state.made = Made::written(made_by);
+    state.made = Made::found(noted);
     state.frames.last = known.lsn;
     state.loaded.kept = rotten;
     state.loaded.held = paths.contains(&dir.join(held::FILE));

@@ -416,15 +416,12 @@ impl Replay<'_> {
         }
         self.each_frame(files, |found| {
             let id = found.frame.log;
-            if !self.refused.contains_key(&id) {
-                return Ok(());
-            }
-            let holder =
-                match holders.remove(&id) {
-                    Some(holder) => holder,
-                    None => Holder::begin(disk, &self.journal.options.dir, id)
-                        .map_err(|(path, source)| OpenError::Io { action: "write", path, source })?,
-                };
+            let Some(refused) = self.refused.get(&id) else { return Ok(()) };
+            let holder = match holders.remove(&id) {
+                Some(holder) => holder,
+                None => Holder::begin(disk, &self.journal.options.dir, id, refused.is_of_place())
+                    .map_err(|(path, source)| OpenError::Io { action: "write", path, source })?,
+            };
             let holder = holders.entry(id).or_insert(holder);
             holder.put(disk, found).map_err(|source| OpenError::Io {
                 action: "write",
@@ -470,7 +467,7 @@ impl Replay<'_> {
         let dir = self.journal.options.dir.join(id.path());
         let trash = self.journal.options.dir.join("trash");
         held::remove_aside(&*self.journal.disk, &self.journal.options.dir, id).map_err(io("remove", &dir))?;
-        discard(&*self.journal.disk, &dir, &trash, &name).map_err(io("remove", &dir))
+        discard(&*self.journal.disk, id, &dir, &trash, &name).map_err(io("remove", &dir))
     }
 }
 
