@@ -135,8 +135,11 @@ impl Partition {
             // Packed ones were looked into when they were unpacked.
             for batch in &batches {
                 let batch = Batch::parse_one(batch.clone()).map_err(PartitionAppendError::Compacted)?;
-                if batch.header().attributes.compression().is_ok_and(|packed| packed == Compression::None) {
-                    batch.require_keys(batch.bytes().len()).map_err(PartitionAppendError::Compacted)?;
+                if batch.header().attributes.compression().is_ok_and(|packed| packed == Compression::None)
+                    && let Err(refused) = batch.require_keys(batch.bytes().len())
+                {
+                    // The topic may not have been compacted when it was sent first.
+                    return self.find_duplicate(batch.header()).ok_or(PartitionAppendError::Compacted(refused));
                 }
             }
         }

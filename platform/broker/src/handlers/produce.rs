@@ -72,10 +72,11 @@ struct CheckedTopic {
 struct CheckedBatch {
     partition: Arc<Partition>,
     batch: Batch,
-    /// What it may unpack to, bytes; none once its records were looked at.
+    /// What it may unpack to, bytes; none once its records were looked at, or need not be.
     packed: Option<usize>,
-    /// It was routed by what is no longer so: only what was appended before may be answered.
-    stale: Option<WireError>,
+    /// Why it is not appended, by what may have changed since it was sent first: routing, settings, time. An idempotent producer's that
+    /// was appended before is answered as that all the same: told that it failed, its producer would believe so, or send it elsewhere.
+    refused: Option<Arc<WireError>>,
 }
 
 /// What becomes of a batch that there is no room to unpack.
@@ -147,16 +148,33 @@ fn check_partition(
     data: &PartitionProduceData,
 ) -> Result<CheckedBatch, WireError> {
     let partition = shared.led(readable, data.index)?;
-    let stale = check_routing(readable.topic(), data).err();
-    let batch = check_batch(data.records.clone(), partition.batch_bytes_max(), version)?;
-    let packed = match batch.header().attributes.compression()? {
-        Compression::None => {
-            check_times(&partition.topic().config, now, &batch, limits::BATCH_BYTES_MAX)?;
-            None
-        }
-        _ => Some(unpacked_bytes_max(partition.batch_bytes_max())),
-    };
-    Ok(CheckedBatch { partition, batch, packed, stale })
+    let oversized = check_size(&partition, data.records.as_deref().unwrap_or_default())?;
+    let admitted = oversized.map_or_else(|| check_routing(readable.topic(), data), Err);
+    let batch = check_batch(data.records.clone(), version)?;
+    let compression = batch.header().attributes.compression()?;
+    let admitted = admitted.and_then(|()| match compression {
+        Compression::None => check_times(&partition.topic().config, now, &batch, limits::BATCH_BYTES_MAX),
+        _ => Ok(()),
+    });
+    // What is refused is not looked into.
+    let looks_into = admitted.is_ok() && compression != Compression::None;
+    let packed = looks_into.then(|| unpacked_bytes_max(partition.batch_bytes_max()));
+    Ok(CheckedBatch { partition, batch, packed, refused: admitted.err().map(Arc::new) })
+}
+
+/// Why a batch is not to be appended that is larger than the topic takes, but was taken before: then it is answered as that.
+///
+/// # Errors
+/// It was not. It is looked at no further.
+fn check_size(partition: &Arc<Partition>, records: &[u8]) -> Result<Option<WireError>, WireError> {
+    let (bytes, bytes_max) = (records.len(), partition.batch_bytes_max());
+    if bytes <= bytes_max {
+        return Ok(None);
+    }
+    let message = format!("a batch of {bytes} bytes; max.message.bytes is {bytes_max}");
+    let refused = WireError::new(ErrorCode::MessageTooLarge, message);
+    let repeats = BatchHeader::parse(records).is_ok_and(|header| partition.find_duplicate(&header).is_some());
+    if repeats { Ok(Some(refused)) } else { Err(refused) }
 }
 
 /// Whether the records' times are as near to the broker's as their topic asks. What the broker stamps itself is not looked at; nor are
@@ -204,14 +222,10 @@ fn unpacked_bytes_max(batch_bytes_max: usize) -> usize {
     batch_bytes_max.saturating_mul(UNPACKED_TIMES_MAX).clamp(UNPACKED_BYTES_LEAST, limits::BATCH_BYTES_MAX)
 }
 
-/// Exactly one batch, of this broker's making (version 2), whole, within the topic's limit, and what it says of itself.
-fn check_batch(records: Option<Bytes>, bytes_max: usize, version: i16) -> Result<Batch, WireError> {
+/// Exactly one batch, of this broker's making (version 2), whole, and what it says of itself.
+fn check_batch(records: Option<Bytes>, version: i16) -> Result<Batch, WireError> {
     let records = records.filter(|records| !records.is_empty());
     let records = records.ok_or_else(|| WireError::new(ErrorCode::InvalidRecord, "no records"))?;
-    if records.len() > bytes_max {
-        let message = format!("a batch of {} bytes; max.message.bytes is {bytes_max}", records.len());
-        return Err(WireError::new(ErrorCode::MessageTooLarge, message));
-    }
     let (mut batch, rest) = Batch::parse(records)?;
     if !rest.is_empty() {
         return Err(WireError::new(ErrorCode::InvalidRecord, "more than one batch for a partition in one request"));
@@ -267,7 +281,7 @@ impl Checked {
     fn look_into(&mut self, mut room: usize, full: WhenFull, given_up: impl Fn() -> bool) -> bool {
         let (before, mut left, now) = (room, false, self.now);
         for (_, checked) in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
-            let Ok(CheckedBatch { partition, batch, packed, .. }) = checked else { continue };
+            let Ok(CheckedBatch { partition, batch, packed, refused }) = checked else { continue };
             let Some(unpacked_max) = *packed else { continue };
             if given_up() {
                 return true;
@@ -282,9 +296,7 @@ impl Checked {
                 Ok(unpacked) => {
                     room -= unpacked;
                     *packed = None;
-                    if let Err(refused) = check_times(&topic.config, now, batch, limit) {
-                        *checked = Err(Arc::new(refused));
-                    }
+                    *refused = check_times(&topic.config, now, batch, limit).err().map(Arc::new);
                 }
                 Err(BatchError::UnpackedTooLarge { .. }) if full == WhenFull::Leave => {
                     left = true;
@@ -293,7 +305,7 @@ impl Checked {
                 Err(error) => {
                     // Wherever it stopped, it has cost that much at most.
                     room -= limit;
-                    *checked = Err(Arc::new(error.into()));
+                    (*packed, *refused) = (None, Some(Arc::new(error.into())));
                 }
             }
         }
@@ -359,14 +371,13 @@ impl Checked {
 }
 
 fn begin(checked: CheckedBatch, acks: Acks) -> Result<(Arc<Partition>, PendingAppend), Arc<WireError>> {
-    let CheckedBatch { partition, batch, packed, stale } = checked;
+    let CheckedBatch { partition, batch, packed, refused } = checked;
     if packed.is_some() {
         // Its stream has ended while it was being looked into.
         return Err(Arc::new(WireError::new(ErrorCode::RequestTimedOut, "the batch was not unpacked")));
     }
-    if let Some(stale) = stale {
-        // What was appended before the change stays where it is: told that it is stale, its producer would send it elsewhere too.
-        let pending = partition.find_duplicate(batch.header()).ok_or(Arc::new(stale))?;
+    if let Some(refused) = refused {
+        let pending = partition.find_duplicate(batch.header()).ok_or(refused)?;
         return Ok((partition, pending));
     }
     let pending = partition.append(vec![batch.into_bytes()], acks).map_err(|error| Arc::new(error.into()))?;
@@ -410,9 +421,86 @@ async fn settle(
 
 #[cfg(test)]
 mod tests {
+    use millstream_catalog::Command;
+    use millstream_env::sim::World;
+    use millstream_model::{ProducerEpoch, Sequence};
     use millstream_record::{BatchBuilder, BatchOptions};
 
     use super::*;
+    use crate::{
+        Broker,
+        testing::{TOPIC, create, start},
+    };
+
+    /// Sends one batch of an idempotent producer, as its only one in a request; gives what it is answered.
+    async fn send(broker: &Broker, batch: Bytes) -> (ErrorCode, Offset) {
+        let data = PartitionProduceData { index: PartitionId(0), records: Some(batch), ..Default::default() };
+        let topic = TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
+        let request = ProduceRequest { acks: -1, timeout_ms: 1_000, topic_data: vec![topic], ..Default::default() };
+        let mut checked = check(broker.shared(), 9, request);
+        if checked.unpack_small() {
+            checked = checked.unpack(broker.shared()).await.unwrap();
+        }
+        let Reply::Answer(answer) = checked.append(broker.shared()).await else { panic!("no answer") };
+        let millstream_protocol::Response::Produce(answer) = answer else { panic!("another answer") };
+        let partition = &answer.responses[0].partition_responses[0];
+        (partition.error_code, partition.base_offset)
+    }
+
+    async fn alter(broker: &Broker, settings: &[(&'static str, &'static str)]) {
+        let shared = broker.shared();
+        let from = shared.catalog.state().topic_by_id(TOPIC).unwrap().config.clone();
+        let to = TopicConfig::from_pairs(settings.iter().copied()).unwrap();
+        let command = Command::AlterTopic { id: TOPIC, from: Box::new(from), to: Box::new(to) };
+        shared.catalog.propose(command).await.unwrap();
+        shared.partitions.follow(&shared.catalog).await.unwrap();
+    }
+
+    /// Its answer was lost, and meanwhile it has become too old, or the topic's settings are others. Told that it failed, its producer would
+    /// believe so, and everybody can read it.
+    #[test]
+    fn a_batch_that_was_taken_is_answered_as_that_whatever_it_would_be_refused_for_now() {
+        for compression in [Compression::None, Compression::Lz4] {
+            let world = World::new(1);
+            let broker = start(&world);
+            world.run_until(create(&broker, 1));
+            let now = world.env().clock.wall_ms();
+            // Larger than the least that a topic can be told to take, packed, too.
+            let value: Vec<u8> = (0..2_000u32).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 11) as u8).collect();
+            let batch = |sequence: i32| {
+                let options = BatchOptions {
+                    compression,
+                    producer_id: ProducerId(7),
+                    producer_epoch: ProducerEpoch(0),
+                    base_sequence: Sequence(sequence),
+                    ..BatchOptions::default()
+                };
+                let mut builder = BatchBuilder::new(options);
+                for _ in 0..3 {
+                    builder.push(TimestampMs(now), None, Some(&value), &[]).unwrap();
+                }
+                builder.build().unwrap()
+            };
+            let send = |sequence| world.run_until(send(&broker, batch(sequence)));
+            world.run_until(alter(&broker, &[("message.timestamp.before.max.ms", "1000")]));
+            assert_eq!(send(0), (ErrorCode::None, Offset(0)));
+            let check = |refusal, what: &str| {
+                assert_eq!(send(0), (ErrorCode::None, Offset(0)), "{compression:?}, {what}: it was taken");
+                assert_eq!(send(3), (refusal, Offset(-1)), "{compression:?}, {what}: it was not");
+            };
+            world.clock().jump_wall(60_000);
+            check(ErrorCode::InvalidTimestamp, "too old");
+            world.clock().jump_wall(-120_000);
+            world.run_until(alter(&broker, &[("message.timestamp.after.max.ms", "1000")]));
+            check(ErrorCode::InvalidTimestamp, "too far ahead");
+            world.run_until(alter(&broker, &[("max.message.bytes", "1024")]));
+            check(ErrorCode::MessageTooLarge, "too large");
+            world.run_until(alter(&broker, &[("cleanup.policy", "compact")]));
+            check(ErrorCode::InvalidRecord, "without keys");
+            world.run_until(alter(&broker, &[]));
+            assert_eq!(send(3), (ErrorCode::None, Offset(3)), "the sequence goes on");
+        }
+    }
 
     #[test]
     fn times_too_far_from_the_brokers_are_refused_where_producers_give_them() {
