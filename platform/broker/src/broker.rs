@@ -232,7 +232,7 @@ impl Broker {
             started_at: TimestampMs(env.clock.wall_ms()),
             started: env.clock.now(),
             transforms: Transforms::new(),
-            producer_ids: ProducerIds::new(options.id),
+            producer_ids: ProducerIds::new(options.id, &storage, &catalog.state()),
             memory: Memory::new(),
             catch_up: CatchUp::new(options.catch_up_share, env.clock.clone()),
             unpacking: Slow::new(env.spawn.clone()),

@@ -10,8 +10,12 @@ use millstream_env::{
     Disk, OpenMode,
     sim::{DiskOperation, Fault, FaultError, World},
 };
-use millstream_model::{Durability, Offset, TimestampMs, TopicConfig, TopicId, TopicName};
+use millstream_model::{
+    Durability, Offset, ProducerEpoch, ProducerId, Sequence, TimestampMs, TopicConfig, TopicId, TopicName,
+};
 use millstream_protocol::{ErrorCode, messages::metadata::MetadataRequest};
+use millstream_record::{BatchBuilder, BatchOptions};
+use millstream_replica::Acks;
 use uuid::Uuid;
 
 use super::*;
@@ -205,6 +209,55 @@ fn an_older_copy_of_the_metadata_gives_no_leader_epochs_out_again() {
     }
     newest.put_back(world.disk());
     assert_eq!(high_watermark(&start(&world), 0), Some(Offset(1)));
+}
+
+/// Metadata and its note were copied while the broker ran, and put back: nothing is left that knows of the ids but the logs. A second
+/// producer of one id was told that what it sent had been appended, where the first one's lay.
+#[test]
+fn producer_ids_that_logs_know_are_not_given_out_again_whatever_the_metadata_says() {
+    for in_order in [true, false] {
+        let world = World::new(1);
+        let broker = start(&world);
+        world.run_until(create(&broker, 1));
+        let older = Metadata::copy(world.disk());
+        let next = |broker: &Broker| {
+            let shared = broker.shared();
+            world.run_until(shared.producer_ids.next(shared)).unwrap()
+        };
+        let send = |broker: &Broker, id: ProducerId| {
+            let options = BatchOptions {
+                producer_id: id,
+                producer_epoch: ProducerEpoch(0),
+                base_sequence: Sequence(0),
+                ..BatchOptions::default()
+            };
+            let mut builder = BatchBuilder::new(options);
+            builder.push(TimestampMs(0), None, Some(format!("{id}").as_bytes()), &[]).unwrap();
+            let led = broker.shared().partitions.find(TOPIC, PartitionId(0)).unwrap();
+            let pending = led.append(vec![builder.build().unwrap()], Acks::All).unwrap();
+            world.run_until(pending.commit).unwrap();
+            pending.base_offset
+        };
+        let given = [next(&broker), next(&broker)];
+        assert_eq!(given.map(|id| send(&broker, id)), [Offset(0), Offset(1)]);
+        // Whoever has one and sent nothing is not known to any log.
+        let silent = next(&broker);
+        // As a client may choose it: it costs no others.
+        assert_eq!(send(&broker, ProducerId(1 << 61)), Offset(2));
+        if in_order {
+            stop(&world, broker)
+        } else {
+            kill(&world, broker)
+        }
+        older.put_back(world.disk());
+        for turn in 0..3 {
+            let broker = start(&world);
+            let id = next(&broker);
+            assert!(id > silent && id < ProducerId(1 << 60), "{id} after {silent}, start {turn}");
+            assert_eq!(send(&broker, id), Offset(3 + turn));
+            stop(&world, broker);
+        }
+    }
 }
 
 /// As a file system leaves it that has lost the end of a file; nothing else tells of what was there.

@@ -1,9 +1,17 @@
 //! The producer ids that this broker hands out, from the blocks that the catalog gives it.
+//!
+//! No block is used that has an id which a log knew at the start, though the metadata has not given it out: metadata and METADATA were
+//! put back from one older copy, or a client chose its id itself. (So it is no reason to refuse the start.) Two producers with one id are
+//! taken for one, and batches of the second for repetitions. What a log that is out of service knows is not known here.
 
-use millstream_catalog::{Command, Outcome, PRODUCER_IDS_BLOCK, Reporter};
+use std::collections::BTreeSet;
+
+use millstream_catalog::{Command, Outcome, PRODUCER_IDS_BLOCK, Reporter, State};
+use millstream_log::Storage;
 use millstream_model::{BrokerId, ProducerId};
 use millstream_protocol::ErrorCode;
 use tokio::sync::Mutex;
+use tracing::warn;
 
 use crate::{errors::WireError, shared::Shared};
 
@@ -12,28 +20,46 @@ pub(crate) struct ProducerIds {
     broker: BrokerId,
     /// What is left of the block. Whoever finds it empty asks for the next one, and the others wait for that.
     left: Mutex<std::ops::Range<i64>>,
+    /// Ids that logs know and the metadata had not given out.
+    ahead: BTreeSet<ProducerId>,
 }
 
 impl ProducerIds {
-    pub(crate) fn new(broker: BrokerId) -> Self {
-        Self { broker, left: Mutex::new(0..0) }
+    /// By what the logs know, and the metadata, as the broker starts.
+    pub(crate) fn new(broker: BrokerId, storage: &Storage, state: &State) -> Self {
+        let (mut ahead, next) = (BTreeSet::new(), state.next_producer_id);
+        storage.each_producer(|id| {
+            if id >= next {
+                ahead.insert(id);
+            }
+        });
+        if let (Some(first), Some(last)) = (ahead.first(), ahead.last()) {
+            warn!(
+                "logs know producer ids from {first} to {last}, and the metadata has given out none from {next} on: catalog/ and METADATA are \
+                 an older copy, or clients chose their ids themselves. Those are not given out. If it is an older copy, stop the broker and \
+                 put the newest one back"
+            );
+        }
+        Self { broker, left: Mutex::new(0..0), ahead }
     }
 
     /// An id that nobody has.
     pub(crate) async fn next(&self, shared: &Shared) -> Result<ProducerId, WireError> {
         let mut left = self.left.lock().await;
-        if left.is_empty() {
+        while left.is_empty() {
             let epoch = shared.catalog.state().brokers.get(&self.broker).map(|broker| broker.epoch).unwrap_or_default();
             let reporter = Reporter { broker: self.broker, epoch };
-            if let Outcome::ProducerIds(first) = shared.propose(Command::AllocateProducerIds { reporter }).await? {
-                // Before one is used: an older copy of the metadata would give them out again, and is known by this. Two producers with
-                // one id are taken for one, and batches of the second for repetitions.
+            // The catalog answers that command with a block or a refusal.
+            let Outcome::ProducerIds(first) = shared.propose(Command::AllocateProducerIds { reporter }).await? else {
+                return Ok(ProducerId::NONE);
+            };
+            if self.ahead.range(first..ProducerId(first.0 + PRODUCER_IDS_BLOCK)).next().is_none() {
+                // Before one is used: an older copy of the metadata would give them out again, and is known by this.
                 let noted = shared.storage.follow(shared.catalog.state_at().0);
                 noted.map_err(|error| WireError::new(ErrorCode::KafkaStorage, error))?;
                 *left = first.0..first.0 + PRODUCER_IDS_BLOCK;
             }
         }
-        // The catalog answers that command with a block or a refusal.
         Ok(left.next().map_or(ProducerId::NONE, ProducerId))
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use millstream_env::{Disk, DiskLock, Env, Room, Task, is_of_wrong_type, lack};
-use millstream_model::Durability;
+use millstream_model::{Durability, ProducerId};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -259,6 +259,14 @@ impl Storage {
     pub fn note_made(&self, id: LogId, entry: u64) {
         if let Some(log) = self.logs.lock().find(id) {
             log.state().made.learn(entry);
+        }
+    }
+
+    /// Tells of each client's producer that a log in service remembers, once for each such log. (One not heard of for longer than
+    /// [`StorageOptions::producer_expiration`] may be among them.) Reads memory only.
+    pub fn each_producer(&self, mut each: impl FnMut(ProducerId)) {
+        for log in self.logs.lock().open.values() {
+            log.state().producers.iter().map(|(id, _)| id).filter(|id| id.is_clients()).for_each(&mut each);
         }
     }
 
