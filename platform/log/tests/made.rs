@@ -38,9 +38,18 @@ impl Bench {
 
     /// Whether the mark file has the note.
     fn is_written(&self) -> bool {
-        let mut magic = [0; 6];
+        self.has(8192, *b"MSmade\0\x01")
+    }
+
+    /// Whether it has which log it is.
+    fn is_named(&self) -> bool {
+        self.has(8224, *b"MSlogid\x01")
+    }
+
+    fn has(&self, at: u64, magic: [u8; 8]) -> bool {
+        let mut found = [0; 8];
         let file = self.world.disk().open(&log_dir().join("mark"), OpenMode::Read);
-        file.is_ok_and(|file| file.read_at(&mut magic, 8192).is_ok() && magic == *b"MSmade")
+        file.is_ok_and(|file| file.read_at(&mut found, at).is_ok() && found == magic)
     }
 
     /// Takes the note out of the mark file: as earlier versions leave it.
@@ -69,7 +78,7 @@ fn the_making_is_known_from_the_first_epoch_on_whatever_comes() {
                 }
             }
         }
-        assert!(bench.is_written());
+        assert!(bench.is_written() && bench.is_named());
         // It has its own, and asks for no other.
         bench.make(9);
         bench.storage().note_made(log_id(0), 9);
@@ -113,7 +122,11 @@ fn a_log_of_an_earlier_version_has_no_note_until_it_is_given_one() {
             assert!(!bench.storage().is_void(log_id(0)), "it has records");
             bench.close();
         }
-        assert!(!bench.is_written());
+        assert!(!bench.is_written() && !bench.is_named(), "no mark was written");
+        bench.open();
+        bench.append_each(1, 1, 1000);
+        bench.close();
+        assert!(!bench.is_written() && bench.is_named());
         bench.open();
         bench.storage().note_made(log_id(0), 12);
         assert_eq!(bench.made_by(), Some(12));
