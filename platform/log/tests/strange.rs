@@ -178,7 +178,7 @@ impl Strange {
 /// Two logs of one topic and one of another.
 fn three_logs() -> [(LogId, LogOptions); 3] {
     let other = LogId::records(TopicId(uuid::Uuid::from_u128(0xf12)), PartitionId(0));
-    let kept = |durability| LogOptions { segment_bytes: 8 << 10, durability, ..LogOptions::default() };
+    let kept = |durability| LogOptions { segment_bytes: 8 << 10, durability, made_by: 5, ..LogOptions::default() };
     [(log_id(0), kept(Durability::Fsync)), (log_id(1), kept(Durability::Replicated)), (other, kept(Durability::Fsync))]
 }
 
@@ -515,7 +515,9 @@ async fn a_log_that_is_deleted_takes_no_other_with_it_whose_directory_is_in_its_
         let places = [one, two].map(|id| dir_of(&root, id));
         exchange(temp.path(), &places[0], &places[1]);
         let (storage, _) = Storage::open(options(&root), real::env()).unwrap();
+        // What is noted there is of the other's making; but the metadata has come that far.
         assert_eq!([one, two].map(|id| storage.made_by(id)), [None, None]);
+        assert_eq!(storage.followed(), 5);
         storage.delete_log(one).unwrap().await.unwrap();
         if close {
             storage.close().await.unwrap();
