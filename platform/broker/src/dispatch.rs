@@ -7,7 +7,7 @@ use millstream_env::BoxFuture;
 use millstream_protocol::{Request, RequestHeader, Response, api_versions};
 
 use crate::{
-    handlers::{self, produce},
+    handlers::{self, fetch::StreamSession, produce},
     reply::Reply,
     shared::Shared,
     turn::Turn,
@@ -52,6 +52,7 @@ pub(crate) fn dispatch(
     header: RequestHeader,
     work: Work,
     turn: Turn,
+    session: &StreamSession,
 ) -> BoxFuture<'static, Reply> {
     let shared = shared.clone();
     macro_rules! answer {
@@ -77,7 +78,9 @@ pub(crate) fn dispatch(
         Request::Produce(_) => std::future::ready(Reply::Nothing).boxed(),
         Request::ApiVersions(_) => now!(ApiVersions, api_versions()),
         Request::Metadata(request) => now!(Metadata, handlers::metadata::handle(&shared, request)),
-        Request::Fetch(request) => answer!(Fetch, handlers::fetch::handle(shared, header.version, request, turn)),
+        Request::Fetch(request) => {
+            answer!(Fetch, handlers::fetch::handle(shared, header.version, request, turn, session.clone()))
+        }
         Request::ListOffsets(request) => answer!(ListOffsets, handlers::list_offsets::handle(shared, request)),
         Request::CreateTopics(request) => answer!(CreateTopics, handlers::create_topics::handle(shared, request)),
         Request::DeleteRecords(request) => answer!(DeleteRecords, handlers::delete_records::handle(shared, request)),

@@ -1,4 +1,4 @@
-//! Memory for records at work in modules: one bound over all transforms and views of a broker.
+//! Memory for records at work in modules: one bound over all transforms and views of a broker; and for fetch sessions.
 //!
 //! What is read and unpacked waits for its turn; it is held for a call or a few and given back before anything else is
 //! waited for, so the queue moves. What modules have emitted cannot be given back before it is written, so nothing waits
@@ -15,6 +15,8 @@ use millstream_model::limits::BATCH_BYTES_MAX;
 const UNPACKED_BYTES_MAX: usize = 384 << 20;
 /// For what is emitted and not written yet, bytes.
 const EMITTED_BYTES_MAX: usize = 256 << 20;
+/// For what fetch sessions remember, bytes.
+const SESSIONS_BYTES_MAX: usize = 64 << 20;
 /// For what views show until it is part of an answer, bytes.
 const SHOWN_BYTES_MAX: usize = 128 << 20;
 
@@ -26,6 +28,8 @@ pub(crate) struct Memory {
     unpacked: Budget,
     emitted: Budget,
     shown: Budget,
+    /// Of fetch sessions.
+    pub(crate) sessions: Budget,
 }
 
 impl Memory {
@@ -34,6 +38,7 @@ impl Memory {
             unpacked: Budget::new(UNPACKED_BYTES_MAX),
             emitted: Budget::new(EMITTED_BYTES_MAX),
             shown: Budget::new(SHOWN_BYTES_MAX),
+            sessions: Budget::new(SESSIONS_BYTES_MAX),
         }
     }
 

@@ -9,7 +9,7 @@ use millstream_protocol::ErrorCode;
 use crate::errors::WireError;
 
 /// The first version of Produce and of Fetch whose topics are named by id.
-const VERSION_BY_ID: i16 = 13;
+pub(crate) const VERSION_BY_ID: i16 = 13;
 
 /// Something that can be read.
 #[derive(Clone)]

@@ -24,6 +24,7 @@ use tracing::{debug, info};
 
 use crate::{
     dispatch::{self, Prepared, Work},
+    handlers::fetch::StreamSession,
     reply::Reply,
     shared::Shared,
     turn::Turns,
@@ -116,6 +117,7 @@ async fn drive_stream(shared: &Arc<Shared>, stream: FrameStream, hurry: Cancella
         shared,
         session: Session::new(shared.options.session),
         turns: Turns::new(hurry.clone()),
+        fetch_session: StreamSession::default(),
         source: Some(source),
         sink,
         in_sink: 0,
@@ -147,6 +149,7 @@ struct Drive<'a> {
     shared: &'a Arc<Shared>,
     session: Session,
     turns: Turns,
+    fetch_session: StreamSession,
     /// None once the peer has finished.
     source: Option<FrameSource>,
     sink: FrameSink,
@@ -220,7 +223,7 @@ impl Drive<'_> {
 
     fn start(&mut self, slot: Slot, header: RequestHeader, work: Work, cx: &mut Context<'_>) -> Result<(), StreamEnd> {
         self.give_turn();
-        let mut reply = dispatch::dispatch(self.shared, header, work, self.turns.of(slot));
+        let mut reply = dispatch::dispatch(self.shared, header, work, self.turns.of(slot), &self.fetch_session);
         // Most answers are there at once, and then count in what the session holds before the next request is read.
         match reply.as_mut().poll(cx) {
             Poll::Ready(reply) => self.settle(slot, reply),

@@ -209,6 +209,56 @@ fn what_is_asked_many_times_over_is_answered_in_a_sane_size_or_refused() {
 }
 
 #[test]
+fn fetch_sessions_take_a_bounded_share_of_memory_and_end_with_their_clients() {
+    const CLIENTS: usize = 60;
+    const MANY: i32 = 10_000;
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "narrow", &[]);
+    let before = victim.forget_peak().unwrap();
+    // Together they would remember twice what all sessions may.
+    let wide = || FetchRequest { max_wait_ms: 0, session_epoch: 0, ..fetch("narrow", &(0..MANY).collect::<Vec<_>>()) };
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| client(&victim)).collect();
+    let mut sessions = Vec::new();
+    for client in &mut clients {
+        let answer = client.call(12, wide()).unwrap();
+        assert_eq!(answer.responses[0].partitions.len(), MANY as usize, "with a session or without one");
+        sessions.push(answer.session_id);
+    }
+    let made = sessions.iter().filter(|id| **id != 0).count();
+    assert!(made > 0 && made < CLIENTS, "{made} of {CLIENTS} clients have a session");
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
+
+    // They work, and nobody else's can be used: what it does not know it refuses, and changes nothing.
+    let next =
+        |session_id, session_epoch| FetchRequest { max_wait_ms: 0, session_id, session_epoch, ..Default::default() };
+    let [first, .., last] = &mut clients[..] else { unreachable!() };
+    let (id, none) = (sessions[0], (ErrorCode::FetchSessionIdNotFound, 0));
+    let mut told = |client: &mut Client, id, epoch| {
+        let answer = client.call(12, next(id, epoch)).unwrap();
+        (answer.error_code, answer.responses.iter().map(|topic| topic.partitions.len()).sum::<usize>())
+    };
+    assert_eq!(told(last, id, 1), none);
+    assert_eq!(
+        told(first, id, 1),
+        (ErrorCode::None, MANY as usize - 1),
+        "all but one do not exist, and that is told again"
+    );
+    assert_eq!(told(first, id, 1), (ErrorCode::InvalidFetchSessionEpoch, 0));
+    assert_eq!(told(first, id ^ 1, 2), none);
+    assert_eq!(told(first, id, 2), (ErrorCode::None, MANY as usize - 1));
+    assert_eq!(told(first, id, i32::MIN), (ErrorCode::InvalidFetchSessionEpoch, 0));
+
+    drop(clients);
+    let start = Instant::now();
+    // Their connections are gone as soon as the broker has seen it.
+    while client(&victim).call(12, wide()).unwrap().session_id == 0 {
+        assert!(start.elapsed() < PATIENCE, "clients that have gone keep their sessions");
+    }
+    victim.unhurt().unwrap();
+}
+
+#[test]
 fn producers_of_many_partitions_are_described_once_each_and_no_long_name_is_copied_for_each() {
     const MANY: i32 = 150_000;
     let mut victim = Victim::start().unwrap();

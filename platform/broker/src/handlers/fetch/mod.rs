@@ -4,6 +4,7 @@
 //! [`answer`]). So a client that asks for much many times over costs one answer at a time.
 
 mod answer;
+mod session;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -14,11 +15,9 @@ use std::{collections::HashSet, sync::Arc};
 use millstream_catalog::View;
 use millstream_env::Share;
 use millstream_model::{PartitionId, TopicId};
-use millstream_protocol::{
-    ErrorCode,
-    messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic},
-};
+use millstream_protocol::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 
+pub(crate) use self::session::StreamSession;
 use self::{
     answer::Reading,
     views::Shown,
@@ -58,11 +57,17 @@ impl Source {
 }
 
 /// Answers as soon as `min_bytes` are there, something is wrong, or `max_wait_ms` have passed.
-pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: FetchRequest, mut turn: Turn) -> FetchResponse {
-    if request.session_id != 0 {
-        // We never hand out a session: this one is somebody else's, or older than our start.
-        return FetchResponse { error_code: ErrorCode::FetchSessionIdNotFound, ..Default::default() };
-    }
+pub(crate) async fn handle(
+    shared: Arc<Shared>,
+    version: i16,
+    mut request: FetchRequest,
+    mut turn: Turn,
+    session: StreamSession,
+) -> FetchResponse {
+    let told = match session.ask(version, &mut request, &shared.memory.sessions, session_id(&shared)) {
+        Ok(told) => told,
+        Err(error_code) => return FetchResponse { error_code, ..Default::default() },
+    };
     let mut named = HashSet::new();
     let mut topics: Vec<_> =
         request.topics.into_iter().map(|topic| resolve_topic(&shared, version, topic, &mut named)).collect();
@@ -81,11 +86,18 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: FetchRequ
     turn.come().await;
     let admitted = give_way(&shared, &mut topics, bytes_max, turn.hurried()).await;
     let bytes_max = admitted.as_ref().map_or(bytes_max, Admitted::bytes_max);
-    let answer = gather(&shared, version, &topics, bytes_max).await;
+    let mut answer = gather(&shared, version, &topics, bytes_max).await;
     if let Some(admitted) = admitted {
         admitted.read(records_bytes(&answer));
     }
+    told.tell(&mut answer);
     answer
+}
+
+/// A session's number: positive, and hardly one from before our start.
+fn session_id(shared: &Shared) -> i32 {
+    let random = shared.env.rng.next_u64() >> 33;
+    i32::try_from(random).unwrap_or(i32::MAX).max(1)
 }
 
 /// Reads the answer. What views show is read first, with nothing held that readers of topics or producers wait for: modules

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use millstream_catalog::Command;
 use millstream_env::{Budget, sim::World};
 use millstream_model::{BrokerId, Offset, TimestampMs, TopicConfig, TopicName, ViewId};
-use millstream_protocol::messages::fetch::PartitionData;
+use millstream_protocol::{ErrorCode, messages::fetch::PartitionData};
 use millstream_record::{BatchBuilder, BatchOptions};
 use millstream_replica::Acks;
 use uuid::Uuid;
