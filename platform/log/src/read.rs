@@ -196,6 +196,54 @@ impl PartitionLog {
         Ok(None)
     }
 
+    /// The record with the greatest timestamp, the first of them; none if there is no record (KIP-734). It costs and treats batches as
+    /// [`PartitionLog::offset_for_timestamp`] does, some dozens of times that where the greatest one known is of a deleted record.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn newest_record(&self) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+        let mut bound = self.newest_bound()?;
+        if let Some(found) = self.offset_for_timestamp(bound)? {
+            return Ok(Some(found));
+        }
+        let Some(mut found) = self.offset_for_timestamp(TimestampMs(i64::MIN))? else { return Ok(None) };
+        // Nothing is as late as the bound.
+        while found.1.0.saturating_add(1) < bound.0 {
+            let between = TimestampMs(i64::midpoint(found.1.0, bound.0));
+            match self.offset_for_timestamp(between)? {
+                Some(later) => found = later,
+                None => bound = between,
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// No timestamp is greater.
+    fn newest_bound(&self) -> Result<TimestampMs, ReadError> {
+        const UNKNOWN: TimestampMs = TimestampMs(i64::MAX);
+        let (parts, mut bound) = {
+            let mut state = self.state();
+            if state.life.dropped.is_some() {
+                return Err(ReadError::Deleted);
+            }
+            match state.settle_active(|base| self.segment(base)) {
+                Ok(()) | Err(ReadError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            (state.parts.clone(), state.index().map_or(UNKNOWN, |index| index.newest()))
+        };
+        let closed = parts.split_last().map_or(&[][..], |(_, closed)| closed);
+        for part in closed {
+            match part.segment.find_newest(part.len) {
+                Ok(newest) => bound = bound.max(newest),
+                Err(_) if self.is_gone(part) => {}
+                Err(ReadError::Damaged { .. }) => bound = UNKNOWN,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bound)
+    }
+
     /// The first record of a segment at or after `start` with a timestamp at or after `target`, looked for from a place on where a
     /// batch begins.
     fn find_timestamp(

@@ -160,9 +160,19 @@ fn a_time_costs_a_short_stretch_of_one_segment() {
         assert!(reads <= 3, "{reads} reads for {target}");
     }
     assert_eq!(reads(10 * LONG + 20), 0, "nothing is so late");
+    let newest = || log.newest_record().unwrap().map(|(offset, time)| (offset.0, time.0));
+    let reads_before = world.disk().counts().reads;
+    assert_eq!(newest(), Some((2 * LONG - 3, 10 * (LONG - 1) + 1)), "the last but one batch has the last one's time");
+    let reads = world.disk().counts().reads - reads_before;
+    assert!(reads <= 3, "{reads} reads for the newest");
     // What was deleted is not found, and does not hide what is there.
     world.run_until(log.advance_start(Offset(41)).unwrap()).unwrap();
     assert_eq!(log.offset_for_timestamp(TimestampMs(0)).unwrap(), Some((Offset(41), TimestampMs(211))));
+    // The newest that the index knows of is deleted: the last batch is left, and its times are older.
+    world.run_until(log.advance_start(Offset(2 * LONG - 2)).unwrap()).unwrap();
+    assert_eq!(newest(), Some((2 * LONG - 1, 10 * (LONG - 2) + 1)));
+    world.run_until(log.advance_start(Offset(2 * LONG)).unwrap()).unwrap();
+    assert_eq!(newest(), None);
 }
 
 #[test]

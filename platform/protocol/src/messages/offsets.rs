@@ -10,6 +10,12 @@ pub const LATEST_TIMESTAMP: TimestampMs = TimestampMs(-1);
 pub const EARLIEST_TIMESTAMP: TimestampMs = TimestampMs(-2);
 /// As a timestamp: the record with the highest timestamp (version 7, KIP-734).
 pub const MAX_TIMESTAMP: TimestampMs = TimestampMs(-3);
+/// As a timestamp: the first offset on the broker's own disk (version 8, KIP-405).
+pub const EARLIEST_LOCAL_TIMESTAMP: TimestampMs = TimestampMs(-4);
+/// As a timestamp: the last offset in remote storage (version 9, KIP-1005).
+pub const LATEST_TIERED_TIMESTAMP: TimestampMs = TimestampMs(-5);
+/// As a timestamp: the first offset that waits to be moved to remote storage (version 11, KIP-1023).
+pub const EARLIEST_PENDING_UPLOAD_TIMESTAMP: TimestampMs = TimestampMs(-6);
 
 message! {
     /// Asks for offsets by time.
