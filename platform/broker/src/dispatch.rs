@@ -101,6 +101,12 @@ pub(crate) fn dispatch(
             answer!(IncrementalAlterConfigs, handlers::alter_configs::change(shared, request))
         }
         Request::DescribeCluster(_) => now!(DescribeCluster, handlers::cluster::describe(&shared)),
+        Request::DescribeLogDirs(request) => {
+            now!(DescribeLogDirs, handlers::describe_log_dirs::handle(&shared, request))
+        }
+        Request::DescribeTopicPartitions(request) => {
+            now!(DescribeTopicPartitions, handlers::describe_topic_partitions::handle(&shared, request))
+        }
         Request::DescribeProducers(request) => {
             now!(DescribeProducers, handlers::describe_producers::handle(&shared, request))
         }

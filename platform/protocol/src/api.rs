@@ -6,7 +6,7 @@ use crate::{
     codec::{DecodeError, EncodeError, Message, Reader, Writer, read_body, write_body},
     extension::{cluster::*, modules::*, routing::*, transforms::*, views::*},
     messages::{
-        api_versions::*, cluster::*, configs::*, fetch::*, groups::*, metadata::*, offsets::*, produce::*,
+        api_versions::*, cluster::*, configs::*, fetch::*, groups::*, log_dirs::*, metadata::*, offsets::*, produce::*,
         producers::*, records::*, topics::*,
     },
 };
@@ -199,12 +199,16 @@ apis! {
     DescribeConfigs = 32: DescribeConfigsRequest => DescribeConfigsResponse;
     /// Replaces the settings of topics.
     AlterConfigs = 33: AlterConfigsRequest => AlterConfigsResponse;
+    /// What partitions take on the disks.
+    DescribeLogDirs = 35: DescribeLogDirsRequest => DescribeLogDirsResponse;
     /// Changes settings of topics.
     IncrementalAlterConfigs = 44: IncrementalAlterConfigsRequest => IncrementalAlterConfigsResponse;
     /// The brokers, for admin clients.
     DescribeCluster = 60: DescribeClusterRequest => DescribeClusterResponse;
     /// The producers that partitions know.
     DescribeProducers = 61: DescribeProducersRequest => DescribeProducersResponse;
+    /// Topics, a page of partitions at a time.
+    DescribeTopicPartitions = 75: DescribeTopicPartitionsRequest => DescribeTopicPartitionsResponse;
     /// Uploads a module.
     ModulePush = 20000: ModulePushRequest => ModulePushResponse;
     /// Lists modules.

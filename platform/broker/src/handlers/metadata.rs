@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use millstream_catalog::State;
+use millstream_catalog::{State, Topic};
 use millstream_model::{BrokerId, PartitionId, TopicId};
 use millstream_protocol::{
     ErrorCode,
@@ -90,19 +90,15 @@ fn brokers(state: &State) -> Vec<MetadataBroker> {
 }
 
 fn describe(led: &Partitions, readable: &Readable) -> MetadataTopic {
-    let topic = readable.topic().id;
-    let partitions = (0..).zip(&readable.topic().partitions).map(|(index, partition)| MetadataPartition {
+    let topic = readable.topic();
+    let partitions = (0..).zip(&topic.partitions).map(|(index, partition)| MetadataPartition {
         error_code: if partition.leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable },
         partition_index: PartitionId(index),
         leader_id: partition.leader.unwrap_or(BrokerId(-1)),
         leader_epoch: partition.leader_epoch,
         replica_nodes: partition.replicas.clone(),
         isr_nodes: partition.isr.clone(),
-        // It is led all the same: who asks the leader is told why.
-        offline_replicas: match led.damage(topic, PartitionId(index)) {
-            Some(_) => partition.leader.into_iter().collect(),
-            None => Vec::new(),
-        },
+        offline_replicas: offline_replicas(led, topic, PartitionId(index)),
     });
     MetadataTopic {
         name: Some(readable.name().to_owned()),
@@ -112,5 +108,14 @@ fn describe(led: &Partitions, readable: &Readable) -> MetadataTopic {
         is_internal: matches!(readable, Readable::View { .. }),
         partitions: partitions.collect(),
         ..Default::default()
+    }
+}
+
+/// Whose replica of a partition cannot be used.
+pub(super) fn offline_replicas(led: &Partitions, topic: &Topic, partition: PartitionId) -> Vec<BrokerId> {
+    match led.damage(topic.id, partition) {
+        // It is led all the same: who asks the leader is told why.
+        Some(_) => topic.partition(partition).and_then(|partition| partition.leader).into_iter().collect(),
+        None => Vec::new(),
     }
 }

@@ -164,3 +164,30 @@ macro_rules! message {
 }
 
 pub(crate) use message;
+
+/// Makes a struct one that may be null.
+macro_rules! nullable_struct {
+    ($name:ident) => {
+        impl $crate::codec::Nullable for $name {
+            fn read_nullable(reader: &mut $crate::codec::Reader) -> Result<Option<Self>, $crate::codec::DecodeError> {
+                use $crate::codec::Field;
+                match i8::read(reader)? {
+                    ..0 => Ok(None),
+                    _ => Self::read(reader).map(Some),
+                }
+            }
+
+            fn write_nullable(value: Option<&Self>, writer: &mut $crate::codec::Writer) {
+                use $crate::codec::Field;
+                match value {
+                    None => (-1_i8).write(writer),
+                    Some(value) => {
+                        1_i8.write(writer);
+                        value.write(writer);
+                    }
+                }
+            }
+        }
+    };
+}
+pub(crate) use nullable_struct;

@@ -12,6 +12,7 @@
 //! | `Bytes`, `Digest`, [`RecordParts`](crate::RecordParts) | `i32` length, or compact |
 //! | `Vec<T>` | `i32` count, or compact |
 //! | `Option<T>` of the three above | the same, nullable |
+//! | `Option` of a struct | `i8`: -1 is null, 1 is followed by the struct |
 //!
 //! Reading takes slices of the frame and trusts nothing: a length or count is compared with the bytes that remain before
 //! anything is allocated for it, and what a message may decode to is bounded by [`DECODED_BYTES_MAX`]. A request's elements and
@@ -23,7 +24,7 @@ mod reader;
 mod writer;
 
 pub use field::{Field, Message, Nullable};
-pub(crate) use macros::message;
+pub(crate) use macros::{message, nullable_struct};
 pub use reader::{DECODED_BYTES_MAX, DecodeError, REQUEST_ELEMENTS_MAX, Reader, STRING_BYTES_MAX};
 pub use writer::{EncodeError, PART_BYTES_MIN, Writer};
 

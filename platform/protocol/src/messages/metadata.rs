@@ -1,8 +1,11 @@
-//! Metadata: brokers, topics, partitions and their leaders.
+//! Metadata: brokers, topics, partitions and their leaders. DescribeTopicPartitions: the same of topics, in pages.
 
 use millstream_model::{BrokerId, LeaderEpoch, PartitionId, TopicId};
 
-use crate::{ErrorCode, codec::message};
+use crate::{
+    ErrorCode,
+    codec::{message, nullable_struct},
+};
 
 /// "The operations that the client may do are not told": what the authorized-operations fields hold unless asked for.
 pub const OPERATIONS_UNKNOWN: i32 = i32::MIN;
@@ -92,5 +95,83 @@ message! {
         pub isr_nodes: Vec<BrokerId>,
         /// The replicas out of reach.
         pub offline_replicas: Vec<BrokerId> [5..],
+    }
+}
+
+message! {
+    /// Asks about topics, a page of partitions at a time (KIP-966).
+    pub struct DescribeTopicPartitionsRequest: 0..=0, flexible 0 {
+        /// The topics.
+        pub topics: Vec<TopicRequest>,
+        /// Most partitions to answer with.
+        pub response_partition_limit: i32 = 2000,
+        /// Where the page begins; null is the first.
+        pub cursor: Option<Cursor>,
+    }
+
+    /// One topic asked about.
+    pub struct TopicRequest {
+        /// Its name.
+        pub name: String,
+    }
+
+    /// Where a page begins. Topics follow each other by name.
+    pub struct Cursor {
+        /// The first topic.
+        pub topic_name: String,
+        /// Its first partition.
+        pub partition_index: PartitionId,
+    }
+}
+
+nullable_struct!(Cursor);
+
+message! {
+    /// A page of partitions.
+    pub struct DescribeTopicPartitionsResponse: 0..=0, flexible 0 {
+        /// How long the client is held back, milliseconds.
+        pub throttle_time_ms: i32,
+        /// By topic, in the order of their names.
+        pub topics: Vec<DescribedTopic>,
+        /// Where the next page begins; null after the last.
+        pub next_cursor: Option<Cursor>,
+    }
+
+    /// One topic.
+    pub struct DescribedTopic {
+        /// What went wrong, if anything did.
+        pub error_code: ErrorCode,
+        /// Its name.
+        pub name: Option<String>,
+        /// Its id.
+        pub topic_id: TopicId,
+        /// Whether clients that list topics should leave it out.
+        pub is_internal: bool,
+        /// Those of its partitions that are on this page.
+        pub partitions: Vec<DescribedPartition>,
+        /// What the client may do to it, a bit each; [`OPERATIONS_UNKNOWN`] when not told.
+        pub topic_authorized_operations: i32 = OPERATIONS_UNKNOWN,
+    }
+
+    /// One partition.
+    pub struct DescribedPartition {
+        /// What went wrong, if anything did.
+        pub error_code: ErrorCode,
+        /// The partition.
+        pub partition_index: PartitionId,
+        /// Who leads it; -1 is nobody.
+        pub leader_id: BrokerId,
+        /// The leader's epoch.
+        pub leader_epoch: LeaderEpoch = LeaderEpoch(-1),
+        /// Who stores it.
+        pub replica_nodes: Vec<BrokerId>,
+        /// Who has all that is committed.
+        pub isr_nodes: Vec<BrokerId>,
+        /// Who may lead though it is not in the ISR (KIP-966).
+        pub eligible_leader_replicas: Option<Vec<BrokerId>>,
+        /// Who was last in ISR or ELR.
+        pub last_known_elr: Option<Vec<BrokerId>>,
+        /// Whose replica cannot be used.
+        pub offline_replicas: Vec<BrokerId>,
     }
 }

@@ -13,7 +13,7 @@ use super::debug_tree::leaves;
 use crate::{
     codec::{Message, decode_body, encode_body},
     messages::{
-        api_versions::*, cluster::*, configs::*, fetch::*, groups::*, metadata::*, offsets::*, produce::*,
+        api_versions::*, cluster::*, configs::*, fetch::*, groups::*, log_dirs::*, metadata::*, offsets::*, produce::*,
         producers::*, records::*, topics::*,
     },
     sample::{Sample, SampleRng},
@@ -120,6 +120,8 @@ messages! {
     alter_configs: AlterConfigsRequest, AlterConfigsResponse;
     incremental_alter_configs: IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse;
     describe_cluster: DescribeClusterRequest, DescribeClusterResponse;
+    describe_log_dirs: DescribeLogDirsRequest, DescribeLogDirsResponse;
+    describe_topic_partitions: DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse;
 }
 
 #[test]

@@ -39,9 +39,11 @@ samples! {
     OffsetForLeaderEpoch;
     DescribeConfigs;
     AlterConfigs;
+    DescribeLogDirs;
     IncrementalAlterConfigs;
     DescribeCluster;
     DescribeProducers;
+    DescribeTopicPartitions;
     ModulePush;
     ModuleList;
     ModuleDescribe;
