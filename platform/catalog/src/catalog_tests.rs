@@ -447,7 +447,7 @@ async fn a_start_that_is_refused_has_changed_nothing() {
     let wait = catalog.group().wait(Some(Duration::from_secs(30)));
     wait.metrics(|metrics| metrics.purged.is_some(), "a purge").await.unwrap();
     catalog.shutdown().await;
-    let log = log_files(dir.path()).pop().unwrap();
+    let log = log_files(dir.path()).into_iter().max().unwrap();
     let torn = std::fs::metadata(&log).unwrap().len();
     let tail = [std::fs::read(&log).unwrap(), vec![0xee; 33]].concat();
     std::fs::write(&log, tail).unwrap();
