@@ -21,8 +21,8 @@ use crate::{
     command::{Command, FAILURE_BYTES_MAX, Reporter},
     elect,
     state::{
-        Broker, BrokerEpoch, ClusterId, DirectoryId, Module, Named, Partition, State, Topic, Transform, TransformState,
-        View,
+        Broker, BrokerEpoch, ClusterId, DirectoryId, Module, Named, Partition, RecordAt, State, Topic, Transform,
+        TransformState, View,
     },
 };
 
@@ -35,6 +35,10 @@ pub const CHAIN_MAX: usize = 16;
 pub const TRANSFORM_TOPICS_MAX: usize = 64;
 /// Most partitions in the whole cluster, so that a snapshot of the metadata stays within bounds.
 pub const CLUSTER_PARTITIONS_MAX: usize = 200_000;
+
+/// Of how many records of an input partition a transform remembers that it is to leave them out: the newest. One that it has
+/// long passed need not be remembered, and what operators do again and again must not fill the metadata.
+pub const SKIPS_MAX: usize = 16;
 
 /// How many producer ids a broker is given at once.
 pub const PRODUCER_IDS_BLOCK: i64 = 1000;
@@ -137,6 +141,8 @@ pub enum Refused {
     NoLanes,
     #[error("transform {name} has changed since (revision {revision}, now {current}): look again, then retry")]
     StaleTransform { name: Name, revision: u64, current: u64 },
+    #[error("transform {0} does not stand at that record: look again with `millstream transform describe {0}`")]
+    NotAtRecord(Name),
 
     #[error("parameters take {bytes} bytes; at most {max} are allowed")]
     Params { bytes: usize, max: usize },
@@ -189,6 +195,7 @@ pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome,
                 state: TransformState::Running,
                 revision: index,
                 deployed_at: at,
+                skips: BTreeSet::new(),
             };
             deploy_transform(state, transform)
         }
@@ -196,6 +203,7 @@ pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome,
         Command::SetTransformState { id, revision, reporter, state: to } => {
             set_transform_state(state, index, id, revision, reporter, to)
         }
+        Command::SkipRecord { id, revision, record } => skip_record(state, index, id, revision, record),
     }
 }
 
@@ -461,17 +469,13 @@ fn set_transform_state(
     if let Some(reporter) = reporter {
         known_reporter(state, reporter)?;
     }
-    let name = state.transform_by_id(id).ok_or(Refused::UnknownTransformId(id))?.name.clone();
-    let transform = state.transforms.get_mut(&name).ok_or(Refused::UnknownTransformId(id))?;
-    if transform.revision != revision {
-        return Err(Refused::StaleTransform { name, revision, current: transform.revision });
-    }
+    let transform = transform_at(state, id, revision)?;
     let to = match to {
-        TransformState::Failed { mut message } => {
+        TransformState::Failed { mut message, record } => {
             if message.len() > FAILURE_BYTES_MAX {
                 message.truncate(message.floor_char_boundary(FAILURE_BYTES_MAX));
             }
-            TransformState::Failed { message }
+            TransformState::Failed { message, record }
         }
         other => other,
     };
@@ -482,6 +486,40 @@ fn set_transform_state(
     transform.state = to;
     transform.revision = index;
     Ok(Outcome::Done)
+}
+
+fn skip_record(
+    state: &mut State,
+    index: u64,
+    id: TransformId,
+    revision: u64,
+    record: RecordAt,
+) -> Result<Outcome, Refused> {
+    let transform = transform_at(state, id, revision)?;
+    if !matches!(&transform.state, TransformState::Failed { record: Some(at), .. } if *at == record) {
+        return Err(Refused::NotAtRecord(transform.name.clone()));
+    }
+    let transform = Arc::make_mut(transform);
+    transform.state = TransformState::Running;
+    transform.revision = index;
+    transform.skips.insert(record);
+    let in_partition = |at: &&RecordAt| (at.topic, at.partition) == (record.topic, record.partition);
+    // Offsets of a partition stand in their order: the first is the oldest.
+    while transform.skips.iter().filter(in_partition).count() > SKIPS_MAX {
+        let Some(oldest) = transform.skips.iter().find(in_partition).copied() else { break };
+        transform.skips.remove(&oldest);
+    }
+    Ok(Outcome::Done)
+}
+
+/// The transform, if it has not changed since `revision`.
+fn transform_at(state: &mut State, id: TransformId, revision: u64) -> Result<&mut Arc<Transform>, Refused> {
+    let name = state.transform_by_id(id).ok_or(Refused::UnknownTransformId(id))?.name.clone();
+    let transform = state.transforms.get_mut(&name).ok_or(Refused::UnknownTransformId(id))?;
+    match transform.revision {
+        current if current == revision => Ok(transform),
+        current => Err(Refused::StaleTransform { name, revision, current }),
+    }
 }
 
 fn known_reporter(state: &State, Reporter { broker, epoch }: Reporter) -> Result<(), Refused> {

@@ -356,7 +356,7 @@ fn a_transforms_state_is_set_only_by_who_knows_it() {
         reporter,
         state,
     };
-    let failed = || TransformState::Failed { message: "é".repeat(FAILURE_BYTES_MAX) };
+    let failed = || TransformState::Failed { message: "é".repeat(FAILURE_BYTES_MAX), record: None };
     let reporter = |broker, epoch| Some(Reporter { broker: BrokerId(broker), epoch: BrokerEpoch(epoch) });
     assert_eq!(refused(&state, set(40, reporter(7, 2), failed())), Refused::UnknownBroker(BrokerId(7)));
     assert!(matches!(refused(&state, set(40, reporter(0, 1), failed())), Refused::StaleBroker { .. }));
@@ -368,8 +368,62 @@ fn a_transforms_state_is_set_only_by_who_knows_it() {
     assert_eq!(apply(&mut state, 42, set(40, reporter(0, 2), failed())), Ok(Outcome::Done));
     let x = state.transform_by_id(TransformId(uuid(301))).unwrap();
     assert_eq!(x.revision, 42);
-    let TransformState::Failed { message } = &x.state else { panic!("{:?}", x.state) };
+    let TransformState::Failed { message, .. } = &x.state else { panic!("{:?}", x.state) };
     assert_eq!(message.len(), FAILURE_BYTES_MAX, "cut, between characters");
+}
+
+#[test]
+fn only_the_record_that_a_transform_stands_at_can_be_left_out() {
+    let mut state = small();
+    apply(&mut state, 40, transform(301, "x", "t@1", &["a"], &["b"])).unwrap();
+    let id = TransformId(uuid(301));
+    let at = |partition, offset| RecordAt {
+        topic: TopicId(uuid(101)),
+        partition: PartitionId(partition),
+        offset: Offset(offset),
+    };
+    let fails = |state: &mut State, index, revision, record| {
+        let failed = TransformState::Failed { message: "no".into(), record };
+        let command = Command::SetTransformState { id, revision, reporter: None, state: failed };
+        apply(state, index, command).unwrap();
+    };
+    let skip = |revision, record| Command::SkipRecord { id, revision, record };
+    let not_there = || Refused::NotAtRecord("x".parse().unwrap());
+    assert_eq!(refused(&state, skip(40, at(0, 7))), not_there(), "it runs");
+    fails(&mut state, 41, 40, None);
+    assert_eq!(refused(&state, skip(41, at(0, 7))), not_there(), "no record is to blame");
+    fails(&mut state, 42, 41, Some(at(0, 7)));
+    assert_eq!(refused(&state, skip(42, at(0, 8))), not_there());
+    assert_eq!(refused(&state, skip(42, at(1, 7))), not_there());
+    assert!(matches!(refused(&state, skip(41, at(0, 7))), Refused::StaleTransform { .. }));
+    assert_eq!(apply(&mut state, 43, skip(42, at(0, 7))), Ok(Outcome::Done));
+    let x = |state: &State| state.transform_by_id(id).unwrap().clone();
+    assert_eq!((&x(&state).state, x(&state).revision), (&TransformState::Running, 43));
+    assert_eq!(x(&state).skips, BTreeSet::from([at(0, 7)]));
+
+    // The newest of each partition stay.
+    let mut index = 43;
+    for offset in 0..=SKIPS_MAX as i64 {
+        fails(&mut state, index + 1, index, Some(at(1, offset)));
+        apply(&mut state, index + 2, skip(index + 1, at(1, offset))).unwrap();
+        index += 2;
+    }
+    let kept: Vec<_> = x(&state).skips.iter().map(|at| (at.partition.0, at.offset.0)).collect();
+    let expected: Vec<_> = std::iter::once((0, 7)).chain((1..=SKIPS_MAX as i64).map(|offset| (1, offset))).collect();
+    assert_eq!(kept, expected);
+}
+
+/// The directories of earlier versions have neither.
+#[test]
+fn a_failure_without_its_record_and_a_transform_without_skips_can_be_read() {
+    let state: TransformState = serde_json::from_str(r#"{"failed":{"message":"no"}}"#).unwrap();
+    assert_eq!(state, TransformState::Failed { message: "no".into(), record: None });
+    assert_eq!(serde_json::to_string(&state).unwrap(), r#"{"failed":{"message":"no"}}"#);
+    let state = taken(&small(), transform(301, "x", "t@1", &["a"], &["b"]));
+    let x = state.transform_by_id(TransformId(uuid(301))).unwrap();
+    let written = serde_json::to_string(x).unwrap();
+    assert!(!written.contains("skips"), "{written}");
+    assert_eq!(&serde_json::from_str::<Transform>(&written).unwrap(), &**x);
 }
 
 #[test]

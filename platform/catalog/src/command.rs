@@ -16,7 +16,7 @@ use millstream_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::state::{
-    Address, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, OnError, StartAt, TransformState,
+    Address, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, OnError, RecordAt, StartAt, TransformState,
 };
 
 /// The encoding's version that this build writes, and the newest that it reads.
@@ -177,6 +177,15 @@ pub enum Command {
         /// What it is now.
         state: TransformState,
     },
+    /// Has a transform that stopped at a record run again, and leave that record out should it fail again.
+    SkipRecord {
+        /// Which deployment.
+        id: TransformId,
+        /// The revision that the proposer saw; refused when the transform has changed since.
+        revision: u64,
+        /// The record. Refused where it is another that the transform stands at.
+        record: RecordAt,
+    },
 }
 
 /// On whose behalf a command speaks.
@@ -235,6 +244,7 @@ impl Command {
             | Self::PushModule { .. }
             | Self::CreateView { .. }
             | Self::DeployTransform { .. }
+            | Self::SkipRecord { .. }
             | Self::SetTransformState { reporter: None, .. } => false,
         }
     }

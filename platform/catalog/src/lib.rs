@@ -15,12 +15,14 @@ mod raft;
 mod state;
 mod view;
 
-pub use apply::{CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, PRODUCER_IDS_BLOCK, Refused, TRANSFORM_TOPICS_MAX, apply};
+pub use apply::{
+    CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, PRODUCER_IDS_BLOCK, Refused, SKIPS_MAX, TRANSFORM_TOPICS_MAX, apply,
+};
 pub use catalog::{Catalog, CatalogOptions, OpenError, ProposeError};
 pub use command::{COMMAND_BYTES_MAX, COMMAND_VERSION, Command, CommandError, FAILURE_BYTES_MAX, Reporter};
 pub use disk::FileError;
 pub use state::{
     Address, Broker, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, Module, Named, OnError,
-    Partition, StartAt, State, Topic, Transform, TransformState, View,
+    Partition, RecordAt, StartAt, State, Topic, Transform, TransformState, View,
 };
 pub use view::digest;

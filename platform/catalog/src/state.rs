@@ -270,7 +270,21 @@ pub enum TransformState {
     Failed {
         /// Why, for a person; at most [`FAILURE_BYTES_MAX`](crate::FAILURE_BYTES_MAX) bytes.
         message: String,
+        /// The record that it stopped at, where one record is to blame. (Earlier versions did not tell.)
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        record: Option<RecordAt>,
     },
+}
+
+/// One record, by its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RecordAt {
+    /// Of which topic.
+    pub topic: TopicId,
+    /// In which partition.
+    pub partition: PartitionId,
+    /// Where.
+    pub offset: Offset,
 }
 
 /// A deployed transform.
@@ -300,6 +314,10 @@ pub struct Transform {
     pub revision: u64,
     /// When its deployment was proposed.
     pub deployed_at: TimestampMs,
+    /// Records that an operator has it leave out should they fail, whatever `on_error` says: of each input partition the last
+    /// [`SKIPS_MAX`](crate::SKIPS_MAX). They are kept when it has passed them, since it may have to go back a little after a crash.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub skips: BTreeSet<RecordAt>,
 }
 
 /// What a name that can be read stands for.

@@ -107,6 +107,7 @@ mod tests {
             "transform describe t",
             "transform pause t",
             "transform resume t",
+            "transform resume t --skip",
             "transform delete t",
             "view create v --topic t --chain a@1,b@2 --param k=v",
             "view list",

@@ -50,7 +50,7 @@ mod producer;
 use std::sync::Arc;
 
 pub use admin::{
-    Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription,
+    Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, Resumed,
     TopicDescription, TopicListing,
 };
 pub use consumer::{ConsumedRecord, Consumer, ConsumerEvent, ConsumerOptions, FetchedBatches, Position, StartFrom};

@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::{Either, select};
 
-use millstream_catalog::{Command, OnError, StartAt, State, Transform, TransformState};
+use millstream_catalog::{Command, OnError, Outcome, RecordAt, StartAt, State, Transform, TransformState};
 use millstream_model::{Name, Offset, PartitionId, TimestampMs, TopicId, TransformId};
 use millstream_protocol::{
     ErrorCode,
@@ -61,7 +61,9 @@ async fn deploy_checked(shared: &Arc<Shared>, request: TransformDeployRequest) -
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
     let would_be = shared.dry_run(&command)?;
     // Its progress is a log for each partition that it reads.
-    let inputs = find(&would_be, &request.name)?.inputs.iter().filter_map(|input| would_be.topic_by_id(*input));
+    let transform = find(&would_be, &request.name)?;
+    begins_somewhere(shared, &would_be, transform)?;
+    let inputs = transform.inputs.iter().filter_map(|input| would_be.topic_by_id(*input));
     shared.require_room(inputs.map(|topic| u64::from(topic.partition_count().unsigned_abs())).sum())?;
     check_module(shared, &would_be, &request.name).await?;
     let owned = shared.clone();
@@ -81,12 +83,41 @@ async fn deploy_checked(shared: &Arc<Shared>, request: TransformDeployRequest) -
     .await
 }
 
+/// Refuses an offset to start at that is beyond the end of every input partition: it would wait without a word, perhaps for ever.
+/// Partitions are of different lengths, so that some may well end before it.
+fn begins_somewhere(shared: &Shared, state: &State, transform: &Transform) -> Result<(), WireError> {
+    /// So many partitions are named.
+    const TOLD_MAX: usize = 10;
+    let StartAt::Offset(from) = transform.from else { return Ok(()) };
+    let mut ends = Vec::new();
+    for topic in transform.inputs.iter().filter_map(|input| state.topic_by_id(*input)) {
+        for partition in (0..topic.partition_count()).map(PartitionId) {
+            // Of one that is not led here nothing is known.
+            let Some(led) = shared.partitions.find(topic.id, partition) else { return Ok(()) };
+            let end = led.high_watermark();
+            if end >= from {
+                return Ok(());
+            }
+            ends.push(format!("{}/{partition} at {end}", topic.name));
+        }
+    }
+    let left = ends.len().saturating_sub(TOLD_MAX);
+    ends.truncate(TOLD_MAX);
+    let more = if left > 0 { format!(" and {left} more") } else { String::new() };
+    let message = format!(
+        "offset {from} is beyond the end of every input partition ({}{more}): start at `end` to have what is produced from now on",
+        ends.join(", ")
+    );
+    Err(WireError::new(ErrorCode::OffsetOutOfRange, message))
+}
+
 /// Why a transform that was deployed does not run, if that is known already. `trouble`: what one of its tasks waits for.
 fn not_running(transform: &Transform, is_placed: bool, trouble: Option<String>) -> Option<WireError> {
     let name = &transform.name;
-    if let TransformState::Failed { message } = &transform.state {
+    if let TransformState::Failed { message, record } = &transform.state {
+        let skip = if record.is_some() { ", leave the record out with `--skip` there," } else { "" };
         let message = format!(
-            "transform {name} is deployed, and has failed: {message}. Mend the cause and `millstream transform resume {name}`, or \
+            "transform {name} is deployed, and has failed: {message}. Mend the cause and `millstream transform resume {name}`{skip} or \
              delete it"
         );
         return Some(WireError::new(ErrorCode::CallFailed, message));
@@ -177,16 +208,26 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: TransformDeleteRequest)
 }
 
 pub(crate) async fn pause(shared: Arc<Shared>, request: TransformPauseRequest) -> TransformPauseResponse {
-    match set_state(&shared, request.name, TransformState::Paused).await {
-        Ok(()) => TransformPauseResponse::default(),
-        Err(error) => TransformPauseResponse { error_code: error.code, error_message: Some(error.message) },
+    match set_paused(&shared, request.name).await {
+        Ok(outcome) => TransformPauseResponse { unchanged: outcome == Outcome::Unchanged, ..Default::default() },
+        Err(error) => {
+            TransformPauseResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
+        }
     }
 }
 
 pub(crate) async fn resume(shared: Arc<Shared>, request: TransformResumeRequest) -> TransformResumeResponse {
-    match set_state(&shared, request.name, TransformState::Running).await {
-        Ok(()) => TransformResumeResponse::default(),
-        Err(error) => TransformResumeResponse { error_code: error.code, error_message: Some(error.message) },
+    let skip = request.skip;
+    match set_running(&shared, request.name, skip).await {
+        Ok((outcome, failed_at)) => TransformResumeResponse {
+            unchanged: outcome == Outcome::Unchanged,
+            failed_at,
+            skipped: skip,
+            ..Default::default()
+        },
+        Err(error) => {
+            TransformResumeResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
+        }
     }
 }
 
@@ -212,25 +253,73 @@ async fn outputs_committed(shared: &Shared, state: &State, transform: &Transform
     }
 }
 
-/// Has a transform run or stand still. It goes on where its progress says, in the middle of a batch if need be; once a pause
-/// is answered, it appends nothing more, and all that it has appended can be read.
-async fn set_state(shared: &Arc<Shared>, name: String, to: TransformState) -> Result<(), WireError> {
+/// Has a transform stand still. Once this is answered, it appends nothing more, and all that it has appended can be read.
+async fn set_paused(shared: &Arc<Shared>, name: String) -> Result<Outcome, WireError> {
     let owned = shared.clone();
-    to_its_end(shared, "set transform state", async move {
+    to_its_end(shared, "pause transform", async move {
         let state = owned.catalog.state();
         let transform = find(&state, &name)?;
-        if let (TransformState::Failed { message }, TransformState::Paused) = (&transform.state, &to) {
+        if let TransformState::Failed { message, .. } = &transform.state {
             // Its error would be forgotten, and it stands still anyway.
             let message = format!("transform {name} has failed and stands still: resume or delete it ({message})");
             return Err(WireError::new(ErrorCode::InvalidRequest, message));
         }
         let (id, revision) = (transform.id, transform.revision);
-        let is_pause = to == TransformState::Paused;
-        owned.propose(Command::SetTransformState { id, revision, reporter: None, state: to }).await?;
+        let paused = Command::SetTransformState { id, revision, reporter: None, state: TransformState::Paused };
+        let outcome = owned.propose(paused).await?;
         owned.transforms.follow(&owned).await;
-        if is_pause { outputs_committed(&owned, &state, transform, "paused").await } else { Ok(()) }
+        outputs_committed(&owned, &state, transform, "paused").await?;
+        Ok(outcome)
     })
     .await
+}
+
+/// Has a transform run, where its progress says, in the middle of a batch if need be; gives the record that it had failed at, if
+/// one was to blame. `skip`: it leaves that one out.
+async fn set_running(shared: &Arc<Shared>, name: String, skip: bool) -> Result<(Outcome, Option<String>), WireError> {
+    let owned = shared.clone();
+    to_its_end(shared, "resume transform", async move {
+        let state = owned.catalog.state();
+        let transform = find(&state, &name)?;
+        let (id, revision, at) = (transform.id, transform.revision, failed_at(transform));
+        let command = match (skip, at) {
+            (false, _) => Command::SetTransformState { id, revision, reporter: None, state: TransformState::Running },
+            (true, Some(record)) => Command::SkipRecord { id, revision, record },
+            (true, None) => return Err(nothing_to_skip(transform)),
+        };
+        let outcome = owned.propose(command).await?;
+        owned.transforms.follow(&owned).await;
+        Ok((outcome, at.map(|at| place(&state, at))))
+    })
+    .await
+}
+
+/// The record that a transform has failed at, if one is to blame.
+fn failed_at(transform: &Transform) -> Option<RecordAt> {
+    match transform.state {
+        TransformState::Failed { record, .. } => record,
+        TransformState::Running | TransformState::Paused => None,
+    }
+}
+
+/// A record's place for people, `TOPIC/PARTITION@OFFSET`.
+fn place(state: &State, at: RecordAt) -> String {
+    format!("{}/{}@{}", topic_names(state, &[at.topic]).concat(), at.partition, at.offset)
+}
+
+fn nothing_to_skip(transform: &Transform) -> WireError {
+    let name = &transform.name;
+    let message = match &transform.state {
+        TransformState::Running => format!("transform {name} runs: there is no record to leave out"),
+        TransformState::Paused => format!(
+            "transform {name} is paused, and has failed at no record that could be left out: resume it without --skip"
+        ),
+        TransformState::Failed { message, .. } => format!(
+            "transform {name} has failed, but not at one record that could be left out ({message}): mend the cause and resume it \
+             without --skip"
+        ),
+    };
+    WireError::new(ErrorCode::InvalidRequest, message)
 }
 
 fn find<'a>(state: &'a State, name: &str) -> Result<&'a Arc<Transform>, WireError> {
@@ -249,7 +338,7 @@ fn info(shared: &Shared, state: &State, transform: &Transform) -> TransformInfo 
     let (text, error) = match &transform.state {
         TransformState::Running => ("running", None),
         TransformState::Paused => ("paused", None),
-        TransformState::Failed { message } => ("failed", Some(message.clone())),
+        TransformState::Failed { message, .. } => ("failed", Some(message.clone())),
     };
     let on_error = match transform.on_error {
         OnError::Fail => "fail",
@@ -280,6 +369,8 @@ fn info(shared: &Shared, state: &State, transform: &Transform) -> TransformInfo 
         state: text.into(),
         error,
         lag,
+        left_out: partitions.iter().map(|partition| partition.left_out).sum(),
+        failed_at: failed_at(transform).map(|at| place(state, at)),
     }
 }
 
@@ -303,6 +394,7 @@ fn partitions(shared: &Shared, state: &State, transform: &Transform) -> Vec<Tran
                 records_out: stats.records_out.load(Ordering::Relaxed),
                 errors: stats.errors.load(Ordering::Relaxed),
                 error: stats.error(),
+                left_out: stats.left_out.load(Ordering::Relaxed),
             });
         }
     }
@@ -311,7 +403,7 @@ fn partitions(shared: &Shared, state: &State, transform: &Transform) -> Vec<Tran
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -331,13 +423,14 @@ mod tests {
                 state,
                 revision: 1,
                 deployed_at: TimestampMs(0),
+                skips: BTreeSet::new(),
             };
             let told = not_running(&transform, is_placed, trouble.map(str::to_owned));
             assert_eq!(told.as_ref().map(|error| error.code), expected.map(|(code, _)| code), "{told:?}");
             let said = told.map(|error| error.message).unwrap_or_default();
             assert!(said.contains(expected.map_or("", |(_, part)| part)), "{said}");
         };
-        let failed = || TransformState::Failed { message: "in/3: record 0: no id".into() };
+        let failed = || TransformState::Failed { message: "in/3: record 0: no id".into(), record: None };
         let reason = "copy is deployed, and has failed: in/3: record 0: no id.";
         check(TransformState::Running, true, None, None);
         check(TransformState::Running, true, Some("the disk is full"), None);

@@ -1,5 +1,6 @@
 //! Why an input partition's task cannot go on, and whether it may later.
 
+use millstream_catalog::RecordAt;
 use millstream_log::{AppendError, CommitError, Ended, OpenLogError, ReadError};
 use millstream_model::{ModuleRef, Offset, TopicName};
 
@@ -52,8 +53,8 @@ pub(super) enum TransformError {
     },
     #[error("an output is not committed: {0}")]
     Commit(#[from] CommitError),
-    #[error("the record at offset {offset}: {reason}")]
-    Record { offset: Offset, reason: String },
+    #[error("the record at offset {}: {reason}", .at.offset)]
+    Record { at: RecordAt, reason: String },
     #[error("{FAILURES_IN_A_ROW_MAX} records in a row failed; the last one, at offset {offset}: {reason}")]
     AllRecords { offset: Offset, reason: String },
 }
@@ -84,6 +85,14 @@ pub(super) enum ProgressError {
 }
 
 impl TransformError {
+    /// The record that the task stands at, where that record is to blame.
+    pub(super) fn record(&self) -> Option<RecordAt> {
+        match self {
+            Self::Record { at, .. } => Some(*at),
+            _ => None,
+        }
+    }
+
     /// Whether it may pass by itself, so that the task tries again instead of stopping the transform for good.
     pub(super) fn is_retriable(&self) -> bool {
         match self {
@@ -161,6 +170,7 @@ mod tests {
     use std::{io, path::PathBuf, sync::Arc};
 
     use millstream_log::StorageFailed;
+    use millstream_model::PartitionId;
     use millstream_protocol::ErrorCode;
 
     use super::*;
@@ -193,6 +203,7 @@ mod tests {
             assert!(error.is_retriable(), "{error}");
         }
         let gone = WireError::new(ErrorCode::ModuleNotFound, "no module m@1");
+        let at = RecordAt { topic: crate::testing::TOPIC, partition: PartitionId(0), offset: Offset(1) };
         let for_good = [
             TransformError::Module { module, error: gone },
             TransformError::Call(CallError::Trap {
@@ -201,7 +212,7 @@ mod tests {
             }),
             TransformError::Progress(ProgressError::Newer(2)),
             TransformError::Append { topic, source: AppendError::Empty.into() },
-            TransformError::Record { offset: Offset(1), reason: "bad".into() },
+            TransformError::Record { at, reason: "bad".into() },
         ];
         for error in for_good {
             assert!(!error.is_retriable(), "{error}");

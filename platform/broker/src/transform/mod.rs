@@ -10,6 +10,7 @@ mod output;
 mod pace;
 mod progress;
 mod task;
+mod telling;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -21,7 +22,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use millstream_catalog::{Command, Reporter, Transform, TransformState};
+use millstream_catalog::{Command, RecordAt, Reporter, Transform, TransformState};
 use millstream_env::Task;
 use millstream_model::{LeaderEpoch, PartitionId, TopicId, TransformId};
 use parking_lot::Mutex;
@@ -54,7 +55,7 @@ struct Input {
     task: Task,
 }
 
-/// What one input partition's task has done since it started.
+/// What one input partition's tasks have done, each going on where the last one was stopped.
 #[derive(Default)]
 pub(crate) struct Stats {
     /// Whether it is decided, durably, where the task begins; or the task was stopped.
@@ -63,13 +64,14 @@ pub(crate) struct Stats {
     pub(crate) records_in: AtomicI64,
     pub(crate) records_out: AtomicI64,
     pub(crate) errors: AtomicI64,
+    pub(crate) left_out: AtomicI64,
     trouble: Mutex<Trouble>,
 }
 
 #[derive(Default)]
 struct Trouble {
     stands_still: Option<String>,
-    left_out: Option<String>,
+    failed: Option<String>,
 }
 
 impl Stats {
@@ -87,15 +89,28 @@ impl Stats {
     }
 
     /// A record failed.
-    fn left_out(&self, why: String) {
+    fn has_failed(&self, why: String) {
         Self::add(&self.errors, 1);
-        self.trouble.lock().left_out = Some(why);
+        self.trouble.lock().failed = Some(why);
+    }
+
+    /// Goes on counting where the task before was stopped.
+    fn go_on_from(&self, before: &Self) {
+        let counters = |stats: &'_ Self| {
+            [&stats.records_in, &stats.records_out, &stats.errors, &stats.left_out]
+                .map(|counter| counter.load(Ordering::Relaxed))
+        };
+        let [records_in, records_out, errors, left_out] = counters(before);
+        self.records_in.store(records_in, Ordering::Relaxed);
+        self.records_out.store(records_out, Ordering::Relaxed);
+        self.errors.store(errors, Ordering::Relaxed);
+        self.left_out.store(left_out, Ordering::Relaxed);
     }
 
     /// Why it stands still, else which record failed last.
     pub(crate) fn error(&self) -> Option<String> {
         let trouble = self.trouble.lock();
-        trouble.stands_still.clone().or_else(|| trouble.left_out.clone())
+        trouble.stands_still.clone().or_else(|| trouble.failed.clone())
     }
 }
 
@@ -139,16 +154,17 @@ impl Transforms {
             true
         });
         end(stopped).await;
-        self.stopped.lock().retain(|id, _| !wanted.contains_key(id) && state.transform_by_id(*id).is_some());
         for transform in wanted.values() {
             self.start_missing(shared, transform);
         }
+        self.stopped.lock().retain(|id, _| !wanted.contains_key(id) && state.transform_by_id(*id).is_some());
     }
 
     /// Starts a task for each input partition that this broker leads and that has none yet.
     fn start_missing(&self, shared: &Arc<Shared>, transform: &Arc<Transform>) {
         let state = shared.catalog.state();
         let mut running = self.running.lock();
+        let stopped = self.stopped.lock();
         let running = running.entry(transform.id).or_insert_with(|| Running {
             name: transform.name.to_string(),
             revision: transform.revision,
@@ -160,6 +176,9 @@ impl Transforms {
                 let Some(partition) = shared.partitions.find(*input, index) else { continue };
                 let Entry::Vacant(place) = running.inputs.entry((*input, index)) else { continue };
                 let (epoch, stats) = (partition.epoch, Arc::new(Stats::default()));
+                if let Some(before) = stopped.get(&transform.id).and_then(|before| before.get(&(*input, index))) {
+                    stats.go_on_from(before);
+                }
                 let (transform, input, stats_of_task) = (transform.clone(), topic.clone(), stats.clone());
                 let work = task::Work { transform, number, input, partition, stats: stats_of_task };
                 let task = shared.env.spawn.spawn("transform", watched(shared.clone(), work).boxed());
@@ -217,17 +236,20 @@ async fn end(mut tasks: Vec<Task>) {
 async fn watched(shared: Arc<Shared>, work: task::Work) {
     let transform = work.transform.clone();
     let place = format!("{}/{}", work.input.name, work.partition.id.partition);
-    let reason = match AssertUnwindSafe(task::run(&shared, work)).catch_unwind().await {
+    let (reason, record) = match AssertUnwindSafe(task::run(&shared, work)).catch_unwind().await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "the broker itself is at fault: its log holds a panic; report it, then `millstream transform resume`"
-            .to_owned(),
+        Ok(Err(error)) => (error.to_string(), error.record()),
+        Err(_) => {
+            let panic =
+                "the broker itself is at fault: its log holds a panic; report it, then `millstream transform resume`";
+            (panic.to_owned(), None)
+        }
     };
-    fail(&shared, &transform, format!("{place}: {reason}")).await;
+    fail(&shared, &transform, format!("{place}: {reason}"), record).await;
 }
 
 /// Stops a transform for everybody, and lets everybody see why.
-async fn fail(shared: &Shared, transform: &Transform, reason: String) {
+async fn fail(shared: &Shared, transform: &Transform, reason: String, record: Option<RecordAt>) {
     error!(transform = %transform.name, reason, "the transform has stopped");
     let state = shared.catalog.state();
     let reporter =
@@ -236,7 +258,7 @@ async fn fail(shared: &Shared, transform: &Transform, reason: String) {
         id: transform.id,
         revision: transform.revision,
         reporter,
-        state: TransformState::Failed { message: reason },
+        state: TransformState::Failed { message: reason, record },
     };
     if let Err(error) = shared.catalog.propose(command).await {
         // Another partition's task was first, or the transform was deleted meanwhile.

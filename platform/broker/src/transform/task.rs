@@ -7,7 +7,8 @@
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use millstream_catalog::{OnError, StartAt, State, Topic, Transform};
+use millstream_catalog::{OnError, RecordAt, StartAt, State, Topic, Transform};
+use millstream_env::Monotonic;
 use millstream_model::{Offset, TimestampMs};
 use millstream_record::batches;
 use millstream_wasm::{
@@ -23,6 +24,7 @@ use super::{
     output::{NotTaken, Outputs},
     pace::Pace,
     progress::Progress,
+    telling::Telling,
 };
 use crate::{
     partition::Partition,
@@ -102,6 +104,7 @@ struct Task<'a> {
     rules: OutputRules,
     options: FrameOptions,
     pace: Pace,
+    telling: Telling,
     /// Everything below is done, but not stored.
     done: Offset,
     /// Records that were read since progress was stored.
@@ -142,6 +145,7 @@ impl<'a> Task<'a> {
             outputs,
             options: FrameOptions { input: *number, partition: index, ..FrameOptions::default() },
             pace: Pace::new(),
+            telling: Telling::default(),
             done: next,
             records: 0,
             stored: next,
@@ -214,7 +218,7 @@ impl<'a> Task<'a> {
                     self.pace.failed(count);
                     continue;
                 }
-                Some(reason) => self.left_out(first, reason)?,
+                Some(reason) => self.judge(first, reason, shared.env.clock.now())?,
             }
             self.done = rest[count - 1].offset.plus(1);
             self.records += count;
@@ -263,23 +267,29 @@ impl<'a> Task<'a> {
     }
 
     /// What the policy says about a record that cannot be processed.
-    fn left_out(&mut self, row: &Row, reason: String) -> Result<(), TransformError> {
-        let transform = &self.work.transform;
+    fn judge(&mut self, row: &Row, reason: String, now: Monotonic) -> Result<(), TransformError> {
+        let Work { transform, input, partition, stats, .. } = self.work;
         let offset = row.offset;
-        self.work.stats.left_out(format!("the record at offset {offset}: {reason}"));
+        let at = RecordAt { topic: input.id, partition: partition.id.partition, offset };
+        stats.has_failed(format!("the record at offset {offset}: {reason}"));
+        let by_operator = transform.skips.contains(&at);
         match transform.on_error {
-            OnError::Skip => {
-                warn!(transform = %transform.name, place = self.place, %offset, reason, "left out");
-                match self.pace.left_out() {
-                    true => Ok(()),
-                    false => Err(TransformError::AllRecords { offset, reason }),
-                }
-            }
+            OnError::Skip => {}
+            _ if by_operator => {}
             // The others are refused when a transform is deployed.
             OnError::Fail | OnError::Retry | OnError::Dlq | OnError::ParkKey => {
-                Err(TransformError::Record { offset, reason })
+                return Err(TransformError::Record { at, reason });
             }
         }
+        if !self.pace.left_out() && !by_operator {
+            return Err(TransformError::AllRecords { offset, reason });
+        }
+        Stats::add(&stats.left_out, 1);
+        if let Some(others) = self.telling.turn(now) {
+            let others = (others > 0).then_some(others);
+            warn!(transform = %transform.name, place = self.place, %offset, reason, others, "a record is left out");
+        }
+        Ok(())
     }
 
     /// Commits the outputs of all that is done, then remembers that it is.

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use millstream_client::{
-    Pair as WirePair, TransformDeployRequest, TransformDescribeResponse, TransformInfo, TransformPartition,
+    Pair as WirePair, Resumed, TransformDeployRequest, TransformDescribeResponse, TransformInfo, TransformPartition,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -11,7 +11,7 @@ use super::{connect::connect, not_built};
 use crate::{
     failure::{NotBuilt, Usage},
     flags::{Common, Form, Named},
-    output::{Details, Output, Table, joined},
+    output::{Details, Output, Table, joined, say},
     values::Pair,
 };
 
@@ -29,7 +29,7 @@ pub(crate) enum Transform {
     /// Stop a transform until it is resumed.
     Pause(Named),
     /// Have a transform that was paused or has failed go on where it stood.
-    Resume(Named),
+    Resume(Resume),
     #[command(hide = true, disable_help_flag = true)]
     Logs(not_built::Words),
     #[command(hide = true, disable_help_flag = true)]
@@ -62,7 +62,7 @@ pub(crate) struct Deploy {
     /// A parameter for the module; may be repeated.
     #[arg(long, value_name = "K=V")]
     param: Vec<Pair>,
-    /// What happens when a record fails.
+    /// What happens when a record fails; it stays as it was deployed.
     #[arg(long, value_enum, default_value_t = OnError::Fail)]
     on_error: OnError,
     /// Where it starts in its inputs: beginning, end or an offset.
@@ -73,12 +73,32 @@ pub(crate) struct Deploy {
     lanes: i32,
 }
 
+/// A transform to resume.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A record that the module fails on is tried again, and stops the transform again if it fails again: mend the cause first, or leave \
+that record out with --skip. It is the record that `millstream transform describe NAME` shows as FAILED AT, and no other. To leave \
+out whatever fails, deploy with --on-error skip.
+
+Examples:
+  millstream transform resume late-flights
+  millstream transform resume late-flights --skip")]
+pub(crate) struct Resume {
+    /// Its name.
+    name: String,
+    /// Go on after the record that it has failed at, which is left out.
+    #[arg(long)]
+    skip: bool,
+    #[command(flatten)]
+    form: Form,
+}
+
 /// What happens when a record fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnError {
-    /// The transform stops there and shows the error.
+    /// The transform stops there and shows the error; `transform resume NAME --skip` leaves that record out.
     Fail,
-    /// The record is left out; after 1000 in a row the transform stops all the same.
+    /// The record is left out, counted and told in the broker's log; after 1000 in a row the transform stops all the same.
     Skip,
     /// It is tried again (not built yet).
     Retry,
@@ -164,6 +184,10 @@ struct Line {
     lanes: i32,
     /// Null when it is not known.
     lag: Option<i64>,
+    /// Records left out since the broker's start.
+    left_out: i64,
+    /// The record that it has failed at, `TOPIC/PARTITION@OFFSET`.
+    failed_at: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -183,6 +207,7 @@ struct ShownPartition {
     records_in: i64,
     records_out: i64,
     errors: i64,
+    left_out: i64,
     error: Option<String>,
 }
 
@@ -201,6 +226,8 @@ impl From<TransformInfo> for Line {
             from: found.from,
             lanes: found.lanes,
             lag: Some(found.lag).filter(|lag| *lag >= 0),
+            left_out: found.left_out,
+            failed_at: found.failed_at,
         }
     }
 }
@@ -216,6 +243,7 @@ impl From<TransformPartition> for ShownPartition {
             records_in: at.records_in,
             records_out: at.records_out,
             errors: at.errors,
+            left_out: at.left_out,
             error: at.error,
         }
     }
@@ -241,7 +269,12 @@ impl Transform {
                     joined(&request.outputs),
                     request.module
                 );
-                let id = connect(common).await?.admin().deploy_transform(request).await?;
+                let admin = connect(common).await?.admin();
+                let id = admin.deploy_transform(request).await?;
+                // Deployed it is, whether or not this can be told.
+                if let Ok(found) = admin.describe_transform(&name).await {
+                    found.partitions.iter().filter_map(waits_for_its_start).for_each(say);
+                }
                 form.output.done(&json!({"name": name, "transform_id": id.to_string()}), &sentence)
             }
             Self::List(form) => {
@@ -258,13 +291,11 @@ impl Transform {
                 form.output.done(&json!({"name": name}), &format!("transform {name} is deleted"))
             }
             Self::Pause(Named { name, form }) => {
-                connect(common).await?.admin().pause_transform(&name).await?;
-                form.output.done(&json!({"name": name}), &format!("transform {name} is paused"))
+                let is_new = connect(common).await?.admin().pause_transform(&name).await?;
+                let was = if is_new { "is paused" } else { "was paused already: nothing is changed" };
+                form.output.done(&json!({"name": name}), &format!("transform {name} {was}"))
             }
-            Self::Resume(Named { name, form }) => {
-                connect(common).await?.admin().resume_transform(&name).await?;
-                form.output.done(&json!({"name": name}), &format!("transform {name} goes on"))
-            }
+            Self::Resume(resume) => resume.run(common).await,
             Self::Logs(_) => not_built::refuse("transform logs", "what modules log is in the broker's log"),
             Self::Upgrade(_) => not_built::refuse("transform upgrade", "deploy the new version under another name"),
             Self::Rollback(_) => not_built::refuse("transform rollback", "deploy the old version under another name"),
@@ -273,17 +304,52 @@ impl Transform {
     }
 }
 
+impl Resume {
+    async fn run(self, common: &Common) -> anyhow::Result<()> {
+        let Self { name, skip, form } = self;
+        let admin = connect(common).await?.admin();
+        if skip {
+            let record = admin.resume_transform_without_record(&name).await?;
+            let sentence = format!("transform {name} goes on after the record {record}, which is left out");
+            return form.output.done(&json!({"name": name, "left_out": record}), &sentence);
+        }
+        let resumed = admin.resume_transform(&name).await?;
+        form.output.done(&json!({"name": name}), &told(&name, &resumed))
+    }
+}
+
+/// What resuming came to; it is not promised that a record that failed will not fail again.
+fn told(name: &str, resumed: &Resumed) -> String {
+    match &resumed.failed_at {
+        _ if !resumed.is_new => format!("transform {name} was running already: nothing is changed"),
+        Some(record) => format!(
+            "transform {name} goes on with the record {record} that it has failed at, and stops there again if that fails again; \
+             `millstream transform resume {name} --skip` leaves it out"
+        ),
+        None => format!("transform {name} goes on where it stood"),
+    }
+}
+
+/// What to tell of a partition that ends before the offset that the transform starts at.
+fn waits_for_its_start(at: &TransformPartition) -> Option<String> {
+    let TransformPartition { input, partition, next_offset, end_offset, .. } = at;
+    (next_offset > end_offset).then(|| {
+        format!("{input} partition {partition} ends at {end_offset}: nothing of it is transformed before offset {next_offset}")
+    })
+}
+
 fn lag(line: &Line) -> String {
     line.lag.map_or("unknown".into(), |lag| lag.to_string())
 }
 
 fn table(lines: &[Line]) -> Table {
-    let mut table = Table::new(["name", "state", "lag", "module", "inputs", "outputs"]);
+    let mut table = Table::new(["name", "state", "lag", "left out", "module", "inputs", "outputs"]);
     for line in lines {
         table.row([
             line.name.clone(),
             line.state.clone(),
             lag(line),
+            line.left_out.to_string(),
             line.module.clone(),
             joined(&line.inputs),
             joined(&line.outputs),
@@ -294,8 +360,18 @@ fn table(lines: &[Line]) -> Table {
 
 fn details(shown: &Shown) -> Details {
     let line = &shown.line;
-    let mut partitions =
-        Table::new(["input", "partition", "next", "end", "lag", "records in", "records out", "errors", "last error"]);
+    let mut partitions = Table::new([
+        "input",
+        "partition",
+        "next",
+        "end",
+        "lag",
+        "records in",
+        "records out",
+        "errors",
+        "left out",
+        "last error",
+    ]);
     for at in &shown.partitions {
         partitions.row([
             at.input.clone(),
@@ -306,6 +382,7 @@ fn details(shown: &Shown) -> Details {
             at.records_in.to_string(),
             at.records_out.to_string(),
             at.errors.to_string(),
+            at.left_out.to_string(),
             at.error.clone().unwrap_or_default(),
         ]);
     }
@@ -316,8 +393,13 @@ fn details(shown: &Shown) -> Details {
         Some(error) => details.field("error", error),
         None => details,
     };
+    let details = match &line.failed_at {
+        Some(record) => details.field("failed at", format!("{record} (`transform resume --skip` leaves it out)")),
+        None => details,
+    };
     details
         .field("lag", lag(line))
+        .field("left out", line.left_out)
         .field("module", &line.module)
         .field("inputs", joined(&line.inputs))
         .field("outputs", joined(&line.outputs))

@@ -83,6 +83,10 @@ message! { @structs
         pub error: Option<String>,
         /// How many input records are not transformed yet, over all partitions; -1 is unknown.
         pub lag: i64 = -1,
+        /// How many input records were left out, over all partitions, since the broker's start.
+        pub left_out: i64 [tag 0],
+        /// Where one record has made it fail, which: `TOPIC/PARTITION@OFFSET`.
+        pub failed_at: Option<String> [tag 1],
     }
 }
 
@@ -127,6 +131,8 @@ message! {
         pub errors: i64,
         /// Why this partition stands still, else which record failed last, for people; null when neither is so.
         pub error: Option<String>,
+        /// How many records were left out, of those that have failed.
+        pub left_out: i64 [tag 0],
     }
 }
 
@@ -145,6 +151,8 @@ message! {
         pub error_code: ErrorCode,
         /// The same for people.
         pub error_message: Option<String>,
+        /// It was paused before.
+        pub unchanged: bool [tag 0],
     }
 }
 
@@ -153,6 +161,9 @@ message! {
     pub struct TransformResumeRequest: 0..=0, flexible 0 {
         /// Its name.
         pub name: String,
+        /// Leave the record out that it has failed at. Refused where it has not failed, or not at one record. A broker that does
+        /// not know this field tries the record again: the answer's `skipped` tells.
+        pub skip: bool [tag 0],
     }
 }
 
@@ -163,6 +174,12 @@ message! {
         pub error_code: ErrorCode,
         /// The same for people.
         pub error_message: Option<String>,
+        /// It ran before.
+        pub unchanged: bool [tag 0],
+        /// The record that it has failed at, `TOPIC/PARTITION@OFFSET`, if one record was to blame.
+        pub failed_at: Option<String> [tag 1],
+        /// That record is left out, and not tried until it passes.
+        pub skipped: bool [tag 2],
     }
 }
 

@@ -16,8 +16,9 @@ use millstream_protocol::{
     messages::cluster::{DescribeClusterBroker, DescribeClusterRequest},
 };
 
-pub use self::topics::{
-    ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, TopicDescription, TopicListing,
+pub use self::{
+    topics::{ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, TopicDescription, TopicListing},
+    transforms::Resumed,
 };
 use crate::{
     CallError,

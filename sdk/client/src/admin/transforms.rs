@@ -3,11 +3,21 @@
 use millstream_model::TransformId;
 use millstream_protocol::extension::transforms::{
     TransformDeleteRequest, TransformDeployRequest, TransformDescribeRequest, TransformDescribeResponse, TransformInfo,
-    TransformListRequest, TransformPauseRequest, TransformResumeRequest,
+    TransformListRequest, TransformPauseRequest, TransformResumeRequest, TransformResumeResponse,
 };
 
 use super::Admin;
 use crate::{CallError, cluster::Target};
+
+/// What resuming a transform came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Resumed {
+    /// It did not run before.
+    pub is_new: bool,
+    /// The record that it had failed at, and tries again: `TOPIC/PARTITION@OFFSET`. None where no single record was to blame.
+    pub failed_at: Option<String>,
+}
 
 impl Admin {
     /// Deploys a transform, which starts at once.
@@ -42,22 +52,48 @@ impl Admin {
         Ok(response)
     }
 
-    /// Stops a transform until it is resumed: once this returns, it appends nothing more.
+    /// Stops a transform until it is resumed: once this returns, it appends nothing more. Whether it ran before.
     ///
     /// # Errors
     /// There is none of this name, or it has failed and stands still anyway.
-    pub async fn pause_transform(&self, name: &str) -> Result<(), CallError> {
+    pub async fn pause_transform(&self, name: &str) -> Result<bool, CallError> {
         let response = self.cluster.ask_once(Target::Any, TransformPauseRequest { name: name.into() }).await?;
-        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())
+        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())?;
+        Ok(!response.unchanged)
     }
 
-    /// Has a transform that was paused or has failed go on where it stood: what it has committed is not done again.
+    /// Has a transform that was paused or has failed go on where it stood: what it has committed is not done again. A record that it
+    /// has failed at is tried again.
     ///
     /// # Errors
     /// There is none of this name.
-    pub async fn resume_transform(&self, name: &str) -> Result<(), CallError> {
-        let response = self.cluster.ask_once(Target::Any, TransformResumeRequest { name: name.into() }).await?;
-        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())
+    pub async fn resume_transform(&self, name: &str) -> Result<Resumed, CallError> {
+        let response = self.resume(name, false).await?;
+        Ok(Resumed { is_new: !response.unchanged, failed_at: response.failed_at })
+    }
+
+    /// Has a transform that has failed at a record go on after it. That record, and no other, is left out, also after a restart of
+    /// the broker or a crash (unless it does not fail any more). Returns its place, `TOPIC/PARTITION@OFFSET`.
+    ///
+    /// # Errors
+    /// There is no transform of this name, or it has not failed, or not at one record; or the broker is of an earlier version: then
+    /// the record is tried again.
+    pub async fn resume_transform_without_record(&self, name: &str) -> Result<String, CallError> {
+        let response = self.resume(name, true).await?;
+        match response.failed_at.filter(|_| response.skipped) {
+            Some(record) => Ok(record),
+            None => Err(CallError::NotServed {
+                broker: "the broker".into(),
+                detail: format!("it cannot leave a record out, and has transform {name} try it again").into(),
+            }),
+        }
+    }
+
+    async fn resume(&self, name: &str, skip: bool) -> Result<TransformResumeResponse, CallError> {
+        let request = TransformResumeRequest { name: name.into(), skip };
+        let response = self.cluster.ask_once(Target::Any, request).await?;
+        CallError::check(&format!("transform {name:?}"), response.error_code, response.error_message.as_deref())?;
+        Ok(response)
     }
 
     /// Deletes a transform; its topics stay.
