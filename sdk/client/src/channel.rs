@@ -112,6 +112,11 @@ impl Channel {
         Ok(Arc::new(Versions::from_response(&response)))
     }
 
+    /// Who is talked to.
+    pub(crate) fn broker(&self) -> &Arc<str> {
+        &self.broker
+    }
+
     /// Whether the stream has ended: it is of no more use.
     pub(crate) fn is_over(&self) -> bool {
         self.jobs.is_closed() || self.ended.0.lock().is_some()

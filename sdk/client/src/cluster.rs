@@ -118,6 +118,8 @@ pub(crate) struct Cluster {
     brokers: Mutex<BTreeMap<BrokerId, String>>,
     /// Brokers that were told to be lost, until one of them is connected to again.
     lost: Mutex<BTreeSet<Arc<str>>>,
+    /// Brokers that were told to be silent, until one of them answers or is lost.
+    silent: Mutex<BTreeSet<Arc<str>>>,
     topics: Mutex<BTreeMap<Arc<str>, Arc<Topic>>>,
 }
 
@@ -135,6 +137,7 @@ impl Cluster {
             lone: Mutex::default(),
             brokers: Mutex::default(),
             lost: Mutex::default(),
+            silent: Mutex::default(),
             topics: Mutex::default(),
         }
     }
@@ -164,12 +167,40 @@ impl Cluster {
         Ok(link)
     }
 
-    /// Says, once until it is back, that a broker cannot be reached and that whoever works with it tries again.
-    pub(crate) fn tell_lost(&self, error: &CallError) {
+    /// Says, once until it is back, that a broker cannot be reached and that whoever works with it tries again, for so long.
+    pub(crate) fn tell_lost(&self, error: &CallError, patience: Duration) {
         let (CallError::Disconnected { broker, .. } | CallError::Unreachable { broker, .. }) = error else { return };
-        if self.lost.lock().insert(Arc::clone(broker)) {
-            tracing::warn!("lost {broker}, trying again");
+        if !self.lost.lock().insert(Arc::clone(broker)) {
+            return;
         }
+        self.silent.lock().remove(broker);
+        match patience {
+            Duration::MAX => tracing::warn!("lost {broker}, trying again until it is back"),
+            patience => tracing::warn!("lost {broker}, trying again for {} s", patience.as_secs()),
+        }
+    }
+
+    /// As [`Channel::call`], of an answer that is due after `due` at the latest: that none comes is said long before it is given up.
+    pub(crate) async fn call_due<C: Call>(
+        &self,
+        channel: &Channel,
+        request: C,
+        due: Duration,
+    ) -> Result<C::Response, CallError> {
+        let mut call = std::pin::pin!(channel.call(request, self.options.request_timeout + due));
+        let overdue = self.env.clock.sleep(due + SILENT_AFTER);
+        if let Either::Left((answer, _)) = futures::future::select(call.as_mut(), overdue).await {
+            return answer;
+        }
+        let broker = channel.broker();
+        if self.silent.lock().insert(Arc::clone(broker)) {
+            tracing::warn!("{broker} has not answered for {} s, waiting for it", SILENT_AFTER.as_secs());
+        }
+        let answer = call.await;
+        if answer.is_ok() && self.silent.lock().remove(broker) {
+            tracing::info!("{broker} answers again");
+        }
+        answer
     }
 
     /// Says that a broker is back, if it was told to be lost.
@@ -406,7 +437,9 @@ impl Cluster {
         if !found.error_code.is_ok() {
             self.topics.lock().remove(name);
             let message = match found.error_code {
-                ErrorCode::UnknownTopicOrPartition => Some(format!("there is no {}", what())),
+                ErrorCode::UnknownTopicOrPartition => {
+                    Some(format!("there is no {}: see `millstream topic list` and `millstream view list`", what()))
+                }
                 _ => None,
             };
             return Err(CallError::refused(what(), found.error_code, message.as_deref()));
@@ -456,6 +489,8 @@ pub(crate) fn is_unknown(error: &CallError) -> bool {
     )
 }
 
+/// An answer that is overdue for so long is told to be waited for.
+const SILENT_AFTER: Duration = Duration::from_secs(2);
 /// How long something is tried again without a word.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
 

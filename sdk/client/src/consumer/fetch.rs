@@ -133,7 +133,7 @@ impl Consumer {
             topics: vec![FetchTopic { topic: self.topic.name.as_ref().into(), topic_id: self.topic.id, partitions }],
             ..FetchRequest::default()
         };
-        let timeout = cluster.options.request_timeout + self.options.fetch_wait;
+        let due = self.options.fetch_wait;
         let (started, lost) = (self.cluster.env.clock.now(), asked.clone());
         let name = Arc::clone(&self.name);
         let fetch = async move {
@@ -145,7 +145,7 @@ impl Consumer {
                 Ok(channel) => channel,
                 Err(error) => return Fetched { group, channel: None, started, asked, result: Err(error) },
             };
-            let answered = channel.call(request, timeout).await.and_then(|response| {
+            let answered = cluster.call_due(&channel, request, due).await.and_then(|response| {
                 CallError::check(&name, response.error_code, None)?;
                 Ok(response)
             });
@@ -266,7 +266,7 @@ impl Consumer {
             return Err(error.into());
         }
         tracing::debug!(name = %self.name, %error, "reading is tried again");
-        self.cluster.tell_lost(&error);
+        self.cluster.tell_lost(&error, patience);
         self.stale = true;
         let cluster = &self.cluster;
         let retry = self.retry.get_or_insert_with(|| cluster.retry(patience));

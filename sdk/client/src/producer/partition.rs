@@ -331,7 +331,7 @@ impl Queue {
     /// Notes why what is under way must wait.
     fn waits_for(&mut self, error: &CallError) {
         let Shared { cluster, options, waits, .. } = &*self.shared;
-        cluster.tell_lost(error);
+        cluster.tell_lost(error, options.delivery_timeout);
         self.wait.goes_on(cluster, waits, error, options.delivery_timeout);
         if error.code() == Some(ErrorCode::KafkaStorage) && !self.is_out {
             self.is_out = true;
@@ -410,7 +410,7 @@ async fn attempt(
         channel.tell(request.into(), timeout).await?;
         return Ok(None);
     }
-    let response = channel.call(request, timeout).await?;
+    let response = cluster.call_due(&channel, request, Duration::ZERO).await?;
     let what = || format!("topic {} partition {partition}", topic.name);
     let mut answers = response.responses.into_iter().flat_map(|topic| topic.partition_responses);
     let answer = answers.find(|answer| answer.index == partition).ok_or_else(|| {
