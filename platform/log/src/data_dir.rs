@@ -24,6 +24,9 @@ pub(crate) const CLEAN: &str = "CLEAN";
 
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "LOCK";
+/// What may lie in a directory that becomes ours: what an interrupted first start leaves, what a file system has at its root, and
+/// a broker's identity and profile, which an operator may bring along.
+const MAY_BE_THERE: [&str; 5] = [LOCK_FILE, "FORMAT.new", "lost+found", "tls", "client.json"];
 const TITLE: &str = "millstream data directory";
 /// A file that claims to be ours and is longer is not.
 const FORMAT_BYTES_MAX: u64 = 4096;
@@ -83,11 +86,22 @@ fn identify(disk: &dyn Disk, dir: &Path) -> Result<Option<Uuid>, OpenError> {
         if disk.exists(&dir.join(name)).map_err(io("look for", &dir.join(name)))? {
             return Err(OpenError::NotOurs {
                 path: dir.to_owned(),
-                reason: "it has journal/ or logs/, but no FORMAT file",
+                reason: "it has journal/ or logs/, but no FORMAT file".into(),
             });
         }
     }
-    Ok(None)
+    // A directory of somebody else's that was named by mistake: among their files, ours would be hard to tell.
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let others = list(disk, dir)?.iter().map(name).filter(|name| !MAY_BE_THERE.contains(&name.as_str())).min();
+    match others {
+        Some(other) => Err(OpenError::NotOurs {
+            path: dir.to_owned(),
+            reason: format!(
+                "it has no FORMAT file, and holds other things ({other}): choose an empty or a new directory"
+            ),
+        }),
+        None => Ok(None),
+    }
 }
 
 fn create(dir: &Path, env: &Env) -> Result<Uuid, OpenError> {

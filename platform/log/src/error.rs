@@ -104,7 +104,7 @@ pub enum OpenError {
         /// The directory.
         path: PathBuf,
         /// What is missing or wrong.
-        reason: &'static str,
+        reason: String,
     },
     /// A file that must be sound is not: its medium lost what was durable.
     #[error("{} is damaged: {reason}; restore it from a copy, or take the broker's replicas from its peers", path.display())]

@@ -126,6 +126,22 @@ async fn newer_and_foreign_directories_are_refused_untouched() {
 }
 
 #[tokio::test]
+async fn a_directory_with_other_peoples_files_does_not_become_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("photos")).unwrap();
+    let refused = Storage::open(options(dir.path()), env()).unwrap_err();
+    assert!(matches!(refused, OpenError::NotOurs { .. }) && refused.to_string().contains("photos"), "{refused}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was written");
+    fs::remove_dir(dir.path().join("photos")).unwrap();
+    // What a first start may have left, and what a file system has at its root.
+    for name in ["LOCK", "FORMAT.new"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    fs::create_dir(dir.path().join("lost+found")).unwrap();
+    open(dir.path());
+}
+
+#[tokio::test]
 async fn a_missing_or_damaged_index_is_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, _) = open(dir.path());
