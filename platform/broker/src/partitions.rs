@@ -11,7 +11,7 @@ use millstream_log::{
 };
 use millstream_model::{BrokerId, PartitionId, TopicConfig, TopicId, TopicPartition};
 use millstream_replica::{Leadership, Replica, ReplicaOptions};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     logs::{Standing, standing},
@@ -243,7 +243,7 @@ impl Partitions {
                 Ok(ticket) => {
                     // A failed commit stops the broker through the storage; the log is deleted at the next start.
                     if ticket.await.is_ok() {
-                        info!(log = %id, "deleted");
+                        debug!(log = %id, "deleted");
                     }
                 }
                 Err(DeleteError::Unknown { .. }) => {}

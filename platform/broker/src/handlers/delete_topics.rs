@@ -8,6 +8,7 @@ use millstream_protocol::{
     ErrorCode,
     messages::topics::{DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse},
 };
+use tracing::info;
 
 use crate::{
     errors::{Messages, WireError},
@@ -55,5 +56,6 @@ async fn delete(shared: &Shared, asked: &DeleteTopicState) -> Result<(String, To
     };
     shared.propose(Command::DeleteTopic { id: topic.id }).await?;
     shared.partitions.follow(&shared.catalog).await?;
+    info!(topic = %topic.name, partitions = topic.partition_count(), "deleted");
     Ok((topic.name.to_string(), topic.id))
 }

@@ -170,6 +170,7 @@ impl Transforms {
             revision: transform.revision,
             inputs: HashMap::new(),
         });
+        let before = running.inputs.len();
         for (number, input) in (0..).zip(&transform.inputs) {
             let Some(topic) = state.topic_by_id(*input) else { continue };
             for index in (0..topic.partition_count()).map(PartitionId) {
@@ -184,6 +185,10 @@ impl Transforms {
                 let task = shared.env.spawn.spawn("transform", watched(shared.clone(), work).boxed());
                 place.insert(Input { epoch, stats, task });
             }
+        }
+        // One line for all of them: a topic may have thousands.
+        if running.inputs.len() > before {
+            info!(transform = %transform.name, partitions = running.inputs.len(), "runs");
         }
     }
 

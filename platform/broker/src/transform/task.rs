@@ -15,7 +15,7 @@ use millstream_wasm::{
     Freshness, Pool,
     frame::{FrameOptions, InputFrame, OutputRules},
 };
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{
     Stats,
@@ -57,7 +57,7 @@ pub(super) async fn run(shared: &Arc<Shared>, work: Work) -> Result<(), Transfor
             Err(error) => again_later(shared, &work, error, &mut backoff).await?,
         }
     };
-    info!(transform = %work.transform.name, place = task.place, next = %task.stored, "running");
+    debug!(transform = %work.transform.name, place = task.place, next = %task.stored, "running");
     let mut high_watermark = work.partition.subscribe();
     loop {
         let next = task.stored;
