@@ -41,7 +41,10 @@ pub(crate) enum PartitionAppendError {
     Rules(#[from] AppendRefused),
     #[error(transparent)]
     Log(#[from] AppendError),
-    #[error("the topic is compacted, which goes by keys: {0}")]
+    #[error(
+        "the topic is compacted, which goes by keys: {0}. Give every record a key (`millstream produce --key FIELD` or \
+         --key-separator S)"
+    )]
     Compacted(BatchError),
 }
 

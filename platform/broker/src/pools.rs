@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_catalog::{Catalog, Command, Module, ProposeError, State, Topic, Transform, View};
+use millstream_catalog::{Catalog, Command, Module, Outcome, ProposeError, State, Topic, Transform, View};
 use millstream_env::Env;
 use millstream_model::{Digest, ModuleKind, ModuleRef, TopicId, TransformId, ViewId};
 use millstream_protocol::ErrorCode;
@@ -128,7 +128,12 @@ impl Modules {
     }
 
     /// Stores a prepared module durably and has the catalog take it; it is there either for both or for neither.
-    pub(crate) async fn keep(&self, catalog: &Catalog, prepared: Prepared, command: Command) -> Result<(), WireError> {
+    pub(crate) async fn keep(
+        &self,
+        catalog: &Catalog,
+        prepared: Prepared,
+        command: Command,
+    ) -> Result<Outcome, WireError> {
         // One at a time: what one upload removes may be what another has just stored.
         let _turn = self.keeping.lock().await;
         let digest = self.runtime.keep(prepared).await.map_err(Refused::from)?.digest();
@@ -139,8 +144,7 @@ impl Modules {
         {
             warn!(%digest, %error, "a module that nobody needs stays until the next start");
         }
-        proposed?;
-        Ok(())
+        Ok(proposed?)
     }
 
     /// Removes what uploads left behind that were interrupted. `state` must be all that the cluster has agreed on.

@@ -90,5 +90,6 @@ pub(crate) fn topic_named<'a>(state: &'a State, name: &str, instead: &str) -> Re
 }
 
 pub(crate) fn unknown_topic(name: &str) -> WireError {
-    WireError::new(ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}"))
+    let message = format!("no topic {name:?}: see `millstream topic list`");
+    WireError::new(ErrorCode::UnknownTopicOrPartition, message)
 }

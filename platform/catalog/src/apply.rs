@@ -84,11 +84,13 @@ pub enum Refused {
     #[error("all {0} producer ids have been given out")]
     ProducerIdsUsedUp(i64),
 
-    #[error("a topic named {0} exists already")]
+    #[error("a topic named {0} exists already: choose another name, or delete it first")]
     TopicExists(TopicName),
-    #[error("a view named {0} exists already, and views and topics share their names")]
+    #[error(
+        "a view named {0} exists already, and views and topics share their names: choose another name, or delete it first"
+    )]
     ViewExists(TopicName),
-    #[error("there is no topic named {0}")]
+    #[error("there is no topic named {0}: see `millstream topic list`")]
     UnknownTopic(TopicName),
     #[error("there is no topic with id {0}: it has been deleted")]
     UnknownTopicId(TopicId),
@@ -133,9 +135,9 @@ pub enum Refused {
     UnknownTransformId(TransformId),
     #[error("a transform has from 1 to {TRANSFORM_TOPICS_MAX} {what} topics, not {count}")]
     TransformTopics { what: String, count: usize },
-    #[error("topic {topic} is named twice as {what}")]
+    #[error("topic {topic} is named twice as {what}: name each once")]
     Twice { topic: TopicName, what: String },
-    #[error("transform {name} would feed itself: {path}")]
+    #[error("transform {name} would feed itself ({path}): let it write to another topic")]
     Loop { name: Name, path: String },
     #[error("0 lanes: a transform has at least 1")]
     NoLanes,
@@ -144,7 +146,7 @@ pub enum Refused {
     #[error("transform {0} does not stand at that record: look again with `millstream transform describe {0}`")]
     NotAtRecord(Name),
 
-    #[error("parameters take {bytes} bytes; at most {max} are allowed")]
+    #[error("parameters take {bytes} bytes; at most {max} are allowed: shorten them")]
     Params { bytes: usize, max: usize },
     #[error("id {0} is taken: choose a new one for every proposal")]
     IdTaken(String),

@@ -302,8 +302,11 @@ pub enum ConsumeError {
 
 fn range(start: Option<Offset>, end: Option<Offset>) -> String {
     match (start, end) {
-        (Some(start), Some(end)) => format!(" ({start} to {end}, exclusive)"),
-        _ => String::new(),
+        (Some(start), Some(end)) if start < end => {
+            format!(" ({start} to {}): read from one of these on, or from {end} for what comes next", end.0 - 1)
+        }
+        (Some(_), Some(end)) => format!(" (nothing at present): read from {end} on for what comes next"),
+        _ => ": read from the beginning or the end".into(),
     }
 }
 
@@ -346,6 +349,17 @@ impl ConsumeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_that_is_not_there_is_told_with_those_that_are() {
+        let check = |start: i64, end: i64, expected: &str| {
+            let told = range(Some(Offset(start)), Some(Offset(end)));
+            assert_eq!(told, expected);
+        };
+        check(3, 10, " (3 to 9): read from one of these on, or from 10 for what comes next");
+        check(3, 3, " (nothing at present): read from 3 on for what comes next");
+        assert!(range(None, Some(Offset(1))).contains("beginning"));
+    }
 
     #[test]
     fn a_refusal_names_what_was_asked_once() {

@@ -50,8 +50,8 @@ mod producer;
 use std::sync::Arc;
 
 pub use admin::{
-    Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, Resumed,
-    TopicDescription, TopicListing,
+    Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, PushedModule,
+    Resumed, TopicDescription, TopicListing,
 };
 pub use consumer::{ConsumedRecord, Consumer, ConsumerEvent, ConsumerOptions, FetchedBatches, Position, StartFrom};
 pub use error::{CallError, ConnectError, ConsumeError, ProduceError};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use millstream_catalog::{Command, Declaration, Module, Refused, State};
+use millstream_catalog::{Command, Declaration, Module, Outcome, Refused, State};
 use millstream_model::{ModuleRef, ModuleVersion, Name, TimestampMs};
 use millstream_protocol::{
     ErrorCode,
@@ -18,14 +18,16 @@ use crate::{errors::WireError, shared::Shared};
 
 pub(crate) async fn push(shared: Arc<Shared>, request: ModulePushRequest) -> ModulePushResponse {
     match push_checked(&shared, request).await {
-        Ok(module) => ModulePushResponse { module: info(&module), ..Default::default() },
+        Ok((module, outcome)) => {
+            ModulePushResponse { module: info(&module), unchanged: outcome == Outcome::Unchanged, ..Default::default() }
+        }
         Err(error) => {
             ModulePushResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
         }
     }
 }
 
-async fn push_checked(shared: &Arc<Shared>, request: ModulePushRequest) -> Result<Arc<Module>, WireError> {
+async fn push_checked(shared: &Arc<Shared>, request: ModulePushRequest) -> Result<(Arc<Module>, Outcome), WireError> {
     let invalid = |error| WireError::new(ErrorCode::InvalidName, error);
     let module = ModuleRef {
         name: Name::new(&request.name).map_err(invalid)?,
@@ -58,8 +60,8 @@ async fn push_checked(shared: &Arc<Shared>, request: ModulePushRequest) -> Resul
         owned.require_room(0)?;
         owned.modules.keep(&owned.catalog, prepared, command).await
     };
-    to_its_end(shared, "keep module", keep).await?;
-    Ok(crate::pools::find(&shared.catalog.state(), &module)?.clone())
+    let outcome = to_its_end(shared, "keep module", keep).await?;
+    Ok((crate::pools::find(&shared.catalog.state(), &module)?.clone(), outcome))
 }
 
 fn declarations(factory: &Factory) -> Vec<Declaration> {
@@ -95,7 +97,7 @@ pub(crate) fn describe(shared: &Shared, request: &ModuleDescribeRequest) -> Modu
         let version = request.version.as_ref().map(|version| format!("@{version}")).unwrap_or_default();
         return ModuleDescribeResponse {
             error_code: ErrorCode::ModuleNotFound,
-            error_message: Some(format!("no module {}{version}", request.name)),
+            error_message: Some(format!("no module {}{version}: see `millstream module list`", request.name)),
             ..Default::default()
         };
     };

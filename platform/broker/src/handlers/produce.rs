@@ -171,7 +171,10 @@ fn check_size(partition: &Arc<Partition>, records: &[u8]) -> Result<Option<WireE
     if bytes <= bytes_max {
         return Ok(None);
     }
-    let message = format!("a batch of {bytes} bytes; max.message.bytes is {bytes_max}");
+    let message = format!(
+        "a batch of {bytes} bytes; the topic's max.message.bytes is {bytes_max}: send less at a time, or let it take more with \
+         `millstream topic alter TOPIC --config max.message.bytes=BYTES`"
+    );
     let refused = WireError::new(ErrorCode::MessageTooLarge, message);
     let repeats = BatchHeader::parse(records).is_ok_and(|header| partition.find_duplicate(&header).is_some());
     if repeats { Ok(Some(refused)) } else { Err(refused) }

@@ -148,7 +148,8 @@ impl Outputs {
                 let (bytes, max) = (HEADER_BYTES + record.bytes_with(0, 0), topic.config.message_bytes_max);
                 if bytes > max {
                     let name = &topic.name;
-                    let what = format!("output {name}: a record of {bytes} bytes; max.message.bytes is {max}");
+                    let what =
+                        format!("output {name}: a record of {bytes} bytes; the topic's max.message.bytes is {max}");
                     return Err(NotTaken::Refused(what));
                 }
                 taken[output].push(record);

@@ -259,9 +259,11 @@ impl Push {
         let bytes = read_module(&file).with_context(what)?;
         let client = connect_to_compile(common).await?;
         let pushed = client.admin().push_module(&name, &version, bytes).await.with_context(what)?;
+        let (pushed, is_new) = (pushed.module, pushed.is_new);
         let size = counted(pushed.size_bytes.unsigned_abs(), "byte");
         let (kind, digest) = (&pushed.kind, pushed.digest);
-        let mut sentence = format!("module {module} is there: a {kind}, {size}, sha256 {digest}");
+        let is = if is_new { "is there" } else { "was there already with the same contents" };
+        let mut sentence = format!("module {module} {is}: a {kind}, {size}, sha256 {digest}");
         if let Some(serves) = serves(kind) {
             sentence += &format!("; it serves {serves}");
         }

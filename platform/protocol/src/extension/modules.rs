@@ -50,6 +50,8 @@ message! {
         pub error_message: Option<String>,
         /// The module; all empty with an error.
         pub module: ModuleInfo,
+        /// The same bytes had this name and version before.
+        pub unchanged: bool [tag 0],
     }
 }
 

@@ -17,6 +17,7 @@ use millstream_protocol::{
 };
 
 pub use self::{
+    modules::PushedModule,
     topics::{ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, TopicDescription, TopicListing},
     transforms::Resumed,
 };

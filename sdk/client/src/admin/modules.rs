@@ -9,12 +9,22 @@ use millstream_protocol::extension::modules::{
 use super::Admin;
 use crate::{CallError, cluster::Target};
 
+/// A module that was uploaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PushedModule {
+    /// The module.
+    pub module: ModuleInfo,
+    /// The name and version did not have these bytes before.
+    pub is_new: bool,
+}
+
 impl Admin {
-    /// Uploads a module; it is checked, compiled and durable when this returns. The same bytes again are no error.
+    /// Uploads a module; it is checked, compiled and durable when this returns. The same bytes again are no error, and told as such.
     ///
     /// # Errors
     /// The bytes are not a module that the broker runs (it says why), or the name and version have other bytes.
-    pub async fn push_module(&self, name: &str, version: &str, bytes: Bytes) -> Result<ModuleInfo, CallError> {
+    pub async fn push_module(&self, name: &str, version: &str, bytes: Bytes) -> Result<PushedModule, CallError> {
         self.push_module_with(name, version, bytes, None).await
     }
 
@@ -28,11 +38,11 @@ impl Admin {
         version: &str,
         bytes: Bytes,
         digest: Option<Digest>,
-    ) -> Result<ModuleInfo, CallError> {
+    ) -> Result<PushedModule, CallError> {
         let request = ModulePushRequest { name: name.into(), version: version.into(), digest, bytes };
         let response = self.cluster.ask_once(Target::Any, request).await?;
         CallError::check(&format!("module {name}@{version}"), response.error_code, response.error_message.as_deref())?;
-        Ok(response.module)
+        Ok(PushedModule { module: response.module, is_new: !response.unchanged })
     }
 
     /// The modules, by name; all or those of one name.

@@ -219,7 +219,7 @@ fn an_offset_that_is_not_there_is_said_with_what_there_is() {
         let ConsumeError::OutOfRange { start: Some(Offset(0)), end: Some(Offset(100)), .. } = error else {
             panic!("{error}");
         };
-        assert!(error.to_string().contains("0 to 100"), "{error}");
+        assert!(error.to_string().contains("(0 to 99)") && error.to_string().contains("from 100"), "{error}");
     }
 }
 
