@@ -1,6 +1,9 @@
 //! What can be typed after `millstream`: the command families.
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ErrorKind},
+};
 
 use crate::{
     commands::{cluster, completions, consume, module, not_built, produce, serve, topic, transform, view},
@@ -63,9 +66,17 @@ pub(crate) enum Command {
     Bench(not_built::Words),
 }
 
+/// An error without clap's tip to write `-- --flag`: what looks like a flag is a mistake here, and no name.
+pub(crate) fn without_misleading_tips(mut error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::UnknownArgument {
+        error.remove(ContextKind::Suggested);
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, error::ErrorKind};
+    use clap::CommandFactory;
 
     use super::*;
 
@@ -125,6 +136,15 @@ mod tests {
                 panic!("{words}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn an_unknown_flag_is_not_said_to_be_a_name() {
+        let told = |words| without_misleading_tips(parse(words).unwrap_err()).to_string();
+        assert!(!told("topic describe --verbose t").contains("-- --verbose"));
+        // Those that help stay.
+        let typing_error = told("topic create t --partition 3");
+        assert!(typing_error.contains("--partitions"), "{typing_error}");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use millstream_model::TimestampMs;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Reads `2013-01-01T10:00:00Z`, with a fraction and an offset from UTC if wanted (`2013-01-01 05:00:00.250-05:00`), or a date
-/// alone, which is its midnight in UTC. `None` for anything else.
+/// Reads `2013-01-01T10:00:00Z`, with a fraction and an offset from UTC if wanted (`2013-01-01 05:00:00.250-05:00`). Without an
+/// offset it is UTC, seconds may be left out, and a date alone is its midnight. `None` for anything else.
 pub(crate) fn parse_rfc3339(text: &str) -> Option<TimestampMs> {
     if !text.is_ascii() {
         return None;
@@ -16,9 +16,10 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<TimestampMs> {
         return days.checked_mul(DAY_MS).map(TimestampMs);
     }
     let time = rest.strip_prefix(['T', 't', ' '])?;
-    let (clock, rest) = time.split_at_checked(8)?;
+    let has_seconds = time.as_bytes().get(5) == Some(&b':');
+    let (clock, rest) = time.split_at_checked(if has_seconds { 8 } else { 5 })?;
     let clock_ms = parse_clock(clock)?;
-    let (fraction_ms, zone) = parse_fraction(rest)?;
+    let (fraction_ms, zone) = if has_seconds { parse_fraction(rest)? } else { (0, rest) };
     let zone_ms = parse_zone(zone)?;
     Some(TimestampMs(days.checked_mul(DAY_MS)? + clock_ms + fraction_ms - zone_ms))
 }
@@ -53,10 +54,10 @@ fn parse_date(text: &str) -> Option<i64> {
     (civil_from_days(days) == (year, month, day)).then_some(days)
 }
 
-/// `HH:MM:SS` in milliseconds. A leap second counts as the one after it.
+/// `HH:MM:SS` or `HH:MM` in milliseconds. A leap second counts as the one after it.
 fn parse_clock(text: &str) -> Option<i64> {
     let mut parts = text.split(':');
-    let (hour, minute, second) = (parts.next()?, parts.next()?, parts.next()?);
+    let (hour, minute, second) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0"));
     if parts.next().is_some() || hour.len() != 2 || minute.len() != 2 {
         return None;
     }
@@ -76,9 +77,9 @@ fn parse_fraction(text: &str) -> Option<(i64, &str)> {
     Some((ms, rest))
 }
 
-/// `Z` or `+HH:MM` in milliseconds ahead of UTC.
+/// `Z`, nothing or `+HH:MM` in milliseconds ahead of UTC.
 fn parse_zone(text: &str) -> Option<i64> {
-    if matches!(text, "Z" | "z") {
+    if matches!(text, "" | "Z" | "z") {
         return Some(0);
     }
     let sign = match text.as_bytes().first()? {
@@ -126,6 +127,12 @@ mod tests {
             ("2013-01-01T10:00:00Z", 1_357_034_400_000, "2013-01-01T10:00:00.000Z"),
             ("2013-01-01 05:00:00.25-05:00", 1_357_034_400_250, "2013-01-01T10:00:00.250Z"),
             ("2013-01-01t15:30:00.123456+05:30", 1_357_034_400_123, "2013-01-01T10:00:00.123Z"),
+            ("2013-01-01T10:00:00", 1_357_034_400_000, "2013-01-01T10:00:00.000Z"),
+            ("2013-01-01T10:00", 1_357_034_400_000, "2013-01-01T10:00:00.000Z"),
+            ("2013-01-01 10:00Z", 1_357_034_400_000, "2013-01-01T10:00:00.000Z"),
+            ("2013-01-01T05:00-05:00", 1_357_034_400_000, "2013-01-01T10:00:00.000Z"),
+            ("2013-01-01T10:00:00.25", 1_357_034_400_250, "2013-01-01T10:00:00.250Z"),
+            ("2013-01-01", 1_356_998_400_000, "2013-01-01T00:00:00.000Z"),
             ("2024-02-29", 1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
             ("1969-12-31T23:59:59.999Z", -1, "1969-12-31T23:59:59.999Z"),
         ] {
@@ -144,9 +151,12 @@ mod tests {
             "2013-02-30",
             "2013-13-01",
             "2013-01-01T",
-            "2013-01-01T10:00",
+            "2013-01-01T10",
+            "2013-01-01T10:",
+            "2013-01-01T10:00.5",
+            "2013-01-01T1:00",
             "2013-01-01T24:00:00Z",
-            "2013-01-01T10:00:00",
+            "2013-01-01T10:00:",
             "2013-01-01T10:00:00+5",
             "2013-01-01T10:00:00.Z",
             "2013-01-01x10:00:00Z",

@@ -71,8 +71,10 @@ fn who_follows_a_topic_is_told_of_a_lost_broker_and_goes_on_when_it_is_back() {
 
     broker.kill().unwrap();
     typed.write_all(b"after\n").unwrap();
-    for running in [&reader, &writer] {
-        assert_eq!(running.said(), format!("lost {address}, trying again"));
+    for (running, how_long) in [(&reader, "until it is back"), (&writer, "for 120 s")] {
+        // Long before it is certain that the broker is lost.
+        assert_eq!(running.said(), format!("{address} has not answered for 2 s, waiting for it"));
+        assert_eq!(running.said(), format!("lost {address}, trying again {how_long}"));
     }
     broker.restart_in_place().unwrap();
     for running in [&reader, &writer] {
@@ -82,4 +84,38 @@ fn who_follows_a_topic_is_told_of_a_lost_broker_and_goes_on_when_it_is_back() {
     drop(typed);
     assert!(cli::wait(&mut writer.child, LONG).unwrap().success());
     assert_eq!(writer.said(), "2 records acknowledged by news");
+}
+
+#[test]
+fn who_interrupts_a_writer_is_told_what_was_acknowledged_and_what_was_not() {
+    let mut broker = Broker::start().unwrap();
+    broker.cli(&["topic", "create", "news"]).unwrap().ok().unwrap();
+    let reader = Running::start(&broker, &["consume", "news"]);
+    let interrupt = |writer: &mut Running| {
+        assert!(Command::new("kill").args(["-INT", &writer.child.id().to_string()]).status().unwrap().success());
+        let said = writer.said();
+        assert_eq!(cli::wait(&mut writer.child, LONG).unwrap().code(), Some(1), "{said}");
+        said
+    };
+    let mut writer = Running::start(&broker, &["produce", "news"]);
+    let mut typed = writer.child.stdin.take().unwrap();
+    typed.write_all(b"one\ntwo\n").unwrap();
+    assert_eq!((reader.printed(), reader.printed()), ("one".into(), "two".into()));
+    let said = interrupt(&mut writer);
+    let expected =
+        "error: cannot produce to news: interrupted by SIGINT; 2 records acknowledged; nothing after line 2 was sent";
+    assert_eq!(said, expected);
+
+    let mut writer = Running::start(&broker, &["produce", "news"]);
+    let mut typed = writer.child.stdin.take().unwrap();
+    typed.write_all(b"three\n").unwrap();
+    assert_eq!(reader.printed(), "three");
+    broker.kill().unwrap();
+    typed.write_all(b"four\n").unwrap();
+    let waiting = writer.said();
+    assert!(waiting.contains("has not answered"), "{waiting}");
+    let said = interrupt(&mut writer);
+    let expected = "error: cannot produce to news: line 2: interrupted by SIGINT before it was acknowledged; 1 record acknowledged; \
+                    perhaps written: line 2; nothing after line 2 was sent";
+    assert_eq!(said, expected);
 }

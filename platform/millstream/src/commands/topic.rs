@@ -9,7 +9,7 @@ use serde_json::json;
 use super::connect::connect;
 use crate::{
     flags::{Common, Form, Named},
-    output::{Details, Table, joined},
+    output::{Details, Table, counted, joined},
     values::{Pair, pairs},
 };
 
@@ -261,10 +261,32 @@ impl Topic {
                 form.output.one(&Shown::new(topic, around), details)
             }
             Self::Delete(Named { name, form }) => {
+                // What goes is worth knowing, but no reason not to delete it: a damaged topic cannot tell.
+                let there = admin.describe_topic(&name).await.ok();
                 admin.delete_topic(&name).await?;
-                form.output.done(&json!({"name": name}), &format!("topic {name} is deleted"))
+                let (partitions, records) =
+                    there.as_ref().map_or((None, None), |topic| (Some(topic.partitions.len()), records(topic)));
+                let json = json!({"name": name, "partitions": partitions, "records": records});
+                form.output.done(&json, &format!("topic {name} is deleted{}", what_went(partitions, records)))
             }
         }
+    }
+}
+
+/// How many offsets a topic has, which is how many records unless it is compacted; none if a partition cannot tell.
+fn records(topic: &TopicDescription) -> Option<i64> {
+    let each = topic.partitions.iter().map(|at| Some(at.end_offset?.0 - at.start_offset?.0));
+    each.sum()
+}
+
+/// What to tell of a topic that is no more.
+fn what_went(partitions: Option<usize>, records: Option<i64>) -> String {
+    let partitions = partitions.map(|count| counted(count as u64, "partition"));
+    let records = records.map(|count| counted(count.unsigned_abs(), "record"));
+    match (partitions, records) {
+        (Some(partitions), Some(records)) => format!(" with its {partitions} and {records}"),
+        (Some(partitions), None) => format!(" with its {partitions}"),
+        (None, _) => String::new(),
     }
 }
 
@@ -323,6 +345,13 @@ mod tests {
             assert!(at_least_one::<i32>(text).unwrap_err().contains("leave it out"), "{text:?}");
         }
         assert!(at_least_one::<i16>("40000").unwrap_err().contains("more than"));
+    }
+
+    #[test]
+    fn what_a_deletion_took_is_told_as_far_as_it_is_known() {
+        assert_eq!(what_went(Some(3), Some(1)), " with its 3 partitions and 1 record");
+        assert_eq!(what_went(Some(1), None), " with its 1 partition");
+        assert_eq!(what_went(None, None), "");
     }
 
     #[test]

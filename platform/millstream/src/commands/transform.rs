@@ -69,7 +69,7 @@ pub(crate) struct Deploy {
     #[arg(long, value_name = "WHERE", default_value = "beginning", value_parser = parse_from)]
     from: String,
     /// How many lanes a partition has; more than one is not built yet.
-    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, hide = true)]
     lanes: i32,
 }
 
@@ -101,10 +101,13 @@ pub(crate) enum OnError {
     /// The record is left out, counted and told in the broker's log; after 1000 in a row the transform stops all the same.
     Skip,
     /// It is tried again (not built yet).
+    #[value(hide = true)]
     Retry,
     /// It goes to a topic of failed records (not built yet).
+    #[value(hide = true)]
     Dlq,
     /// It goes to a topic of failed records, and so do later ones of its key (not built yet).
+    #[value(hide = true)]
     ParkKey,
 }
 
@@ -123,7 +126,9 @@ impl OnError {
 fn parse_from(text: &str) -> Result<String, String> {
     let offset = text.parse::<i64>().is_ok_and(|offset| offset >= 0);
     match text {
-        "beginning" | "end" => Ok(text.into()),
+        // As `consume` takes them, too.
+        "beginning" | "start" | "earliest" => Ok("beginning".into()),
+        "end" | "latest" => Ok("end".into()),
         _ if offset => Ok(text.into()),
         _ => Err("expected beginning, end or an offset".into()),
     }
@@ -459,7 +464,8 @@ mod tests {
         for text in ["beginning", "end", "0", "17"] {
             assert_eq!(parse_from(text).as_deref(), Ok(text));
         }
-        for text in ["", "-1", "start", "1.5"] {
+        assert_eq!((parse_from("earliest").as_deref(), parse_from("latest").as_deref()), (Ok("beginning"), Ok("end")));
+        for text in ["", "-1", "yesterday", "1.5"] {
             assert!(parse_from(text).is_err(), "{text:?}");
         }
     }

@@ -67,7 +67,11 @@ pub(crate) enum BuildError {
         status: ExitStatus,
     },
     /// Compiled, but there is no Wasm.
-    #[error("{} makes no Wasm module: its Cargo.toml needs `[lib]` with `crate-type = [\"cdylib\"]`", .0.display())]
+    #[error(
+        "{} holds no module: no Cargo.toml of it has `[lib]` with `crate-type = [\"cdylib\"]`. Name a module's folder, or make one with \
+         `millstream module new NAME --kind KIND`",
+        .0.display()
+    )]
     NoModule(PathBuf),
     /// Compiled to something that no broker would take.
     #[error("{name} is not a Millstream module")]
@@ -100,6 +104,9 @@ pub(crate) fn build(options: &BuildOptions, say: &mut dyn FnMut(&str)) -> Result
         Ok(dir) if dir.join("Cargo.toml").is_file() => dir,
         _ => return Err(BuildError::NotAProject(options.dir.clone())),
     };
+    if !has_module(&dir)? {
+        return Err(BuildError::NoModule(options.dir.clone()));
+    }
     let toolchain = toolchain::ensure(&dir, say)?;
     let artifacts = compile(toolchain, &dir)?;
     if artifacts.is_empty() {
@@ -109,6 +116,29 @@ pub(crate) fn build(options: &BuildOptions, say: &mut dyn FnMut(&str)) -> Result
         artifacts.iter().map(|artifact| finish(artifact, options.out_dir.as_deref())).collect::<Result<Vec<_>, _>>()?;
     built.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(built)
+}
+
+/// Whether a project has something to build, before anything is installed or compiled. Where cargo cannot tell, its build will.
+fn has_module(dir: &Path) -> Result<bool, BuildError> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        packages: Vec<Package>,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        manifest_path: PathBuf,
+        targets: Vec<Target>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        crate_types: Vec<String>,
+    }
+    let told = toolchain::metadata(dir).map_err(|source| BuildError::Cargo { dir: dir.to_owned(), source })?;
+    let Some(metadata) = told.and_then(|json| serde_json::from_slice::<Metadata>(&json).ok()) else { return Ok(true) };
+    let modules = metadata.packages.iter().filter(|package| package.manifest_path.starts_with(dir));
+    Ok(modules
+        .flat_map(|package| &package.targets)
+        .any(|target| target.crate_types.iter().any(|kind| kind == "cdylib")))
 }
 
 /// A core module that cargo has made.
@@ -215,6 +245,24 @@ mod tests {
             let refused = build(&BuildOptions { dir, out_dir: None }, &mut |_| {}).unwrap_err().to_string();
             assert!(refused.contains("has no Cargo.toml"), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_project_without_a_module_is_refused_before_anything_is_compiled() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = "[package]\nname = \"plain\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n";
+        fs::create_dir(dir.path().join("src")).unwrap();
+        fs::write(dir.path().join("Cargo.toml"), manifest).unwrap();
+        fs::write(dir.path().join("src/lib.rs"), "").unwrap();
+        let mut said = Vec::new();
+        let options = BuildOptions { dir: dir.path().to_owned(), out_dir: None };
+        let refused = build(&options, &mut |words| said.push(words.to_owned())).unwrap_err();
+        assert!(matches!(refused, BuildError::NoModule(_)), "{refused}");
+        assert!(refused.to_string().contains("cdylib"), "{refused}");
+        assert!(said.is_empty() && !dir.path().join("target").exists(), "{said:?}");
+        let module = format!("{manifest}[lib]\ncrate-type = [\"cdylib\"]\n");
+        fs::write(dir.path().join("Cargo.toml"), module).unwrap();
+        assert!(has_module(&dir.path().canonicalize().unwrap()).unwrap());
     }
 
     #[test]

@@ -116,6 +116,21 @@ impl Toolchain {
     }
 }
 
+/// What cargo knows of the packages in `dir`, as its JSON; none if there is no cargo yet, or it cannot tell. Nothing is fetched.
+pub(crate) fn metadata(dir: &Path) -> io::Result<Option<Vec<u8>>> {
+    for cargo in ["cargo", DEBIAN_CARGO] {
+        let mut command = Command::new(cargo);
+        quiet_environment(&mut command);
+        command.current_dir(dir).args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
+        match command.stdin(Stdio::null()).stderr(Stdio::null()).output() {
+            Ok(told) => return Ok(told.status.success().then_some(told.stdout)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 /// Drops the variables by which an outer cargo, or the developer's own set-up, would change this build.
 fn quiet_environment(command: &mut Command) {
     for name in [

@@ -45,10 +45,10 @@ pub(crate) struct Consume {
     #[arg(value_name = "TOPIC-OR-VIEW")]
     name: String,
     /// Read as a member of a group: not built yet.
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", hide = true)]
     group: Option<String>,
-    /// Where to start: beginning, end, an offset, or the first record of a time (2013-01-01T10:00:00Z, or milliseconds since 1970
-    /// from 1000000000000 on).
+    /// Where to start: beginning (also earliest), end (also latest), an offset, or the first record of a time (2013-01-01T10:00:00Z,
+    /// 2013-01-01T10:00 or 2013-01-01, in UTC unless it says otherwise; or milliseconds since 1970 from 1000000000000 on).
     #[arg(long, value_name = "WHERE", default_value = "beginning", allow_negative_numbers = true)]
     from: From,
     /// Read only this partition; may be repeated.
@@ -100,10 +100,13 @@ impl Consume {
         let mut consumer = client.consumer(&self.name, options).await.with_context(what)?;
         refuse_beyond_the_end(&consumer)?;
         let mut printer = Printer { format, bytes: Vec::with_capacity(2 * BUFFER_BYTES) };
+        let from: u64 = offsets(&consumer);
         let read = print_records(&mut consumer, &mut printer, self.count).await;
         // What came before an error is good.
         printer.flush()?;
-        read.with_context(what)?;
+        if read.with_context(what)? == 0 && until_end {
+            say(nothing_shown(&self.name, offsets(&consumer) - from));
+        }
         client.close().await;
         Ok(())
     }
@@ -118,16 +121,41 @@ fn refuse_beyond_the_end(consumer: &Consumer) -> anyhow::Result<()> {
         let (name, next, partition, end) = (consumer.name(), at.next, at.partition, at.end.unwrap_or_default());
         let beyond = format!("offset {next} is beyond the end of partition {partition}, which is {end}");
         if !is_some_long_enough {
-            bail!("cannot read {name}: {beyond}");
+            bail!(
+                "cannot read {name}: {beyond}. Start at a lower offset (`millstream topic describe {name}` shows where partitions \
+                 start and end) or at the beginning"
+            );
         }
         say(format_args!("nothing is read of partition {partition}: {beyond}"));
     }
     Ok(())
 }
 
-async fn print_records(consumer: &mut Consumer, printer: &mut Printer, count: Option<u64>) -> anyhow::Result<()> {
+/// The sum of all partitions' positions: what it grows by was read.
+fn offsets(consumer: &Consumer) -> u64 {
+    consumer.positions().map(|at| at.next.0.unsigned_abs()).sum()
+}
+
+/// What to say where reading to the end has brought no record: an empty topic is not a view that leaves everything out.
+fn nothing_shown(name: &str, offsets: u64) -> String {
+    match offsets {
+        0 => format!("{name} has no records from there on"),
+        1 => format!(
+            "no record of {name} is shown: 1 offset was read, whose record is left out by the view or was deleted"
+        ),
+        _ => {
+            format!(
+                "no record of {name} is shown: {offsets} offsets were read, whose records are left out by the view or were deleted"
+            )
+        }
+    }
+}
+
+/// How many were printed.
+async fn print_records(consumer: &mut Consumer, printer: &mut Printer, count: Option<u64>) -> anyhow::Result<u64> {
     let mut failing = Failing::default();
-    let mut left = count.unwrap_or(u64::MAX);
+    let wanted = count.unwrap_or(u64::MAX);
+    let mut left = wanted;
     while left > 0 {
         let event = match consumer.next_ready() {
             Some(record) => ConsumerEvent::Record(record),
@@ -136,7 +164,7 @@ async fn print_records(consumer: &mut Consumer, printer: &mut Printer, count: Op
                 printer.flush()?;
                 match consumer.next_event().await {
                     Ok(Some(event)) => event,
-                    Ok(None) => return Ok(()),
+                    Ok(None) => return Ok(wanted - left),
                     Err(error) => return Err(failing.explain(error)),
                 }
             }
@@ -149,7 +177,7 @@ async fn print_records(consumer: &mut Consumer, printer: &mut Printer, count: Op
             other => failing.note(consumer.name(), other),
         }
     }
-    Ok(())
+    Ok(wanted - left)
 }
 
 /// Gathers output and writes it in large pieces.

@@ -19,16 +19,16 @@ impl FromStr for From {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let start = match text {
-            "beginning" => StartFrom::Beginning,
-            "end" => StartFrom::End,
+            // The latter are what Kafka's tools say.
+            "beginning" | "start" | "earliest" => StartFrom::Beginning,
+            "end" | "latest" => StartFrom::End,
             _ => match text.parse::<i64>() {
                 Ok(offset @ 0..TIMESTAMP_MIN) => StartFrom::Offset(Offset(offset)),
                 Ok(ms @ TIMESTAMP_MIN..) => StartFrom::Timestamp(TimestampMs(ms)),
                 Ok(_) => return Err("an offset is 0 or more".into()),
-                Err(_) => StartFrom::Timestamp(
-                    parse_rfc3339(text)
-                        .ok_or("expected beginning, end, an offset, or a time such as 2013-01-01T10:00:00Z")?,
-                ),
+                Err(_) => StartFrom::Timestamp(parse_rfc3339(text).ok_or(
+                    "expected beginning, end, an offset, or a time such as 2013-01-01T10:00:00Z or 2013-01-01 (UTC)",
+                )?),
             },
         };
         Ok(Self(start))
@@ -44,6 +44,10 @@ mod tests {
         let check = |text: &str, expected: StartFrom| assert_eq!(text.parse(), Ok(From(expected)), "{text}");
         check("beginning", StartFrom::Beginning);
         check("end", StartFrom::End);
+        check("earliest", StartFrom::Beginning);
+        check("start", StartFrom::Beginning);
+        check("latest", StartFrom::End);
+        check("2013-01-01T10:00", StartFrom::Timestamp(TimestampMs(1_357_034_400_000)));
         check("0", StartFrom::Offset(Offset(0)));
         check("999999999999", StartFrom::Offset(Offset(999_999_999_999)));
         check("1000000000000", StartFrom::Timestamp(TimestampMs(1_000_000_000_000)));

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use bytes::{Bytes, BytesMut};
 use millstream_model::limits::BATCH_BYTES_MAX;
 use tokio::sync::mpsc;
@@ -28,7 +28,7 @@ pub(crate) type Chunk = anyhow::Result<Bytes>;
 /// goes on until the process ends.
 pub(crate) fn start(path: Option<&Path>) -> anyhow::Result<mpsc::Receiver<Chunk>> {
     let input: Box<dyn Read + Send> = match path.filter(|path| *path != Path::new("-")) {
-        Some(path) => Box::new(File::open(path).with_context(|| format!("cannot read the input {}", path.display()))?),
+        Some(path) => Box::new(open(path).with_context(|| format!("cannot read the input {}", path.display()))?),
         None => Box::new(io::stdin()),
     };
     let name = path.map_or("standard input".to_owned(), |path| path.display().to_string());
@@ -44,6 +44,16 @@ pub(crate) fn start(path: Option<&Path>) -> anyhow::Result<mpsc::Receiver<Chunk>
         })
         .context("cannot start a thread")?;
     Ok(receiver)
+}
+
+fn open(path: &Path) -> anyhow::Result<File> {
+    let file = File::open(path)?;
+    // Opening a folder works; reading it does not, and says so in the operating system's words.
+    ensure!(
+        !file.metadata()?.is_dir(),
+        "it is a folder: name a file, or give `-` and pipe several into it (`cat FOLDER/* | ...`)"
+    );
+    Ok(file)
 }
 
 /// Reads to the end, or until `take` has had enough.
@@ -137,6 +147,13 @@ mod tests {
         let parts: Vec<&'static [u8]> = vec![b"a\nb\n", &[b'x'; 60], &[b'x'; 5]];
         let refused = read(Parts(parts), 64, |_| true).unwrap_err().to_string();
         assert!(refused.contains("line 3"), "{refused}");
+    }
+
+    #[test]
+    fn a_folder_is_no_input() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = format!("{:#}", start(Some(folder.path())).unwrap_err());
+        assert!(refused.contains("it is a folder: name a file"), "{refused}");
     }
 
     #[test]

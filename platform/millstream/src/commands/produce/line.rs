@@ -32,16 +32,25 @@ pub(crate) struct Entry {
 /// Why a line is not a record.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LineError {
-    #[error("it has no {0:?} between key and value")]
+    #[error("it has no {0:?} between key and value (--key-separator)")]
     NoSeparator(String),
-    #[error("it is not JSON: {0}")]
+    #[error("it is not JSON: {}", in_the_line(.0))]
     NotJson(serde_json::Error),
     #[error("it is not a JSON object, so it has no field {field:?}")]
     NotObject { field: String },
-    #[error("it has no field {field:?}, which is to be the key")]
+    #[error("it has no field {field:?}, which is to be the key (--key)")]
     NoField { field: String },
     #[error("its field {field:?} is {found}; a key is a string, a number, true, false or null")]
     NoKey { field: String, found: &'static str },
+}
+
+/// What is wrong with a line's JSON, and where in the line: that it is the first line of itself helps nobody.
+fn in_the_line(error: &serde_json::Error) -> String {
+    let (text, column) = (error.to_string(), error.column());
+    match text.strip_suffix(&format!(" at line {} column {column}", error.line())) {
+        Some(what) => format!("{what} at column {column}"),
+        None => text,
+    }
 }
 
 impl Lines {
@@ -177,7 +186,8 @@ mod tests {
         assert_eq!(value(&Lines::Plain, " a\r"), Some((None, " a\r".into())));
         assert_eq!(value(&Lines::Json, " [1, 2] "), Some((None, " [1, 2] ".into())));
         assert_eq!(value(&Lines::Json, " \r"), None);
-        assert!(entry(&Lines::Json, "{").unwrap_err().contains("not JSON"));
+        let refused = entry(&Lines::Json, "{").unwrap_err();
+        assert_eq!(refused, "it is not JSON: EOF while parsing an object at column 1");
     }
 
     #[test]

@@ -7,10 +7,12 @@ mod line;
 use std::{
     collections::VecDeque,
     path::PathBuf,
+    pin::Pin,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use millstream_client::{
@@ -29,17 +31,23 @@ use crate::{
     failure::Usage,
     flags::{Common, Form},
     output::counted,
+    signals::Signals,
     values::Pair,
 };
 
+/// How long an interrupted run waits for what is under way.
+const INTERRUPTED_MAX: Duration = Duration::from_secs(3);
 /// Records under way, before the oldest's acknowledgement is waited for.
 const UNDER_WAY_MAX: usize = 100_000;
 
 /// Records to write.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A line ends with a line feed, which is not part of the record. Blank lines are records with an empty value, \
+    after_help = "A line ends with a line feed, which is not part of the record. A carriage return before it is (files from Windows: \
+send them through `tr -d '\\r'`, unless they are ndjson, where it is a blank). Blank lines are records with an empty value, \
 except in ndjson, where they are skipped.
+
+Interrupted (Ctrl-C), it says how many records are acknowledged and which lines are perhaps written, and the exit code is 1.
 
 When a line is refused, no more lines are sent, and the exit code is 1. Lines after it may be on their way already, and are written: \
 the error names the lines that were not written, and the last line that was sent. To go on, mend the former, and send them and what \
@@ -154,12 +162,36 @@ impl Produce {
             ..ProducerRecord::default()
         };
         let producer = client.producer(options);
-        // A topic that is not there is told before anything is typed.
-        producer.partitions(&template.topic).await.with_context(|| format!("cannot produce to {}", template.topic))?;
+        // A topic or a partition that is not there is told before anything is typed.
+        let what = || format!("cannot produce to {}", template.topic);
+        let partitions = producer.partitions(&template.topic).await.with_context(what)?;
+        if let Some(partition) = template.partition.filter(|partition| partition.0 >= partitions) {
+            let topic = template.topic.as_str().into();
+            return Err(ProduceError::NoSuchPartition { topic, partition, partitions }).with_context(what);
+        }
         let mut sending = Sending::new(producer, template, lines);
-        sending.send_all(chunks).await;
+        // From here on there is something to tell.
+        let mut signals = Signals::new().context("cannot listen for signals")?;
+        let interrupted = tokio::select! {
+            () = sending.send_all(chunks) => None,
+            signal = signals.next() => Some(signal),
+        };
         // Also after a failure: what nobody acknowledges must have arrived before the process ends.
-        client.close().await;
+        match interrupted {
+            None => client.close().await,
+            Some(signal) => {
+                let end = async {
+                    sending.settle_all().await;
+                    client.close().await;
+                };
+                tokio::select! {
+                    () = end => {}
+                    () = tokio::time::sleep(INTERRUPTED_MAX) => {}
+                    _ = signals.next() => {}
+                }
+                sending.interrupt(signal);
+            }
+        }
         sending.finish(self.acks != Acks::None, self.form)
     }
 }
@@ -254,10 +286,31 @@ impl Sending {
     async fn send_all(&mut self, mut chunks: tokio::sync::mpsc::Receiver<input::Chunk>) {
         self.send_chunks(&mut chunks).await;
         drop(chunks);
+        self.settle_all().await;
+    }
+
+    /// Waits for the fate of all that were sent.
+    async fn settle_all(&mut self) {
         self.producer.flush().await;
         while let Some((line, told)) = next_fate(&mut self.under_way).await {
             self.fates.settle(line, told);
         }
+    }
+
+    /// Tells of a run that `signal` has ended, and of the lines whose fate is not known.
+    fn interrupt(&mut self, signal: &str) {
+        let mut now = Context::from_waker(Waker::noop());
+        while let Some((line, mut delivery)) = self.under_way.pop_front() {
+            match Pin::new(&mut delivery).poll(&mut now) {
+                Poll::Ready(told) => self.fates.settle(line, told),
+                Poll::Pending => self.fates.failed(
+                    line,
+                    Fate::Unknown,
+                    anyhow!("interrupted by {signal} before it was acknowledged"),
+                ),
+            }
+        }
+        self.fates.stop(self.line + 1, anyhow!("interrupted by {signal}"));
     }
 
     async fn send_chunks(&mut self, chunks: &mut tokio::sync::mpsc::Receiver<input::Chunk>) {
@@ -288,16 +341,22 @@ impl Sending {
     }
 
     async fn send_line(&mut self, text: Bytes) {
-        self.line += 1;
-        let line = self.line;
-        let entry = match self.lines.entry(text) {
+        let line = self.line + 1;
+        let entry = self.lines.entry(text);
+        if !matches!(entry, Ok(Some(_))) {
+            self.line = line;
+        }
+        let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return self.fates.failed(line, Fate::NotWritten, error.into()),
         };
         let Some(Entry { key, value }) = entry else { return };
         self.bytes += (key.as_ref().map_or(0, Bytes::len) + value.len()) as u64;
         let record = ProducerRecord { key, value: Some(value), ..self.template.clone() };
-        match self.producer.send(record).await {
+        let sent = self.producer.send(record).await;
+        // Not before: a run that is interrupted meanwhile has not sent it.
+        self.line = line;
+        match sent {
             Ok(delivery) => self.under_way.push_back((line, delivery)),
             // It was not even taken.
             Err(error) => return self.fates.failed(line, Fate::NotWritten, error.into()),

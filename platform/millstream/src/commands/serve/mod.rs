@@ -7,7 +7,6 @@
 mod limits;
 mod ready;
 mod settings;
-mod signals;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -21,12 +20,12 @@ use tracing::{info, warn};
 use self::{
     ready::Ready,
     settings::{Http, Settings},
-    signals::Signals,
 };
 use crate::{
     failure::explain,
     flags::{Form, Unasked},
     output::{Output, say},
+    signals::Signals,
     values::Address,
 };
 
@@ -73,17 +72,17 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISE")]
     advertise: Option<Address>,
     /// Where to serve health and metrics: not built yet, only `none` is taken.
-    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP", value_parser = settings::parse_http)]
+    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP", value_parser = settings::parse_http, hide = true)]
     http: Option<Http>,
     /// The broker's number in its cluster; the default is 1.
     #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = clap::value_parser!(i32).range(0..))]
     node_id: Option<i32>,
     /// The cluster to join: not built yet.
-    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_JOIN", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_JOIN", value_delimiter = ',', hide = true)]
     join: Option<Vec<Address>>,
     /// Most memory that large requests and answers may take together, bytes; the default is a quarter of the machine's, at
     /// most 2 GiB.
-    #[arg(long, value_name = "BYTES", env = "MILLSTREAM_FRAME_MEMORY", value_parser = clap::value_parser!(u64).range(settings::FRAME_MEMORY_MIN..))]
+    #[arg(long, value_name = "BYTES", env = "MILLSTREAM_FRAME_MEMORY", value_parser = settings::parse_frame_memory)]
     frame_memory: Option<u64>,
     /// How often to look for records that topics need not keep any longer, milliseconds; the default is 300000, five minutes.
     #[arg(long, value_name = "MS", env = "MILLSTREAM_RETENTION_CHECK_MS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -161,15 +160,16 @@ impl Running {
             .await
             .with_context(|| format!("cannot start a broker on the data directory {}", data_dir.display()))?;
         let recovered = prepared.recovered();
-        info!(
-            data_dir = %data_dir.display(),
-            created = recovered.created,
-            clean = recovered.clean,
-            logs = recovered.logs,
-            replayed_frames = recovered.replayed_frames,
-            replayed_bytes = recovered.replayed_bytes,
-            "recovered"
-        );
+        let shown = data_dir.display();
+        match (recovered.created, recovered.clean) {
+            (true, _) => info!("the data directory {shown} is new"),
+            (false, true) => info!("the data directory {shown} was left in order"),
+            (false, false) => info!(
+                "the data directory {shown} was not left in order, as after a crash: {} bytes that were written last were gone \
+                 through again",
+                recovered.replayed_bytes
+            ),
+        }
         let is_new = recovered.created;
         let (listeners, ca_pem) = match listen(port, settings, frames) {
             Ok(listening) => listening,

@@ -93,6 +93,14 @@ pub(crate) fn parse_http(text: &str) -> Result<Http, String> {
     }
 }
 
+/// A number of bytes, without a unit: what a unit means is not agreed on.
+pub(crate) fn parse_frame_memory(text: &str) -> Result<u64, String> {
+    let bytes = text.parse().ok().filter(|bytes| *bytes >= FRAME_MEMORY_MIN);
+    bytes.ok_or_else(|| {
+        format!("expected a number of bytes, at least {FRAME_MEMORY_MIN} (128 MiB); 1073741824 is 1 GiB")
+    })
+}
+
 fn listen_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
     parse_listen(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
 }
@@ -111,7 +119,7 @@ fn node_id_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i32>, D::
 fn frame_memory_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     match u64::deserialize(from)? {
         bytes if bytes >= FRAME_MEMORY_MIN => Ok(Some(bytes)),
-        _ => Err(D::Error::custom(format!("at least {FRAME_MEMORY_MIN} bytes are needed"))),
+        _ => Err(D::Error::custom(format!("at least {FRAME_MEMORY_MIN} bytes (128 MiB) are needed"))),
     }
 }
 
@@ -261,6 +269,14 @@ mod tests {
             for word in ["millstream.toml", line, named] {
                 assert!(refused.contains(word), "{text:?}: no {word:?} in {refused}");
             }
+        }
+    }
+
+    #[test]
+    fn memory_is_a_number_of_bytes() {
+        assert_eq!(parse_frame_memory("1073741824"), Ok(1 << 30));
+        for text in ["1GB", "1024", "", "-1", "1e9"] {
+            assert!(parse_frame_memory(text).unwrap_err().contains("1073741824 is 1 GiB"), "{text:?}");
         }
     }
 

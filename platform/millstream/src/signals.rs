@@ -1,4 +1,4 @@
-//! The signals that stop a broker, and the one that must not.
+//! The signals that stop a broker, or a command that has something to tell first; and the one that must not.
 
 use std::io;
 
