@@ -9,7 +9,7 @@ use std::{collections::HashSet, sync::Arc};
 use millstream_log::CompactError;
 use tracing::{info, warn};
 
-use crate::{partition::Partition, shared::Shared, slow::Wanted};
+use crate::{jobs::Wanted, partition::Partition, shared::Shared};
 
 /// Looks after all led partitions until the broker stops.
 pub(crate) async fn run(shared: Arc<Shared>) {

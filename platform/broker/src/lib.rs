@@ -10,6 +10,7 @@ mod compaction;
 mod dispatch;
 mod errors;
 mod handlers;
+mod jobs;
 mod logs;
 mod memory;
 mod options;
@@ -23,7 +24,6 @@ mod retention;
 mod rows;
 mod serve;
 mod shared;
-mod slow;
 #[cfg(test)]
 mod testing;
 mod transform;

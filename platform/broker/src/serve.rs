@@ -16,10 +16,10 @@ use std::{
 use futures::{FutureExt, SinkExt, StreamExt, stream::FuturesUnordered};
 use millstream_env::{BoxFuture, Connection, FrameSink, FrameSource, FrameStream, Listener};
 use millstream_protocol::{
-    RequestHeader,
+    Request, RequestHeader,
     session::{Close, Incoming, Session, Slot},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use crate::{
@@ -53,6 +53,7 @@ pub(crate) async fn accept_connections(shared: Arc<Shared>, listener: Arc<dyn Li
 async fn serve_connection(shared: Arc<Shared>, connection: Arc<dyn Connection>) {
     let peer = connection.peer();
     debug!(address = %peer.address, transport = peer.transport, "connected");
+    let reading = shared.catch_up.connection(peer.network());
     // Once the connection is gone, or the broker stops, nobody waits for what has not come yet.
     let hurry = shared.stop.child_token();
     let gone = hurry.clone().drop_guard();
@@ -63,7 +64,8 @@ async fn serve_connection(shared: Arc<Shared>, connection: Arc<dyn Connection>) 
             () = shared.stop.cancelled() => None,
         };
         let Some(stream) = stream else { break };
-        let serve = serve_stream(shared.clone(), connection.clone(), stream, hurry.child_token());
+        let serve =
+            serve_stream(shared.clone(), connection.clone(), stream, Turns::new(hurry.child_token(), reading.clone()));
         shared.env.spawn.spawn("stream", streams.track_future(serve).boxed());
     }
     drop(gone);
@@ -79,16 +81,12 @@ async fn serve_connection(shared: Arc<Shared>, connection: Arc<dyn Connection>) 
     }
 }
 
-async fn serve_stream(
-    shared: Arc<Shared>,
-    connection: Arc<dyn Connection>,
-    stream: FrameStream,
-    hurry: CancellationToken,
-) {
+async fn serve_stream(shared: Arc<Shared>, connection: Arc<dyn Connection>, stream: FrameStream, turns: Turns) {
     let peer = connection.peer();
-    match drive_stream(&shared, stream, hurry).await {
+    match drive_stream(&shared, stream, turns).await {
         Ok(()) => {}
         // Clients come and go; only what they did wrong is worth an operator's eye.
+        Err(StreamEnd::Gone) => debug!(address = %peer.address, "stream ended: nobody takes its answers"),
         Err(StreamEnd::Io(error)) => debug!(address = %peer.address, %error, "stream ended"),
         Err(end) => {
             info!(address = %peer.address, transport = peer.transport, reason = %end, "stream closed");
@@ -107,16 +105,18 @@ enum StreamEnd {
     Refused(Close),
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
+    #[error("nobody takes its answers any more")]
+    Gone,
     #[error("a request that cannot be answered has failed: {0}")]
     Unanswered(String),
 }
 
-async fn drive_stream(shared: &Arc<Shared>, stream: FrameStream, hurry: CancellationToken) -> Result<(), StreamEnd> {
-    let FrameStream { source, sink } = stream;
+async fn drive_stream(shared: &Arc<Shared>, stream: FrameStream, turns: Turns) -> Result<(), StreamEnd> {
+    let FrameStream { source, sink, finished, gone } = stream;
     let mut drive = Drive {
         shared,
         session: Session::new(shared.options.session),
-        turns: Turns::new(hurry.clone()),
+        turns,
         fetch_session: StreamSession::default(),
         source: Some(source),
         sink,
@@ -124,10 +124,11 @@ async fn drive_stream(shared: &Arc<Shared>, stream: FrameStream, hurry: Cancella
         held: None,
         waiting: FuturesUnordered::new(),
         stop: Some(shared.stop.clone().cancelled_owned().boxed()),
-        hurry,
+        finished: Some(finished),
+        gone: Some(gone),
     };
     let ended = std::future::poll_fn(|cx| drive.poll(cx)).await;
-    if !matches!(ended, Err(StreamEnd::Io(_))) {
+    if !matches!(ended, Err(StreamEnd::Io(_) | StreamEnd::Gone)) {
         // The answers that were complete still go out.
         while let Some(frame) = drive.session.poll_frame() {
             drive.sink.feed(frame).await?;
@@ -159,7 +160,10 @@ struct Drive<'a> {
     waiting: FuturesUnordered<BoxFuture<'static, (Slot, Reply)>>,
     /// Until the broker stops.
     stop: Option<BoxFuture<'static, ()>>,
-    hurry: CancellationToken,
+    /// Until the peer sends nothing more, read or not.
+    finished: Option<BoxFuture<'static, ()>>,
+    /// Until it takes nothing more.
+    gone: Option<BoxFuture<'static, ()>>,
 }
 
 impl Drive<'_> {
@@ -169,6 +173,15 @@ impl Drive<'_> {
             && stop.as_mut().poll(cx).is_ready()
         {
             (self.stop, self.source) = (None, None);
+        }
+        if let Some(gone) = &mut self.gone
+            && gone.as_mut().poll(cx).is_ready()
+        {
+            // What waits for anything waits in vain, and gives its place to others.
+            (self.gone, self.waiting) = (None, FuturesUnordered::new());
+        }
+        if self.gone.is_none() {
+            return self.poll_rest(cx);
         }
         loop {
             let more = self.poll_requests(cx)?;
@@ -202,13 +215,14 @@ impl Drive<'_> {
                 continue;
             }
             if !self.session.wants_input() {
+                self.poll_finished(cx);
                 return Ok(false);
             }
             let Some(source) = &mut self.source else { return Ok(false) };
             let Poll::Ready(frame) = source.poll_next_unpin(cx) else { return Ok(false) };
             let Some(frame) = frame else {
                 self.source = None;
-                self.hurry.cancel();
+                self.turns.hurry();
                 return Ok(false);
             };
             let Some(incoming) = self.session.handle_frame(frame?).map_err(StreamEnd::Refused)? else { continue };
@@ -219,6 +233,46 @@ impl Drive<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// While nothing is read: a peer that has gone by ending its side would be waited for by what it has asked for, for as long as that
+    /// likes to wait.
+    fn poll_finished(&mut self, cx: &mut Context<'_>) {
+        if let Some(finished) = &mut self.finished
+            && finished.as_mut().poll(cx).is_ready()
+        {
+            self.finished = None;
+            self.turns.hurry();
+        }
+    }
+
+    /// Nobody takes answers any more. What was sent before is appended still: it may have asked for none.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamEnd>> {
+        for _ in 0..REQUESTS_AT_ONCE {
+            if let Some(held) = &mut self.held {
+                let work = std::task::ready!(held.work.as_mut().poll(cx));
+                if let Some(Held { slot, header, .. }) = self.held.take() {
+                    drop(dispatch::dispatch(self.shared, header, work, self.turns.of(slot), &self.fetch_session));
+                }
+                continue;
+            }
+            let Some(source) = &mut self.source else { return Poll::Ready(Err(StreamEnd::Gone)) };
+            let Poll::Ready(Some(Ok(frame))) = source.poll_next_unpin(cx) else {
+                return Poll::Ready(Err(StreamEnd::Gone));
+            };
+            let Some(incoming) = self.session.handle_frame(frame).map_err(StreamEnd::Refused)? else { continue };
+            let Incoming { slot, header, request, .. } = incoming;
+            if let Request::Produce(_) = request {
+                let work = match dispatch::prepare(self.shared, header.version, request) {
+                    Prepared::Now(work) => std::future::ready(work).boxed(),
+                    Prepared::Later(work) => work,
+                };
+                self.held = Some(Held { slot, header, work });
+            }
+        }
+        // Others on this thread first.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn start(&mut self, slot: Slot, header: RequestHeader, work: Work, cx: &mut Context<'_>) -> Result<(), StreamEnd> {
@@ -274,5 +328,182 @@ impl Drive<'_> {
         if self.in_sink + self.session.unsent_bytes() < AHEAD_BYTES_MAX {
             self.turns.give(self.session.first_waiting());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use bytes::Bytes;
+    use futures::channel::{mpsc, oneshot};
+    use millstream_env::sim::World;
+    use millstream_model::{Offset, PartitionId};
+    use millstream_protocol::{
+        encode_request,
+        messages::{
+            fetch::{FetchPartition, FetchRequest, FetchTopic},
+            produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
+        },
+    };
+    use millstream_record::{BatchBuilder, BatchOptions};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{Broker, testing};
+
+    /// The peer's end of a stream: what it sends and takes, and what becomes of it.
+    struct Peer {
+        frames: mpsc::UnboundedSender<std::io::Result<Bytes>>,
+        answers: mpsc::UnboundedReceiver<millstream_env::Frame>,
+        finished: Option<oneshot::Sender<()>>,
+        gone: Option<oneshot::Sender<()>>,
+    }
+
+    fn stream() -> (Peer, FrameStream) {
+        let ((frames, source), (sink, answers)) = (mpsc::unbounded(), mpsc::unbounded());
+        let ((finish, finished), (go, gone)) = (oneshot::channel(), oneshot::channel());
+        let sink = sink.sink_map_err(|_| std::io::ErrorKind::BrokenPipe.into());
+        let signal = |told: oneshot::Receiver<()>| async {
+            if told.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let stream = FrameStream {
+            source: Box::pin(source),
+            sink: Box::pin(sink),
+            finished: signal(finished).boxed(),
+            gone: signal(gone).boxed(),
+        };
+        (Peer { frames, answers, finished: Some(finish), gone: Some(go) }, stream)
+    }
+
+    impl Peer {
+        fn send(&self, version: i16, request: impl Into<Request>) {
+            let frame = encode_request(version, 1, None, &request.into()).unwrap().to_bytes();
+            self.frames.unbounded_send(Ok(frame)).unwrap();
+        }
+
+        /// As [`Peer::send`], of records from there on, as soon as there are any.
+        fn fetch(&self, from: Offset) {
+            let partitions =
+                vec![FetchPartition { fetch_offset: from, partition_max_bytes: 1 << 20, ..Default::default() }];
+            let topics = vec![FetchTopic { topic: "t".into(), partitions, ..Default::default() }];
+            self.send(11, FetchRequest { max_wait_ms: i32::MAX, min_bytes: 1, topics, ..Default::default() });
+        }
+
+        /// To a partition; with acks=0 there is no answer.
+        fn produce(&self, partition: i32, acks: i16) {
+            let mut builder = BatchBuilder::new(BatchOptions::default());
+            builder.push(millstream_model::TimestampMs(0), None, Some(b"value"), &[]).unwrap();
+            let records = Some(builder.build().unwrap());
+            let partition_data =
+                vec![PartitionProduceData { index: PartitionId(partition), records, ..Default::default() }];
+            let topic_data = vec![TopicProduceData { name: "t".into(), partition_data, ..Default::default() }];
+            self.send(7, ProduceRequest { acks, timeout_ms: 1000, topic_data, ..Default::default() });
+        }
+    }
+
+    fn turns(broker: &Broker) -> Turns {
+        Turns::new(CancellationToken::new(), broker.shared().catch_up.connection(Ipv4Addr::LOCALHOST.into()))
+    }
+
+    /// A broker with three old records and readers held back, and one who waits before all others.
+    fn busy(world: &World) -> (Broker, crate::catch_up::Place) {
+        let broker = testing::start(world);
+        world.run_until(testing::create(&broker, 1));
+        for _ in 0..3 {
+            world.run_until(testing::append(&broker, 0).commit).unwrap();
+        }
+        let catch_up = &broker.shared().catch_up;
+        catch_up.hold(1.0);
+        let mut first = catch_up.connection(Ipv4Addr::LOCALHOST.into()).ask(1 << 20).unwrap();
+        assert!(first.is_due());
+        (broker, first)
+    }
+
+    fn end(broker: &Broker) -> Offset {
+        broker.shared().partitions.find(testing::TOPIC, PartitionId(0)).unwrap().log.end_offset()
+    }
+
+    /// Its fetches waited for their turn, or for records, and kept their places for as long as they liked to wait.
+    #[test]
+    fn what_waits_for_a_peer_that_takes_nothing_more_ends_at_once() {
+        for from in [0, 3] {
+            let world = World::new(7);
+            let (broker, first) = busy(&world);
+            let shared = broker.shared();
+            let (mut peer, stream) = stream();
+            peer.fetch(Offset(from));
+            let mut driven = Box::pin(drive_stream(shared, stream, turns(&broker)));
+            assert!((&mut driven).now_or_never().is_none());
+            assert_eq!(shared.catch_up.waiting(), usize::from(from == 0));
+            peer.gone.take().unwrap().send(()).unwrap();
+            // What it had sent is taken, whether it had asked for an answer or not.
+            peer.produce(0, 0);
+            peer.fetch(Offset(from));
+            let ended = driven.now_or_never().expect("it waits on");
+            assert!(matches!(ended, Err(StreamEnd::Gone)), "{ended:?}");
+            assert_eq!((shared.catch_up.waiting(), end(&broker)), (0, Offset(4)), "{from}");
+            assert!(peer.answers.try_recv().is_err());
+            drop(first);
+            testing::stop(&world, broker);
+        }
+    }
+
+    /// A client that asked for more than a stream takes at a time, and closed its connection, was not seen to have gone: nothing was read
+    /// from it before something was answered.
+    #[test]
+    fn nothing_waits_for_a_peer_that_has_ended_its_side_though_there_is_more_to_read() {
+        let world = World::new(7);
+        let (broker, first) = busy(&world);
+        drop(first);
+        let (mut peer, stream) = stream();
+        let asked = 3 * broker.shared().options.session.requests_max;
+        for _ in 0..asked {
+            peer.fetch(Offset(3));
+        }
+        let mut driven = Box::pin(drive_stream(broker.shared(), stream, turns(&broker)));
+        for _ in 0..10 {
+            assert!((&mut driven).now_or_never().is_none());
+        }
+        peer.finished.take().unwrap().send(()).unwrap();
+        peer.frames.close_channel();
+        world.run_until(driven).unwrap();
+        let answers = std::iter::from_fn(|| peer.answers.try_recv().ok()).count();
+        assert_eq!(answers, asked);
+        testing::stop(&world, broker);
+    }
+
+    /// It made readers give way to a producer that appended nothing, and counted as an append that was quick.
+    #[test]
+    fn a_produce_request_of_which_all_is_refused_is_no_append() {
+        let world = World::new(7);
+        let broker = testing::start(&world);
+        world.run_until(testing::create(&broker, 1));
+        let run = |partitions: &[i32]| {
+            let (mut peer, stream) = stream();
+            partitions.iter().for_each(|partition| peer.produce(*partition, -1));
+            peer.frames.close_channel();
+            world.run_until(drive_stream(broker.shared(), stream, turns(&broker))).unwrap();
+            assert_eq!(std::iter::from_fn(|| peer.answers.try_recv().ok()).count(), partitions.len());
+            broker.shared().catch_up.is_live()
+        };
+        assert!(!run(&[1, 7]), "there is no such partition");
+        assert!(run(&[0, 1]));
+        testing::stop(&world, broker);
+    }
+
+    #[test]
+    fn a_peer_that_reads_on_is_answered() {
+        let world = World::new(7);
+        let (broker, first) = busy(&world);
+        drop(first);
+        let (mut peer, stream) = stream();
+        peer.fetch(Offset(0));
+        peer.frames.close_channel();
+        world.run_until(drive_stream(broker.shared(), stream, turns(&broker))).unwrap();
+        assert!(peer.answers.try_recv().is_ok());
+        testing::stop(&world, broker);
     }
 }

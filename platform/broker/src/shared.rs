@@ -10,8 +10,8 @@ use millstream_protocol::ErrorCode;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    BrokerOptions, catch_up::CatchUp, errors::WireError, memory::Memory, partition::Partition, partitions::Partitions,
-    pools::Modules, producer_ids::ProducerIds, readable::Readable, slow::Slow, transform::Transforms,
+    BrokerOptions, catch_up::CatchUp, errors::WireError, jobs::Jobs, memory::Memory, partition::Partition,
+    partitions::Partitions, pools::Modules, producer_ids::ProducerIds, readable::Readable, transform::Transforms,
 };
 
 /// What every part may use.
@@ -29,13 +29,13 @@ pub(crate) struct Shared {
     /// How fast old records are read.
     pub(crate) catch_up: CatchUp,
     /// Unpacking what producers send.
-    pub(crate) unpacking: Slow,
+    pub(crate) unpacking: Jobs,
     /// Looking through logs.
-    pub(crate) searching: Slow,
+    pub(crate) searching: Jobs,
     /// Looking for what topics need not keep.
-    pub(crate) retaining: Slow,
+    pub(crate) retaining: Jobs,
     /// Going over topics that are compacted.
-    pub(crate) compacting: Slow,
+    pub(crate) compacting: Jobs,
     /// Cancelled when the broker stops: nothing more is read, what was asked is answered.
     pub(crate) stop: CancellationToken,
     /// The connections that are served.

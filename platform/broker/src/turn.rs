@@ -8,10 +8,13 @@ use millstream_protocol::session::Slot;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::catch_up::ReadingConnection;
+
 /// The stream's end: says whose turn it is.
 pub(crate) struct Turns {
     now: watch::Sender<Option<Slot>>,
     hurry: CancellationToken,
+    reading: ReadingConnection,
 }
 
 /// A request's end.
@@ -19,17 +22,25 @@ pub(crate) struct Turn {
     slot: Slot,
     now: watch::Receiver<Option<Slot>>,
     hurry: CancellationToken,
+    reading: ReadingConnection,
 }
 
 impl Turns {
     /// `hurry`: cancelled when no request of the stream should wait for anything that has not come yet.
-    pub(crate) fn new(hurry: CancellationToken) -> Self {
-        Self { now: watch::Sender::new(None), hurry }
+    /// `reading`: the stream's connection.
+    pub(crate) fn new(hurry: CancellationToken, reading: ReadingConnection) -> Self {
+        Self { now: watch::Sender::new(None), hurry, reading }
     }
 
     /// The turn of one request, for its handler.
     pub(crate) fn of(&self, slot: Slot) -> Turn {
-        Turn { slot, now: self.now.subscribe(), hurry: self.hurry.clone() }
+        let (now, hurry, reading) = (self.now.subscribe(), self.hurry.clone(), self.reading.clone());
+        Turn { slot, now, hurry, reading }
+    }
+
+    /// No request of the stream waits for anything that has not come yet, from now on.
+    pub(crate) fn hurry(&self) {
+        self.hurry.cancel();
     }
 
     /// It is this request's turn, or nobody's.
@@ -44,6 +55,11 @@ impl Turn {
         let slot = self.slot;
         // The stream has ended when nobody gives turns any more, and its requests end with it.
         let _ = self.now.wait_for(|now| *now == Some(slot)).await;
+    }
+
+    /// Who reads, where it is about old records.
+    pub(crate) fn reading(&self) -> &ReadingConnection {
+        &self.reading
     }
 
     /// Resolves when nobody will wait for what this request waits for: its peer sends no more, or the broker stops.

@@ -3,7 +3,12 @@
 //! A frame is what follows Kafka's 4-byte big-endian length. Transports (QUIC, TCP, simulated) add and strip the length
 //! and refuse one that is out of bounds before anything is allocated for it.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::{Sink, Stream};
@@ -57,6 +62,12 @@ pub struct FrameStream {
     pub source: FrameSource,
     /// What we send.
     pub sink: FrameSink,
+    /// Resolves once the peer sends nothing more, though what it has sent may not have been read yet. For whoever reads
+    /// nothing at the moment; pending for ever where only reading tells (QUIC).
+    pub finished: BoxFuture<'static, ()>,
+    /// Resolves once the peer takes nothing more of what we send: it has stopped the stream, or is gone. Seen without
+    /// writing. What it has sent before may still be read.
+    pub gone: BoxFuture<'static, ()>,
 }
 
 /// Who is at the other end of a connection.
@@ -68,6 +79,23 @@ pub struct Peer {
     pub transport: &'static str,
     /// The name in its verified certificate, if it showed one.
     pub principal: Option<String>,
+}
+
+impl Peer {
+    /// The network that counts as one host: an IPv6 host owns a whole network of 64 bits, any other just its address.
+    #[must_use]
+    pub fn network(&self) -> IpAddr {
+        network(self.address.ip())
+    }
+}
+
+/// As [`Peer::network`], of an address.
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+        other => other,
+    }
 }
 
 /// An established connection of one or more frame streams.

@@ -435,8 +435,16 @@ impl QuicConnection {
             Some(_) => WriteLimits::accepted(&self.limits, None),
             None => WriteLimits::connected(&self.limits),
         };
+        let stopped = send.stopped();
+        let gone = async move {
+            if matches!(stopped.await, Ok(None)) {
+                // It has read all to our end.
+                std::future::pending().await
+            }
+        };
         let sink = FrameWriter::new(WriteEnd(send), write_limits);
-        FrameStream { source: Box::pin(source), sink: Box::pin(sink) }
+        let finished = Box::pin(std::future::pending());
+        FrameStream { source: Box::pin(source), sink: Box::pin(sink), finished, gone: Box::pin(gone) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     net::{Shutdown, SocketAddr},
+    os::fd::AsFd,
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, ready},
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use millstream_env::{BoxFuture, Connection, FrameStream, Listener, Net, Peer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, Interest, ReadBuf},
     net::TcpStream,
     sync::{Mutex, mpsc},
 };
@@ -228,10 +229,11 @@ impl TcpConnection {
             Some(activity) => WriteLimits::accepted(limits, Some(activity)),
             None => WriteLimits::connected(limits),
         };
+        let (finished, gone) = (Box::pin(finished(weak.clone())), Box::pin(gone(weak.clone())));
         let sink = FrameWriter::new(WriteEnd(socket), write_limits);
         Ok(Self {
             peer: Peer { address, transport: "tcp", principal: None },
-            stream: parking::Slot::new(FrameStream { source: Box::pin(source), sink: Box::pin(sink) }),
+            stream: parking::Slot::new(FrameStream { source: Box::pin(source), sink: Box::pin(sink), finished, gone }),
             socket: weak,
             ended,
         })
@@ -267,6 +269,33 @@ impl Connection for TcpConnection {
             let _ = SockRef::from(&socket.stream).shutdown(Shutdown::Both);
         }
         drop(self.stream.take());
+    }
+}
+
+/// Resolves once the peer has ended its side, read or not. Watches a descriptor of its own: on the socket's own one nobody could wait
+/// for that while there is something to read.
+async fn finished(socket: Weak<Socket>) {
+    let watched = socket.upgrade().and_then(|socket| socket.stream.as_fd().try_clone_to_owned().ok());
+    let watched = watched.and_then(|owned| TcpStream::from_std(owned.into()).ok());
+    if let Some(watched) = watched {
+        while let Ok(ready) = watched.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            // What there is to read is not read here: the next that comes wakes it again.
+            let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = watched.try_io(Interest::READABLE, nothing);
+        }
+    }
+    // Out of descriptors, or the runtime ends: reading tells it, later.
+    std::future::pending().await
+}
+
+/// Resolves once the connection is reset.
+async fn gone(socket: Weak<Socket>) {
+    let Some(socket) = socket.upgrade() else { return };
+    if socket.stream.ready(Interest::ERROR).await.is_err() {
+        std::future::pending().await
     }
 }
 

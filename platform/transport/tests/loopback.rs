@@ -9,8 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
-use millstream_env::{Frame, FrameStream, Listener, Net};
+use futures::{FutureExt, SinkExt, StreamExt};
+use millstream_env::{Connection, Frame, FrameStream, Listener, Net};
 use millstream_transport::{
     ConnectError, FrameError, Limits, ListenError, Listeners, QuicNet, ServerIdentity, TcpNet, Trust, identity,
     listen_both,
@@ -67,7 +67,7 @@ async fn echo_all(listener: Arc<dyn Listener>) {
 }
 
 async fn echo(stream: FrameStream) {
-    let FrameStream { mut source, mut sink } = stream;
+    let FrameStream { mut source, mut sink, .. } = stream;
     while let Some(Ok(frame)) = source.next().await {
         if sink.send(frame.into()).await.is_err() {
             return;
@@ -97,7 +97,7 @@ async fn frames_come_back_as_they_were_sent() {
     for (name, net) in echo.nets() {
         let connection = net.connect(&echo.address()).await.unwrap();
         assert_eq!(connection.peer().transport, name);
-        let FrameStream { mut source, mut sink } = connection.open().await.unwrap();
+        let FrameStream { mut source, mut sink, .. } = connection.open().await.unwrap();
         let sizes = [1, 2, 3, 4, 100, 8191, 8192, 40_000, 1 << 20, 20 << 20, 1];
         let send = async {
             for size in sizes {
@@ -409,4 +409,66 @@ async fn many_handshakes_at_once_all_succeed_after_retry() {
     for connection in tokio::time::timeout(PATIENCE, all).await.unwrap() {
         connection.unwrap();
     }
+}
+
+/// A stream as the listener has it, and the client's end of it: both have sent something, which nobody has read.
+async fn both_ends(listener: &dyn Listener, net: &dyn Net) -> (Arc<dyn Connection>, FrameStream, FrameStream) {
+    let client = net.connect(&listener.local_address().to_string()).await.unwrap();
+    let connection = listener.accept().await.unwrap();
+    let mut ours = client.open().await.unwrap();
+    ours.sink.send(body(100).into()).await.unwrap();
+    let mut theirs = connection.accept().await.unwrap();
+    // Only once something has come does an end of it mean anything.
+    assert!(theirs.source.next().await.is_some());
+    ours.sink.send(body(100).into()).await.unwrap();
+    (client, ours, theirs)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_takes_nothing_more_is_seen_without_writing() {
+    let (_dir, identity) = make_identity();
+    let listeners = listen_both(ANY.parse().unwrap(), &identity, &Limits::default()).unwrap();
+    let quic = QuicNet::client(trust(&identity), Limits::default());
+    let within = |future| tokio::time::timeout(PATIENCE, future);
+
+    // The stream is stopped, the connection stands.
+    let (client, ours, theirs) = both_ends(&*listeners.quic, &quic).await;
+    drop(ours.source);
+    within(theirs.gone).await.unwrap();
+    drop(client);
+
+    // The connection is gone.
+    let (client, _ours, theirs) = both_ends(&*listeners.quic, &quic).await;
+    client.close("enough");
+    within(theirs.gone).await.unwrap();
+
+    // Reset, since it has not read what came: while there is something to read that nobody does.
+    let (client, ours, mut theirs) = both_ends(&*listeners.tcp, &TcpNet::default()).await;
+    assert!((&mut theirs.gone).now_or_never().is_none() && (&mut theirs.finished).now_or_never().is_none());
+    theirs.sink.send(body(100).into()).await.unwrap();
+    let mut ours = ours;
+    assert!(ours.source.next().await.is_some());
+    theirs.sink.send(body(100_000).into()).await.unwrap();
+    drop((client, ours));
+    within(theirs.gone).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_what_a_tcp_client_sends_is_seen_before_it_is_read() {
+    let (_dir, identity) = make_identity();
+    let listeners = listen_both(ANY.parse().unwrap(), &identity, &Limits::default()).unwrap();
+    let (_client, mut ours, mut theirs) = both_ends(&*listeners.tcp, &TcpNet::default()).await;
+    assert!((&mut theirs.finished).now_or_never().is_none());
+    // More comes, and is no end.
+    ours.sink.send(body(1000).into()).await.unwrap();
+    assert!((&mut theirs.finished).now_or_never().is_none());
+    ours.sink.close().await.unwrap();
+    tokio::time::timeout(PATIENCE, &mut theirs.finished).await.unwrap();
+    assert!((&mut theirs.gone).now_or_never().is_none(), "it still reads");
+    for size in [100, 1000] {
+        assert_eq!(theirs.source.next().await.unwrap().unwrap().len(), size);
+    }
+    assert!(theirs.source.next().await.is_none());
+    theirs.sink.send(body(10).into()).await.unwrap();
+    assert_eq!(ours.source.next().await.unwrap().unwrap().len(), 10);
 }

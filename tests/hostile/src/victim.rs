@@ -64,6 +64,17 @@ impl Victim {
         memory(process)
     }
 
+    /// How many sockets the process has open.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn sockets(&self) -> anyhow::Result<usize> {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.broker.process_id()))?;
+        // One may have been closed meanwhile.
+        let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        Ok(targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count())
+    }
+
     /// Fails unless the same process still serves, holds what it held, and has not grown.
     ///
     /// # Errors

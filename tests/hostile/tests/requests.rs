@@ -124,6 +124,33 @@ fn fetches_that_wait_hold_nothing_and_end_with_their_client() {
     victim.unhurt().unwrap();
 }
 
+/// Each had asked for more than a connection may have under way, so nothing more was read from it, and that it had closed was not seen.
+#[test]
+fn clients_that_have_gone_hold_no_places_whatever_they_had_asked_for() {
+    const CLIENTS: usize = 40;
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "empty", &[]);
+    let before = victim.sockets().unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = client(&victim);
+        // Answered: it is being served.
+        client.call(4, MetadataRequest::default()).unwrap();
+        for _ in 0..300 {
+            client.send(11, fetch("empty", &[0])).unwrap();
+        }
+        clients.push(client);
+    }
+    assert!(victim.sockets().unwrap() >= before + CLIENTS);
+    drop(clients);
+    let start = Instant::now();
+    while victim.sockets().unwrap() > before {
+        assert!(start.elapsed() < PATIENCE / 2, "{} of them have their places", victim.sockets().unwrap() - before);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    victim.unhurt().unwrap();
+}
+
 #[test]
 fn large_answers_that_nobody_reads_are_gathered_one_at_a_time() {
     let mut victim = Victim::start().unwrap();

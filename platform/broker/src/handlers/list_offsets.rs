@@ -17,10 +17,10 @@ use tracing::debug;
 
 use crate::{
     errors::{Messages, WireError},
+    jobs::Wanted,
     partition::Partition,
     readable::Readable,
     shared::Shared,
-    slow::Wanted,
 };
 
 /// What is answered about one partition; none is offset -1.

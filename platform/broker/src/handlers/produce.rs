@@ -29,11 +29,11 @@ use millstream_replica::Acks;
 use super::wire::{CLIENT_WAIT_MAX, client_wait};
 use crate::{
     errors::{Messages, WireError},
+    jobs::Wanted,
     partition::{Partition, PendingAppend},
     readable::Readable,
     reply::Reply,
     shared::Shared,
-    slow::Wanted,
 };
 
 /// The first version whose batches may be packed with zstd.
@@ -328,6 +328,8 @@ impl Checked {
                 (topic.name, topic.id, topic.partitions.into_iter().map(begin).collect::<Vec<_>>())
             })
             .collect();
+        // Who has all of it refused tells nothing of the disk.
+        let is_append = begun.iter().flat_map(|(_, _, begun)| begun).any(|(_, begun)| begun.is_ok());
         let shared = shared.clone();
         async move {
             if acks == Acks::None {
@@ -367,7 +369,9 @@ impl Checked {
                 }
                 responses.push(TopicProduceResponse { name, topic_id, partition_responses });
             }
-            shared.catch_up.acknowledged(begun_at);
+            if is_append {
+                shared.catch_up.acknowledged(begun_at);
+            }
             Reply::Answer(ProduceResponse { responses, ..Default::default() }.into())
         }
     }

@@ -308,11 +308,21 @@ impl SimConnection {
             });
             (sink, arriving)
         };
+        let signals = || {
+            let link = Arc::clone(&self.link);
+            let gone = std::future::poll_fn(move |context| match link.poll_end(context) {
+                Some(_) => Poll::Ready(()),
+                None => Poll::Pending,
+            });
+            (Box::pin(std::future::pending()), Box::pin(gone))
+        };
         let ((out, theirs), (back, ours)) = (direction(), direction());
-        let remote = FrameStream { source: Box::pin(theirs), sink: Box::pin(back) };
+        let (finished, gone) = signals();
+        let remote = FrameStream { source: Box::pin(theirs), sink: Box::pin(back), finished, gone };
         let ended = self.link.opened[1 - self.side].put(remote);
         ended.map_err(|_| error(io::ErrorKind::ConnectionAborted, self.peer.address))?;
-        Ok(FrameStream { source: Box::pin(ours), sink: Box::pin(out) })
+        let (finished, gone) = signals();
+        Ok(FrameStream { source: Box::pin(ours), sink: Box::pin(out), finished, gone })
     }
 }
 

@@ -156,7 +156,7 @@ impl FakeBroker {
     }
 
     async fn serve(self, connection: Arc<dyn Connection>, stream: FrameStream) {
-        let FrameStream { mut source, mut sink } = stream;
+        let FrameStream { mut source, mut sink, .. } = stream;
         let mut session = Session::new(SessionLimits::default());
         while let Some(Ok(frame)) = source.next().await {
             if let Some(incoming) = session.handle_frame(frame).unwrap() {

@@ -24,9 +24,7 @@ use self::{
     wait::{enough, give_way},
 };
 use super::wire::client_wait;
-use crate::{
-    catch_up::Admitted, errors::WireError, partition::Partition, readable::Readable, shared::Shared, turn::Turn,
-};
+use crate::{errors::WireError, partition::Partition, readable::Readable, shared::Shared, turn::Turn};
 
 /// Most bytes in one answer, whatever the client allows: a frame and what the view or the last batch adds must fit.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
@@ -84,11 +82,11 @@ pub(crate) async fn handle(
         }
     }
     turn.come().await;
-    let admitted = give_way(&shared, &mut topics, bytes_max, turn.hurried()).await;
-    let bytes_max = admitted.as_ref().map_or(bytes_max, Admitted::bytes_max);
+    let place = give_way(turn.reading(), &mut topics, bytes_max, turn.hurried()).await;
+    let bytes_max = place.as_ref().map_or(bytes_max, |place| place.bytes_max().min(bytes_max));
     let mut answer = gather(&shared, version, &topics, bytes_max).await;
-    if let Some(admitted) = admitted {
-        admitted.read(records_bytes(&answer));
+    if let Some(place) = place {
+        place.read(records_bytes(&answer));
     }
     told.tell(&mut answer);
     answer

@@ -1,14 +1,12 @@
 //! What a fetch waits for: enough to answer with, and leave to read what is old.
 
-use std::pin::pin;
-
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, stream::FuturesUnordered};
 use millstream_log::ReadParts;
 use millstream_model::Offset;
 use tokio::sync::watch;
 
 use super::{Source, Target, Targets, answer::read_in_pieces};
-use crate::{catch_up::Admitted, shared::Shared};
+use crate::catch_up::{Place, ReadingConnection};
 
 /// Old records of a partition are not waited for where there are new ones of others: of them an answer has so much then, bytes.
 const BESIDE_BYTES: usize = 64 << 10;
@@ -95,12 +93,12 @@ async fn grown(mut counted: Counted<'_>, bytes: usize) -> Option<(Counted<'_>, u
 
 /// Has a request for old records wait where producers would suffer from it. Once there is something new to answer with, or to say, it
 /// waits no longer, and has little room for the old. So it is once `hurried` resolves. None if it asks for nothing old.
-pub(super) async fn give_way<'a>(
-    shared: &'a Shared,
+pub(super) async fn give_way(
+    reading: &ReadingConnection,
     topics: &mut [Targets],
     bytes_max: usize,
     hurried: impl Future<Output = ()>,
-) -> Option<Admitted<'a>> {
+) -> Option<Place> {
     // Most fetches ask for nothing old: they pay for no more than this look.
     let is_old = |target: &Target| target.source.as_ref().is_ok_and(|source| source.is_old(&target.request));
     if !topics.iter().flat_map(|(_, _, targets)| targets).any(is_old) {
@@ -121,10 +119,11 @@ pub(super) async fn give_way<'a>(
             others.push(high_watermark);
         }
     }
-    let admitted = shared.catch_up.ask(bytes_max);
-    let mut due = pin!(admitted.due());
-    if (&mut due).now_or_never().is_some() {
-        return Some(admitted);
+    // No more than it asks for there: who asks for little is taken at its word.
+    let asked_bytes = old.iter().map(|request| usize::try_from(request.partition_max_bytes).unwrap_or(0));
+    let mut place = reading.ask(asked_bytes.fold(0, usize::saturating_add).min(bytes_max))?;
+    if place.is_due() {
+        return Some(place);
     }
     if !news {
         let mut grown: FuturesUnordered<_> = others.iter_mut().map(watch::Receiver::changed).collect();
@@ -134,7 +133,7 @@ pub(super) async fn give_way<'a>(
             }
         };
         tokio::select! {
-            () = due => return Some(admitted),
+            () = place.due() => return Some(place),
             () = grown => {}
             () = hurried => {}
         }
@@ -143,5 +142,5 @@ pub(super) async fn give_way<'a>(
     for request in old {
         request.partition_max_bytes = request.partition_max_bytes.min(beside_bytes_max);
     }
-    Some(admitted)
+    Some(place)
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 const JOBS_MAX: usize = 2;
 
 /// A queue for one kind of such work.
-pub(crate) struct Slow {
+pub(crate) struct Jobs {
     spawn: Arc<dyn Spawn>,
     room: Arc<Semaphore>,
 }
@@ -38,7 +38,7 @@ impl Drop for GiveUp {
     }
 }
 
-impl Slow {
+impl Jobs {
     pub(crate) fn new(spawn: Arc<dyn Spawn>) -> Self {
         Self { spawn, room: Arc::new(Semaphore::new(JOBS_MAX)) }
     }
@@ -74,12 +74,12 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_job_that_nobody_waits_for_is_told_and_its_place_is_given_to_the_next() {
-        let slow = Arc::new(Slow::new(millstream_env::real::env().spawn));
+        let jobs = Arc::new(Jobs::new(millstream_env::real::env().spawn));
         let mut told = Vec::new();
         for _ in 0..JOBS_MAX {
             let (begun, has_begun) = oneshot::channel();
             let (ended, has_ended) = oneshot::channel();
-            let job = slow.run("test", move |wanted| {
+            let job = jobs.run("test", move |wanted| {
                 let _ = begun.send(());
                 while !wanted.is_given_up() {
                     std::thread::sleep(Duration::from_millis(1));
@@ -95,14 +95,14 @@ mod tests {
         for has_ended in told {
             has_ended.await.unwrap();
         }
-        assert_eq!(slow.run("test", |_| 7).await, Some(7));
+        assert_eq!(jobs.run("test", |_| 7).await, Some(7));
     }
 
     #[tokio::test]
     async fn a_job_that_panics_leaves_its_place() {
-        let slow = Slow::new(millstream_env::real::env().spawn);
+        let jobs = Jobs::new(millstream_env::real::env().spawn);
         for _ in 0..JOBS_MAX + 1 {
-            assert_eq!(slow.run::<()>("test", |_| panic!("on purpose")).await, None);
+            assert_eq!(jobs.run::<()>("test", |_| panic!("on purpose")).await, None);
         }
     }
 }

@@ -1,28 +1,13 @@
-//! Catching up gives way to producers: how fast old records are read while somebody waits for acknowledgements.
-//!
-//! Who reads what is not kept in memory takes all that processors, disk and network give, and a producer beside it waits several
-//! times as long. Here that is measured, and held back as far as producers suffer from it and no further. Readers at the end of a log
-//! are never held back. What a view reads is counted by what it shows.
-//!
-//! - *Calm* is what was appended with no old records read shortly before or meanwhile. *Slow* is what took more than twice as long as
-//!   half of that. So a slow disk, or much to append, is no reader's fault.
-//! - Of what is appended beside reading, little more may be slow than of what is calm. Where it is much more, and not just for a
-//!   moment (the log has moments of its own, when segments are synced), reading is held to a rate: less than it was. As less is slow,
-//!   the rate grows, up to where there is none again. It never falls below a share of what readers got when they had their way.
-//! - While reading goes on, the calm is looked for: every second it rests for a moment.
-//! - What is held to a rate is read a little at a time, so that producers' packets have their turn in between. Readers begin in the
-//!   order in which they asked.
-//!
-//! Without producers all this does nothing. A reader is not told of it (`throttle_time_ms`): that asks clients to wait once more
-//! (KIP-219), and here the answer itself has waited.
+//! The rules: how fast old records are read, and who reads next. Pure: told the time.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
-use millstream_env::{Clock, Monotonic};
-use parking_lot::Mutex;
+use millstream_env::Monotonic;
+
+use super::queue::{Ask, Queue, Reader, Ticket};
 
 /// Somebody produces for so long after an acknowledgement.
-const LIVE_FOR: Duration = Duration::from_millis(300);
+pub(crate) const LIVE_FOR: Duration = Duration::from_millis(300);
 /// After so long what was read has left, about: what is appended then is calm.
 const CALM_AFTER: Duration = Duration::from_millis(10);
 /// How long reading rests to find the calm, and how old what is known of it may be before that.
@@ -48,16 +33,23 @@ const CUT: f64 = 0.8;
 const GROWTH: f64 = 0.01;
 /// Each window in which readers have their way and take less lets the full rate be forgotten by so much.
 const FULL_KEPT: f64 = 0.99;
-/// So much is read at a time where there is a rate, bytes.
-pub(crate) const PART_BYTES: usize = 512 << 10;
+/// So much is read at a time where there is a rate, bytes; less where so many wait that a round would take longer than this, and no less
+/// than that.
+pub(super) const PART_BYTES: usize = 512 << 10;
+const ROUND: Duration = Duration::from_secs(1);
+const PART_BYTES_MIN: usize = 64 << 10;
+/// What a read is charged with at least before it is known what it took, bytes.
+const CHARGED_MIN: usize = 4 << 10;
 /// A timer's step: what was not used before is used up to this time later.
 const CREDIT: Duration = Duration::from_millis(2);
-/// Nobody is held back for longer.
-pub(crate) const HELD_MAX: Duration = Duration::from_secs(1);
+/// However much somebody has read, the next one is not held back for longer.
+const GAP_MAX: Duration = Duration::from_secs(1);
+/// Nobody waits for longer, whatever the rate.
+const HELD_MAX: Duration = Duration::from_secs(5);
 
-/// See the file's head. Pure: it is told the time.
+/// See the head of [`super`].
 #[derive(Debug)]
-struct Governor {
+pub(super) struct Governor {
     /// The least part of the full rate.
     share: f64,
     calm: Calm,
@@ -76,6 +68,7 @@ struct Governor {
     rate: Option<f64>,
     /// When the next reader may begin.
     free_at: Monotonic,
+    queue: Queue,
 }
 
 /// How long calm appends take.
@@ -127,12 +120,26 @@ struct Window {
 
 /// Leave to read.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Leave {
-    /// Not before.
-    at: Monotonic,
-    bytes_max: usize,
-    /// The rate that `bytes_max` was counted at.
-    rate: Option<f64>,
+pub(super) struct Leave {
+    /// The answer may have no more than this, whatever else is in it.
+    pub(super) bytes_max: usize,
+    /// Of old records it has this at most.
+    old_bytes_max: usize,
+    /// The reader was charged with so many, where there is a rate.
+    charged: usize,
+    /// How long the next one was held back for it.
+    held: Duration,
+}
+
+/// What is to be done for those who wait.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Next {
+    /// This one may read.
+    Begin(Ticket, Leave),
+    /// Nothing before this moment.
+    Wait(Monotonic),
+    /// Nobody waits.
+    Idle,
 }
 
 fn after(at: Monotonic, time: Duration) -> Monotonic {
@@ -141,12 +148,12 @@ fn after(at: Monotonic, time: Duration) -> Monotonic {
 
 /// The time that bytes take at a rate.
 fn time_of(bytes: usize, rate: f64) -> Duration {
-    Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(HELD_MAX).min(HELD_MAX)
+    Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(GAP_MAX).min(GAP_MAX)
 }
 
 impl Governor {
     /// `share`: percent.
-    fn new(share: u8) -> Self {
+    pub(super) fn new(share: u8) -> Self {
         Self {
             share: f64::from(share.min(100)) / 100.0,
             calm: Calm::default(),
@@ -159,11 +166,12 @@ impl Governor {
             full: 0.0,
             rate: None,
             free_at: Monotonic::default(),
+            queue: Queue::new(),
         }
     }
 
     /// What was appended at `begun` is acknowledged.
-    fn handle_acknowledged(&mut self, begun: Monotonic, now: Monotonic) {
+    pub(super) fn handle_acknowledged(&mut self, begun: Monotonic, now: Monotonic) {
         self.acknowledged = Some(now);
         let took = now - begun;
         if self.read.is_none_or(|read| after(read, CALM_AFTER) <= begun) {
@@ -175,38 +183,109 @@ impl Governor {
         }
     }
 
-    /// Somebody wants to read so many old bytes.
-    fn ask(&mut self, bytes_max: usize, now: Monotonic) -> Leave {
+    /// Somebody wants to read so many old bytes at most.
+    pub(super) fn ask(&mut self, reader: Reader, bytes_max: usize, now: Monotonic) -> Ticket {
         self.decide(now);
-        let is_live = self.acknowledged.is_some_and(|at| now - at < LIVE_FOR);
-        if !is_live || self.share >= 1.0 {
+        self.queue.join(Ask { reader, bytes_max, since: now })
+    }
+
+    /// What is to be done now. To be asked again until it is nothing, and whenever something has changed.
+    pub(super) fn poll_next(&mut self, now: Monotonic) -> Next {
+        let Some((oldest, since)) = self.queue.oldest() else { return Next::Idle };
+        let live_end = self.acknowledged.map(|at| after(at, LIVE_FOR)).filter(|end| now < *end && self.share < 1.0);
+        let Some(live_end) = live_end else {
             self.free_at = now;
-            return Leave { at: now, bytes_max, rate: None };
-        }
+            return self.begin_freely();
+        };
         if self.calmed.is_none_or(|at| now - at >= REST_EVERY) {
             self.rest_end = after(now, REST);
             self.calmed = Some(now);
         }
-        let Some(rate) = self.rate else {
-            return Leave { at: now.max(self.rest_end), bytes_max, rate: None };
+        if now < self.rest_end {
+            return Next::Wait(self.rest_end);
+        }
+        let Some(rate) = self.rate else { return self.begin_freely() };
+        let (overdue_at, part_bytes) = (after(since, HELD_MAX), self.part_bytes(rate));
+        let is_overdue = overdue_at <= now;
+        if !is_overdue && now < self.free_at {
+            return Next::Wait(self.free_at.min(overdue_at).min(live_end));
+        }
+        let ticket = match is_overdue {
+            true => Some(oldest),
+            false => self.queue.front(part_bytes),
         };
-        let bytes_max = bytes_max.min(PART_BYTES);
-        let at = now.max(self.rest_end).max(self.free_at);
+        let Some((ticket, ask)) = ticket.and_then(|ticket| Some((ticket, self.queue.ask(ticket)?))) else {
+            return Next::Idle;
+        };
+        let old_bytes_max = ask.bytes_max.min(part_bytes);
+        let estimate = self.queue.estimate(ask.reader).unwrap_or(old_bytes_max);
+        let charged = estimate.min(old_bytes_max).max(CHARGED_MIN);
+        self.queue.begin(ticket, charged);
         let earliest = Monotonic(now.0.saturating_sub(CREDIT));
-        self.free_at = after(self.free_at.max(earliest), time_of(bytes_max, rate)).min(after(now, HELD_MAX));
-        Leave { at, bytes_max, rate: Some(rate) }
+        let before = self.free_at.max(earliest);
+        self.free_at = after(before, time_of(charged, rate)).min(after(now, GAP_MAX)).max(before);
+        Next::Begin(ticket, Leave { bytes_max: part_bytes, old_bytes_max, charged, held: self.free_at - before })
     }
 
-    /// Who had leave has read so many bytes.
-    fn handle_read(&mut self, leave: Leave, bytes: usize, now: Monotonic) {
-        if let Some(rate) = leave.rate {
-            let (counted, took) = (time_of(leave.bytes_max, rate), time_of(bytes, rate));
-            self.free_at = Monotonic(self.free_at.0.saturating_sub(counted) + took);
+    /// The next reads as much as it likes.
+    fn begin_freely(&mut self) -> Next {
+        let begun = self.queue.front(PART_BYTES).and_then(|ticket| Some((ticket, self.queue.begin(ticket, 0)?)));
+        begun.map_or(Next::Idle, |(ticket, ask)| {
+            let old_bytes_max = ask.bytes_max;
+            Next::Begin(ticket, Leave { bytes_max: usize::MAX, old_bytes_max, charged: 0, held: Duration::ZERO })
+        })
+    }
+
+    /// How much is read at a time: less, where so much is waited for, so that each has its turn soon.
+    fn part_bytes(&self, rate: f64) -> usize {
+        let rounds = rate * ROUND.as_secs_f64() / self.queue.expected_bytes().max(1) as f64;
+        ((PART_BYTES as f64 * rounds.min(1.0)) as usize).max(PART_BYTES_MIN)
+    }
+
+    /// Somebody does not want to read any more: what it has read is said as of others.
+    pub(super) fn give_up(&mut self, ticket: Ticket) {
+        self.queue.remove(ticket);
+    }
+
+    /// Somebody has read so many bytes; with leave, if it did not do without.
+    pub(super) fn handle_read(&mut self, reader: Reader, leave: Option<Leave>, bytes: usize, now: Monotonic) {
+        // Who had its way before there was a rate is not charged afterwards.
+        let (charged, held) = leave.map_or((0, Duration::ZERO), |leave| (leave.charged, leave.held));
+        if let Some(rate) = self.rate.filter(|_| charged > 0 || leave.is_none()) {
+            let free_at = Monotonic(self.free_at.0.saturating_sub(held) + time_of(bytes, rate));
+            self.free_at = free_at.min(after(now, GAP_MAX).max(self.free_at));
+            let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.queue.charge(reader, signed(bytes) - signed(charged));
+        }
+        if let Some(leave) = leave {
+            self.queue.note_read(reader, bytes, leave.old_bytes_max);
         }
         if bytes > 0 {
             self.read = Some(now);
             self.window.read_bytes += bytes;
         }
+    }
+
+    /// A connection is gone, and all that it had asked for given up.
+    pub(super) fn forget(&mut self, reader: Reader) {
+        self.queue.forget(reader);
+    }
+
+    /// Holds readers to a rate, as beside a producer that suffers: for a while, nothing being read.
+    #[cfg(test)]
+    pub(super) fn hold(&mut self, rate: f64, now: Monotonic) {
+        (self.rate, self.acknowledged, self.calmed) = (Some(rate), Some(now), Some(now));
+        self.window = Window { since: now, ..Window::default() };
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_live(&self, now: Monotonic) -> bool {
+        self.acknowledged.is_some_and(|at| now - at < LIVE_FOR)
+    }
+
+    #[cfg(test)]
+    pub(super) fn knows_nobody(&self) -> bool {
+        self.queue.is_unused()
     }
 
     /// Once a window is over.
@@ -253,77 +332,6 @@ impl Governor {
     }
 }
 
-/// A broker's.
-pub(crate) struct CatchUp {
-    governor: Mutex<Governor>,
-    clock: Arc<dyn Clock>,
-}
-
-/// Leave to read old records from some moment on, given up when it is dropped.
-pub(crate) struct Admitted<'a> {
-    of: &'a CatchUp,
-    leave: Leave,
-    read_bytes: usize,
-}
-
-impl CatchUp {
-    /// `share`: the least part of their speed that readers keep, percent; 100: they are never held back.
-    pub(crate) fn new(share: u8, clock: Arc<dyn Clock>) -> Self {
-        Self { governor: Mutex::new(Governor::new(share)), clock }
-    }
-
-    /// Says that what was appended at `begun` is acknowledged now.
-    pub(crate) fn acknowledged(&self, begun: Monotonic) {
-        let now = self.clock.now();
-        self.governor.lock().handle_acknowledged(begun, now);
-    }
-
-    /// Holds readers to a rate from now on, as beside a producer that suffers: for a while, nothing being read.
-    #[cfg(test)]
-    pub(crate) fn hold(&self, rate: f64) {
-        let now = self.clock.now();
-        let mut governor = self.governor.lock();
-        (governor.rate, governor.acknowledged, governor.calmed) = (Some(rate), Some(now), Some(now));
-    }
-
-    /// Asks for leave to read old records, `bytes_max` at most.
-    pub(crate) fn ask(&self, bytes_max: usize) -> Admitted<'_> {
-        let now = self.clock.now();
-        let leave = self.governor.lock().ask(bytes_max, now);
-        Admitted { of: self, leave, read_bytes: 0 }
-    }
-}
-
-impl<'a> Admitted<'a> {
-    /// Resolves when it is time to read.
-    pub(crate) fn due(&self) -> impl Future<Output = ()> + Send + use<'a> {
-        let (at, clock) = (self.leave.at, &self.of.clock);
-        async move {
-            let wait = at - clock.now();
-            if !wait.is_zero() {
-                clock.sleep(wait).await;
-            }
-        }
-    }
-
-    /// Most bytes that may be read.
-    pub(crate) fn bytes_max(&self) -> usize {
-        self.leave.bytes_max
-    }
-
-    /// Says how many have been read.
-    pub(crate) fn read(mut self, bytes: usize) {
-        self.read_bytes = bytes;
-    }
-}
-
-impl Drop for Admitted<'_> {
-    fn drop(&mut self) {
-        let now = self.of.clock.now();
-        self.of.governor.lock().handle_read(self.leave, self.read_bytes, now);
-    }
-}
-
 #[cfg(test)]
-#[path = "catch_up_tests.rs"]
+#[path = "governor_tests.rs"]
 mod tests;
