@@ -81,6 +81,23 @@ pub fn is_of_wrong_type(error: &io::Error) -> bool {
     matches!(error.kind(), IsADirectory | NotADirectory) || of_file()
 }
 
+/// What was there is not there any more.
+#[derive(Debug, thiserror::Error)]
+#[error("it has been removed, moved, or replaced by another")]
+struct TakenAway;
+
+/// The error where a path leads no more to what it led to.
+#[must_use]
+pub fn taken_away() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, TakenAway)
+}
+
+/// Whether this is the error of [`taken_away`].
+#[must_use]
+pub fn is_taken_away(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<TakenAway>())
+}
+
 /// What an operator has to do about what this error says before the broker can go on, as a sentence's end; none where the
 /// error alone does not tell.
 #[must_use]
@@ -221,7 +238,13 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// An exclusive lock on a file, released on drop.
-pub trait DiskLock: Send + Sync {}
+pub trait DiskLock: Send + Sync {
+    /// Whether a path leads to the locked file still: nobody has removed or moved it, or put another one in its place. Blocks.
+    ///
+    /// # Errors
+    /// The operating system's, where it cannot tell.
+    fn is_at(&self, path: &Path) -> io::Result<bool>;
+}
 
 /// An open file. Shared between threads; positions are explicit, so calls do not disturb each other.
 pub trait DiskFile: Send + Sync {

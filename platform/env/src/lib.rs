@@ -29,7 +29,9 @@ pub use ballast::Ballast;
 pub use budget::{Budget, Share};
 pub use buffers::Buffers;
 pub use clock::{Clock, Monotonic};
-pub use disk::{Disk, DiskFile, DiskLock, Lack, OpenMode, Room, advised, is_of_wrong_type, lack, remedy};
+pub use disk::{
+    Disk, DiskFile, DiskLock, Lack, OpenMode, Room, advised, is_of_wrong_type, is_taken_away, lack, remedy, taken_away,
+};
 pub use net::{Connection, Frame, FrameSink, FrameSource, FrameStream, Listener, Net, Peer, network};
 pub use rng::Rng;
 pub use spawn::{Spawn, Task};

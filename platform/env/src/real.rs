@@ -4,7 +4,7 @@ use std::{
     fs, io,
     io::IoSlice,
     os::fd::{AsRawFd, RawFd},
-    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -212,7 +212,7 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         let file = open_plain(path, OpenMode::Create)?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(RealLock { _file: file }))
+        Ok(Box::new(RealLock { file }))
     }
 }
 
@@ -296,10 +296,19 @@ fn is_special(path: &Path) -> bool {
 
 struct RealLock {
     // Closing the descriptor releases the lock.
-    _file: fs::File,
+    file: fs::File,
 }
 
-impl DiskLock for RealLock {}
+impl DiskLock for RealLock {
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let held = self.file.metadata()?;
+        match fs::metadata(path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (held.dev(), held.ino())),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
 
 struct RealFile {
     file: fs::File,

@@ -23,7 +23,7 @@ pub(crate) const FORMAT: u32 = 1;
 pub(crate) const CLEAN: &str = "CLEAN";
 
 const FORMAT_FILE: &str = "FORMAT";
-const LOCK_FILE: &str = "LOCK";
+pub(crate) const LOCK_FILE: &str = "LOCK";
 /// What may lie in a directory that becomes ours: what an interrupted first start leaves, what a file system has at its root, and
 /// a broker's identity and profile, which an operator may bring along.
 const MAY_BE_THERE: [&str; 5] = [LOCK_FILE, "FORMAT.new", "lost+found", "tls", "client.json"];
@@ -153,5 +153,53 @@ pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, OpenErro
         Ok(paths) => Ok(paths),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(io("list", dir)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use millstream_env::sim::World;
+    use millstream_model::{LeaderEpoch, PartitionId, TimestampMs, TopicId};
+    use millstream_record::{BatchBuilder, BatchOptions};
+
+    use super::*;
+    use crate::{AppendError, Appended, Ended, LogId, LogOptions, PartitionLog, Storage, StorageOptions, told};
+
+    fn append(log: &Arc<PartitionLog>) -> Result<Appended, AppendError> {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(TimestampMs(1), None, Some(b"value"), &[]).unwrap();
+        log.append(builder.build().unwrap(), LeaderEpoch(1))
+    }
+
+    /// It acknowledged what went to files that nobody could find after it ended.
+    #[test]
+    fn a_data_directory_that_is_taken_away_is_told_of_and_nothing_is_acknowledged_any_more() {
+        let remove = |disk: &dyn Disk| disk.remove_dir_all(Path::new("/data"));
+        let replace = |disk: &dyn Disk| {
+            disk.rename(Path::new("/data"), Path::new("/moved"))?;
+            disk.create_dir_all(Path::new("/data"))?;
+            disk.open(Path::new("/data/LOCK"), millstream_env::OpenMode::Create).map(drop)
+        };
+        for (name, take_away) in
+            [("removed", &remove as &dyn Fn(&dyn Disk) -> std::io::Result<()>), ("replaced", &replace)]
+        {
+            let (world, told) = (World::new(1), told::Told::by("::journal"));
+            tracing::subscriber::with_default(told.clone(), || {
+                let storage = Storage::open(StorageOptions::new("/data"), world.env()).unwrap().0;
+                let log =
+                    storage.open_log(LogId::records(TopicId::NIL, PartitionId(0)), LogOptions::default()).unwrap();
+                world.run_for(Duration::from_secs(10));
+                world.run_until(append(&log).unwrap().ticket).unwrap();
+                take_away(world.disk()).unwrap();
+                world.run_for(Duration::from_secs(2));
+                let refused = append(&log).err();
+                let Some(AppendError::Ended(Ended::Failed(failed))) = refused else { panic!("{name}: {refused:?}") };
+                let failed = failed.to_string();
+                assert!(failed.contains("put back the data directory") && !failed.contains("is safe"), "{failed}");
+                assert_eq!(told.times(tracing::Level::ERROR), 1, "{name}");
+            });
+        }
     }
 }

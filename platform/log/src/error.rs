@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use millstream_env::{advised, is_of_wrong_type, remedy};
+use millstream_env::{advised, is_of_wrong_type, is_taken_away, remedy};
 use millstream_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 use millstream_record::BatchError;
 
@@ -11,12 +11,7 @@ use crate::LogId;
 /// A write or sync failed, and nothing that was not durable before may be believed: the storage takes no more appends
 /// and the process must stop. (Recovery at the next start does not depend on what the page cache says.)
 #[derive(Clone, Debug, thiserror::Error)]
-#[error(
-    "cannot {action} {}: {source}. The broker must stop: what it acknowledged is safe, but for what topics in durability \
-     replicated had not synced. Before you start it again, {}",
-    path.display(),
-    remedy(source).unwrap_or("find out why, and mend that")
-)]
+#[error("cannot {action} {}: {source}. The broker must stop: {}", path.display(), consequence(source))]
 pub struct StorageFailed {
     /// What was being done: "write", "sync", ...
     pub action: &'static str,
@@ -25,6 +20,19 @@ pub struct StorageFailed {
     /// Why not.
     #[source]
     pub source: Arc<io::Error>,
+}
+
+/// What a failure means for what was acknowledged, and what is to be done.
+fn consequence(source: &io::Error) -> String {
+    if is_taken_away(source) {
+        return "what it has written since then is not where it will look for it. Stop whatever did that, and put back the data directory \
+                that was there; what was acknowledged since then may be lost"
+            .into();
+    }
+    let remedy = remedy(source).unwrap_or("find out why, and mend that");
+    format!(
+        "what it acknowledged is safe, but for what topics in durability replicated had not synced. Before you start it again, {remedy}"
+    )
 }
 
 /// Why a data directory was not opened. Nothing in it was changed that a later start would miss.

@@ -3,10 +3,11 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Weak},
+    time::Duration,
 };
 
-use millstream_env::{Disk, DiskLock, Env, Room, Task, is_of_wrong_type, lack};
+use millstream_env::{Disk, DiskLock, Env, Room, Task, is_of_wrong_type, lack, taken_away};
 use millstream_model::{Durability, ProducerId};
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -23,6 +24,9 @@ use crate::{
     sync,
 };
 
+/// How often it is looked whether the data directory is still there.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
 /// An open data directory. Dropping it without [`Storage::close`] is like a crash that lets the operating system finish
 /// its writes: nothing acknowledged is lost, the next start replays the journal.
 pub struct Storage {
@@ -31,7 +35,8 @@ pub struct Storage {
     followed: Mutex<Followed>,
     /// The loops that have not been seen to end.
     tasks: tokio::sync::Mutex<Vec<Task>>,
-    ticker: Mutex<Option<Task>>,
+    /// Look at the time.
+    timers: Mutex<Vec<Task>>,
     /// Held by the loops too: the directory is free when the last of them has ended.
     _lock: Arc<dyn DiskLock>,
 }
@@ -89,6 +94,24 @@ impl Deleted {
         {
             self.ids.remove(&oldest);
         }
+    }
+}
+
+/// Fails the storage once the data directory is not there any more: files that are open can be written and synced on, and the next start
+/// finds none of them. Asks for the lock's file, which nobody else touches.
+async fn watch(journal: Arc<Journal>, lock: Weak<dyn DiskLock>, env: Env) {
+    let path = journal.options.dir.join(data_dir::LOCK_FILE);
+    while !journal.queue().is_stopped() && journal.failure().is_none() {
+        env.clock.sleep(WATCH_INTERVAL).await;
+        let (lock, look_at, journal) = (lock.clone(), path.clone(), journal.clone());
+        let look = move || {
+            // Closed meanwhile, or it cannot tell: whatever is wrong then, other calls tell as well.
+            let is_there = lock.upgrade().is_none_or(|lock| lock.is_at(&look_at).unwrap_or(true));
+            if !is_there && !journal.queue().is_stopped() {
+                journal.fail(failing("find", &look_at)(taken_away()));
+            }
+        };
+        env.spawn.blocking("data-dir-watch", Box::new(look)).join().await;
     }
 }
 
@@ -174,12 +197,14 @@ impl Storage {
                 }),
             )
         };
+        let watch =
+            env.spawn.spawn("data-dir-watch", Box::pin(watch(journal.clone(), Arc::downgrade(&lock), env.clone())));
         let storage = Self {
             journal,
             followed: Mutex::new(followed),
             logs: Mutex::new(Logs { open: outcome.logs, refused, deleted: Deleted::default() }),
             tasks: tokio::sync::Mutex::new(vec![commit, sync]),
-            ticker: Mutex::new(Some(ticker)),
+            timers: Mutex::new(vec![ticker, watch]),
             _lock: lock,
         };
         Ok((storage, recovered))
@@ -460,8 +485,8 @@ impl Storage {
 impl Drop for Storage {
     fn drop(&mut self) {
         self.journal.stop();
-        if let Some(mut ticker) = self.ticker.lock().take() {
-            ticker.abort();
+        for mut timer in self.timers.lock().drain(..) {
+            timer.abort();
         }
     }
 }

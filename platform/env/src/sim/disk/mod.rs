@@ -410,7 +410,15 @@ struct SimLock {
     boot: u64,
 }
 
-impl DiskLock for SimLock {}
+impl DiskLock for SimLock {
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let state = self.disk.state.lock();
+        if state.boot != self.boot {
+            return Err(io::Error::other("locked before the crash"));
+        }
+        Ok(state.tree.find(path).is_ok_and(|found| found == self.id))
+    }
+}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
