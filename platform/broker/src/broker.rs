@@ -232,7 +232,7 @@ impl Broker {
         let shared = Arc::new(Shared {
             started_at: TimestampMs(env.clock.wall_ms()),
             started: env.clock.now(),
-            transforms: Transforms::new(),
+            transforms: Transforms::new(catalog.state_at().0),
             producer_ids: ProducerIds::new(options.id, &storage, &catalog.state()),
             memory: Memory::new(),
             catch_up: CatchUp::new(options.catch_up_share, &env),

@@ -80,6 +80,15 @@ pub(super) enum ProgressError {
     Entry(#[from] serde_json::Error),
     #[error("its last entry is empty")]
     Empty,
+    #[error(
+        "it is not there, though the transform was to run before the broker was started: the partition's directory was removed or made \
+         anew, or the broker ended before the transform had begun. Put the directory back from a copy, or have it begin at offset {first} \
+         again (`millstream transform resume`), which repeats what it had done; to begin elsewhere, delete it and deploy it again"
+    )]
+    Gone {
+        /// Where it would begin.
+        first: Offset,
+    },
     #[error("version {0} was written by a newer millstream: run that")]
     Newer(u32),
 }
@@ -120,7 +129,13 @@ impl ProgressError {
             Self::Append(error) => log_append_again(error),
             Self::Read(error) => read_again(error),
             Self::Commit(_) => true,
-            Self::Build(_) | Self::Batch(_) | Self::Record(_) | Self::Entry(_) | Self::Empty | Self::Newer(_) => false,
+            Self::Build(_)
+            | Self::Batch(_)
+            | Self::Record(_)
+            | Self::Entry(_)
+            | Self::Empty
+            | Self::Gone { .. }
+            | Self::Newer(_) => false,
         }
     }
 }

@@ -33,6 +33,8 @@ use crate::shared::Shared;
 
 /// The transforms at work on this broker.
 pub(crate) struct Transforms {
+    /// The metadata's last entry as the broker started.
+    started_at: u64,
     running: Mutex<HashMap<TransformId, Running>>,
     /// What the tasks of transforms that stand still had done.
     stopped: Mutex<HashMap<TransformId, StatsByInput>>,
@@ -115,8 +117,15 @@ impl Stats {
 }
 
 impl Transforms {
-    pub(crate) fn new() -> Self {
-        Self { running: Mutex::default(), stopped: Mutex::default(), step: tokio::sync::Mutex::default() }
+    /// `started_at`: the metadata's last entry now, as the broker starts.
+    pub(crate) fn new(started_at: u64) -> Self {
+        Self { started_at, running: Mutex::default(), stopped: Mutex::default(), step: tokio::sync::Mutex::default() }
+    }
+
+    /// Whether a transform was told to run before the broker was started: then it has begun everywhere, unless the broker ended just
+    /// then.
+    fn has_run_before(&self, transform: &Transform) -> bool {
+        transform.revision <= self.started_at
     }
 
     /// Starts what the catalog says should run and does not, and stops what should not. When this returns, what is stopped

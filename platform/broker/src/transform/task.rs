@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::{
     Stats,
     backoff::Backoff,
-    error::{TransformError, is_about_the_module},
+    error::{ProgressError, TransformError, is_about_the_module},
     output::{NotTaken, Outputs},
     pace::Pace,
     progress::Progress,
@@ -122,11 +122,15 @@ impl<'a> Task<'a> {
         let progress = Progress::open(shared, transform.id, partition.clone())?;
         let next = match progress.load()? {
             Some(next) => still_there(transform, partition, next),
+            // Beginning anew would repeat all that was done.
+            None if shared.transforms.has_run_before(transform) => {
+                return Err(ProgressError::Gone { first: first_offset(transform, partition) }.into());
+            }
             None => {
                 let next = first_offset(transform, partition);
                 // Written down before the deployment is acknowledged or anything done: "end" means the same end after a restart.
                 let ticket = progress.store(next, TimestampMs(shared.env.clock.wall_ms()))?;
-                ticket.await.map_err(super::error::ProgressError::from)?;
+                ticket.await.map_err(ProgressError::from)?;
                 next
             }
         };
@@ -348,4 +352,60 @@ fn still_there(transform: &Transform, partition: &Partition, next: Offset) -> Of
 async fn open_pool(shared: &Shared, state: &State, transform: &Transform) -> Result<Pool, TransformError> {
     let pool = shared.modules.pool(state, Use::transform(state, transform)).await;
     pool.map_err(|error| TransformError::Module { module: transform.module.clone(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use millstream_catalog::TransformState;
+    use millstream_env::sim::World;
+    use millstream_model::{Name, PartitionId, TransformId};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing;
+
+    /// It began anew without a word, and repeated all that it had done.
+    #[test]
+    fn a_transform_whose_progress_has_gone_stops_and_says_what_to_do() {
+        let world = World::new(1);
+        let broker = testing::start(&world);
+        world.run_until(testing::create(&broker, 1));
+        let shared = broker.shared();
+        let partition = shared.partitions.find(testing::TOPIC, PartitionId(0)).unwrap();
+        let topic = partition.topic().clone();
+        let run = |revision| {
+            let transform = Transform {
+                id: TransformId(Uuid::from_u128(9)),
+                name: Name::new("upper").unwrap(),
+                // Nobody has it: that is found once it is known where to begin.
+                module: "none@1".parse().unwrap(),
+                inputs: vec![testing::TOPIC],
+                outputs: vec![testing::TOPIC],
+                params: BTreeMap::new(),
+                on_error: OnError::Fail,
+                from: StartAt::Beginning,
+                lanes: 1,
+                state: TransformState::Running,
+                revision,
+                skips: Default::default(),
+                deployed_at: TimestampMs(0),
+            };
+            let (transform, input) = (Arc::new(transform), topic.clone());
+            let work = Work { transform, number: 0, input, partition: partition.clone(), stats: Arc::default() };
+            world.run_until(run(shared, work)).unwrap_err()
+        };
+        let error = run(0);
+        assert!(matches!(error, TransformError::Progress(ProgressError::Gone { .. })), "{error}");
+        assert!(error.to_string().contains("`millstream transform resume`"), "{error}");
+        // Nothing was written down by that.
+        assert!(matches!(run(0), TransformError::Progress(ProgressError::Gone { .. })));
+        // It is deployed, or resumed, now; and goes on from there, whenever that was.
+        for revision in [u64::MAX, 0] {
+            let error = run(revision);
+            assert!(matches!(error, TransformError::Module { .. }), "{error}");
+        }
+        testing::stop(&world, broker);
+    }
 }
