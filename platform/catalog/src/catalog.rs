@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    apply::{Outcome, Refused},
+    apply::Outcome,
     command::{Command, CommandError},
     disk::{self, FileError, frame::Place},
     raft::{
@@ -18,6 +18,7 @@ use crate::{
         network::Alone,
         store::{Found, Store},
     },
+    refused::Refused,
     state::{ClusterId, State},
     view::{self, View},
 };

@@ -19,6 +19,7 @@ use crate::{
     command::Reporter,
     digest,
     raft::Types,
+    refused::Refused,
 };
 
 const DIR: &str = "/data/catalog";

@@ -12,15 +12,17 @@ mod command;
 mod disk;
 mod elect;
 mod raft;
+mod refused;
 mod state;
 mod view;
 
 pub use apply::{
-    CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, PRODUCER_IDS_BLOCK, Refused, SKIPS_MAX, TRANSFORM_TOPICS_MAX, apply,
+    CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, PRODUCER_IDS_BLOCK, SKIPS_MAX, TRANSFORM_TOPICS_MAX, apply,
 };
 pub use catalog::{Catalog, CatalogOptions, OpenError, ProposeError};
 pub use command::{COMMAND_BYTES_MAX, COMMAND_VERSION, Command, CommandError, FAILURE_BYTES_MAX, Reporter};
 pub use disk::FileError;
+pub use refused::Refused;
 pub use state::{
     Address, Broker, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, Module, Named, OnError,
     Partition, RecordAt, StartAt, State, Topic, Transform, TransformState, View,

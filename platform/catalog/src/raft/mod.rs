@@ -10,11 +10,12 @@ use openraft::{BasicNode, Membership};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    apply::{Outcome, Refused},
+    apply::Outcome,
     disk::{
         frame::{Kind, Place},
         log_files::RawEntry,
     },
+    refused::Refused,
 };
 
 /// A command as it travels: bytes that the group does not look into.

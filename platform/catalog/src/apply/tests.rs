@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Needs, Offset, TimestampMs, TopicConfig, TopicId, TopicName,
-    TransformId, ViewId,
+    BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Needs, Offset, PartitionId, TimestampMs, TopicConfig,
+    TopicId, TopicName, TopicPartition, TransformId, ViewId,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::{
+    command::{FAILURE_BYTES_MAX, Reporter},
     digest,
-    state::{Address, ClusterId, Declaration, Incarnation, LastKnown, OnError, StartAt},
+    state::{Address, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, OnError, StartAt},
 };
 
 pub(crate) fn uuid(n: u128) -> Uuid {
