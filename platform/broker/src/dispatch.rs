@@ -117,6 +117,7 @@ pub(crate) fn dispatch(
         Request::ModulePush(request) => answer!(ModulePush, handlers::modules::push(shared, request)),
         Request::ModuleList(request) => now!(ModuleList, handlers::modules::list(&shared, &request)),
         Request::ModuleDescribe(request) => now!(ModuleDescribe, handlers::modules::describe(&shared, &request)),
+        Request::ModuleDelete(request) => answer!(ModuleDelete, handlers::modules::delete(shared, request)),
         Request::ViewCreate(request) => answer!(ViewCreate, handlers::views::create(shared, request)),
         Request::ViewList(request) => now!(ViewList, handlers::views::list(&shared, &request)),
         Request::ViewDelete(request) => answer!(ViewDelete, handlers::views::delete(shared, request)),

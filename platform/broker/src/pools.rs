@@ -138,13 +138,29 @@ impl Modules {
         let _turn = self.keeping.lock().await;
         let digest = self.runtime.keep(prepared).await.map_err(Refused::from)?.digest();
         let proposed = catalog.propose(command).await;
-        if let Err(ProposeError::Refused(_) | ProposeError::Command(_)) = &proposed
-            && !digests(&catalog.state()).contains(&digest)
+        if let Err(ProposeError::Refused(_) | ProposeError::Command(_)) = &proposed {
+            self.remove_unnamed(catalog, digest).await;
+        }
+        Ok(proposed?)
+    }
+
+    /// Has the catalog forget a module, which it refuses while something uses it, and removes its bytes if no other name stands for them.
+    pub(crate) async fn delete(&self, catalog: &Catalog, module: ModuleRef) -> Result<(), WireError> {
+        // An upload of the same bytes under another name must not find them stored, and then lose them.
+        let _turn = self.keeping.lock().await;
+        let digest = find(&catalog.state(), &module)?.digest;
+        catalog.propose(Command::DeleteModule { module }).await?;
+        self.remove_unnamed(catalog, digest).await;
+        Ok(())
+    }
+
+    /// Removes a module's bytes, unless a name stands for them.
+    async fn remove_unnamed(&self, catalog: &Catalog, digest: Digest) {
+        if !digests(&catalog.state()).contains(&digest)
             && let Err(error) = self.runtime.remove(digest).await
         {
             warn!(%digest, %error, "a module that nobody needs stays until the next start");
         }
-        Ok(proposed?)
     }
 
     /// Removes what uploads left behind that were interrupted. `state` must be all that the cluster has agreed on.

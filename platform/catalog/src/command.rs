@@ -113,7 +113,7 @@ pub enum Command {
         /// When.
         at: TimestampMs,
     },
-    /// Forgets a module. Refused while a topic, view or transform uses it. No request asks for it yet.
+    /// Forgets a module. Refused while a topic, view or transform uses it.
     DeleteModule {
         /// Which.
         module: ModuleRef,

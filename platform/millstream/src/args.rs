@@ -113,6 +113,7 @@ mod tests {
             "module push f.wasm --name n --version 1",
             "module list",
             "module describe n@1",
+            "module delete n@1",
             "transform deploy t --module m@1 --input a --input b --output c --output json --param k=v --on-error skip --from end --lanes 2",
             "transform list",
             "transform describe t",
@@ -129,7 +130,6 @@ mod tests {
             // Not built, and said so when they are run.
             "group list --anything",
             "bench produce --help",
-            "module delete m@1",
             "transform logs t",
         ] {
             if let Err(error) = parse(words) {
@@ -162,6 +162,7 @@ mod tests {
             ("produce t --partition -1", ErrorKind::ValueValidation, "--partition"),
             ("consume t --from yesterday", ErrorKind::ValueValidation, "yesterday"),
             ("consume t --until never", ErrorKind::InvalidValue, "never"),
+            ("module delete n", ErrorKind::ValueValidation, "NAME@VERSION"),
             ("module new n --kind gadget", ErrorKind::InvalidValue, "partitioner"),
             ("transform deploy t --on-error panic", ErrorKind::InvalidValue, "panic"),
             ("transform deploy t --input a", ErrorKind::MissingRequiredArgument, "--module"),

@@ -215,6 +215,8 @@ apis! {
     ModuleList = 20001: ModuleListRequest => ModuleListResponse;
     /// Tells about one module.
     ModuleDescribe = 20002: ModuleDescribeRequest => ModuleDescribeResponse;
+    /// Deletes a module.
+    ModuleDelete = 20003: ModuleDeleteRequest => ModuleDeleteResponse;
     /// Creates a view.
     ViewCreate = 20010: ViewCreateRequest => ViewCreateResponse;
     /// Lists views.

@@ -1,4 +1,4 @@
-//! ModulePush, ModuleList, ModuleDescribe.
+//! ModulePush, ModuleList, ModuleDescribe, ModuleDelete.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -7,8 +7,8 @@ use millstream_model::{ModuleRef, ModuleVersion, Name, TimestampMs};
 use millstream_protocol::{
     ErrorCode,
     extension::modules::{
-        ModuleDeclaration, ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest,
-        ModuleListResponse, ModulePushRequest, ModulePushResponse,
+        ModuleDeclaration, ModuleDeleteRequest, ModuleDeleteResponse, ModuleDescribeRequest, ModuleDescribeResponse,
+        ModuleInfo, ModuleListRequest, ModuleListResponse, ModulePushRequest, ModulePushResponse,
     },
 };
 use millstream_wasm::Factory;
@@ -28,11 +28,7 @@ pub(crate) async fn push(shared: Arc<Shared>, request: ModulePushRequest) -> Mod
 }
 
 async fn push_checked(shared: &Arc<Shared>, request: ModulePushRequest) -> Result<(Arc<Module>, Outcome), WireError> {
-    let invalid = |error| WireError::new(ErrorCode::InvalidName, error);
-    let module = ModuleRef {
-        name: Name::new(&request.name).map_err(invalid)?,
-        version: ModuleVersion::new(&request.version).map_err(invalid)?,
-    };
+    let module = name_and_version(&request.name, &request.version)?;
     // What a name means never changes: no need to compile what it does not.
     let taken = shared.catalog.state().modules.get(&module).map(|there| there.digest);
     if let (Some(there), Some(announced)) = (taken, request.digest)
@@ -62,6 +58,11 @@ async fn push_checked(shared: &Arc<Shared>, request: ModulePushRequest) -> Resul
     };
     let outcome = to_its_end(shared, "keep module", keep).await?;
     Ok((crate::pools::find(&shared.catalog.state(), &module)?.clone(), outcome))
+}
+
+fn name_and_version(name: &str, version: &str) -> Result<ModuleRef, WireError> {
+    let invalid = |error| WireError::new(ErrorCode::InvalidName, error);
+    Ok(ModuleRef { name: Name::new(name).map_err(invalid)?, version: ModuleVersion::new(version).map_err(invalid)? })
 }
 
 fn declarations(factory: &Factory) -> Vec<Declaration> {
@@ -111,6 +112,19 @@ pub(crate) fn describe(shared: &Shared, request: &ModuleDescribeRequest) -> Modu
         declarations: declarations.collect(),
         used_by: users(&state, &module.module).into_iter().collect(),
         ..Default::default()
+    }
+}
+
+pub(crate) async fn delete(shared: Arc<Shared>, request: ModuleDeleteRequest) -> ModuleDeleteResponse {
+    let outcome = async {
+        let module = name_and_version(&request.name, &request.version)?;
+        let owned = shared.clone();
+        let delete = async move { owned.modules.delete(&owned.catalog, module).await };
+        to_its_end(&shared, "delete module", delete).await
+    };
+    match outcome.await {
+        Ok(()) => ModuleDeleteResponse::default(),
+        Err(error) => ModuleDeleteResponse { error_code: error.code, error_message: Some(error.message) },
     }
 }
 

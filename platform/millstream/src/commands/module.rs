@@ -34,14 +34,14 @@ pub(crate) enum Module {
     Build(Build),
     #[command(hide = true, disable_help_flag = true)]
     Test(not_built::Words),
-    /// Upload a module under a name and a version, which then mean these bytes for ever.
+    /// Upload a module under a name and a version, which then mean these bytes until it is deleted.
     Push(Push),
     /// List the modules, all or those of one name.
     List(List),
     /// Show one module; without a version the one that was pushed last.
     Describe(Describe),
-    #[command(hide = true, disable_help_flag = true)]
-    Delete(not_built::Words),
+    /// Delete a module that no topic, view or transform uses.
+    Delete(Delete),
 }
 
 /// A project to make.
@@ -141,6 +141,16 @@ pub(crate) struct Describe {
     form: Form,
 }
 
+/// Which module to delete.
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The module; a version is never left out.
+    #[arg(value_name = "NAME@VERSION")]
+    module: ModuleRef,
+    #[command(flatten)]
+    form: Form,
+}
+
 #[derive(Serialize)]
 struct Line {
     name: String,
@@ -199,7 +209,11 @@ impl Module {
                 form.output.one(&Shown::from(found), details)
             }
             Self::Test(_) => not_built::refuse("module test", "`cargo test` in the project runs its functions"),
-            Self::Delete(_) => not_built::refuse("module delete", "modules stay, and cost only their bytes"),
+            Self::Delete(Delete { module, form }) => {
+                let ModuleRef { name, version } = &module;
+                connect(common).await?.admin().delete_module(name.as_str(), version.as_str()).await?;
+                form.output.done(&json!({"name": name, "version": version}), &format!("module {module} is deleted"))
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Modules: push, list, describe.
+//! Modules: push, list, describe, delete.
 
 use bytes::Bytes;
 use millstream_model::{Digest, TimestampMs};
@@ -110,5 +110,25 @@ message! {
         pub name: String,
         /// What is said of it.
         pub value: String,
+    }
+}
+
+message! {
+    /// Deletes a module that nothing uses. Its name and version may be pushed again, with other bytes.
+    pub struct ModuleDeleteRequest: 0..=0, flexible 0 {
+        /// Its name.
+        pub name: String,
+        /// Its version.
+        pub version: String,
+    }
+}
+
+message! {
+    /// What became of it.
+    pub struct ModuleDeleteResponse: 0..=0, flexible 0 {
+        /// What went wrong: [`ErrorCode::ModuleNotFound`]; [`ErrorCode::InUse`] while a topic, view or transform uses it.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
     }
 }

@@ -47,6 +47,7 @@ samples! {
     ModulePush;
     ModuleList;
     ModuleDescribe;
+    ModuleDelete;
     ViewCreate;
     ViewList;
     ViewDelete;

@@ -1,9 +1,10 @@
-//! Modules: pushed, listed, described.
+//! Modules: pushed, listed, described, deleted.
 
 use bytes::Bytes;
 use millstream_model::Digest;
 use millstream_protocol::extension::modules::{
-    ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest, ModulePushRequest,
+    ModuleDeleteRequest, ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest,
+    ModulePushRequest,
 };
 
 use super::Admin;
@@ -72,5 +73,15 @@ impl Admin {
         };
         CallError::check(&what, response.error_code, response.error_message.as_deref())?;
         Ok(response)
+    }
+
+    /// Deletes a module; the name and version may be pushed again, with other bytes.
+    ///
+    /// # Errors
+    /// There is no such module, or something uses it.
+    pub async fn delete_module(&self, name: &str, version: &str) -> Result<(), CallError> {
+        let request = ModuleDeleteRequest { name: name.into(), version: version.into() };
+        let response = self.cluster.ask_once(Target::Any, request).await?;
+        CallError::check(&format!("module {name}@{version}"), response.error_code, response.error_message.as_deref())
     }
 }
