@@ -4,12 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use millstream_catalog::{
-    Address, Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError, ProposeError,
-    Refused,
+    Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError, ProposeError, Refused,
 };
 use millstream_env::{Env, Listener};
 use millstream_log::{Recovered, Storage, StorageFailed, StorageOptions, Stream};
-use millstream_model::{Durability, TimestampMs, TopicPartition};
+use millstream_model::{Address, Durability, TimestampMs, TopicPartition};
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
@@ -40,12 +39,6 @@ pub struct Broker {
 /// Why a broker did not start. Nothing was served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address that clients are to be told.
-    #[error("cannot advertise {text:?}: write HOST:PORT")]
-    Advertise {
-        /// What was given.
-        text: String,
-    },
     /// Bound to every interface, and no address is given for clients.
     #[error("listening on {bound}, every interface, there is no one address to tell clients: say which to advertise")]
     NoAddress {
@@ -331,19 +324,10 @@ async fn follow_catalog(shared: Arc<Shared>) {
 }
 
 fn advertised(options: &BrokerOptions, bound: SocketAddr) -> Result<Address, StartError> {
-    let Some(text) = options.advertise.as_deref() else {
+    match &options.advertise {
+        Some(address) => Ok(address.clone()),
         // Bound to every interface there is no one address to name, and a wrong one would lead clients elsewhere.
-        if bound.ip().is_unspecified() {
-            return Err(StartError::NoAddress { bound });
-        }
-        return Ok(Address { host: bound.ip().to_string(), port: bound.port() });
-    };
-    let refuse = || StartError::Advertise { text: text.into() };
-    let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = port.parse().map_err(|_| refuse())?;
-    if host.is_empty() {
-        return Err(refuse());
+        None if bound.ip().is_unspecified() => Err(StartError::NoAddress { bound }),
+        None => Ok(Address { host: bound.ip().to_string(), port: bound.port() }),
     }
-    Ok(Address { host: host.into(), port })
 }

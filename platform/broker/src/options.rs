@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use millstream_env::Budget;
 use millstream_log::StorageOptions;
-use millstream_model::BrokerId;
+use millstream_model::{Address, BrokerId};
 use millstream_protocol::session::SessionLimits;
 use millstream_wasm::Compiler;
 
@@ -20,8 +20,8 @@ pub struct BrokerOptions {
     pub data_dir: PathBuf,
     /// Where the catalog's read view is kept, on the real disk always; none: it is done without, as in simulation.
     pub view_dir: Option<PathBuf>,
-    /// `host:port` that clients are told to connect to; none: the address that was bound.
-    pub advertise: Option<String>,
+    /// What clients are told to connect to; none: the address that was bound.
+    pub advertise: Option<Address>,
     /// Who compiles modules: a child process of this executable, unless told otherwise.
     pub compiler: Compiler,
     /// What may be asked for on each stream before it is answered.

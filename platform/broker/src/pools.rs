@@ -317,8 +317,8 @@ fn check_names(given: &BTreeMap<String, String>, modules: &[(&ModuleRef, &[Decla
 mod tests {
     use std::collections::BTreeMap;
 
-    use millstream_catalog::{Address, DirectoryId, Incarnation, apply};
-    use millstream_model::{BrokerId, TimestampMs, TopicConfig, TopicName};
+    use millstream_catalog::{DirectoryId, Incarnation, apply};
+    use millstream_model::{Address, BrokerId, TimestampMs, TopicConfig, TopicName};
     use uuid::Uuid;
 
     use super::*;

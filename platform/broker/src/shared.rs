@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use millstream_catalog::{Address, Catalog, Command, Outcome, Refused, State, apply};
+use millstream_catalog::{Catalog, Command, Outcome, Refused, State, apply};
 use millstream_env::{Env, Monotonic};
 use millstream_log::Storage;
-use millstream_model::{PartitionId, TimestampMs};
+use millstream_model::{Address, PartitionId, TimestampMs};
 use millstream_protocol::ErrorCode;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

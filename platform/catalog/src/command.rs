@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use millstream_model::{
-    BrokerId, Digest, ModuleKind, ModuleRef, Name, Needs, TimestampMs, TopicConfig, TopicId, TopicName, TopicPartition,
-    TransformId, ViewId,
+    Address, BrokerId, Digest, ModuleKind, ModuleRef, Name, Needs, TimestampMs, TopicConfig, TopicId, TopicName,
+    TopicPartition, TransformId, ViewId,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::state::{
-    Address, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, OnError, RecordAt, StartAt, TransformState,
+    BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, OnError, RecordAt, StartAt, TransformState,
 };
 
 /// The encoding's version that this build writes, and the newest that it reads.

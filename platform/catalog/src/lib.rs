@@ -24,7 +24,7 @@ pub use command::{COMMAND_BYTES_MAX, COMMAND_VERSION, Command, CommandError, FAI
 pub use disk::FileError;
 pub use refused::Refused;
 pub use state::{
-    Address, Broker, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, Module, Named, OnError,
+    Broker, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, Module, Named, OnError,
     Partition, RecordAt, StartAt, State, Topic, Transform, TransformState, View,
 };
 pub use view::digest;

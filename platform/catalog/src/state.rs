@@ -13,8 +13,8 @@ use std::{
 };
 
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Name, Needs, Offset, PartitionId, ProducerId, RoutingEpoch,
-    TimestampMs, TopicConfig, TopicId, TopicName, TransformId, ViewId,
+    Address, BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Name, Needs, Offset, PartitionId, ProducerId,
+    RoutingEpoch, TimestampMs, TopicConfig, TopicId, TopicName, TransformId, ViewId,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -55,25 +55,6 @@ pub struct BrokerEpoch(pub u64);
 impl fmt::Display for BrokerEpoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// Where clients reach a broker: one port number, QUIC on UDP and Kafka on TCP.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Address {
-    /// Host name or IP address, as clients are told.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
     }
 }
 

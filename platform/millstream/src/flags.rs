@@ -1,8 +1,9 @@
 //! The flags that several commands take.
 
 use clap::Args;
+use millstream_model::Address;
 
-use crate::{output::Output, values::Address};
+use crate::output::Output;
 
 /// Flags of every command.
 #[derive(Clone, Debug, Args)]

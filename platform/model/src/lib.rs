@@ -1,8 +1,9 @@
-//! Values that every floor shares: ids, offsets, epochs, names, limits, topic configuration and the kinds of modules.
+//! Values that every floor shares: ids, offsets, epochs, names, addresses, limits, topic configuration and the kinds of modules.
 //!
 //! Nothing here does I/O, reads a clock or is async. Every id is a newtype, so that two integers of different meaning
 //! cannot be exchanged by accident.
 
+mod address;
 mod config;
 mod digest;
 mod ids;
@@ -11,6 +12,7 @@ mod module;
 mod murmur2;
 mod names;
 
+pub use address::{Address, AddressError};
 pub use config::{
     CleanupPolicy, ConfigError, ConfigKey, Durability, PARTITIONER, PARTITIONER_PARAM, PartitionerEnforce, Ratio,
     TOPIC_SETTINGS, TimestampType, TopicConfig, is_fixed,

@@ -31,7 +31,7 @@ use crate::{
     ALPN, ConnectError, Limits, ListenError, ServerIdentity, Trust,
     frame::{Assembly, FrameReader, FrameWriter, Outlet, ReadLimits, WriteLimits},
     places::{Place, Places},
-    socket::{CappedSocket, LOOPBACK_MTU, bind_udp},
+    socket::{CappedSocket, LOOPBACK_MTU, bind_udp, resolve},
     tls,
 };
 
@@ -97,12 +97,10 @@ impl QuicNet {
 
     async fn connect_to(&self, address: &str) -> Result<QuicConnection, ConnectError> {
         let refuse = |source| ConnectError::Address { address: address.into(), source };
-        let (host, _) = address.rsplit_once(':').ok_or_else(|| refuse(io::Error::other("there is no port")))?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let candidates: Vec<_> = tokio::net::lookup_host(address).await.map_err(refuse)?.collect();
+        let (host, candidates) = resolve(address).await.map_err(refuse)?;
         let mut last = refuse(io::Error::other("the host has no address"));
         for candidate in candidates {
-            match self.connect_candidate(address, host, candidate).await {
+            match self.connect_candidate(address, &host, candidate).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = error,
             }

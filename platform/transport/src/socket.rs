@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use millstream_model::Address;
 use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit},
@@ -29,6 +30,13 @@ const RECEIVE_SEGMENTS_MAX: usize = 11;
 const _: () = assert!(SEND_SEGMENTS_MAX * (LOOPBACK_MTU as usize) < 65_500);
 // A smaller receive buffer would cut aggregates of the kernel, which are up to 64 KiB.
 const _: () = assert!(RECEIVE_SEGMENTS_MAX * (LOOPBACK_MTU as usize) > 65_535);
+
+/// The host that `HOST:PORT` names, and where it may be.
+pub(crate) async fn resolve(text: &str) -> io::Result<(String, Vec<SocketAddr>)> {
+    let Address { host, port } = text.parse().map_err(io::Error::other)?;
+    let candidates = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
+    Ok((host, candidates))
+}
 
 /// A UDP socket for QUIC, not blocking.
 pub(crate) fn bind_udp(address: SocketAddr) -> Result<UdpSocket, ListenError> {

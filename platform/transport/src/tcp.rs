@@ -25,7 +25,7 @@ use crate::{
     ConnectError, Limits, ListenError,
     frame::{Activity, Assembly, FrameReader, FrameWriter, Outlet, ReadLimits, WriteLimits, advance},
     places::{Place, Places},
-    socket::bind_tcp,
+    socket::{bind_tcp, resolve},
 };
 
 /// Most parts that one vectored write takes.
@@ -52,7 +52,7 @@ impl TcpNet {
 
     async fn connect_to(&self, address: &str) -> Result<Arc<dyn Connection>, ConnectError> {
         let refuse = |source| ConnectError::Address { address: address.into(), source };
-        let candidates: Vec<_> = tokio::net::lookup_host(address).await.map_err(refuse)?.collect();
+        let (_, candidates) = resolve(address).await.map_err(refuse)?;
         let mut last = refuse(io::Error::other("the host has no address"));
         for candidate in candidates {
             let after = self.limits.connect_timeout;

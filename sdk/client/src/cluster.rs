@@ -9,7 +9,7 @@ use std::{
 
 use futures::future::Either;
 use millstream_env::{Connection, Env, FrameStream, Monotonic, Net, Rng};
-use millstream_model::{BrokerId, LeaderEpoch, PartitionId, TopicId};
+use millstream_model::{Address, BrokerId, LeaderEpoch, PartitionId, TopicId};
 use millstream_protocol::{
     Call, ErrorCode,
     messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse},
@@ -471,12 +471,9 @@ impl Cluster {
 
     /// Notes where the brokers are.
     fn learn(&self, response: &MetadataResponse) {
-        let address = |host: &str, port| match host.contains(':') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
-        };
+        let found = response.brokers.iter();
         *self.brokers.lock() =
-            response.brokers.iter().map(|broker| (broker.node_id, address(&broker.host, broker.port))).collect();
+            found.map(|broker| (broker.node_id, Address::from_wire(&broker.host, broker.port).to_string())).collect();
     }
 }
 

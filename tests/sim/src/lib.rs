@@ -87,7 +87,7 @@ async fn run(
 ) {
     let Ok(listener) = net.listen(([0, 0, 0, 0], 9092).into()).await else { return };
     let options = BrokerOptions {
-        advertise: Some(ADDRESS.into()),
+        advertise: ADDRESS.parse().ok(),
         compiler: Compiler::InProcess,
         view_dir: None,
         ..BrokerOptions::new(BrokerId(0), PathBuf::from(DATA_DIR))

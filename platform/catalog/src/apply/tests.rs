@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_model::{
-    BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Needs, Offset, PartitionId, TimestampMs, TopicConfig,
-    TopicId, TopicName, TopicPartition, TransformId, ViewId,
+    Address, BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Needs, Offset, PartitionId, TimestampMs,
+    TopicConfig, TopicId, TopicName, TopicPartition, TransformId, ViewId,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     command::{FAILURE_BYTES_MAX, Reporter},
     digest,
-    state::{Address, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, OnError, StartAt},
+    state::{ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, OnError, StartAt},
 };
 
 pub(crate) fn uuid(n: u128) -> Uuid {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use millstream_client::{ClusterDescription, DescribeClusterBroker};
+use millstream_model::Address;
 use serde::Serialize;
 
 use super::{connect::connect, not_built};
@@ -114,8 +115,9 @@ fn partitions(shown: &Shown) -> String {
 fn details(shown: &Shown) -> Details {
     let mut brokers = Table::new(["broker", "address", "role"]);
     for broker in &shown.brokers {
+        let address = Address::from_wire(&broker.host, broker.port);
         let role = if broker.id == shown.controller { "controller" } else { "" };
-        brokers.row([broker.id.to_string(), format!("{}:{}", broker.host, broker.port), role.into()]);
+        brokers.row([broker.id.to_string(), address.to_string(), role.into()]);
     }
     let details = Details::default()
         .field("cluster", &shown.cluster_id)

@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use millstream_broker::{Broker, BrokerOptions};
 use millstream_env::Budget;
+use millstream_model::Address;
 use millstream_transport::{BoundPort, Limits, ListenError, Listeners, Profile, QuicListener, identity, profile};
 use tracing::{info, warn};
 
@@ -26,7 +27,6 @@ use crate::{
     flags::{Form, Unasked},
     output::{Output, say},
     signals::Signals,
-    values::Address,
 };
 
 /// How long a stopped broker waits until its QUIC clients have heard that it closes their connections.
@@ -146,7 +146,7 @@ impl Running {
         let frames = Budget::new(settings.frame_memory);
         let defaults = BrokerOptions::new(settings.node_id, data_dir.clone());
         let options = BrokerOptions {
-            advertise: settings.advertise.as_ref().map(ToString::to_string),
+            advertise: settings.advertise.clone(),
             frames: frames.clone(),
             retention_check: settings.retention_check,
             compaction_check: settings.compaction_check,

@@ -8,14 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use millstream_model::{BrokerId, limits::FRAME_BYTES_MAX};
+use millstream_model::{Address, BrokerId, limits::FRAME_BYTES_MAX};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::Serve;
-use crate::{
-    failure::{Malformed, NotBuilt},
-    values::Address,
-};
+use crate::failure::{Malformed, NotBuilt};
 
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
 const NODE_ID_DEFAULT: i32 = 1;
@@ -63,11 +60,13 @@ struct File {
     data_dir: Option<PathBuf>,
     #[serde(default, deserialize_with = "listen_text")]
     listen: Option<SocketAddr>,
+    #[serde(default, deserialize_with = "address_text")]
     advertise: Option<Address>,
     #[serde(default, deserialize_with = "http_text")]
     http: Option<Http>,
     #[serde(default, deserialize_with = "node_id_number")]
     node_id: Option<i32>,
+    #[serde(default, deserialize_with = "address_texts")]
     join: Option<Vec<Address>>,
     #[serde(default, deserialize_with = "frame_memory_bytes")]
     frame_memory: Option<u64>,
@@ -103,6 +102,15 @@ pub(crate) fn parse_frame_memory(text: &str) -> Result<u64, String> {
 
 fn listen_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
     parse_listen(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+}
+
+fn address_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Address>, D::Error> {
+    String::deserialize(from)?.parse().map(Some).map_err(D::Error::custom)
+}
+
+fn address_texts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Address>>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|text| text.parse()).collect::<Result<_, _>>().map(Some).map_err(D::Error::custom)
 }
 
 fn http_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Http>, D::Error> {
@@ -201,7 +209,7 @@ impl Settings {
     /// The hosts that clients know the broker by, for its certificate; those of every machine are in it anyway.
     pub(crate) fn hosts(&self) -> Vec<String> {
         let listen = Some(self.listen.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback());
-        let advertise = self.advertise.as_ref().map(|address| address.host().to_owned());
+        let advertise = self.advertise.as_ref().map(|address| address.host.clone());
         listen.map(|ip| ip.to_string()).into_iter().chain(advertise).collect()
     }
 
