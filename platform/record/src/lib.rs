@@ -22,6 +22,7 @@
 //! - [`Record`] is one decoded record, its parts slices of the batch.
 //! - [`BatchBuilder`] makes batches.
 //! - [`raw`] reads and writes encoded records, for callers that move records without decoding them.
+//! - [`frame`] is the header of the frames in which records cross to Wasm modules.
 //! - [`compression`] unpacks with a bound, so that no batch costs more memory than its reader allows.
 //!
 //! Bytes are never believed: every length and count is checked against the bytes that remain before anything is allocated.
@@ -31,6 +32,7 @@ mod builder;
 pub mod compression;
 mod crc;
 mod error;
+pub mod frame;
 mod header;
 pub mod raw;
 mod record;

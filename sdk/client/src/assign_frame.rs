@@ -1,21 +1,18 @@
-//! The frame in which records are shown to a topic's partitioner: Wasm frame v1, written here as the broker reads it.
+//! The frame in which records are shown to a topic's partitioner: Wasm frame v1.
 //!
-//! Little-endian, a header of 48 bytes, then the records as in a Kafka v2 batch, without a batch around them:
-//!
-//! ```text
-//!  0 u16 version = 1      2 u16 kind = 0 (records)     4 u32 flags: 2 values elided, 4 headers elided
-//!  8 u32 count           12 u32 bytes of the records  16 u32 input = 0     20 s32 partition = -1 (not chosen yet)
-//! 24 s64 base offset = 0 (none yet)                   32 s64 base timestamp, the first record's
-//! 40 u32 columns = 0     44 u32 bytes of the header = 48
-//! 48 records: what is elided is a null value, no headers
-//! ```
+//! Nothing has been chosen yet, so that its input is 0, its partition -1 and its offsets count from 0; what is elided is a null value, or
+//! no headers. `millstream_record::frame` says the rest.
 //!
 //! Whether values and headers are needed is what the topic's routing says (`needs_values`, `needs_headers`); without them
 //! a frame holds the keys only, which is what most partitioners look at.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use millstream_model::{Needs, TimestampMs};
-use millstream_record::{Header, raw};
+use millstream_record::{
+    Header,
+    frame::{FLAG_HEADERS_ELIDED, FLAG_VALUES_ELIDED, FrameHeader, HEADER_BYTES},
+    raw,
+};
 
 /// One record, as far as a partitioner may see it.
 #[derive(Clone, Copy, Debug)]
@@ -25,12 +22,6 @@ pub(crate) struct Shown<'a> {
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) headers: &'a [Header],
 }
-
-const VERSION: u16 = 1;
-const KIND_RECORDS: u16 = 0;
-const VALUES_ELIDED: u32 = 2;
-const HEADERS_ELIDED: u32 = 4;
-const HEADER_BYTES: usize = 48;
 
 /// Writes the frame. The caller bounds how many records and bytes there are, far below `u32::MAX`.
 pub(crate) fn encode<'a>(records: impl ExactSizeIterator<Item = Shown<'a>> + Clone, needs: Needs) -> Bytes {
@@ -51,20 +42,17 @@ pub(crate) fn encode<'a>(records: impl ExactSizeIterator<Item = Shown<'a>> + Clo
         let (delta, key, value, headers) = shown(record);
         raw::put_record(&mut out, delta, index as i32, key, value, headers.iter().map(Header::as_raw));
     }
-    let record_bytes = out.len() - HEADER_BYTES;
-    let flags = if needs.values { 0 } else { VALUES_ELIDED } | if needs.headers { 0 } else { HEADERS_ELIDED };
-    let mut header = &mut out[..HEADER_BYTES];
-    header.put_u16_le(VERSION);
-    header.put_u16_le(KIND_RECORDS);
-    header.put_u32_le(flags);
-    header.put_u32_le(count as u32);
-    header.put_u32_le(record_bytes as u32);
-    header.put_u32_le(0);
-    header.put_i32_le(-1);
-    header.put_i64_le(0);
-    header.put_i64_le(base);
-    header.put_u32_le(0);
-    header.put_u32_le(HEADER_BYTES as u32);
+    let header = FrameHeader {
+        flags: if needs.values { 0 } else { FLAG_VALUES_ELIDED } | if needs.headers { 0 } else { FLAG_HEADERS_ELIDED },
+        count: count as u32,
+        record_bytes: (out.len() - HEADER_BYTES) as u32,
+        input: 0,
+        partition: -1,
+        base_offset: 0,
+        base_timestamp: base,
+        columns: 0,
+    };
+    out[..HEADER_BYTES].copy_from_slice(&header.encode());
     out.freeze()
 }
 
@@ -86,20 +74,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_alone_have_these_bytes() {
-        let expected = [
-            &[1, 0, 0, 0, 6, 0, 0, 0, 2, 0, 0, 0, 16, 0, 0, 0][..],
-            &[0, 0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[232, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 48, 0, 0, 0],
-            // length 7: attributes, time 0, offset 0, key "k", value null, no headers
-            &[14, 0, 0, 0, 2, b'k', 1, 0],
-            // length 6: attributes, time -10, offset 1, key null, value null, no headers
-            &[12, 0, 19, 2, 1, 1, 0],
-        ]
-        .concat();
-        let mut expected = expected;
-        expected[12] = 15;
-        assert_eq!(&frame(Needs::default())[..], expected);
+    fn keys_alone_have_the_contracts_bytes() {
+        let lines = include_str!("../../../wit/frame-v1.txt").lines().filter_map(|line| line.strip_prefix("keys:"));
+        let bytes = lines.flat_map(str::split_whitespace).map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        assert_eq!(&frame(Needs::default())[..], bytes.collect::<Vec<_>>());
     }
 
     #[test]
@@ -108,7 +86,10 @@ mod tests {
             let needs = Needs { values: needs.0, headers: needs.1 };
             let frame = frame(needs);
             let flags = u32::from_le_bytes(frame[4..8].try_into().unwrap());
-            assert_eq!((flags & VALUES_ELIDED == 0, flags & HEADERS_ELIDED == 0), (needs.values, needs.headers));
+            assert_eq!(
+                (flags & FLAG_VALUES_ELIDED == 0, flags & FLAG_HEADERS_ELIDED == 0),
+                (needs.values, needs.headers)
+            );
             assert_eq!(u32::from_le_bytes(frame[12..16].try_into().unwrap()) as usize, frame.len() - HEADER_BYTES);
             let records: Vec<_> = raw::records(&frame[HEADER_BYTES..]).collect::<Result<_, _>>().unwrap();
             assert_eq!(records.len(), 2);

@@ -8,7 +8,7 @@
 //! 48 Kafka v2 records, then per set column bit `count` values: bit 0 u32 source, bit 1 s32 partition
 //! ```
 //! All little-endian. Input has no columns. Output always has `source`, the position in the input frame of the record that it
-//! came from. A frame that does not parse is the broker's fault, so reading one ends in a failure of kind "stop".
+//! came from. `wit/frame-v1.txt` has frames that this is tested against, and so is the broker. A frame that does not parse is the broker's fault, so reading one ends in a failure of kind "stop".
 
 use crate::failure::Failure;
 

@@ -37,6 +37,12 @@ fn emitted(count: u32, records: &[u8], sources: &[u32], partitions: &[i32]) -> V
     frame
 }
 
+/// A frame of the contract's examples.
+fn golden(name: &str) -> Vec<u8> {
+    let lines = include_str!("../../../wit/frame-v1.txt").lines().filter_map(|line| line.strip_prefix(name));
+    lines.flat_map(str::split_whitespace).map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
 /// A module made of a function, so that each test shows all of what it runs.
 struct Run(fn(&Record, &mut Out) -> Result<(), Failure>);
 
@@ -58,6 +64,29 @@ fn process(frame: &[u8], run: fn(&Record, &mut Out) -> Result<(), Failure>) -> R
     rt::process(&Run(run), frame, &mut |output, frame: &[u8]| frames.push((output, frame.to_vec())))
         .map_err(|failure| (failure.code, failure.at, failure.message))?;
     Ok(frames)
+}
+
+#[test]
+fn frames_have_the_contracts_bytes() {
+    assert_eq!(frame(0, 3, RECORDS), golden("in:"));
+    let out = process(&golden("in:"), |record, out| {
+        match record.offset() {
+            100 => out.to(0).key("k").value("w").partition(2).send(),
+            101 => out.forward(record),
+            _ => {}
+        }
+        Ok(())
+    });
+    assert_eq!(out.unwrap(), [(0, golden("out:"))]);
+    process(&golden("keys:"), |record, _| {
+        let seen = (record.key(), record.value(), record.headers().count(), record.timestamp_ms(), record.partition());
+        match record.offset() {
+            0 => assert_eq!(seen, (Some(&b"k"[..]), None, 0, 1000, -1)),
+            _ => assert_eq!(seen, (None, None, 0, 990, -1)),
+        }
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

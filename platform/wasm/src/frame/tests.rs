@@ -42,6 +42,36 @@ fn check_same(frame: &InputFrame, records: &[Parts]) {
     assert_eq!(frame.offset(frame.count()), None);
 }
 
+/// A frame of the contract's examples.
+fn golden(name: &str) -> Vec<u8> {
+    let lines = include_str!("../../../../wit/frame-v1.txt").lines().filter_map(|line| line.strip_prefix(name));
+    lines.flat_map(str::split_whitespace).map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
+#[test]
+fn frames_have_the_contracts_bytes() {
+    let mut builder =
+        FrameBuilder::new(FrameOptions { input: 7, partition: PartitionId(5), ..FrameOptions::default() });
+    builder.push(Offset(100), TimestampMs(1000), Some(b"k"), Some(b"v1"), &[]).unwrap();
+    builder.push(Offset(101), TimestampMs(1010), None, Some(b"v2"), &[(b"h", Some(b"x"))]).unwrap();
+    builder.push(Offset(103), TimestampMs(1020), Some(b"k"), None, &[]).unwrap();
+    let input = builder.take().unwrap();
+    assert_eq!(input.bytes()[..], golden("in:"));
+
+    let rules = OutputRules::transform(vec![4]);
+    let emitted = Checker::new(&input, &rules, 100).check(0, golden("out:").into()).unwrap();
+    let records: Vec<_> =
+        emitted.records().map(|r| (r.source(), r.partition(), r.timestamp().0, r.key(), r.value())).collect();
+    let made = (0, Some(PartitionId(2)), 1000, Some(&b"k"[..]), Some(&b"w"[..]));
+    assert_eq!(records, [made, (1, None, 1010, None, Some(&b"v2"[..]))]);
+
+    let keys = InputFrame::parse(golden("keys:").into(), 2).unwrap();
+    assert_eq!(keys.header().flags, FLAG_VALUES_ELIDED | FLAG_HEADERS_ELIDED);
+    let shown = |at| (keys.key(at), keys.value(at), keys.timestamp(at));
+    assert_eq!(shown(0), (Some(&b"k"[..]), None, Some(TimestampMs(1000))));
+    assert_eq!(shown(1), (None, None, Some(TimestampMs(990))));
+}
+
 proptest! {
     #[test]
     fn what_is_built_is_parsed_back(records in records()) {
