@@ -10,7 +10,7 @@
 //! - [`Net`]: listeners and connections of ordered frame streams.
 //! - [`Spawn`]: tasks, and loops that own a thread in the real world.
 //!
-//! Beside them, a [`Budget`]: bytes that those who read frames and those who write them share; and [`Buffers`] that are used
+//! Beside them, [`replace_file`] and [`read_file`] for small files; a [`Budget`]: bytes that those who read frames and those who write them share; and [`Buffers`] that are used
 //! again.
 
 pub mod ambient;
@@ -24,6 +24,7 @@ pub mod real;
 mod rng;
 pub mod sim;
 mod spawn;
+mod whole_file;
 
 pub use ballast::Ballast;
 pub use budget::{Budget, Share};
@@ -35,6 +36,7 @@ pub use disk::{
 pub use net::{Connection, Frame, FrameSink, FrameSource, FrameStream, Listener, Net, Peer, network};
 pub use rng::Rng;
 pub use spawn::{Spawn, Task};
+pub use whole_file::{ReplaceError, SyncScope, read_file, replace_file};
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

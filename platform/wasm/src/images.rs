@@ -8,15 +8,13 @@
 //! directory is private), whose checksum is right, and never from a client.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     path::{Path, PathBuf},
 };
 
-use millstream_env::{Env, OpenMode};
+use millstream_env::{Env, SyncScope, read_file, replace_file};
 use millstream_model::Digest;
 use sha2::{Digest as _, Sha256};
-
-use crate::store::read_bounded;
 
 /// Largest image, bytes.
 pub(crate) const IMAGE_BYTES_MAX: u64 = 512 << 20;
@@ -55,8 +53,8 @@ impl ImageCache {
 
     /// The image of a module, if a whole one is there.
     pub(crate) fn read(&self, module: Digest) -> Option<Vec<u8>> {
-        let file = self.env.disk.open(&self.path(module), OpenMode::Read).ok()?;
-        let mut bytes = read_bounded(&*file, IMAGE_BYTES_MAX + IMAGE_HEADER_BYTES as u64).ok()?;
+        let bytes_max = IMAGE_BYTES_MAX + IMAGE_HEADER_BYTES as u64;
+        let mut bytes = read_file(&*self.env.disk, &self.path(module), bytes_max).ok()??;
         let whole = bytes.len() >= IMAGE_HEADER_BYTES
             && bytes[..8] == *IMAGE_MAGIC
             && bytes[8..40] == Sha256::digest(&bytes[40..])[..]
@@ -73,15 +71,13 @@ impl ImageCache {
         }
         let sum = sum.finalize();
         let temporary = self.dir.join(format!("tmp-{:016x}", self.env.rng.next_u64()));
-        let file = self.env.disk.open(&temporary, OpenMode::CreateNew)?;
         let parts: [&[u8]; 5] = [IMAGE_MAGIC, &sum, &self.engine.0, &module.0, image];
-        let written = file
-            .write_at(&parts.map(IoSlice::new), 0)
-            .and_then(|()| self.env.disk.rename(&temporary, &self.path(module)));
+        let written = replace_file(&*self.env.disk, &temporary, &self.path(module), &parts, SyncScope::Nothing);
         if written.is_err() {
             let _ = self.env.disk.remove_file(&temporary);
         }
-        written
+        written?;
+        Ok(())
     }
 
     /// Removes the images of all modules but those that are needed.

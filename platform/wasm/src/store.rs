@@ -4,12 +4,12 @@
 //! computed again, so that a damaged file is an error and never a module.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
-use millstream_env::{Env, OpenMode};
+use millstream_env::{Env, SyncScope, read_file, replace_file};
 use millstream_model::{Digest, limits::MODULE_BYTES_MAX};
 use sha2::{Digest as _, Sha256};
 
@@ -99,16 +99,11 @@ impl ModuleStore {
         let disk = &self.env.disk;
         let path = self.path(digest);
         let temporary = self.dir.join(format!("{TEMPORARY}{:016x}", self.env.rng.next_u64()));
-        let written = disk.open(&temporary, OpenMode::CreateNew).and_then(|file| {
-            file.write_at(&[IoSlice::new(bytes)], 0)?;
-            file.sync_data()?;
-            disk.rename(&temporary, &path)?;
-            disk.sync_dir(&self.dir)
-        });
-        written.map_err(|source| {
+        let written = replace_file(&**disk, &temporary, &path, &[bytes], SyncScope::BytesAndName);
+        written.map_err(|error| {
             // Best effort: opening the store removes it otherwise.
             let _ = disk.remove_file(&temporary);
-            self.failed("write", &path, source)
+            self.failed("write", &path, error.source)
         })?;
         Ok(digest)
     }
@@ -119,13 +114,9 @@ impl ModuleStore {
     /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Io`].
     pub fn read(&self, digest: Digest) -> Result<Bytes, StoreError> {
         let path = self.path(digest);
-        let file = match self.env.disk.open(&path, OpenMode::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing { digest }),
-            Err(source) => return Err(self.failed("open", &path, source)),
-        };
-        let bytes =
-            read_bounded(&*file, MODULE_BYTES_MAX as u64).map_err(|source| self.failed("read", &path, source))?;
+        let bytes = read_file(&*self.env.disk, &path, MODULE_BYTES_MAX as u64)
+            .map_err(|source| self.failed("read", &path, source))?
+            .ok_or(StoreError::Missing { digest })?;
         match digest_of(&bytes) {
             actual if actual == digest => Ok(bytes.into()),
             actual => Err(StoreError::Damaged { path, actual }),
@@ -152,18 +143,6 @@ impl ModuleStore {
         let paths = self.env.disk.read_dir(&self.dir).map_err(|source| self.failed("list", &self.dir, source))?;
         Ok(paths.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect())
     }
-}
-
-/// Reads a whole file; one longer than `max` is an error before anything is allocated.
-pub(crate) fn read_bounded(file: &dyn millstream_env::DiskFile, max: u64) -> io::Result<Vec<u8>> {
-    let len = file.len()?;
-    if len > max {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes; at most {max} are expected")));
-    }
-    let mut bytes = vec![0; len as usize];
-    let read = file.read_at(&mut bytes, 0)?;
-    bytes.truncate(read);
-    Ok(bytes)
 }
 
 #[cfg(test)]

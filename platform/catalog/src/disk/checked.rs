@@ -8,9 +8,9 @@
 //! 24  ...      body
 //! ```
 
-use std::{io, io::IoSlice, path::Path};
+use std::{io, path::Path};
 
-use millstream_env::{Disk, OpenMode};
+use millstream_env::{Disk, OpenMode, SyncScope, replace_file};
 
 use super::{FileError, crc32c, u32_at, u64_at};
 
@@ -28,13 +28,9 @@ pub(crate) fn write(disk: &dyn Disk, dir: &Path, name: &str, body: &[u8]) -> Res
     let length = (body.len() as u64).to_le_bytes();
     let crc = crc32c(&[&length, body]).to_le_bytes();
     let format = FORMAT.to_le_bytes();
-    let file = disk.open(&beside, OpenMode::Create).map_err(FileError::io(&beside, "create"))?;
-    file.set_len(0).map_err(FileError::io(&beside, "empty"))?;
     let parts = [MAGIC.as_slice(), &format, &crc, &length, body];
-    file.write_at(&parts.map(IoSlice::new), 0).map_err(FileError::io(&beside, "write"))?;
-    file.sync_data().map_err(FileError::io(&beside, "sync"))?;
-    disk.rename(&beside, &path).map_err(FileError::io(&path, "rename into"))?;
-    disk.sync_dir(dir).map_err(FileError::io(dir, "sync"))
+    replace_file(disk, &beside, &path, &parts, SyncScope::BytesAndName)?;
+    Ok(())
 }
 
 /// Reads `dir/name` and writes it anew, so that what is believed from here on is durable, whatever became of an earlier run's

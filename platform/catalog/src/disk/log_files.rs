@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::{Disk, DiskFile, OpenMode};
+use millstream_env::{Disk, DiskFile, OpenMode, SyncScope, replace_file};
 
 use super::{
     FileError, checked,
@@ -332,12 +332,7 @@ impl LogFiles {
     fn write_whole(&self, first: u64, bytes: &[u8], next: u64) -> Result<LogFile, FileError> {
         let path = self.dir.join(name(first));
         let beside = self.dir.join(format!("{}.tmp", name(first)));
-        let file = self.disk.open(&beside, OpenMode::Create).map_err(FileError::io(&beside, "create"))?;
-        file.set_len(0).map_err(FileError::io(&beside, "empty"))?;
-        file.write_at(&[IoSlice::new(bytes)], 0).map_err(FileError::io(&beside, "write"))?;
-        file.sync_data().map_err(FileError::io(&beside, "sync"))?;
-        self.disk.rename(&beside, &path).map_err(FileError::io(&path, "rename into"))?;
-        self.sync_dir()?;
+        let file = replace_file(&*self.disk, &beside, &path, &[bytes], SyncScope::BytesAndName)?;
         let end = bytes.len() as u64;
         Ok(LogFile { file, path, end, synced: end, next })
     }

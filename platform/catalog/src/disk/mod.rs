@@ -26,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use millstream_env::{Disk, Lack, advised, lack};
+use millstream_env::{Disk, Lack, ReplaceError, advised, lack};
 
 /// Why the catalog's files could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,12 @@ pub enum FileError {
     /// The I/O loop has ended.
     #[error("the catalog has been closed")]
     Closed,
+}
+
+impl From<ReplaceError> for FileError {
+    fn from(ReplaceError { step, path, source }: ReplaceError) -> Self {
+        Self::Io { path, doing: step, source }
+    }
 }
 
 impl FileError {
