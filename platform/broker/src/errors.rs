@@ -1,7 +1,7 @@
 //! Wire error codes: the one place where our errors become Kafka's numbers (and ours).
 
 use millstream_catalog::{ProposeError, Refused};
-use millstream_log::{AppendError, CommitError, Ended, ReadError, SequenceError, StartError};
+use millstream_log::{AppendError, CommitError, Ended, MoveStartError, ReadError, SequenceError};
 use millstream_model::{ConfigError, ModuleRef};
 use millstream_protocol::ErrorCode;
 use millstream_record::{BatchError, RecordError};
@@ -165,11 +165,11 @@ impl From<CommitError> for WireError {
     }
 }
 
-impl From<StartError> for WireError {
-    fn from(error: StartError) -> Self {
+impl From<MoveStartError> for WireError {
+    fn from(error: MoveStartError) -> Self {
         let code = match &error {
-            StartError::BeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
-            StartError::Ended(ended) => code_of(ended),
+            MoveStartError::BeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
+            MoveStartError::Ended(ended) => code_of(ended),
         };
         Self::new(code, error)
     }

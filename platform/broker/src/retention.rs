@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use millstream_log::{Ended, ReadError, Retention, StartError, Ticket};
+use millstream_log::{Ended, MoveStartError, ReadError, Retention, Ticket};
 use millstream_model::{Offset, TimestampMs};
 use tracing::{info, warn};
 
@@ -62,8 +62,8 @@ fn check(partition: &Partition, now: TimestampMs) -> Result<bool, Unreadable> {
     match log.advance_start(start) {
         // Whether it is durable is of no matter here: if it is not, it is done again.
         Ok(ticket) => drop::<Ticket>(ticket),
-        Err(StartError::Ended(Ended::Deleted) | StartError::BeyondEnd { .. }) => return Ok(true),
-        Err(StartError::Ended(Ended::Closed | Ended::Failed(_))) => return Ok(false),
+        Err(MoveStartError::Ended(Ended::Deleted) | MoveStartError::BeyondEnd { .. }) => return Ok(true),
+        Err(MoveStartError::Ended(Ended::Closed | Ended::Failed(_))) => return Ok(false),
     }
     info!(
         topic = %partition.topic().name,

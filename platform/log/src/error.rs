@@ -313,7 +313,7 @@ impl From<StorageFailed> for AppendError {
 
 /// Why a log's start was not moved. The log is unchanged.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum MoveStartError {
     /// The log does not reach that far.
     #[error("a log cannot start at {start}: it ends at {end}")]
     BeyondEnd {

@@ -361,8 +361,8 @@ mod truncate;
 pub use append::Appended;
 pub use compact::{Compacted, Compaction};
 pub use error::{
-    AppendError, ChangeError, CommitError, CompactError, DeleteError, Ended, Hole, OpenError, OpenLogError, ReadError,
-    SequenceError, StartError, StorageFailed, TruncateError,
+    AppendError, ChangeError, CommitError, CompactError, DeleteError, Ended, Hole, MoveStartError, OpenError,
+    OpenLogError, ReadError, SequenceError, StorageFailed, TruncateError,
 };
 pub use id::{LogId, Stream};
 pub use options::{LogOptions, Recovered, StorageOptions};

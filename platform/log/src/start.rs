@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millstream_model::{LeaderEpoch, Offset, TimestampMs};
 
-use crate::{PartitionLog, ReadError, StartError, Ticket, frame::Kind, state::Part};
+use crate::{MoveStartError, PartitionLog, ReadError, Ticket, frame::Kind, state::Part};
 
 /// A segment that takes no more batches, as retention sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,12 @@ impl PartitionLog {
     /// left less of it than the start, begins (empty) at the start. What producers have sent is remembered all the same.
     ///
     /// # Errors
-    /// [`StartError`]; the log is unchanged.
-    pub fn advance_start(self: &Arc<Self>, start: Offset) -> Result<Ticket, StartError> {
+    /// [`MoveStartError`]; the log is unchanged.
+    pub fn advance_start(self: &Arc<Self>, start: Offset) -> Result<Ticket, MoveStartError> {
         let mut state = self.state();
         state.life.check()?;
         if start > state.end {
-            return Err(StartError::BeyondEnd { start, end: state.end });
+            return Err(MoveStartError::BeyondEnd { start, end: state.end });
         }
         let start = start.max(state.start);
         if start == state.start && state.frames.start <= self.journal().ring().committed_lsn {

@@ -20,8 +20,8 @@ use common::{batch, log_id, options, read_all, sequenced, stored};
 use futures::FutureExt;
 use millstream_env::sim::{DiskOperation, Fault, SimRng, World};
 use millstream_log::{
-    AppendError, Appended, ChangeError, CommitError, LogId, LogOptions, OpenError, PartitionLog, ReadError, Recovered,
-    StartError, Storage, StorageOptions, Ticket, TruncateError,
+    AppendError, Appended, ChangeError, CommitError, LogId, LogOptions, MoveStartError, OpenError, PartitionLog,
+    ReadError, Recovered, Storage, StorageOptions, Ticket, TruncateError,
 };
 use millstream_model::{Durability, LeaderEpoch, Offset};
 use millstream_record::BatchHeader;
@@ -398,7 +398,7 @@ impl History {
                 model.start = Offset(wanted.max(start));
                 waiting.push((Wait::Start(id, model.start), ticket));
             }
-            Err(StartError::BeyondEnd { .. }) => assert!(wanted > end, "{id}: {wanted} of {end}"),
+            Err(MoveStartError::BeyondEnd { .. }) => assert!(wanted > end, "{id}: {wanted} of {end}"),
             Err(error) => assert!(self.faulty, "{error}"),
         }
         assert_eq!(log.start_offset(), model.start);

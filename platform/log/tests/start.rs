@@ -19,7 +19,7 @@ use millstream_env::{
     Disk, Env,
     sim::{DiskOperation, Fault},
 };
-use millstream_log::{AppendError, LogOptions, PartitionLog, ReadError, StartError, Storage};
+use millstream_log::{AppendError, LogOptions, MoveStartError, PartitionLog, ReadError, Storage};
 use millstream_model::{Durability, LeaderEpoch, Offset, TimestampMs};
 
 /// Four batches of one record and 4,000 bytes fit a segment, and a fifth does not.
@@ -104,7 +104,7 @@ fn a_start_past_the_end_is_refused_and_one_at_the_end_leaves_an_empty_log() {
     let mut bench = bench(Durability::Fsync);
     bench.append(6);
     let past = bench.log().advance_start(Offset(7));
-    assert!(matches!(past, Err(StartError::BeyondEnd { start: Offset(7), end: Offset(6) })), "{past:?}");
+    assert!(matches!(past, Err(MoveStartError::BeyondEnd { start: Offset(7), end: Offset(6) })), "{past:?}");
     assert_eq!(bench.log().start_offset(), Offset(0));
     bench.advance(6);
     assert_eq!(read_all(&bench.log(), Offset(6), 1000), Vec::<Bytes>::new());
