@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     apply::Outcome,
     command::{Command, CommandError},
-    disk::{self, FileError, frame::Place},
+    disk::{self, FileError, frame::EntryPlace},
     raft::{
         Answer, Group, Proposal,
         machine::{Applied, Machine, SnapshotBody},
@@ -324,7 +324,7 @@ async fn forward(mut applied: watch::Receiver<Applied>, states: watch::Sender<Ar
 
 /// Refuses a log that ends before what the view was written of: it was durable then. Started on it, the broker would take the
 /// topics that it lacks for deleted ones, and delete their records.
-fn check_witness(dir: &std::path::Path, last: Option<Place>, view: Option<&view::Found>) -> Result<(), FileError> {
+fn check_witness(dir: &std::path::Path, last: Option<EntryPlace>, view: Option<&view::Found>) -> Result<(), FileError> {
     let Some(seen) = view.and_then(view::Found::applied) else { return Ok(()) };
     if last.is_some_and(|last| last.index >= seen.index) {
         return Ok(());
@@ -335,7 +335,7 @@ fn check_witness(dir: &std::path::Path, last: Option<Place>, view: Option<&view:
 }
 
 /// Refuses a log that ends before what is known to have been followed. Of a new one that cannot be said: it may be of another cluster.
-fn check_followed(last: Option<Place>, followed: u64) -> Result<(), OpenError> {
+fn check_followed(last: Option<EntryPlace>, followed: u64) -> Result<(), OpenError> {
     match last {
         Some(last) if last.index < followed => Err(OpenError::Older { last: last.index, followed }),
         _ => Ok(()),

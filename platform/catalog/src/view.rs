@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use crate::{
-    disk::frame::Place,
+    disk::frame::EntryPlace,
     raft::{self, machine::Applied},
     state::State,
 };
@@ -41,7 +41,7 @@ const CACHE_BYTES: u64 = 8 << 20;
 /// What a view is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
-    pub(crate) applied: Option<Place>,
+    pub(crate) applied: Option<EntryPlace>,
     pub(crate) digest: Digest,
 }
 
@@ -96,7 +96,7 @@ impl Found {
     }
 
     /// Up to which entry of the log it was last written, if it says so.
-    pub(crate) fn applied(&self) -> Option<Place> {
+    pub(crate) fn applied(&self) -> Option<EntryPlace> {
         let db = self.db.as_ref()?;
         catch_unwind(AssertUnwindSafe(|| stamp_in(db))).ok()?.ok()??.applied
     }

@@ -52,7 +52,7 @@ enum WriteError {
 
 /// How an append becomes durable.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Travel {
+enum DurableBy {
     /// Through the journal, which is synced at once; or by a reference in it, as the commit loop decides.
     Journal,
     /// In the segment, which is synced in the background: the ticket does not wait.
@@ -163,33 +163,33 @@ impl PartitionLog {
     }
 
     /// How a batch becomes durable.
-    fn travel(&self) -> Travel {
+    fn durable_by(&self) -> DurableBy {
         match self.durability() {
-            Durability::Fsync => Travel::Journal,
-            Durability::Replicated => Travel::Background,
+            Durability::Fsync => DurableBy::Journal,
+            Durability::Replicated => DurableBy::Background,
         }
     }
 
     fn append_all(self: &Arc<Self>, batches: &[Bytes], epoch: LeaderEpoch) -> Result<Appended, AppendError> {
-        let (journal, travel, now) = (self.journal(), self.travel(), self.journal().now());
+        let (journal, durable_by, now) = (self.journal(), self.durable_by(), self.journal().now());
         let offer = Offer::check(batches, journal.batch_bytes_max())?;
         let way = if offer.bytes >= journal.options.append_ref_bytes { Way::Undecided } else { Way::Whole };
-        let (resolve, ticket) = match travel {
-            Travel::Journal => Some(Ticket::new()),
-            Travel::Background => None,
+        let (resolve, ticket) = match durable_by {
+            DurableBy::Journal => Some(Ticket::new()),
+            DurableBy::Background => None,
         }
         .unzip();
         let journal_bytes = offer.journal_bytes();
-        let idle = journal.admit(if travel == Travel::Journal { journal_bytes } else { 0 })?;
+        let idle = journal.admit(if durable_by == DurableBy::Journal { journal_bytes } else { 0 })?;
         // Nobody else's append shares its group: the commit loop need not wait for the segment. (What it syncs there itself, it must.)
         let room = journal_bytes as u64 <= journal.options.ballast_bytes / BALLAST_PART;
-        let alone = idle && room && batches.len() == 1 && travel == Travel::Journal && way == Way::Whole;
+        let alone = idle && room && batches.len() == 1 && durable_by == DurableBy::Journal && way == Way::Whole;
         let queue_first = if alone { journal.queued_first.try_lock() } else { None };
 
         let mut state = self.state();
         state.check_epoch(epoch)?;
         // Or it has been changed since it was looked at.
-        if state.life.change.as_ref().is_some_and(Change::holds) || self.travel() != travel {
+        if state.life.change.as_ref().is_some_and(Change::holds) || self.durable_by() != durable_by {
             return Err(AppendError::Changing);
         }
         let epoch = state.leading(epoch);
@@ -211,9 +211,9 @@ impl PartitionLog {
             self.take(&mut state, batches, terms).map_err(|error| self.refuse(&mut state, &before, error))?;
         let last = entries.last_mut().ok_or(AppendError::Empty)?;
         last.resolve = resolve;
-        let queued = match travel {
-            Travel::Journal => self.enqueue(&mut state, entries),
-            Travel::Background => self.list(&mut state),
+        let queued = match durable_by {
+            DurableBy::Journal => self.enqueue(&mut state, entries),
+            DurableBy::Background => self.list(&mut state),
         };
         if let Err(error) = queued {
             // Closed or failed since it was asked.
@@ -222,7 +222,7 @@ impl PartitionLog {
                 Err(source) => self.fail("cut", source).into(),
             });
         }
-        if travel == Travel::Journal {
+        if durable_by == DurableBy::Journal {
             journal.commit_work.notify_one();
         }
         if let Some(unwritten) = unwritten {
@@ -270,8 +270,8 @@ impl PartitionLog {
     /// What a duplicate is answered with.
     fn duplicate(&self, verdict: Verdict) -> Option<Appended> {
         let Verdict::Duplicate { base_offset, last_offset } = verdict else { return None };
-        let ticket = match self.travel() {
-            Travel::Journal if !fault::is_on(Fault::EarlyDuplicate) => self.flushed_past(last_offset),
+        let ticket = match self.durable_by() {
+            DurableBy::Journal if !fault::is_on(Fault::EarlyDuplicate) => self.flushed_past(last_offset),
             _ => Ticket::done(),
         };
         Some(Appended { base_offset, last_offset, duplicate: true, ticket })

@@ -6,7 +6,7 @@ use crate::{
     CommitError, StorageFailed,
     bytes_io::failing,
     fault::{self, Fault},
-    frame::{FRAME_HEADER_BYTES, GROUP_ALIGN, Kind, Place, align},
+    frame::{FRAME_HEADER_BYTES, FramePlace, GROUP_ALIGN, Kind, align},
     journal::{Journal, PanicGuard},
     journal_file::{FILE_HEADER_BYTES, ReadyFile},
     queue::{Entry, Way, Work, reject},
@@ -115,7 +115,7 @@ impl Committer {
 
     /// Writes and syncs one group.
     fn write(&mut self, group: &[Entry]) -> Result<(), StorageFailed> {
-        let place = Place { nonce: self.active.header.nonce, synced_lsn: self.synced_lsn };
+        let place = FramePlace { nonce: self.active.header.nonce, synced_lsn: self.synced_lsn };
         self.heads.clear();
         self.heads.extend(group.iter().map(|entry| entry.journaled().encode(place)));
         let mut parts = Vec::with_capacity(3 * group.len() + 1);

@@ -84,7 +84,7 @@ pub(crate) struct Frame {
 
 /// Where a frame is: in which use of which file, and what was durable when it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FramePlace {
     /// The nonce of the file's present use.
     pub(crate) nonce: u64,
     /// All frames up to this were durable when this one was written: a later frame proves them.
@@ -105,7 +105,7 @@ pub(crate) enum NotAFrame {
 
 impl Frame {
     /// The header's bytes.
-    pub(crate) fn encode(&self, place: Place) -> [u8; FRAME_HEADER_BYTES] {
+    pub(crate) fn encode(&self, place: FramePlace) -> [u8; FRAME_HEADER_BYTES] {
         let mut bytes = [0; FRAME_HEADER_BYTES];
         let (stream, of) = self.log.stream.code();
         let mut at = 8;
@@ -133,7 +133,7 @@ impl Frame {
     }
 
     /// Reads a header that belongs to the use of a file that `nonce` names.
-    pub(crate) fn decode(bytes: &[u8], nonce: u64) -> Result<(Self, Place), NotAFrame> {
+    pub(crate) fn decode(bytes: &[u8], nonce: u64) -> Result<(Self, FramePlace), NotAFrame> {
         let bytes = bytes.get(..FRAME_HEADER_BYTES).ok_or(NotAFrame::Absent)?;
         let u32_at = |at: usize| u32::from_be_bytes(array(bytes, at));
         let u64_at = |at: usize| u64::from_be_bytes(array(bytes, at));
@@ -163,7 +163,7 @@ impl Frame {
             payload_bytes: u32_at(96),
             payload_crc: u32_at(100),
         };
-        Ok((frame, Place { nonce, synced_lsn: u64_at(24) }))
+        Ok((frame, FramePlace { nonce, synced_lsn: u64_at(24) }))
     }
 
     /// Whether `payload` is what was written with this header.
@@ -242,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    fn frame() -> (Frame, Place) {
+    fn frame() -> (Frame, FramePlace) {
         let frame = Frame {
             lsn: 0x0102,
             kind: Kind::EpochStart,
@@ -259,7 +259,7 @@ mod tests {
             payload_bytes: 0,
             payload_crc: 0,
         };
-        (frame, Place { nonce: 0xfeed, synced_lsn: 0x0101 })
+        (frame, FramePlace { nonce: 0xfeed, synced_lsn: 0x0101 })
     }
 
     #[test]

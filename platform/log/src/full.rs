@@ -64,9 +64,9 @@ impl Journal {
 
 /// When a lack was told of last: it comes and goes on a disk that is almost full.
 #[derive(Default)]
-pub(crate) struct Told(Option<(Lack, Monotonic)>);
+pub(crate) struct LackTold(Option<(Lack, Monotonic)>);
 
-impl Told {
+impl LackTold {
     /// Whether it is to be told of now; then it counts as told.
     pub(crate) fn is_due(&mut self, lack: Lack, now: Monotonic) -> bool {
         let due = self.0.is_none_or(|(told, at)| told != lack || now - at >= AGAIN);
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_comes_and_goes_is_told_of_now_and_then() {
-        let mut told = Told::default();
+        let mut told = LackTold::default();
         let at = |seconds| Monotonic(Duration::from_secs(seconds));
         assert!(told.is_due(Lack::Room, at(5)));
         assert!(!told.is_due(Lack::Room, at(6)));
@@ -119,9 +119,9 @@ mod tests {
         let disk = world.disk();
         let options =
             StorageOptions { ballast_bytes: 64 << 10, reserve_bytes: 16 << 10, ..StorageOptions::new("/data") };
-        let told = told::Told::by("::full");
+        let told = told::LevelsTold::by("::full");
         // That the disk is full, and that it has room.
-        let times = |told: &told::Told| [told.times(Level::WARN), told.times(Level::INFO)];
+        let times = |told: &told::LevelsTold| [told.times(Level::WARN), told.times(Level::INFO)];
         tracing::subscriber::with_default(told.clone(), || {
             let storage = Storage::open(options, world.env()).unwrap().0;
             let log = storage.open_log(LogId::records(TopicId::NIL, PartitionId(0)), LogOptions::default()).unwrap();

@@ -30,7 +30,7 @@ use millstream_record::crc32c;
 use crate::{
     LogId,
     bytes_io::{missing_is_fine, read_file},
-    frame::{FRAME_HEADER_BYTES, Frame, Place},
+    frame::{FRAME_HEADER_BYTES, Frame, FramePlace},
     journal_file::WholeFrame,
 };
 
@@ -40,7 +40,7 @@ const MAGIC: [u8; 8] = *b"MSheld\0\x01";
 const HEAD_BYTES: usize = 24;
 /// How much is gathered before it is written, bytes (one frame may be more).
 const WRITE_BYTES: usize = 1 << 20;
-const PLACE: Place = Place { nonce: 0, synced_lsn: 0 };
+const PLACE: FramePlace = FramePlace { nonce: 0, synced_lsn: 0 };
 
 /// Where frames are kept aside in a data directory.
 fn aside(data_dir: &Path, id: LogId) -> PathBuf {

@@ -14,7 +14,7 @@ use millstream_env::{Lack, lack};
 use crate::{
     StorageFailed, StorageOptions,
     bytes_io::failing,
-    full::Told,
+    full::LackTold,
     journal::Journal,
     journal_file::{self, FILE_HEADER_BYTES, FileHeader, ReadyFile},
     span::{SPAN_FILE, Span},
@@ -59,9 +59,9 @@ pub(crate) struct Ring {
     /// Why the log that pins the oldest file could not be synced, when last tried.
     pub(crate) postponed: Option<Lack>,
     /// When that was told of.
-    pub(crate) told_postponed: Told,
+    pub(crate) told_postponed: LackTold,
     /// When it was told that there is no room for another file.
-    told_no_space: Told,
+    told_no_space: LackTold,
 }
 
 /// What is done to the logs that pin the oldest file: the more of the journal is used, the more.

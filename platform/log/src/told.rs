@@ -6,13 +6,13 @@ use parking_lot::Mutex;
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
 /// Notes the levels of what is told by a module, in order.
-pub(crate) struct Told {
+pub(crate) struct LevelsTold {
     /// What the module's path ends with.
     by: &'static str,
     levels: Mutex<Vec<Level>>,
 }
 
-impl Told {
+impl LevelsTold {
     pub(crate) fn by(module: &'static str) -> Arc<Self> {
         Arc::new(Self { by: module, levels: Mutex::default() })
     }
@@ -23,7 +23,7 @@ impl Told {
     }
 }
 
-impl Subscriber for Told {
+impl Subscriber for LevelsTold {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().ends_with(self.by)
     }

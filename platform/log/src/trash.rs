@@ -220,7 +220,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{StorageOptions, told::Told};
+    use crate::{StorageOptions, told::LevelsTold};
 
     #[test]
     fn trash_that_cannot_be_removed_is_told_of_once() {
@@ -232,7 +232,7 @@ mod tests {
             disk.create_dir_all(path.parent().unwrap()).unwrap();
             disk.open(path, OpenMode::Create).unwrap();
         }
-        let told = Told::by("::trash");
+        let told = LevelsTold::by("::trash");
         let mut reaper = Reaper::default();
         tracing::subscriber::with_default(told.clone(), || {
             disk.inject(Fault::nth(DiskOperation::Names, 1).on("/trash").for_good());

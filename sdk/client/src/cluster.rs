@@ -103,7 +103,7 @@ struct Link {
 /// A place for one stream; one task opens it, the others wait for it.
 type ChannelPlace = Arc<AsyncMutex<Option<Arc<Channel>>>>;
 /// A place for the connection to one address; one task connects, the others wait for it.
-type Place = Arc<AsyncMutex<Option<Arc<Link>>>>;
+type LinkCell = Arc<AsyncMutex<Option<Arc<Link>>>>;
 
 /// What the parts of a client share.
 pub(crate) struct Cluster {
@@ -112,7 +112,7 @@ pub(crate) struct Cluster {
     net: Arc<dyn Net>,
     client_id: Arc<str>,
     bootstrap: Vec<String>,
-    places: Mutex<BTreeMap<String, Place>>,
+    places: Mutex<BTreeMap<String, LinkCell>>,
     /// Connections made for one stream each; they go with it.
     lone: Mutex<Vec<Weak<dyn Connection>>>,
     brokers: Mutex<BTreeMap<BrokerId, String>>,

@@ -36,7 +36,7 @@ const NONE: u64 = u64::MAX;
 
 /// An entry's place in the agreed log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Place {
+pub(crate) struct EntryPlace {
     pub(crate) term: u64,
     pub(crate) index: u64,
 }
@@ -70,7 +70,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) kind: Kind,
-    pub(crate) place: Place,
+    pub(crate) place: EntryPlace,
     pub(crate) durable_end: u64,
     pub(crate) payload: std::ops::Range<usize>,
 }
@@ -83,7 +83,7 @@ impl Frame {
 }
 
 /// Appends a frame to `buffer`.
-pub(crate) fn put(buffer: &mut Vec<u8>, kind: Kind, place: Place, durable_end: u64, payload: &[u8]) {
+pub(crate) fn put(buffer: &mut Vec<u8>, kind: Kind, place: EntryPlace, durable_end: u64, payload: &[u8]) {
     let mut body = [0; FRAME_HEADER_BYTES - 8];
     body[0..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     body[4] = kind.code();
@@ -114,7 +114,7 @@ pub(crate) fn parse(bytes: &[u8], at: usize) -> Option<Frame> {
     }
     Some(Frame {
         kind: Kind::of(header[12])?,
-        place: Place { index: u64_at(header, 16), term: u64_at(header, 24) },
+        place: EntryPlace { index: u64_at(header, 16), term: u64_at(header, 24) },
         durable_end: u64_at(header, 32),
         payload,
     })
@@ -144,7 +144,7 @@ pub(crate) fn durable_end_after(bytes: &[u8], at: usize) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileHeader {
     pub(crate) first: u64,
-    pub(crate) before: Option<Place>,
+    pub(crate) before: Option<EntryPlace>,
 }
 
 /// Why a file's header was not taken.
@@ -179,7 +179,7 @@ impl FileHeader {
         }
         let before = match u64_at(header, 24) {
             NONE => None,
-            index => Some(Place { index, term: u64_at(header, 32) }),
+            index => Some(EntryPlace { index, term: u64_at(header, 32) }),
         };
         Ok(Self { first: u64_at(header, 16), before })
     }

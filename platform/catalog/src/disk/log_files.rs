@@ -13,7 +13,9 @@ use millstream_env::{Disk, DiskFile, OpenMode, SyncScope, replace_file};
 
 use super::{
     FileError, checked,
-    frame::{self, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, HeaderError, Kind, PAYLOAD_BYTES_MAX, Place},
+    frame::{
+        self, EntryPlace, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, HeaderError, Kind, PAYLOAD_BYTES_MAX,
+    },
 };
 
 const PURGED: &str = "purged";
@@ -21,7 +23,7 @@ const PURGED: &str = "purged";
 /// An entry as the files know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RawEntry {
-    pub(crate) place: Place,
+    pub(crate) place: EntryPlace,
     pub(crate) kind: Kind,
     pub(crate) payload: Bytes,
 }
@@ -36,8 +38,8 @@ pub(crate) struct LogFiles {
     /// Where the entries are, without gaps; the first is that of index `base`.
     slots: VecDeque<Slot>,
     base: u64,
-    purged: Option<Place>,
-    committed: Option<Place>,
+    purged: Option<EntryPlace>,
+    committed: Option<EntryPlace>,
     /// What counts of the last file, until it is written anew.
     unsettled: Vec<u8>,
 }
@@ -70,8 +72,8 @@ struct Slot {
 
 /// What a file was found to hold.
 struct Found {
-    entries: Vec<(Place, u64, usize)>,
-    committed: Option<Place>,
+    entries: Vec<(EntryPlace, u64, usize)>,
+    committed: Option<EntryPlace>,
     /// The end of its last whole frame; what follows is a torn tail.
     end: usize,
 }
@@ -134,18 +136,18 @@ impl LogFiles {
         Ok(self)
     }
 
-    pub(crate) fn purged(&self) -> Option<Place> {
+    pub(crate) fn purged(&self) -> Option<EntryPlace> {
         self.purged
     }
 
-    pub(crate) fn committed(&self) -> Option<Place> {
+    pub(crate) fn committed(&self) -> Option<EntryPlace> {
         self.committed
     }
 
     /// The last entry, or the last that was purged.
-    pub(crate) fn last(&self) -> Option<Place> {
+    pub(crate) fn last(&self) -> Option<EntryPlace> {
         let count = self.slots.len() as u64;
-        self.slots.back().map(|slot| Place { term: slot.term, index: self.base + count - 1 }).or(self.purged)
+        self.slots.back().map(|slot| EntryPlace { term: slot.term, index: self.base + count - 1 }).or(self.purged)
     }
 
     /// Writes entries behind the last. Not durable before [`LogFiles::sync`].
@@ -175,7 +177,7 @@ impl LogFiles {
     }
 
     /// Notes how far is committed. Durable with the next sync; losing it costs a repeated commit, nothing more.
-    pub(crate) fn save_committed(&mut self, committed: Option<Place>) -> Result<(), FileError> {
+    pub(crate) fn save_committed(&mut self, committed: Option<EntryPlace>) -> Result<(), FileError> {
         if committed == self.committed {
             return Ok(());
         }
@@ -218,7 +220,7 @@ impl LogFiles {
     }
 
     /// Removes every entry behind that place. Durable when it returns.
-    pub(crate) fn truncate_after(&mut self, keep: Option<Place>) -> Result<(), FileError> {
+    pub(crate) fn truncate_after(&mut self, keep: Option<EntryPlace>) -> Result<(), FileError> {
         let cut = keep.map_or(0, |place| place.index + 1).max(self.base);
         let kept = (cut - self.base) as usize;
         let Some(slot) = self.slots.get(kept).copied() else { return Ok(()) };
@@ -241,7 +243,7 @@ impl LogFiles {
     }
 
     /// Forgets every entry up to that place. Durable when it returns; the files go afterwards.
-    pub(crate) fn purge(&mut self, to: Place) -> Result<(), FileError> {
+    pub(crate) fn purge(&mut self, to: EntryPlace) -> Result<(), FileError> {
         if self.purged.is_some_and(|purged| to.index <= purged.index) {
             return Ok(());
         }
@@ -354,7 +356,7 @@ impl LogFiles {
         let read = file.file.read_at(&mut bytes, slot.at).map_err(FileError::io(&file.path, "read"))?;
         bytes.truncate(read);
         match frame::parse(&bytes, 0) {
-            Some(frame) if frame.place == (Place { term: slot.term, index }) => {
+            Some(frame) if frame.place == (EntryPlace { term: slot.term, index }) => {
                 let payload = Bytes::from(bytes).slice(frame.payload);
                 Ok(RawEntry { place: frame.place, kind: frame.kind, payload })
             }
@@ -463,7 +465,7 @@ trait MinByIndex {
     fn min_by_index(self, other: Self) -> Self;
 }
 
-impl MinByIndex for Option<Place> {
+impl MinByIndex for Option<EntryPlace> {
     fn min_by_index(self, other: Self) -> Self {
         match (self, other) {
             (Some(a), Some(b)) => Some(if a.index <= b.index { a } else { b }),

@@ -20,7 +20,7 @@ fn fresh() -> (SimDisk, LogFiles) {
 }
 
 fn entry(term: u64, index: u64, bytes: usize) -> RawEntry {
-    RawEntry { place: Place { term, index }, kind: Kind::Normal, payload: vec![index as u8; bytes].into() }
+    RawEntry { place: EntryPlace { term, index }, kind: Kind::Normal, payload: vec![index as u8; bytes].into() }
 }
 
 fn whole(log: &LogFiles) -> Vec<RawEntry> {
@@ -128,7 +128,7 @@ proptest! {
                 Step::Commit => log.save_committed(log.last()).unwrap(),
                 Step::Truncate(back) => {
                     let keep = end.saturating_sub(back).max(base);
-                    let place = keep.checked_sub(1).map(|index| Place { term: 0, index });
+                    let place = keep.checked_sub(1).map(|index| EntryPlace { term: 0, index });
                     log.truncate_after(place).unwrap();
                     model.truncate((keep - base) as usize);
                     if back > 0 { durable = durable.min(keep); }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     apply::Outcome,
     disk::{
-        frame::{Kind, Place},
+        frame::{EntryPlace, Kind},
         log_files::RawEntry,
     },
     refused::Refused,
@@ -52,11 +52,11 @@ pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Type
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Types>;
 pub(crate) type Group = openraft::Raft<Types, machine::Machine>;
 
-pub(crate) fn place(id: &LogId) -> Place {
-    Place { term: id.leader_id.term, index: id.index }
+pub(crate) fn place(id: &LogId) -> EntryPlace {
+    EntryPlace { term: id.leader_id.term, index: id.index }
 }
 
-pub(crate) fn log_id(place: Place) -> LogId {
+pub(crate) fn log_id(place: EntryPlace) -> LogId {
     LogId { leader_id: place.term.into(), index: place.index }
 }
 

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Entry, LogId, Types, Vote, from_raw, log_id, place, to_raw};
 use crate::disk::{
     FileError, checked,
-    frame::Place,
+    frame::EntryPlace,
     log_files::{LogFiles, RawEntry},
 };
 
@@ -56,9 +56,9 @@ struct Shared {
 
 #[derive(Clone, Copy, Default)]
 struct Ends {
-    purged: Option<Place>,
-    last: Option<Place>,
-    committed: Option<Place>,
+    purged: Option<EntryPlace>,
+    last: Option<EntryPlace>,
+    committed: Option<EntryPlace>,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, FileError>>;
@@ -84,12 +84,12 @@ impl Found {
     }
 
     /// The last entry, or the last that was deleted.
-    pub(crate) fn last(&self) -> Option<Place> {
+    pub(crate) fn last(&self) -> Option<EntryPlace> {
         self.files.last()
     }
 
     /// Up to where entries were deleted.
-    pub(crate) fn purged(&self) -> Option<Place> {
+    pub(crate) fn purged(&self) -> Option<EntryPlace> {
         self.files.purged()
     }
 
@@ -102,9 +102,9 @@ impl Found {
 enum Operation {
     Append { entries: Vec<RawEntry>, written: Reply<()>, flushed: IOFlushed<Types> },
     Vote { vote: Vote, body: Vec<u8>, done: Reply<()> },
-    Committed { committed: Option<Place>, done: Reply<()> },
-    Truncate { keep: Option<Place>, done: Reply<()> },
-    Purge { to: Place, done: Reply<()> },
+    Committed { committed: Option<EntryPlace>, done: Reply<()> },
+    Truncate { keep: Option<EntryPlace>, done: Reply<()> },
+    Purge { to: EntryPlace, done: Reply<()> },
     Read { indexes: Range<u64>, bytes_max: usize, done: Reply<Vec<RawEntry>> },
     WriteSnapshot { body: Bytes, done: Reply<()> },
     ReadSnapshot { done: Reply<Option<Vec<u8>>> },
@@ -418,7 +418,7 @@ fn read_vote(disk: &dyn Disk, dir: &Path) -> Result<Option<Vote>, FileError> {
 }
 
 /// A leader's entries follow its vote: without it this broker could vote twice in one term.
-fn check_vote(dir: &Path, vote: Option<&Vote>, last: Option<Place>) -> Result<(), FileError> {
+fn check_vote(dir: &Path, vote: Option<&Vote>, last: Option<EntryPlace>) -> Result<(), FileError> {
     let Some(last) = last.filter(|last| last.term > 0) else { return Ok(()) };
     match vote {
         Some(vote) if vote.leader_id.term >= last.term => Ok(()),
