@@ -176,7 +176,7 @@ impl Broker {
         let catalog_dir = options.data_dir.join("catalog");
         let foreign = || StartError::ForeignCatalog { path: catalog_dir.clone(), data_dir: options.data_dir.clone() };
         let catalog_options = CatalogOptions {
-            view_dir: options.view_dir.clone(),
+            projection_dir: options.projection_dir.clone(),
             followed: storage.followed(),
             ..CatalogOptions::new(&catalog_dir, options.id)
         };

@@ -18,8 +18,8 @@ pub struct BrokerOptions {
     pub id: BrokerId,
     /// Everything the broker keeps is below this directory; one broker at a time may use it.
     pub data_dir: PathBuf,
-    /// Where the catalog's read view is kept, on the real disk always; none: it is done without, as in simulation.
-    pub view_dir: Option<PathBuf>,
+    /// Where the catalog's projection is kept, on the real disk always; none: it is done without, as in simulation.
+    pub projection_dir: Option<PathBuf>,
     /// What clients are told to connect to; none: the address that was bound.
     pub advertise: Option<Address>,
     /// Who compiles modules: a child process of this executable, unless told otherwise.
@@ -51,7 +51,7 @@ impl BrokerOptions {
         let storage = StorageOptions::new(&data_dir);
         Self {
             id,
-            view_dir: Some(data_dir.join("catalog/view")),
+            projection_dir: Some(data_dir.join("catalog/view")),
             data_dir,
             advertise: None,
             compiler: Compiler::this_executable(),

@@ -21,7 +21,7 @@ pub(crate) const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
 pub(crate) fn try_start(world: &World) -> Result<Broker, StartError> {
     let options = BrokerOptions {
         compiler: Compiler::InProcess,
-        view_dir: None,
+        projection_dir: None,
         ..BrokerOptions::new(BrokerId(1), "/data".into())
     };
     Ok(world.run_until(Broker::start(options, world.env(), Vec::new()))?.0)

@@ -12,6 +12,7 @@ use crate::{
     apply::Outcome,
     command::{Command, CommandError},
     disk::{self, FileError, frame::EntryPlace},
+    projection::{self, Projection},
     raft::{
         Answer, Group, Proposal,
         machine::{Applied, Machine, SnapshotBody},
@@ -20,7 +21,6 @@ use crate::{
     },
     refused::Refused,
     state::{ClusterId, State},
-    view::{self, View},
 };
 
 /// Bytes of proposals that may wait for the log; proposers wait beyond it.
@@ -39,8 +39,8 @@ pub struct CatalogOptions {
     pub dir: PathBuf,
     /// Which broker this is, from 0.
     pub broker: BrokerId,
-    /// Where the read view is kept; none in simulation, since sled reaches the real disk by itself.
-    pub view_dir: Option<PathBuf>,
+    /// Where the projection is kept; none in simulation, since sled reaches the real disk by itself.
+    pub projection_dir: Option<PathBuf>,
     /// Entries between snapshots; as many are kept behind one.
     pub snapshot_entries: u64,
     /// Up to which entry of the agreed log the data directory is known to have followed it ([`Catalog::state_at`]); 0: that is not known.
@@ -55,7 +55,7 @@ impl CatalogOptions {
     pub fn new(dir: impl Into<PathBuf>, broker: BrokerId) -> Self {
         let dir = dir.into();
         Self {
-            view_dir: Some(dir.join("view")),
+            projection_dir: Some(dir.join("view")),
             dir,
             broker,
             snapshot_entries: 5_000,
@@ -129,7 +129,7 @@ struct Inner {
     store: Store,
     applied: watch::Sender<Applied>,
     states: watch::Sender<Arc<State>>,
-    view: Option<View>,
+    projection: Option<Projection>,
     proposed_bytes: Arc<Semaphore>,
     running: Mutex<Option<Running>>,
 }
@@ -137,7 +137,7 @@ struct Inner {
 /// What is taken down by a shutdown.
 struct Running {
     io_loop: Task,
-    view: Option<Task>,
+    projection: Option<Task>,
     states: Task,
     /// Taken before any file was touched, released after the last was closed.
     lock: Box<dyn DiskLock>,
@@ -158,7 +158,7 @@ impl Catalog {
     /// # Errors
     /// [`OpenError`] says which file and what to do. Where the files are refused for what they hold, they are left as they are.
     pub async fn open(options: CatalogOptions, env: Env) -> Result<Self, OpenError> {
-        let CatalogOptions { dir, broker, view_dir, snapshot_entries, followed, log_file_bytes } = options;
+        let CatalogOptions { dir, broker, projection_dir, snapshot_entries, followed, log_file_bytes } = options;
         let node = u64::try_from(broker.0).map_err(|_| OpenError::BrokerNumber(broker))?;
         disk::make_dir(&*env.disk, &dir)?;
         let lock = env.disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
@@ -168,8 +168,8 @@ impl Catalog {
         // What is refused for what its files hold is left as it is: nothing is written before.
         let mut found = Found::read(&env, &dir, log_file_bytes)?;
         let snapshot = SnapshotBody::of(&mut found, &dir)?;
-        let view = view_dir.map(view::Found::open);
-        check_witness(&dir, found.last(), view.as_ref())?;
+        let projection = projection_dir.map(projection::Found::open);
+        check_witness(&dir, found.last(), projection.as_ref())?;
         check_followed(found.last(), followed)?;
         let (store, io_loop) = Store::start(&env, found)?;
         let (applied, _) = watch::channel(Applied::default());
@@ -181,24 +181,24 @@ impl Catalog {
                 return Err(error);
             }
         };
-        let (view, view_task) = match view {
+        let (projection, projection_task) = match projection {
             Some(found) => {
-                let (view, task) = View::start(&env, found, applied.subscribe());
-                (Some(view), Some(task))
+                let (projection, task) = Projection::start(&env, found, applied.subscribe());
+                (Some(projection), Some(task))
             }
             None => (None, None),
         };
         let (states, _) = watch::channel(applied.borrow().state.clone());
         let forward = forward(applied.subscribe(), states.clone());
         let states_task = env.spawn.spawn("catalog-states", Box::pin(forward));
-        let running = Running { io_loop, view: view_task, states: states_task, lock };
+        let running = Running { io_loop, projection: projection_task, states: states_task, lock };
         let catalog = Self {
             inner: Arc::new(Inner {
                 group,
                 store,
                 applied,
                 states,
-                view,
+                projection,
                 proposed_bytes: Arc::new(Semaphore::new(PROPOSED_BYTES_MAX)),
                 running: Mutex::new(Some(running)),
             }),
@@ -259,11 +259,11 @@ impl Catalog {
         self.inner.states.subscribe()
     }
 
-    /// Entries of the read view whose keys begin with `prefix` (`topic/`, `module/`, ...), at most `limit`, each with its
-    /// value as JSON. Empty where there is no view; it follows the state with a delay. Blocks for a read of the disk.
+    /// Entries of the projection whose keys begin with `prefix` (`topic/`, `module/`, ...), at most `limit`, each with its
+    /// value as JSON. Empty where there is no projection; it follows the state with a delay. Blocks for a read of the disk.
     #[must_use]
-    pub fn view_entries(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
-        self.inner.view.as_ref().map_or_else(Vec::new, |view| view.entries(prefix, limit))
+    pub fn projected_entries(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
+        self.inner.projection.as_ref().map_or_else(Vec::new, |projection| projection.entries(prefix, limit))
     }
 
     /// Resolves with the reason once the catalog cannot go on (a failed write or sync): the process must stop then.
@@ -279,7 +279,7 @@ impl Catalog {
     /// second call does nothing. Dropping the catalog without it is a crash: safe, and slower to start from.
     pub async fn shutdown(&self) {
         let Some(running) = self.inner.running.lock().take() else { return };
-        let Running { io_loop, view, mut states, lock } = running;
+        let Running { io_loop, projection, mut states, lock } = running;
         self.inner.proposed_bytes.close();
         if let Err(error) = self.inner.group.shutdown().await {
             tracing::warn!(%error, "the catalog's group did not end well");
@@ -287,16 +287,16 @@ impl Catalog {
         self.inner.store.close().await;
         io_loop.join().await;
         states.abort();
-        if let (Some(view), Some(task)) = (&self.inner.view, view) {
-            view.close();
+        if let (Some(projection), Some(task)) = (&self.inner.projection, projection) {
+            projection.close();
             task.join().await;
         }
         drop(lock);
     }
 
     #[cfg(test)]
-    pub(crate) fn view(&self) -> Option<&View> {
-        self.inner.view.as_ref()
+    pub(crate) fn projection(&self) -> Option<&Projection> {
+        self.inner.projection.as_ref()
     }
 
     #[cfg(test)]
@@ -322,10 +322,14 @@ async fn forward(mut applied: watch::Receiver<Applied>, states: watch::Sender<Ar
     }
 }
 
-/// Refuses a log that ends before what the view was written of: it was durable then. Started on it, the broker would take the
+/// Refuses a log that ends before what the projection was written of: it was durable then. Started on it, the broker would take the
 /// topics that it lacks for deleted ones, and delete their records.
-fn check_witness(dir: &std::path::Path, last: Option<EntryPlace>, view: Option<&view::Found>) -> Result<(), FileError> {
-    let Some(seen) = view.and_then(view::Found::applied) else { return Ok(()) };
+fn check_witness(
+    dir: &std::path::Path,
+    last: Option<EntryPlace>,
+    projection: Option<&projection::Found>,
+) -> Result<(), FileError> {
+    let Some(seen) = projection.and_then(projection::Found::applied) else { return Ok(()) };
     if last.is_some_and(|last| last.index >= seen.index) {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The whole catalog: what survives restarts, power cuts at every step, damage, and a lost or lying view.
+//! The whole catalog: what survives restarts, power cuts at every step, damage, and a lost or lying projection.
 
 use std::{path::Path, time::Duration};
 
@@ -30,7 +30,7 @@ fn sim_env(disk: &SimDisk, seed: u64) -> Env {
 
 fn sim_options() -> CatalogOptions {
     CatalogOptions {
-        view_dir: None,
+        projection_dir: None,
         snapshot_entries: 4,
         log_file_bytes: 1_500,
         ..CatalogOptions::new(DIR, BrokerId(0))
@@ -155,7 +155,7 @@ async fn snapshots_replace_the_log_and_a_restart_needs_no_more() {
 #[tokio::test]
 async fn damaged_and_missing_files_are_refused_by_name_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let options = CatalogOptions { view_dir: None, ..CatalogOptions::new(dir.path(), BrokerId(0)) };
+    let options = CatalogOptions { projection_dir: None, ..CatalogOptions::new(dir.path(), BrokerId(0)) };
     let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
     catalog.propose(register(0, 1, 2, true)).await.unwrap();
     for n in 0..5 {
@@ -319,16 +319,16 @@ async fn a_proposal_too_large_is_refused_before_it_is_written() {
     catalog.shutdown().await;
 }
 
-async fn view_follows(catalog: &Catalog) {
+async fn projection_catches_up(catalog: &Catalog) {
     let applied = catalog.applied();
-    let mut written = catalog.view().unwrap().written();
+    let mut written = catalog.projection().unwrap().written();
     let want = Some(digest(&applied.state));
     let followed = written.wait_for(|stamp| stamp.map(|stamp| stamp.digest) == want);
     tokio::time::timeout(Duration::from_secs(30), followed).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn the_view_follows_and_is_rebuilt_when_lost_or_damaged_or_of_another_time() {
+async fn the_projection_catches_up_and_is_rebuilt_when_lost_or_damaged_or_of_another_time() {
     let dir = tempfile::tempdir().unwrap();
     let options = CatalogOptions::new(dir.path(), BrokerId(0));
     let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
@@ -337,9 +337,9 @@ async fn the_view_follows_and_is_rebuilt_when_lost_or_damaged_or_of_another_time
     let large = crate::apply::tests::topic_with(101, "large", 3_000, 1, &[]);
     catalog.propose(large).await.unwrap();
     catalog.propose(topic(102, "b")).await.unwrap();
-    view_follows(&catalog).await;
+    projection_catches_up(&catalog).await;
     let expect = |catalog: &Catalog, names: &[&str]| {
-        let entries = catalog.view_entries("topic/", 10);
+        let entries = catalog.projected_entries("topic/", 10);
         let found: Vec<_> = entries.iter().map(|(key, _)| key.trim_start_matches("topic/").to_owned()).collect();
         assert_eq!(found, names);
         for (key, json) in entries {
@@ -349,17 +349,17 @@ async fn the_view_follows_and_is_rebuilt_when_lost_or_damaged_or_of_another_time
         }
     };
     expect(&catalog, &["b", "large"]);
-    assert_eq!(catalog.view_entries("topic/", 1).len(), 1);
-    assert_eq!(catalog.view_entries("broker/", 10).len(), 1);
+    assert_eq!(catalog.projected_entries("topic/", 1).len(), 1);
+    assert_eq!(catalog.projected_entries("broker/", 10).len(), 1);
     catalog.propose(Command::DeleteTopic { id: millstream_model::TopicId(uuid(101)) }).await.unwrap();
-    view_follows(&catalog).await;
+    projection_catches_up(&catalog).await;
     expect(&catalog, &["b"]);
     catalog.shutdown().await;
 
     // Lost.
     std::fs::remove_dir_all(dir.path().join("view")).unwrap();
     let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
-    view_follows(&catalog).await;
+    projection_catches_up(&catalog).await;
     expect(&catalog, &["b"]);
     catalog.shutdown().await;
 
@@ -367,7 +367,7 @@ async fn the_view_follows_and_is_rebuilt_when_lost_or_damaged_or_of_another_time
     std::fs::remove_dir_all(dir.path().join("view")).unwrap();
     std::fs::write(dir.path().join("view"), b"not a directory").unwrap();
     let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
-    view_follows(&catalog).await;
+    projection_catches_up(&catalog).await;
     expect(&catalog, &["b"]);
     catalog.shutdown().await;
     assert!(dir.path().join("view.damaged").exists());
@@ -377,7 +377,7 @@ async fn the_view_follows_and_is_rebuilt_when_lost_or_damaged_or_of_another_time
     let made = std::process::Command::new("mkfifo").arg(dir.path().join("view/conf")).status().unwrap();
     assert!(made.success());
     let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
-    view_follows(&catalog).await;
+    projection_catches_up(&catalog).await;
     expect(&catalog, &["b"]);
     catalog.shutdown().await;
     assert!(dir.path().join("view.damaged/conf").exists());
@@ -389,13 +389,13 @@ async fn the_view_follows_and_is_rebuilt_when_lost_or_damaged_or_of_another_time
     lying.flush().unwrap();
     drop(lying);
     let catalog = Catalog::open(options, real::env()).await.unwrap();
-    view_follows(&catalog).await;
+    projection_catches_up(&catalog).await;
     expect(&catalog, &["b"]);
     catalog.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_log_that_was_cut_short_is_refused_since_the_view_remembers_more() {
+async fn a_log_that_was_cut_short_is_refused_since_the_projection_remembers_more() {
     let dir = tempfile::tempdir().unwrap();
     let options = CatalogOptions::new(dir.path(), BrokerId(0));
     let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
@@ -407,7 +407,7 @@ async fn a_log_that_was_cut_short_is_refused_since_the_view_remembers_more() {
             early = std::fs::metadata(&log_files(dir.path())[0]).unwrap().len();
         }
     }
-    view_follows(&catalog).await;
+    projection_catches_up(&catalog).await;
     let before = catalog.state();
     catalog.shutdown().await;
     let log = log_files(dir.path())[0].clone();
@@ -488,13 +488,13 @@ async fn a_start_that_is_refused_has_changed_nothing() {
 }
 
 #[tokio::test]
-async fn bit_rot_in_the_views_files_never_reaches_the_catalog() {
+async fn bit_rot_in_the_projections_files_never_reaches_the_catalog() {
     let dir = tempfile::tempdir().unwrap();
     let options = CatalogOptions::new(dir.path(), BrokerId(0));
     let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
     catalog.propose(register(0, 1, 2, true)).await.unwrap();
     catalog.propose(topic(101, "a")).await.unwrap();
-    view_follows(&catalog).await;
+    projection_catches_up(&catalog).await;
     let before = catalog.state();
     catalog.shutdown().await;
     for file in ["conf", "db"] {
@@ -504,7 +504,7 @@ async fn bit_rot_in_the_views_files_never_reaches_the_catalog() {
             flip(&path, at);
         }
         let catalog = Catalog::open(options.clone(), real::env()).await.unwrap();
-        view_follows(&catalog).await;
+        projection_catches_up(&catalog).await;
         assert_eq!(catalog.state(), before, "{file}");
         catalog.propose(topic(102, file)).await.unwrap();
         catalog.propose(Command::DeleteTopic { id: millstream_model::TopicId(uuid(102)) }).await.unwrap();

@@ -1,4 +1,4 @@
-//! Cluster metadata: commands, apply, the agreed log and its views.
+//! Cluster metadata: commands, apply, the agreed log and its projection.
 //!
 //! - [`State`] is what is agreed on: pure data.
 //! - [`Command`] is a change of it; [`apply`] makes the change, or refuses it ([`Refused`]). Pure and deterministic.
@@ -11,10 +11,10 @@ mod catalog;
 mod command;
 mod disk;
 mod elect;
+mod projection;
 mod raft;
 mod refused;
 mod state;
-mod view;
 
 pub use apply::{
     CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, PRODUCER_IDS_BLOCK, SKIPS_MAX, TRANSFORM_TOPICS_MAX, apply,
@@ -22,9 +22,9 @@ pub use apply::{
 pub use catalog::{Catalog, CatalogOptions, OpenError, ProposeError};
 pub use command::{COMMAND_BYTES_MAX, COMMAND_VERSION, Command, CommandError, FAILURE_BYTES_MAX, Reporter};
 pub use disk::FileError;
+pub use projection::digest;
 pub use refused::Refused;
 pub use state::{
     Broker, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, Module, Named, OnError,
     Partition, RecordAt, StartAt, State, Topic, Transform, TransformState, View,
 };
-pub use view::digest;

@@ -1,6 +1,6 @@
 //! A broker in a simulated world: started, stopped, killed, cut from its power, and started again on what its disk kept.
 //!
-//! The broker is the program's own, with the catalog's read view left out (sled knows no other disk than the real one) and
+//! The broker is the program's own, with the catalog's projection left out (sled knows no other disk than the real one) and
 //! modules compiled in the process. Its address, its disk and its tasks are those of one [`Machine`].
 
 use std::{path::PathBuf, sync::Arc};
@@ -89,7 +89,7 @@ async fn run(
     let options = BrokerOptions {
         advertise: ADDRESS.parse().ok(),
         compiler: Compiler::InProcess,
-        view_dir: None,
+        projection_dir: None,
         ..BrokerOptions::new(BrokerId(0), PathBuf::from(DATA_DIR))
     };
     match Broker::start(options, env, vec![listener]).await {

@@ -494,7 +494,7 @@ mod tests {
         drop(broker);
         let env = millstream_env::real::env();
         let options = CatalogOptions::new(dir.path().join("catalog"), BrokerId(1));
-        let catalog = Catalog::open(CatalogOptions { view_dir: None, ..options }, env.clone()).await.unwrap();
+        let catalog = Catalog::open(CatalogOptions { projection_dir: None, ..options }, env.clone()).await.unwrap();
         let from = TopicConfig::default();
         let to = TopicConfig { durability: Durability::Replicated, ..from.clone() };
         catalog.propose(Command::AlterTopic { id: TOPIC, from: from.into(), to: to.into() }).await.unwrap();
@@ -524,7 +524,7 @@ mod tests {
             drop(broker);
             let env = millstream_env::real::env();
             let options = CatalogOptions::new(dir.path().join("catalog"), BrokerId(1));
-            let catalog = Catalog::open(CatalogOptions { view_dir: None, ..options }, env.clone()).await.unwrap();
+            let catalog = Catalog::open(CatalogOptions { projection_dir: None, ..options }, env.clone()).await.unwrap();
             let to = TopicConfig { durability: Durability::Fsync, ..from.clone() };
             catalog.propose(Command::AlterTopic { id: TOPIC, from: from.into(), to: to.into() }).await.unwrap();
             catalog.shutdown().await;

@@ -10,7 +10,7 @@
 //!   snapshot                    checked file: applied log id, membership and state, JSON
 //!   log-00000000000000000000    entries from that index on, see `frame`
 //!   log-00000000000000004711
-//!   view/                       sled, rebuildable (see `view`)
+//!   view/                       sled, rebuildable (see `projection`)
 //!   *.tmp                       half-made files of an interrupted run: deleted at start
 //! ```
 //!

@@ -157,7 +157,7 @@ const NOT_ON_FLOOR_1: &[&str] =
 
 /// What reads or moves files behind the disk's back, and why it may.
 const OWN_FILES: &[(&str, &str)] = &[
-    ("platform/catalog/src/view.rs", "sled has files of its own"),
+    ("platform/catalog/src/projection.rs", "sled has files of its own"),
     ("platform/wasm/src/engine.rs", "what the kernel says of this process"),
     ("platform/wasm/src/options.rs", "what the kernel says of this process"),
 ];

@@ -1,14 +1,14 @@
-//! The read view: the applied state as ordered keys in sled, rebuildable at any time.
+//! The projection: the applied state as ordered keys in sled, rebuildable at any time.
 //!
-//! sled syncs by sync_file_range and leaks large values, so nothing rests on it: the view is believed only if the log id and
+//! sled syncs by sync_file_range and leaks large values, so nothing rests on it: the projection is believed only if the log id and
 //! the digest in it match the state that the log gave; else it is emptied and written again. One that does not open is moved
-//! aside to `view.damaged` and made anew. It is a witness, though: the view is written only of what is durable in the log, so
+//! aside to `view.damaged` and made anew. It is a witness, though: the projection is written only of what is durable in the log, so
 //! one that tells of a later entry than the log has shows that the log was cut short by something else than a crash. The
 //! broker answers from the state in memory and never from here; what is here can be read through
-//! [`Catalog::view_entries`](crate::Catalog::view_entries), and outside of the process while no broker runs.
+//! [`Catalog::projected_entries`](crate::Catalog::projected_entries), and outside of the process while no broker runs.
 //!
 //! Keys are `cluster`, `broker/ID`, `topic/NAME`, `view/NAME`, `module/NAME@VERSION` and `transform/NAME`, each followed by
-//! a NUL and a four-byte piece number, because values stay under 64 KiB; the value is JSON. The key `=` says what the view
+//! a NUL and a four-byte piece number, because values stay under 64 KiB; the value is JSON. The key `=` says what the projection
 //! is of. A thread of its own writes it, always the newest state; those in between may be skipped.
 
 use std::{
@@ -38,7 +38,7 @@ const PIECE_BYTES_MAX: usize = 32 << 10;
 const STAMP: &[u8] = b"=";
 const CACHE_BYTES: u64 = 8 << 20;
 
-/// What a view is of.
+/// What a projection is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
     pub(crate) applied: Option<EntryPlace>,
@@ -73,13 +73,13 @@ impl std::io::Write for Hasher {
     }
 }
 
-/// A handle on the view.
+/// A handle on the projection.
 #[derive(Clone)]
-pub(crate) struct View {
+pub(crate) struct Projection {
     shared: Arc<Shared>,
 }
 
-/// A view as it was found at the start.
+/// A projection as it was found at the start.
 pub(crate) struct Found {
     path: PathBuf,
     /// None if there can be none: it is done without then.
@@ -87,10 +87,12 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Opens the view of `path`, or makes it. Blocks.
+    /// Opens the projection of `path`, or makes it. Blocks.
     pub(crate) fn open(path: PathBuf) -> Self {
         let db = open(&path)
-            .inspect_err(|reason| tracing::error!(reason, path = %path.display(), "no read view: done without"))
+            .inspect_err(
+                |reason| tracing::error!(reason, path = %path.display(), "no projection of the metadata: done without"),
+            )
             .ok();
         Self { path, db }
     }
@@ -103,24 +105,24 @@ impl Found {
 }
 
 struct Shared {
-    /// None once the view was closed, or has failed: it is done without then.
+    /// None once the projection was closed, or has failed: it is done without then.
     db: Mutex<Option<sled::Db>>,
     written: watch::Sender<Option<Stamp>>,
     closed: watch::Sender<bool>,
 }
 
-impl View {
-    /// Starts the thread that keeps the view up with `applied`.
+impl Projection {
+    /// Starts the thread that keeps the projection up with `applied`.
     pub(crate) fn start(env: &Env, found: Found, applied: watch::Receiver<Applied>) -> (Self, Task) {
         let Found { path, db } = found;
         let shared =
             Arc::new(Shared { db: Mutex::new(db), written: watch::channel(None).0, closed: watch::channel(false).0 });
         let writer = Writer { path, shared: shared.clone() };
-        let task = env.spawn.dedicated("catalog-view", Box::pin(writer.run(applied)));
+        let task = env.spawn.dedicated("catalog-projection", Box::pin(writer.run(applied)));
         (Self { shared }, task)
     }
 
-    /// The entries whose keys begin with `prefix`, at most `limit`, whole values; none where there is no view.
+    /// The entries whose keys begin with `prefix`, at most `limit`, whole values; none where there is no projection.
     pub(crate) fn entries(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
         let Some(db) = self.shared.db.lock().clone() else { return Vec::new() };
         let mut entries: Vec<(String, Vec<u8>)> = Vec::new();
@@ -141,7 +143,7 @@ impl View {
         self.shared.closed.send_replace(true);
     }
 
-    /// Follows what the view has been written of.
+    /// Follows what the projection has been written of.
     #[cfg(test)]
     pub(crate) fn written(&self) -> watch::Receiver<Option<Stamp>> {
         self.shared.written.subscribe()
@@ -185,7 +187,7 @@ impl Writer {
     }
 
     fn give_up(&self, reason: &str) {
-        tracing::error!(reason, path = %self.path.display(), "the read view failed: done without until the next start");
+        tracing::error!(reason, path = %self.path.display(), "the projection of the metadata failed: done without until the next start");
         *self.shared.db.lock() = None;
     }
 }
@@ -195,7 +197,7 @@ fn open(path: &Path) -> Result<sled::Db, String> {
         Ok(db) => Ok(db),
         Err(reason) => {
             let aside = path.with_extension("damaged");
-            tracing::warn!(reason, aside = %aside.display(), "the read view does not open: moved aside and made anew");
+            tracing::warn!(reason, aside = %aside.display(), "the projection of the metadata does not open: moved aside and made anew");
             // Whichever of the two it is, if it is there; what does not go is told of by the next step.
             let _ = std::fs::remove_dir_all(&aside).or_else(|_| std::fs::remove_file(&aside));
             std::fs::rename(path, &aside).map_err(|error| format!("cannot move {} aside: {error}", path.display()))?;
@@ -225,7 +227,7 @@ fn stamp_in(db: &sled::Db) -> sled::Result<Option<Stamp>> {
     Ok(db.get(STAMP)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
-/// Makes the view one of `now`. `before` is what it is known to be of; none right after opening.
+/// Makes the projection one of `now`. `before` is what it is known to be of; none right after opening.
 fn bring_up(db: &sled::Db, before: Option<&State>, now: &State, stamp: Stamp) -> sled::Result<()> {
     let empty = State::default();
     let before = match before {
