@@ -249,7 +249,7 @@ impl PartitionLog {
     /// Gives each batch its place, and writes it there, but for one that is to be written once it is queued. On an error the caller must
     /// [`State::undo`].
     fn take(self: &Arc<Self>, state: &mut State, batches: &[Bytes], terms: Terms) -> Result<Taken, WriteError> {
-        let followed = self.tail().is_followed();
+        let watched = self.tail().is_watched();
         let mut taken = Taken { entries: Vec::with_capacity(batches.len()), copies: Vec::new(), unwritten: None };
         for batch in batches {
             let (placed, entry) = self.place(state, batch, terms)?;
@@ -258,7 +258,7 @@ impl PartitionLog {
             } else {
                 placed.write(&entry.prefix, &entry.body)?;
             }
-            if followed {
+            if watched {
                 let Entry { frame, prefix, body, .. } = &entry;
                 taken.copies.push(Copied::new(frame.base_offset, frame.end_offset, prefix, body));
             }

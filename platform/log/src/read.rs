@@ -86,7 +86,7 @@ impl PartitionLog {
             }
             let end = end.min(state.end);
             if from >= end {
-                self.tail().follow(from);
+                self.tail().watch_from(from);
                 return Ok(nothing);
             }
             if let Some((parts, next)) = self.tail().read(from, end, bytes_max, state.end) {
@@ -126,7 +126,7 @@ impl PartitionLog {
         };
         let Some(piece) = found else { return Ok(nothing) };
         if piece.next >= end {
-            self.tail().follow(piece.next);
+            self.tail().watch_from(piece.next);
         }
         let mut state = self.state();
         if state.holds(segment) {
@@ -137,8 +137,8 @@ impl PartitionLog {
     }
 
     /// Says that a reader waits at the log's end: what is appended from now on is kept for it in memory, as far as there is room.
-    pub fn follow(&self) {
-        self.tail().follow(self.end_offset());
+    pub fn watch_tail(&self) {
+        self.tail().watch_from(self.end_offset());
     }
 
     /// Whether a read from an offset would find it in memory, with the newest batches. What is appended meanwhile may push it out.

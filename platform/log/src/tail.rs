@@ -1,8 +1,8 @@
-//! The tail cache: the newest batches of the logs that somebody follows, so that who reads at the end touches no disk.
+//! The tail cache: the newest batches of the logs that somebody watches, so that who reads at the end touches no disk.
 //!
-//! A log is *followed* from when a reader has come to its end until a batch is let go that nobody has read. Only then are its
+//! A log is *watched* from when a reader has come to its end until a batch is let go that nobody has read. Only then are its
 //! batches kept, as they are on disk, each in memory of its own: the producer's bytes are a slice of a request, which would stay
-//! in memory as a whole and take its share of what all requests may. A log that nobody follows costs a flag.
+//! in memory as a whole and take its share of what all requests may. A log that nobody watches costs a flag.
 //!
 //! What is kept of a log follows without a gap and ends where the log does, or is nothing. The oldest batch of all logs is let
 //! go first:
@@ -47,7 +47,7 @@ struct Order {
 /// What is kept of one log. Changed under the lock of the log's state, but for what is let go.
 pub(crate) struct Tail {
     tails: Arc<Tails>,
-    followed: AtomicBool,
+    watched: AtomicBool,
     kept: Mutex<Kept>,
 }
 
@@ -91,7 +91,7 @@ impl Tails {
 
     /// The tail of a log, of which nothing is kept.
     pub(crate) fn tail(self: &Arc<Self>) -> Arc<Tail> {
-        Arc::new(Tail { tails: self.clone(), followed: AtomicBool::new(false), kept: Mutex::default() })
+        Arc::new(Tail { tails: self.clone(), watched: AtomicBool::new(false), kept: Mutex::default() })
     }
 
     /// Counts what was kept, and lets the oldest go while it is too much. Their memory is given back with no lock held, and so
@@ -124,20 +124,20 @@ impl Tails {
 
 impl Tail {
     /// Says that a reader has come to the end: what is appended from now on is kept.
-    pub(crate) fn follow(&self, end: Offset) {
+    pub(crate) fn watch_from(&self, end: Offset) {
         if self.tails.bytes_max > 0 {
-            self.followed.store(true, Ordering::Relaxed);
+            self.watched.store(true, Ordering::Relaxed);
             let mut kept = self.kept.lock();
             kept.read = kept.read.max(end);
         }
     }
 
     /// Whether what is appended is to be kept.
-    pub(crate) fn is_followed(&self) -> bool {
-        self.followed.load(Ordering::Relaxed)
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
     }
 
-    /// Keeps what was appended; nothing, if the log is not followed. Called for every append.
+    /// Keeps what was appended; nothing, if the log is not watched. Called for every append.
     pub(crate) fn push(self: &Arc<Self>, copied: Vec<Copied>) {
         let mut kept = self.kept.lock();
         let follows = copied.first().is_some_and(|first| kept.batches.back().is_none_or(|last| last.end == first.base));
@@ -177,11 +177,11 @@ impl Tail {
         }
         let batch = kept.batches.pop_front()?;
         if kept.batches.is_empty() {
-            // Its memory too: many logs are followed, and few are written to.
+            // Its memory too: many logs are watched, and few are written to.
             kept.batches = VecDeque::new();
         }
         if batch.base >= kept.read {
-            self.followed.store(false, Ordering::Relaxed);
+            self.watched.store(false, Ordering::Relaxed);
         }
         Some(batch.bytes)
     }
@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn append(tail: &Arc<Tail>, base: i64, bytes: usize) {
-        let copies = if tail.is_followed() { vec![copied(base, bytes)] } else { Vec::new() };
+        let copies = if tail.is_watched() { vec![copied(base, bytes)] } else { Vec::new() };
         tail.push(copies);
     }
 
@@ -273,11 +273,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_followed_is_kept() {
+    fn only_what_is_watched_is_kept() {
         let tail = Tails::new(1 << 20).tail();
         append(&tail, 0, 100);
         assert!(!is_kept(&tail, 0, 1) && tail.tails.bytes() == 0);
-        tail.follow(Offset(1));
+        tail.watch_from(Offset(1));
         append(&tail, 1, 100);
         assert!(!is_kept(&tail, 0, 2) && is_kept(&tail, 1, 2));
     }
@@ -286,11 +286,11 @@ mod tests {
     fn the_oldest_of_all_logs_goes_first_and_the_bound_holds() {
         let tails = Tails::new(10 * (1000 + OVERHEAD_BYTES));
         let logs: Vec<_> = (0..3).map(|_| tails.tail()).collect();
-        logs.iter().for_each(|log| log.follow(Offset(0)));
+        logs.iter().for_each(|log| log.watch_from(Offset(0)));
         for base in 0..50 {
             for log in &logs {
                 append(log, base, 1000);
-                log.follow(Offset(base + 1));
+                log.watch_from(Offset(base + 1));
                 assert!(tails.bytes() <= tails.bytes_max);
             }
         }
@@ -310,7 +310,7 @@ mod tests {
             let tails = Tails::new(bytes_max);
             let (going, other) = (tails.tail(), tails.tail());
             for tail in [&going, &other] {
-                tail.follow(Offset(BATCHES));
+                tail.watch_from(Offset(BATCHES));
             }
             (0..BATCHES).for_each(|base| append(&going, base, 1));
             let (done, appended) = std::sync::mpsc::channel();
@@ -330,15 +330,15 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_no_more_is_followed_no_more() {
+    fn who_reads_no_more_is_watched_no_more() {
         let tails = Tails::new(5 * (1000 + OVERHEAD_BYTES));
         let tail = tails.tail();
-        tail.follow(Offset(0));
+        tail.watch_from(Offset(0));
         for base in 0..100 {
             append(&tail, base, 1000);
         }
-        assert!(!tail.is_followed() && tails.bytes() <= 5 * OVERHEAD_BYTES, "{}", tails.bytes());
-        tail.follow(Offset(100));
+        assert!(!tail.is_watched() && tails.bytes() <= 5 * OVERHEAD_BYTES, "{}", tails.bytes());
+        tail.watch_from(Offset(100));
         append(&tail, 100, 1000);
         assert!(is_kept(&tail, 100, 101));
     }
@@ -347,9 +347,9 @@ mod tests {
     fn what_was_cut_off_is_not_read() {
         let tails = Tails::new(1 << 20);
         let tail = tails.tail();
-        tail.follow(Offset(0));
+        tail.watch_from(Offset(0));
         (0..5).for_each(|base| append(&tail, base, 100));
-        // Cut to 3, and written on while nobody follows.
+        // Cut to 3, and written on while nobody watches.
         assert!(!is_kept(&tail, 2, 3), "the end tells");
         (3..5).for_each(|base| tail.push(vec![copied(base, 100)]));
         tail.push(Vec::new());

@@ -34,7 +34,7 @@ fn who_waits_at_the_end_touches_no_disk() {
         for log in &logs {
             append(&world, log, 100, 0);
             if waits {
-                log.follow();
+                log.watch_tail();
             } else {
                 log.read(Offset(0), log.end_offset(), 1 << 20).unwrap();
             }
@@ -57,7 +57,7 @@ fn what_is_kept_is_cut_like_what_is_on_disk() {
     let world = World::new(4);
     let (kept, stored) = (open(&world, 1 << 20), log_id(0));
     let log = kept.open_log(stored, LogOptions::default()).unwrap();
-    log.follow();
+    log.watch_tail();
     let all: Vec<_> = (0..40).map(|time| append(&world, &log, 3_000 * (time as usize % 5), time).1).collect();
     let end = log.end_offset();
     for from in 0..40 {
@@ -92,7 +92,7 @@ fn an_append_that_is_refused_is_not_read() {
     let storage = open(&world, 1 << 20);
     let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
     append(&world, &log, 10, 0);
-    log.follow();
+    log.watch_tail();
     for time in 1..20 {
         world.disk().set_capacity(Some(world.disk().used_bytes()));
         assert!(log.append(batch(1, 20_000, 1000 + time), EPOCH).is_err());
@@ -113,7 +113,7 @@ fn who_reads_what_is_old_pushes_nothing_out() {
         append(&world, &old, 10_000, time);
         append(&world, &live, 10_000, time);
     }
-    live.follow();
+    live.watch_tail();
     let kept: Vec<_> = (50..54).map(|time| append(&world, &live, 10_000, time)).collect();
     // Of the same log too, and again and again.
     for log in [&old, &live, &old, &live] {

@@ -33,7 +33,7 @@ fn only_reading_what_is_old_waits_and_nothing_new_waits_with_it() {
     // Somebody waits at the end of the first two.
     for partition in [0, 1] {
         let led = shared.partitions.find(testing::TOPIC, PartitionId(partition)).unwrap();
-        led.log.follow();
+        led.log.watch_tail();
         world.run_until(append(partition)).unwrap();
     }
     let old = |partition| (partition, 0);

@@ -32,7 +32,7 @@ impl Counted<'_> {
             return None;
         }
         if self.next == high_watermark {
-            self.source.partition.log.follow();
+            self.source.partition.log.watch_tail();
             return Some(self.bytes);
         }
         // What a view shows is known once its modules have seen it: its reader is answered at any progress.
