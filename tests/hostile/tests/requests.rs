@@ -261,7 +261,7 @@ fn fetch_sessions_take_a_bounded_share_of_memory_and_end_with_their_clients() {
         |session_id, session_epoch| FetchRequest { max_wait_ms: 0, session_id, session_epoch, ..Default::default() };
     let [first, .., last] = &mut clients[..] else { unreachable!() };
     let (id, none) = (sessions[0], (ErrorCode::FetchSessionIdNotFound, 0));
-    let mut told = |client: &mut Client, id, epoch| {
+    let told = |client: &mut Client, id, epoch| {
         let answer = client.call(12, next(id, epoch)).unwrap();
         (answer.error_code, answer.responses.iter().map(|topic| topic.partitions.len()).sum::<usize>())
     };
