@@ -185,7 +185,7 @@ mod tests {
         for (name, take_away) in
             [("removed", &remove as &dyn Fn(&dyn Disk) -> std::io::Result<()>), ("replaced", &replace)]
         {
-            let (world, told) = (World::new(1), told::Told::by("::journal"));
+            let (world, told) = (World::new(1), told::LevelsTold::by("::journal"));
             tracing::subscriber::with_default(told.clone(), || {
                 let storage = Storage::open(StorageOptions::new("/data"), world.env()).unwrap().0;
                 let log =

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     command::{FAILURE_BYTES_MAX, Reporter},
     digest,
-    state::{ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, OnError, StartAt},
+    state::{ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, OnError, RecordAt, StartAt},
 };
 
 pub(crate) fn uuid(n: u128) -> Uuid {
