@@ -1,5 +1,7 @@
 //! The calls of the contract, byte by byte: frames written by hand go in, and what comes out is compared with the contract.
 
+#![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
+
 use millstream_guest::testing::{self, BASE_OFFSET, BASE_TIMESTAMP_MS, Input};
 use millstream_guest::{Failure, Filter, Mapper, Needs, Out, Param, Params, Partitioner, Record, Transform, rt};
 
