@@ -246,7 +246,6 @@ impl Broker {
         Ok(Prepared { shared, recovered })
     }
 
-    #[cfg(test)]
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

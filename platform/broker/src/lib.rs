@@ -19,6 +19,7 @@ mod partitions;
 mod pools;
 mod producer_ids;
 mod readable;
+mod readiness;
 mod reply;
 mod retention;
 mod rows;
@@ -32,3 +33,4 @@ mod view;
 
 pub use broker::{Broker, BrokerFailed, Prepared, StartError};
 pub use options::BrokerOptions;
+pub use readiness::{NotReady, Readiness};

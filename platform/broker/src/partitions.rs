@@ -83,6 +83,11 @@ impl Partitions {
         self.led.load().values().cloned().collect()
     }
 
+    /// How many this broker leads, and how many more it should and cannot, their logs being out of service.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.led.load().len(), self.damaged.load().len())
+    }
+
     /// Opens what the catalog says this broker leads and does not lead yet, closes and deletes what is no longer there, and puts
     /// topics' present settings in force.
     ///

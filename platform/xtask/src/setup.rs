@@ -1,4 +1,4 @@
-//! What the tests need on a machine that has only Rust: kcat, strace and XFS's programs from Debian, kafka-python from PyPI.
+//! What the tests need on a machine that has only Rust: kcat, curl, strace and XFS's programs from Debian, kafka-python from PyPI.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,6 +18,14 @@ pub(crate) fn kcat() -> anyhow::Result<()> {
         return Ok(());
     }
     debian(&["kcat"]).context("kcat is needed to test Kafka's own clients against the broker; install it by hand")
+}
+
+/// Makes sure that what the README asks over HTTP can be asked.
+pub(crate) fn curl() -> anyhow::Result<()> {
+    if output(Command::new("curl").arg("-V")).is_some() {
+        return Ok(());
+    }
+    debian(&["curl"]).context("curl is needed to test the README's commands; install it by hand")
 }
 
 /// Makes sure that a process's calls can be made to fail.

@@ -16,6 +16,7 @@ use crate::{
 /// Runs every test of the project. `words` go to cargo test and narrow what is run.
 pub(crate) fn all(words: &[String]) -> anyhow::Result<()> {
     setup::kcat()?;
+    setup::curl()?;
     setup::file_systems()?;
     setup::strace()?;
     let python = setup::python()?;

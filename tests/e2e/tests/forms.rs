@@ -88,7 +88,7 @@ fn serve_tells_programs_where_it_listens() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(cli::millstream().unwrap());
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--output", "json", "--data-dir"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--output", "json", "--data-dir"])
         .arg(folder.path().join("data"));
     command.env("HOME", folder.path()).env("MILLSTREAM_PROFILE", folder.path().join("profile.json"));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -97,7 +97,9 @@ fn serve_tells_programs_where_it_listens() {
     std::io::BufRead::read_line(&mut said, &mut line).unwrap();
     let ready: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(ready["pid"], child.id());
-    assert!(ready["listen"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    for name in ["listen", "http"] {
+        assert!(ready[name].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
     let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(sent.success() && child.wait().unwrap().success());
     let mut rest = String::new();

@@ -4,10 +4,11 @@
 
 use std::{
     collections::BTreeMap,
+    io::{BufRead, BufReader, Read},
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use millstream_test_support::{
@@ -91,6 +92,43 @@ fn a_port_that_only_tcp_occupies_is_refused_too() {
     let other = broker.scratch().join("other");
     let refused = serve(&broker, &["--listen", &address, "--data-dir", other.to_str().unwrap()]);
     check(&refused, 1, &[&address, "in use"]);
+}
+
+#[test]
+fn an_http_port_that_was_asked_for_and_is_in_use_is_named() {
+    let broker = Broker::start_with(&["--http", "127.0.0.1:0"]).unwrap();
+    let taken = broker.http().to_string();
+    let fresh = broker.scratch().join("fresh");
+    refused_without_a_trace(
+        &broker,
+        &fresh,
+        &["--listen", "127.0.0.1:0", "--http", &taken],
+        &[&taken, "in use", "--http"],
+    );
+    still_serves(&broker, "after");
+}
+
+/// A second broker on a machine needs a port of its own, and nothing else.
+#[test]
+fn the_default_http_port_in_use_is_warned_of_and_done_without() {
+    // Whoever has it: this test, or somebody else's broker.
+    let _held = TcpListener::bind("127.0.0.1:9644");
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(cli::millstream().unwrap());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--output", "json", "--data-dir"]);
+    command.arg(folder.path().join("data"));
+    command.env("HOME", folder.path()).env("MILLSTREAM_PROFILE", folder.path().join("profile.json"));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success() && child.wait().unwrap().success());
+    let mut told = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert!(ready["listen"].is_string() && ready["http"].is_null(), "{line}{told}");
+    let warned = told.lines().any(|line| ["WARN", "127.0.0.1:9644", "--http"].iter().all(|word| line.contains(word)));
+    assert!(warned, "{told}");
 }
 
 #[test]
@@ -203,11 +241,9 @@ fn words_that_serve_does_not_know_are_bad_usage() {
 fn what_is_not_built_yet_is_refused_not_ignored() {
     let broker = Broker::start().unwrap();
     let other = broker.scratch().join("other");
-    for flag in [["--join", "127.0.0.1:1"], ["--http", "127.0.0.1:0"]] {
-        let words = [&["--listen", "127.0.0.1:0", "--data-dir", other.to_str().unwrap()], &flag[..]].concat();
-        check(&serve(&broker, &words), 1, &[flag[0], "not built"]);
-        assert!(!other.exists(), "{} was made", other.display());
-    }
+    let words = ["--listen", "127.0.0.1:0", "--data-dir", other.to_str().unwrap(), "--join", "127.0.0.1:1"];
+    check(&serve(&broker, &words), 1, &["--join", "not built"]);
+    assert!(!other.exists(), "{} was made", other.display());
 }
 
 /// On a full disk above all: it must start, so that room can be made.

@@ -44,10 +44,12 @@ pub struct Broker {
 struct Running {
     child: Child,
     listen: SocketAddr,
+    http: Option<SocketAddr>,
 }
 
 impl Broker {
-    /// Starts a broker with an empty data directory on free ports, and waits until it serves.
+    /// Starts a broker with an empty data directory on free ports, and waits until it serves. It does without HTTP: see
+    /// [`Broker::http`].
     ///
     /// # Errors
     /// When it does not build, does not start, or is not ready within a minute; with what it printed.
@@ -123,12 +125,15 @@ impl Broker {
         self.starts += 1;
         let ready = self.home.path().join(format!("ready-{}.json", self.starts));
         let log = self.log_path();
+        // Its default address is one for all brokers of a machine, and many are tested at a time.
+        let http: &[&str] = if self.serve.iter().any(|word| word == "--http") { &[] } else { &["--http", "none"] };
         let mut child = self
             .command()?
             .args(["serve", "--listen", &listen.to_string(), "--data-dir"])
             .arg(self.data_dir())
             .arg("--ready-file")
             .arg(&ready)
+            .args(http)
             .args(&self.serve)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -148,8 +153,9 @@ impl Broker {
                 };
                 let listen = address("listen")?;
                 ensure!(said["pid"] == child.id(), "the ready file {said} is another process's, not {}", child.id());
+                let http = if said["http"].is_null() { None } else { Some(address("http")?) };
                 self.address = Some(listen);
-                self.running = Some(Running { child, listen });
+                self.running = Some(Running { child, listen, http });
                 return Ok(());
             }
             if start.elapsed() > START_MAX {
@@ -208,6 +214,16 @@ impl Broker {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.running().listen
+    }
+
+    /// Where it serves HTTP: of one that was started with `--http 127.0.0.1:0`, say.
+    ///
+    /// # Panics
+    /// When it is not running, or does not serve it.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "a test that asks for what it has turned off is wrong")]
+    pub fn http(&self) -> SocketAddr {
+        self.running().http.expect("the broker was started with --http")
     }
 
     /// The operating system's id of the process.

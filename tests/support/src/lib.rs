@@ -5,6 +5,7 @@ pub mod cli;
 pub mod flights;
 pub mod guests;
 pub mod history;
+pub mod http;
 pub mod image;
 pub mod message;
 pub mod peers;

@@ -12,13 +12,16 @@ pub(crate) mod topic;
 pub(crate) mod transform;
 pub(crate) mod view;
 
-use crate::args::{Cli, Command};
+use crate::{
+    args::{Cli, Command},
+    log_filter::LogFilter,
+};
 
-/// Does what was asked.
-pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
+/// Does what was asked. `log`: what a broker's operators may change.
+pub(crate) async fn run(cli: Cli, log: LogFilter) -> anyhow::Result<()> {
     let Cli { common, command } = cli;
     match command {
-        Command::Serve(serve) => serve.run().await,
+        Command::Serve(serve) => serve.run(log).await,
         Command::Topic(topic) => topic.run(&common).await,
         Command::Produce(produce) => produce.run(&common).await,
         Command::Consume(consume) => consume.run(&common).await,

@@ -1,14 +1,15 @@
 //! `millstream serve`: runs a broker until it is told to stop or cannot keep its word any more.
 //!
-//! The order of a start: settings; the port, so that a taken one is known before anything is made or recovered; the data
-//! directory, locked before anything in it is touched; its identity (CA and certificate); the listeners; the clients' profile;
+//! The order of a start: settings; the ports, so that a taken one is known before anything is made or recovered, and HTTP, which
+//! tells how far it is; the data directory, locked before anything in it is touched; its identity (CA and certificate); the listeners; the clients' profile;
 //! and the ready file last. A start that is refused leaves no trace.
 
+mod http;
 mod limits;
 mod ready;
 mod settings;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -19,12 +20,14 @@ use millstream_transport::{BoundPort, Limits, ListenError, Listeners, Profile, Q
 use tracing::{info, warn};
 
 use self::{
+    http::{HttpServer, Site},
     ready::Ready,
     settings::{Http, Settings},
 };
 use crate::{
     failure::explain,
     flags::{Form, Unasked},
+    log_filter::LogFilter,
     output::{Output, say},
     signals::Signals,
 };
@@ -46,6 +49,7 @@ The configuration file is TOML; its keys are the flags' names:
     data-dir = \"/var/lib/millstream\"
     listen = \"0.0.0.0:9092\"
     advertise = \"broker-1.example.com:9092\"
+    http = \"127.0.0.1:9644\"
     node-id = 1
     frame-memory = 1073741824
     retention-check-ms = 300000
@@ -71,8 +75,9 @@ pub(crate) struct Serve {
     /// or [::]), where there is no one address to tell.
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISE")]
     advertise: Option<Address>,
-    /// Where to serve health and metrics: not built yet, only `none` is taken.
-    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP", value_parser = settings::parse_http, hide = true)]
+    /// Where to serve health and the log's level over HTTP, to whoever reaches the address; `none`: nowhere. The default is
+    /// 127.0.0.1:9644, or nowhere if that is in use.
+    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP", value_parser = settings::parse_http)]
     http: Option<Http>,
     /// The broker's number in its cluster; the default is 1.
     #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = clap::value_parser!(i32).range(0..))]
@@ -110,12 +115,12 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, log: LogFilter) -> anyhow::Result<()> {
         let form = self.form;
         let settings = Settings::resolve(self)?;
         // Before anything takes long, so that a stop is heard at any time.
         let mut signals = Signals::new().context("cannot listen for signals")?;
-        let starting = Box::pin(Running::start(&settings));
+        let starting = Box::pin(Running::start(&settings, log));
         let running = tokio::select! {
             running = starting => running?,
             signal = signals.next() => bail!("stopped by {signal} before the broker was ready"),
@@ -127,22 +132,26 @@ impl Serve {
 
 /// A broker that serves.
 struct Running {
-    broker: Broker,
-    quic: std::sync::Arc<QuicListener>,
+    broker: Arc<Broker>,
+    quic: Arc<QuicListener>,
     bound: SocketAddr,
+    http: Option<HttpServer>,
     profile: Option<PathBuf>,
     /// The data directory was empty.
     is_new: bool,
 }
 
 impl Running {
-    async fn start(settings: &Settings) -> anyhow::Result<Self> {
+    async fn start(settings: &Settings, log: LogFilter) -> anyhow::Result<Self> {
         let data_dir = &settings.data_dir;
         let port = bind(settings.listen)?;
         let bound = port.address();
         if !bound.ip().is_loopback() {
             warn!(address = %bound, "whoever reaches this address may do everything: there are no access rights yet");
         }
+        let site = Arc::new(Site::new(log));
+        let http = http::listen(settings.http).await?;
+        let http = http.map(|listener| HttpServer::start(listener, site.clone())).transpose()?;
         let frames = Budget::new(settings.frame_memory);
         let defaults = BrokerOptions::new(settings.node_id, data_dir.clone());
         let options = BrokerOptions {
@@ -180,8 +189,9 @@ impl Running {
             }
         };
         let quic = listeners.quic.clone();
-        let broker = prepared.serve(vec![listeners.quic, listeners.tcp]);
-        let mut running = Self { broker, quic, bound, profile: None, is_new };
+        let broker = Arc::new(prepared.serve(vec![listeners.quic, listeners.tcp]));
+        site.serves(broker.clone());
+        let mut running = Self { broker, quic, bound, http, profile: None, is_new };
         running.profile = running.write_profile(settings, ca_pem);
         Ok(running)
     }
@@ -210,6 +220,7 @@ impl Running {
     fn tell(&self, settings: &Settings, form: Form) -> anyhow::Result<()> {
         let ready = Ready {
             listen: self.bound.to_string(),
+            http: self.http.as_ref().map(|http| http.address().to_string()),
             pid: std::process::id(),
             data_dir: settings.data_dir.clone(),
             profile: self.profile.clone(),
@@ -220,6 +231,9 @@ impl Running {
             self.bound,
             settings.data_dir.display(),
         ));
+        if let Some(http) = &self.http {
+            say(format_args!("health and the log's level: curl http://{}/", http.address()));
+        }
         let address = settings.address(self.bound);
         if self.is_new {
             let broker = if address == "127.0.0.1:9092" { String::new() } else { format!(" --broker {address}") };
@@ -248,6 +262,10 @@ impl Running {
         }
         // The connections are closed; their peers should hear of it.
         let _ = tokio::time::timeout(FAREWELL_MAX, self.quic.wait_idle()).await;
+        // Until here it has told that the broker stops.
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
         info!("stopped");
         Ok(())
     }

@@ -12,6 +12,8 @@ use serde::Serialize;
 pub(crate) struct Ready {
     /// `ADDRESS:PORT`, with the real port when 0 was asked for.
     pub(crate) listen: String,
+    /// Where health and the log's level are served, if anywhere.
+    pub(crate) http: Option<String>,
     pub(crate) pid: u32,
     pub(crate) data_dir: PathBuf,
     /// Where this user's clients find the CA and the address, if it could be written.
@@ -42,11 +44,12 @@ mod tests {
     #[test]
     fn the_file_is_json_and_nothing_is_left_beside_it() {
         let dir = tempfile::tempdir().unwrap();
-        let ready = Ready { listen: "127.0.0.1:1".into(), pid: 7, data_dir: "/d".into(), profile: None };
+        let ready = Ready { listen: "127.0.0.1:1".into(), http: None, pid: 7, data_dir: "/d".into(), profile: None };
         let path = dir.path().join("ready.json");
         ready.write(&path).unwrap();
         let said: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        let expected = serde_json::json!({"listen": "127.0.0.1:1", "pid": 7, "data_dir": "/d", "profile": null});
+        let expected =
+            serde_json::json!({"listen": "127.0.0.1:1", "http": null, "pid": 7, "data_dir": "/d", "profile": null});
         assert_eq!(said, expected);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(ready.write(&dir.path().join("absent/ready.json")).is_err());

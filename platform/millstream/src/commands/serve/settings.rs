@@ -15,6 +15,7 @@ use super::Serve;
 use crate::failure::{Malformed, NotBuilt};
 
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
+const HTTP_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9644);
 const NODE_ID_DEFAULT: i32 = 1;
 
 /// Least of `--frame-memory`, bytes: a frame of the largest size and an answer beside it must fit.
@@ -28,11 +29,15 @@ const COMPACTION_CHECK_MS_DEFAULT: u64 = 15 * 1000;
 
 const _: () = assert!(FRAME_MEMORY_MIN > FRAME_BYTES_MAX as u64);
 
-/// Where health and metrics are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where health and the log's level are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Http {
+    /// Nowhere.
     Off,
+    /// There, or there is no start.
     On(SocketAddr),
+    /// There, unless somebody else is: nobody asked for it, and a second broker on a machine needs no flag for this.
+    IfFree(SocketAddr),
 }
 
 /// All that a broker is started with.
@@ -41,6 +46,7 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: Option<Address>,
+    pub(crate) http: Http,
     pub(crate) node_id: BrokerId,
     pub(crate) frame_memory: usize,
     pub(crate) retention_check: Duration,
@@ -84,11 +90,13 @@ pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     local.as_deref().unwrap_or(text).parse().map_err(|_| expected.to_owned())
 }
 
-/// `none`, or as [`parse_listen`].
+/// `none` (or `off`), or as [`parse_listen`].
 pub(crate) fn parse_http(text: &str) -> Result<Http, String> {
     match text {
-        "none" => Ok(Http::Off),
-        _ => parse_listen(text).map(Http::On),
+        "none" | "off" => Ok(Http::Off),
+        _ => parse_listen(text)
+            .map(Http::On)
+            .map_err(|_| "expected `none`, or an IP address and a port, such as 127.0.0.1:9644".to_owned()),
     }
 }
 
@@ -172,9 +180,6 @@ impl Settings {
         if given.join.or(file.join).is_some_and(|brokers| !brokers.is_empty()) {
             return Err(NotBuilt::new("--join", "a cluster is one broker for now").into());
         }
-        if let Some(Http::On(address)) = given.http.or(file.http) {
-            return Err(NotBuilt::new(format!("--http {address} (health and metrics)"), "leave it out").into());
-        }
         let Some(data_dir) = given.data_dir.or(file.data_dir).or(data_dir_default) else {
             bail!("no place for the data: give --data-dir DIR (there is no home directory to put it into)");
         };
@@ -195,6 +200,7 @@ impl Settings {
             data_dir,
             listen,
             advertise,
+            http: given.http.or(file.http).unwrap_or(Http::IfFree(HTTP_DEFAULT)),
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
             retention_check: millis(given.retention_check_ms, file.retention_check_ms, RETENTION_CHECK_MS_DEFAULT),
             compaction_check: millis(given.compaction_check_ms, file.compaction_check_ms, COMPACTION_CHECK_MS_DEFAULT),
@@ -266,6 +272,7 @@ mod tests {
             ("node-id = 1\nlistne = \"127.0.0.1:1\"", "line 2", "listne"),
             ("\n\nlisten = \"nowhere\"", "line 3", "IP address"),
             ("node-id = -1", "line 1", "0 or more"),
+            ("http = \"nowhere\"", "line 1", "none"),
             ("catch-up-share = 0", "line 1", "1 to 100"),
             ("advertise = \"nowhere\"", "line 1", "HOST:PORT"),
             ("node-id = ", "line 1", ""),
@@ -290,13 +297,24 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_wherever_it_is_said() {
-        for text in ["http = \"127.0.0.1:9644\"", "join = [\"a:1\"]"] {
-            let refused = merge(Serve::default(), text).unwrap_err().to_string();
-            assert!(refused.contains("not built"), "{refused}");
-        }
-        merge(Serve::default(), "http = \"none\"\njoin = []").unwrap();
-        let given = Serve { http: Some(Http::Off), ..Serve::default() };
-        merge(given, "http = \"127.0.0.1:9644\"").unwrap();
+        let refused = merge(Serve::default(), "join = [\"a:1\"]").unwrap_err().to_string();
+        assert!(refused.contains("not built"), "{refused}");
+        merge(Serve::default(), "join = []").unwrap();
+    }
+
+    #[test]
+    fn an_http_address_that_was_asked_for_is_told_from_the_default() {
+        let check = |given: Option<&str>, text: &str, expected: Http| {
+            let given = Serve { http: given.map(|given| parse_http(given).unwrap()), ..Serve::default() };
+            assert_eq!(merge(given, text).unwrap().http, expected, "{text:?}");
+        };
+        let default = "127.0.0.1:9644".parse().unwrap();
+        check(None, "", Http::IfFree(default));
+        check(None, "http = \"127.0.0.1:9644\"", Http::On(default));
+        check(Some("127.0.0.1:9644"), "http = \"none\"", Http::On(default));
+        check(Some("none"), "http = \"127.0.0.1:9644\"", Http::Off);
+        check(Some("off"), "", Http::Off);
+        assert!(parse_http("nowhere").unwrap_err().contains("none"));
     }
 
     #[test]
