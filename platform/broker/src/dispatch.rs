@@ -77,7 +77,7 @@ pub(crate) fn dispatch(
         // Was taken apart above.
         Request::Produce(_) => std::future::ready(Reply::Nothing).boxed(),
         Request::ApiVersions(_) => now!(ApiVersions, api_versions()),
-        Request::Metadata(request) => now!(Metadata, handlers::metadata::handle(&shared, request)),
+        Request::Metadata(request) => answer!(Metadata, handlers::metadata::handle(shared, request)),
         Request::Fetch(request) => {
             answer!(Fetch, handlers::fetch::handle(shared, header.version, request, turn, session.clone()))
         }

@@ -32,5 +32,5 @@ mod turn;
 mod view;
 
 pub use broker::{Broker, BrokerFailed, Prepared, StartError};
-pub use options::BrokerOptions;
+pub use options::{BrokerOptions, NewTopics};
 pub use readiness::{NotReady, Readiness};

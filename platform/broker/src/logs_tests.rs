@@ -458,7 +458,7 @@ fn a_log_that_has_gone_is_out_of_service_until_it_is_put_back_or_deleted() {
                 [&told, "Put it back", "or delete the topic"].iter().all(|part| message.contains(*part)),
                 "{message}"
             );
-            let described = metadata::handle(broker.shared(), MetadataRequest::default());
+            let described = world.run_until(metadata::handle(broker.shared().clone(), MetadataRequest::default()));
             let offline = described.topics[0].partitions.iter().map(|at| at.offline_replicas.clone());
             assert_eq!(offline.collect::<Vec<_>>(), [vec![BrokerId(1)], vec![]]);
             world.run_until(append(&broker, 1).commit).unwrap();

@@ -29,6 +29,8 @@ pub struct BrokerOptions {
     /// What large requests and answers may take together. The same budget belongs into the listeners' limits: it counts
     /// frames from their first byte until nothing uses them any more.
     pub frames: Budget,
+    /// What topics are made with, and when, where nobody says so.
+    pub new_topics: NewTopics,
     /// How often to look for records that topics need not keep (Kafka's `log.retention.check.interval.ms`).
     pub retention_check: Duration,
     /// How often to look for topics to be compacted (Kafka's `log.cleaner.backoff.ms`).
@@ -57,6 +59,7 @@ impl BrokerOptions {
             compiler: Compiler::this_executable(),
             session: SessionLimits::default(),
             frames: Budget::new(FRAMES_BYTES_DEFAULT),
+            new_topics: NewTopics::default(),
             retention_check: Duration::from_secs(5 * 60),
             compaction_check: Duration::from_secs(15),
             catch_up_share: 25,
@@ -64,5 +67,24 @@ impl BrokerOptions {
             journal_file_bytes: storage.journal_file_bytes,
             journal_bytes_max: storage.journal_bytes_max,
         }
+    }
+}
+
+/// What is left open about topics: by those who create them, and by those who only ask for them. The defaults are Kafka's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopics {
+    /// Partitions of a topic whose creator leaves the number open (Kafka's `num.partitions`). What a topic may not have is refused as
+    /// it is made.
+    pub partitions: i32,
+    /// Replicas of each of its partitions (Kafka's `default.replication.factor`). More than there are brokers are refused as well.
+    pub replication_factor: i16,
+    /// Whether a Metadata request may make the topics that it names (Kafka's `auto.create.topics.enable`), if its client wants that.
+    /// Kafka's consumers and producers do.
+    pub made_when_asked_for: bool,
+}
+
+impl Default for NewTopics {
+    fn default() -> Self {
+        Self { partitions: 1, replication_factor: 1, made_when_asked_for: true }
     }
 }

@@ -341,7 +341,7 @@ mod tests {
                 refused.message.contains(&file) && refused.message.contains("start the broker again"),
                 "{refused:?}"
             );
-            let told = metadata::handle(shared, MetadataRequest::default());
+            let told = world.run_until(metadata::handle(shared.clone(), MetadataRequest::default()));
             let offline = told.topics[0].partitions.iter().map(|at| at.offline_replicas.clone());
             assert_eq!(offline.collect::<Vec<_>>(), [vec![BrokerId(1)], vec![]]);
             assert!(world.disk().exists(&dir.join("held")).unwrap(), "what the journal had is not kept");

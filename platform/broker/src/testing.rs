@@ -12,16 +12,22 @@ use millstream_replica::Acks;
 use millstream_wasm::Compiler;
 use uuid::Uuid;
 
-use crate::{Broker, BrokerOptions, StartError, handlers::delete_topics, partition::PendingAppend};
+use crate::{Broker, BrokerOptions, NewTopics, StartError, handlers::delete_topics, partition::PendingAppend};
 
 /// The topic `t`.
 pub(crate) const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
 
 /// Starts a broker over the world's `/data`.
 pub(crate) fn try_start(world: &World) -> Result<Broker, StartError> {
+    try_start_with(world, NewTopics::default())
+}
+
+/// As [`try_start`], with these settings of topics.
+pub(crate) fn try_start_with(world: &World, new_topics: NewTopics) -> Result<Broker, StartError> {
     let options = BrokerOptions {
         compiler: Compiler::InProcess,
         projection_dir: None,
+        new_topics,
         ..BrokerOptions::new(BrokerId(1), "/data".into())
     };
     Ok(world.run_until(Broker::start(options, world.env(), Vec::new()))?.0)

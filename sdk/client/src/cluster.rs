@@ -336,7 +336,11 @@ impl Cluster {
     /// Reaches one broker, without trying twice, and learns of the others.
     pub(crate) async fn reach(&self) -> Result<(), CallError> {
         self.target_link(Target::Any).await?;
-        let request = MetadataRequest { topics: Some(Vec::new()), ..MetadataRequest::default() };
+        let request = MetadataRequest {
+            topics: Some(Vec::new()),
+            allow_auto_topic_creation: false,
+            ..MetadataRequest::default()
+        };
         let channel = self.channel(Target::Any, Role::Admin).await?;
         let response = channel.call(request, self.options.request_timeout).await?;
         self.learn(&response);

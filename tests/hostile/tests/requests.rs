@@ -174,12 +174,33 @@ fn a_topic_that_is_named_a_thousand_times_is_described_once() {
     let before = victim.forget_peak().unwrap();
     let named = |name: &str| MetadataRequestTopic { name: Some(name.into()), ..Default::default() };
     for name in ["wide", "nowhere"] {
-        let request = MetadataRequest { topics: Some(vec![named(name); 100_000]), ..Default::default() };
+        let topics = Some(vec![named(name); 100_000]);
+        let request = MetadataRequest { topics, allow_auto_topic_creation: false, ..Default::default() };
         let answer = client(&victim).call(9, request).unwrap();
         assert_eq!(answer.topics.len(), 1, "{name}");
         let partitions = if name == "wide" { 200 } else { 0 };
         assert_eq!(answer.topics[0].partitions.len(), partitions);
     }
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
+    victim.unhurt().unwrap();
+}
+
+/// Kafka's brokers make what a Metadata request names, and so does this one: not without end.
+#[test]
+fn of_a_hundred_thousand_new_names_a_hundred_become_topics() {
+    let mut victim = Victim::start().unwrap();
+    let before = victim.forget_peak().unwrap();
+    let named = |number| MetadataRequestTopic { name: Some(format!("new-{number}")), ..Default::default() };
+    let request = MetadataRequest { topics: Some((0..100_000).map(named).collect()), ..Default::default() };
+    let answer = client(&victim).call(9, request).unwrap();
+    assert_eq!(answer.topics.len(), 100_000);
+    let (made, left): (Vec<_>, Vec<_>) = answer.topics.iter().partition(|topic| topic.error_code == ErrorCode::None);
+    assert_eq!(made.len(), 100);
+    assert!(made.iter().all(|topic| topic.partitions.len() == 1));
+    assert!(left.iter().all(|topic| topic.error_code == ErrorCode::UnknownTopicOrPartition));
+    let all = client(&victim).call(9, MetadataRequest::default()).unwrap();
+    assert_eq!(all.topics.len(), 101, "and the bystander");
     let peak = victim.peak(before).unwrap();
     assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
     victim.unhurt().unwrap();

@@ -21,8 +21,8 @@ use crate::{
     shared::Shared,
 };
 
-/// Partitions of a topic whose creator leaves the number open (Kafka's `num.partitions`).
-const PARTITIONS_DEFAULT: i32 = 1;
+/// "As many as the broker is set to make", of partitions and of replicas.
+pub(super) const LEFT_OPEN: i16 = -1;
 
 pub(crate) async fn handle(shared: Arc<Shared>, request: CreateTopicsRequest) -> CreateTopicsResponse {
     let mut topics = Vec::with_capacity(request.topics.len());
@@ -42,7 +42,8 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: CreateTopicsRequest) ->
     CreateTopicsResponse { topics, ..Default::default() }
 }
 
-async fn create(
+/// Makes one topic, led by this broker once this returns.
+pub(super) async fn create(
     shared: &Arc<Shared>,
     topic: CreatableTopic,
     validate_only: bool,
@@ -53,8 +54,11 @@ async fn create(
     }
     let settings = topic.configs.iter().map(|config| (config.name.as_str(), config.value.as_deref().unwrap_or("")));
     let config = TopicConfig::from_pairs(settings)?;
-    let partitions = if topic.num_partitions == -1 { PARTITIONS_DEFAULT } else { topic.num_partitions };
-    let replication_factor = if topic.replication_factor == -1 { 1 } else { topic.replication_factor };
+    let defaults = &shared.options.new_topics;
+    let partitions =
+        if topic.num_partitions == i32::from(LEFT_OPEN) { defaults.partitions } else { topic.num_partitions };
+    let replication_factor =
+        if topic.replication_factor == LEFT_OPEN { defaults.replication_factor } else { topic.replication_factor };
     // The catalog refuses a number below 1, in its own words.
     check_insync_replicas_min(&config, usize::try_from(replication_factor).unwrap_or(0).max(1))?;
     let state = shared.catalog.state();

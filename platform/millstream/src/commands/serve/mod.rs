@@ -5,6 +5,7 @@
 //! and the ready file last. A start that is refused leaves no trace.
 
 mod http;
+mod kafka;
 mod limits;
 mod ready;
 mod settings;
@@ -56,6 +57,16 @@ The configuration file is TOML; its keys are the flags' names:
     compaction-check-ms = 15000
     catch-up-share = 25
 
+    [kafka]
+    num.partitions = 3
+
+In the table [kafka] are settings of Kafka's, under Kafka's names. On the command line they are given as --set NAME=VALUE, in the \
+environment as MILLSTREAM_NUM_PARTITIONS and so on:
+
+    num.partitions              partitions of a topic whose creator leaves the number open; 1
+    default.replication.factor  replicas of each partition, likewise; 1
+    auto.create.topics.enable   whether a topic is made when a Kafka client asks for one that is not there; true
+
 SIGINT or SIGTERM stops the broker in order; a second one stops it at once, which the next start recovers from. \
 RUST_LOG says what is logged, such as RUST_LOG=debug."
 )]
@@ -99,6 +110,9 @@ pub(crate) struct Serve {
     /// keep, all together, percent. 100: they are never held back. The default is 25.
     #[arg(long, value_name = "PERCENT", env = "MILLSTREAM_CATCH_UP_SHARE", value_parser = clap::value_parser!(u8).range(1..=100))]
     catch_up_share: Option<u8>,
+    /// Set one of Kafka's settings, such as num.partitions=3; may be given several times. `--help` names those that there are.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    set: Vec<kafka::Given>,
     /// Write where the broker listens to this file, as JSON, once it is ready.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_READY_FILE")]
     ready_file: Option<PathBuf>,
@@ -157,6 +171,7 @@ impl Running {
         let options = BrokerOptions {
             advertise: settings.advertise.clone(),
             frames: frames.clone(),
+            new_topics: settings.new_topics.clone(),
             retention_check: settings.retention_check,
             compaction_check: settings.compaction_check,
             catch_up_share: settings.catch_up_share.unwrap_or(defaults.catch_up_share),

@@ -8,10 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use millstream_broker::NewTopics;
 use millstream_model::{Address, BrokerId, limits::FRAME_BYTES_MAX};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::Serve;
+use super::{Serve, kafka};
 use crate::failure::{Malformed, NotBuilt};
 
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
@@ -49,6 +50,7 @@ pub(crate) struct Settings {
     pub(crate) http: Http,
     pub(crate) node_id: BrokerId,
     pub(crate) frame_memory: usize,
+    pub(crate) new_topics: NewTopics,
     pub(crate) retention_check: Duration,
     pub(crate) compaction_check: Duration,
     /// None: the broker's own.
@@ -59,7 +61,7 @@ pub(crate) struct Settings {
     pub(crate) journal_bytes: Option<u64>,
 }
 
-/// The configuration file. Its keys are the flags' names.
+/// The configuration file. Its keys are the flags' names; settings of Kafka's are in a table of their own.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
@@ -81,6 +83,8 @@ struct File {
     #[serde(default, deserialize_with = "percent")]
     catch_up_share: Option<u8>,
     ready_file: Option<PathBuf>,
+    #[serde(default)]
+    kafka: kafka::Table,
 }
 
 /// An IP address and a port; `localhost` counts as the former.
@@ -201,6 +205,7 @@ impl Settings {
             listen,
             advertise,
             http: given.http.or(file.http).unwrap_or(Http::IfFree(HTTP_DEFAULT)),
+            new_topics: kafka::resolve(&given.set, kafka::environment, &file.kafka)?,
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
             retention_check: millis(given.retention_check_ms, file.retention_check_ms, RETENTION_CHECK_MS_DEFAULT),
             compaction_check: millis(given.compaction_check_ms, file.compaction_check_ms, COMPACTION_CHECK_MS_DEFAULT),
@@ -276,6 +281,8 @@ mod tests {
             ("catch-up-share = 0", "line 1", "1 to 100"),
             ("advertise = \"nowhere\"", "line 1", "HOST:PORT"),
             ("node-id = ", "line 1", ""),
+            ("node-id = 1\n[kafka]\nnum.partitions = 0", "line 3", "from 1 to 10000"),
+            ("kafka = 1", "line 1", "a table of Kafka's settings"),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("millstream.toml");
