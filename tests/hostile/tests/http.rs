@@ -110,7 +110,7 @@ fn what_is_too_large_or_no_http_at_all_is_refused() {
     let body = "x".repeat(4097);
     check(http, put("Content-Length: 4097", &body).as_bytes(), &[413]);
     check(http, put("Content-Length: 1048576", &long).as_bytes(), &[413]);
-    check(http, put("Content-Length: 18446744073709551615", "info").as_bytes(), &[413, 400]);
+    check(http, put("Content-Length: 18446744073709551615", "info").as_bytes(), &[431]);
     check(http, put("Transfer-Encoding: chunked", &format!("1001\r\n{body}\r\n0\r\n\r\n")).as_bytes(), &[413]);
     check(http, put("Transfer-Encoding: chunked", &format!("100000\r\n{long}\r\n0\r\n\r\n")).as_bytes(), &[413]);
     check(http, put("Transfer-Encoding: chunked", "zz\r\n").as_bytes(), &[400]);
@@ -168,7 +168,8 @@ fn who_says_nothing_or_little_at_a_time_is_closed_in_time() {
     let mut dripping = slow.split_off(CONNECTIONS_MAX / 2);
     thread::scope(|scope| {
         scope.spawn(|| {
-            while dripping.iter_mut().any(|stream| stream.write_all(b"1").is_ok()) && start.elapsed() < PATIENCE {
+            let mut drip = || dripping.iter_mut().filter_map(|stream| stream.write_all(b"1").ok()).count();
+            while drip() > 0 && start.elapsed() < PATIENCE {
                 thread::sleep(Duration::from_millis(200));
             }
         });
