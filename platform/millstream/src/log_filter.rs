@@ -100,10 +100,12 @@ fn reaches_us(words: &str) -> bool {
 
 /// Stricter than [`EnvFilter`], which takes `inof` for the name of something that is to be logged in full.
 fn parse(directives: &str) -> Result<EnvFilter, String> {
-    for directive in directives.trim().split(',').map(str::trim) {
+    // The library takes no spaces.
+    let directives: Vec<&str> = directives.split(',').map(str::trim).collect();
+    for directive in &directives {
         let (target, level) = match directive.split_once('=') {
             Some((target, level)) => (Some(target), level),
-            None => (None, directive),
+            None => (None, *directive),
         };
         if !(level.eq_ignore_ascii_case("off") || (level.parse::<Level>().is_ok() && level.parse::<u8>().is_err())) {
             return Err(format!("{level:?} is no level"));
@@ -116,7 +118,7 @@ fn parse(directives: &str) -> Result<EnvFilter, String> {
             ));
         }
     }
-    EnvFilter::try_new(directives.trim()).map_err(|error| error.to_string())
+    EnvFilter::try_new(directives.join(",")).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -105,6 +105,9 @@ struct Level<'a> {
 
 impl Level<'_> {
     fn take<E: Error>(self, value: &str) -> Result<(), E> {
+        if self.name.is_empty() {
+            return Err(E::custom("expected a table of Kafka's settings"));
+        }
         let given = Given::new(&self.name, value).map_err(E::custom)?;
         if self.table.0.iter().any(|other| other.setting.name == self.name) {
             return Err(E::custom(format!("{} is given twice", self.name)));
