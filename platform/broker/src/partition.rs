@@ -244,15 +244,43 @@ impl Future for Commit {
 impl Drop for Commit {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            let commit = Self { partition: self.partition.clone(), ticket: Some(ticket) };
+            // No commit in it: where the process ends, what is spawned is dropped at once, and would spawn another.
+            let partition = self.partition.clone();
             self.partition.env.spawn.spawn(
                 "commit",
                 async move {
                     // A failure stops the broker through the storage itself.
-                    let _ = commit.await;
+                    let _ = ticket.await;
+                    partition.advance();
                 }
                 .boxed(),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_model::BrokerId;
+
+    use crate::{Broker, BrokerOptions, testing};
+
+    /// What is spawned where the runtime ends is dropped at once: an append that nobody waits for any more spawned another each time,
+    /// until the stack was full.
+    #[test]
+    fn an_append_that_the_end_of_the_process_leaves_behind_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let options = BrokerOptions::new(BrokerId(1), dir.path().into());
+        runtime.block_on(async {
+            let (broker, _) = Broker::start(options, millstream_env::real::env(), Vec::new()).await.unwrap();
+            testing::create(&broker, 1).await;
+            let commit = testing::append(&broker, 0).commit;
+            tokio::spawn(async move {
+                let _ = (commit, broker);
+                std::future::pending::<()>().await;
+            });
+        });
+        drop(runtime);
     }
 }
