@@ -41,6 +41,8 @@ struct Session {
     /// Moves past those that have been given records: an answer has no room for all, and none is forgotten.
     first: usize,
     memory: Paid,
+    /// A request of it is under way.
+    is_asked: bool,
 }
 
 /// A partition as the client names it.
@@ -88,7 +90,8 @@ impl StreamSession {
     ///
     /// # Errors
     ///
-    /// As Kafka's brokers answer: the session is unknown, the request is not its next, or it changes from names to ids.
+    /// As Kafka's brokers answer: the session is unknown, the request is not its next, or it changes from names to ids. One that comes before
+    /// the last is answered is not the next.
     pub(super) fn ask(
         &self,
         version: i16,
@@ -117,6 +120,11 @@ impl StreamSession {
         if found.epoch != request.session_epoch {
             return Err(ErrorCode::InvalidFetchSessionEpoch);
         }
+        if found.is_asked {
+            // Clients wait for their answer, which says what the next request is about. Each that waits takes memory for all partitions,
+            // and a request takes none.
+            return Err(ErrorCode::InvalidFetchSessionEpoch);
+        }
         if found.by_id != by_id {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
@@ -125,6 +133,7 @@ impl StreamSession {
             return Err(ErrorCode::FetchSessionIdNotFound);
         }
         found.epoch = found.epoch.checked_add(1).unwrap_or(1);
+        found.is_asked = true;
         request.topics = found.topics();
         let id = found.id;
         if found.partitions.is_empty() {
@@ -138,7 +147,7 @@ impl StreamSession {
 impl Session {
     fn new(id: i32, by_id: bool, budget: Budget) -> Self {
         let memory = Paid { budget, shares: Vec::new(), paid: 0, used: 0 };
-        Self { id, epoch: 1, by_id, partitions: IndexMap::new(), first: 0, memory }
+        Self { id, epoch: 1, by_id, partitions: IndexMap::new(), first: 0, memory, is_asked: true }
     }
 
     /// Takes in what a request names, and lets go of what it forgets; false if there is no room.
@@ -249,6 +258,7 @@ impl Told {
         // It may have been replaced since; then the client has asked for that.
         let Some(session) = session.as_mut().filter(|session| session.id == id) else { return };
         answer.session_id = id;
+        session.is_asked = false;
         answer.responses.retain_mut(|topic| {
             let name: Arc<str> = topic.topic.as_str().into();
             topic.partitions.retain(|partition| {
@@ -391,11 +401,16 @@ mod tests {
         assert_eq!(ask(BY_NAME, 0, -1), None);
         assert_eq!(ask(BY_NAME, 9, 1), Some(ErrorCode::FetchSessionIdNotFound), "that one wanted none");
         assert_eq!(ask(BY_NAME, 0, 0), None);
+        assert_eq!(ask(BY_NAME, 9, 1), Some(ErrorCode::InvalidFetchSessionEpoch), "the first is not answered");
+        let answered = || Told::News(stream.clone(), 9).tell(&mut FetchResponse::default());
+        answered();
         for epoch in [2, i32::MAX, -2] {
             assert_eq!(ask(BY_NAME, 9, epoch), Some(ErrorCode::InvalidFetchSessionEpoch));
         }
         assert_eq!(ask(VERSION_BY_ID, 9, 1), Some(ErrorCode::FetchSessionTopicIdError));
         assert_eq!(ask(BY_NAME, 9, 1), None);
+        assert_eq!(ask(BY_NAME, 9, 2), Some(ErrorCode::InvalidFetchSessionEpoch), "that one is not answered");
+        answered();
         assert_eq!(ask(BY_NAME, 9, 1), Some(ErrorCode::InvalidFetchSessionEpoch), "twice");
         assert_eq!(ask(BY_NAME, 9, -1), None);
         assert_eq!(ask(BY_NAME, 9, 2), Some(ErrorCode::FetchSessionIdNotFound), "that one ended it");
@@ -404,7 +419,9 @@ mod tests {
     #[test]
     fn a_session_without_partitions_ends() {
         let (stream, budget) = (StreamSession::default(), budget());
-        stream.ask(BY_NAME, &mut request(0, 0, vec![topic("a", &[(0, 5)])]), &budget, 9).ok().unwrap();
+        let mut first = request(0, 0, vec![topic("a", &[(0, 5)])]);
+        let all = stream.ask(BY_NAME, &mut first, &budget, 9).ok().unwrap();
+        told(all, answer(&first, &[], 5));
         let mut next = request(9, 1, Vec::new());
         next.forgotten_topics_data =
             vec![ForgottenTopic { topic: "a".into(), partitions: vec![PartitionId(0)], ..Default::default() }];
@@ -421,7 +438,9 @@ mod tests {
         let mut large = request(0, 0, vec![all(most + 1)]);
         assert!(matches!(stream.ask(BY_NAME, &mut large, &budget, 9), Ok(Told::All)));
         assert_eq!(read(&large).len(), PARTITIONS_MAX + 1, "it is read all the same");
-        assert!(matches!(stream.ask(BY_NAME, &mut request(0, 0, vec![all(most)]), &budget, 9), Ok(Told::First(..))));
+        let mut first = request(0, 0, vec![all(most)]);
+        let session = stream.ask(BY_NAME, &mut first, &budget, 9).ok().unwrap();
+        assert_eq!(told(session, answer(&first, &[], 5)).0, 9);
         let mut more = request(9, 1, vec![topic("b", &[(0, 5)])]);
         assert_eq!(stream.ask(BY_NAME, &mut more, &budget, 9).err(), Some(ErrorCode::FetchSessionIdNotFound));
         assert_eq!(budget.free_bytes(), 16 << 20);
