@@ -196,21 +196,26 @@ impl PartitionLog {
         Ok(None)
     }
 
-    /// The record with the greatest timestamp, the first of them; none if there is no record (KIP-734). It costs and treats batches as
-    /// [`PartitionLog::offset_for_timestamp`] does, some dozens of times that where the greatest one known is of a deleted record.
+    /// The record with the greatest timestamp of those before an offset, the first of them; none if there is none (KIP-734). It costs and
+    /// treats batches as [`PartitionLog::offset_for_timestamp`] does, some dozens of times that where the greatest one known is of a deleted
+    /// record, or of one at that offset or later.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn newest_record(&self) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
+    pub fn newest_record(&self, below: Offset) -> Result<Option<(Offset, TimestampMs)>, ReadError> {
         let mut bound = self.newest_bound()?;
-        if let Some(found) = self.offset_for_timestamp(bound)? {
+        // The first of all that are so late: if that is at `below` or later, all are.
+        let first_since = |time| -> Result<_, ReadError> {
+            Ok(self.offset_for_timestamp(time)?.filter(|(offset, _): &(Offset, TimestampMs)| *offset < below))
+        };
+        if let Some(found) = first_since(bound)? {
             return Ok(Some(found));
         }
-        let Some(mut found) = self.offset_for_timestamp(TimestampMs(i64::MIN))? else { return Ok(None) };
+        let Some(mut found) = first_since(TimestampMs(i64::MIN))? else { return Ok(None) };
         // Nothing is as late as the bound.
         while found.1.0.saturating_add(1) < bound.0 {
             let between = TimestampMs(i64::midpoint(found.1.0, bound.0));
-            match self.offset_for_timestamp(between)? {
+            match first_since(between)? {
                 Some(later) => found = later,
                 None => bound = between,
             }

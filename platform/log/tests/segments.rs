@@ -160,11 +160,18 @@ fn a_time_costs_a_short_stretch_of_one_segment() {
         assert!(reads <= 3, "{reads} reads for {target}");
     }
     assert_eq!(reads(10 * LONG + 20), 0, "nothing is so late");
-    let newest = || log.newest_record().unwrap().map(|(offset, time)| (offset.0, time.0));
+    let newest_below = |below| log.newest_record(Offset(below)).unwrap().map(|(offset, time)| (offset.0, time.0));
+    let newest = || newest_below(i64::MAX);
     let reads_before = world.disk().counts().reads;
     assert_eq!(newest(), Some((2 * LONG - 3, 10 * (LONG - 1) + 1)), "the last but one batch has the last one's time");
     let reads = world.disk().counts().reads - reads_before;
     assert!(reads <= 3, "{reads} reads for the newest");
+    for below in (1..2 * LONG).step_by(17) {
+        let records = (0..LONG).flat_map(|at| [0, 1].map(|nth| (2 * at + nth, 10 * (at ^ 1) + nth)));
+        let greatest = records.filter(|(offset, _)| *offset < below).max_by_key(|(offset, time)| (*time, -offset));
+        assert_eq!(newest_below(below), greatest, "below {below}");
+    }
+    assert_eq!(newest_below(0), None);
     // What was deleted is not found, and does not hide what is there.
     world.run_until(log.advance_start(Offset(41)).unwrap()).unwrap();
     assert_eq!(log.offset_for_timestamp(TimestampMs(0)).unwrap(), Some((Offset(41), TimestampMs(211))));

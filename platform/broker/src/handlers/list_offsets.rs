@@ -103,7 +103,7 @@ fn search_all(
     let search = |(place, partition, sought): (Place, Arc<Partition>, Sought)| {
         let found = match sought {
             Sought::From(time) => partition.log.offset_for_timestamp(time),
-            Sought::Newest => partition.log.newest_record(),
+            Sought::Newest => partition.log.newest_record(partition.high_watermark()),
         };
         let found = found.map_err(WireError::from);
         // What is not committed yet is not there yet.
