@@ -212,7 +212,11 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         let file = open_plain(path, OpenMode::Create)?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(RealLock { file }))
+        // Beside it, its directory: a file that is removed can be made again, and locked by another, while the first still holds it.
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = fs::File::open(dir)?;
+        rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(RealLock { file, _dir: dir }))
     }
 }
 
@@ -297,6 +301,7 @@ fn is_special(path: &Path) -> bool {
 struct RealLock {
     // Closing the descriptor releases the lock.
     file: fs::File,
+    _dir: fs::File,
 }
 
 impl DiskLock for RealLock {
@@ -420,6 +425,19 @@ mod tests {
         }
         let times = |turn: usize| [1, 7, 1000].iter().filter(|count| turn < **count).count();
         assert!(seen.iter().enumerate().all(|(turn, seen)| seen.load(Ordering::Relaxed) == times(turn)));
+    }
+
+    /// A second broker took a new file's lock where the first one's had been removed, and recovered what the first wrote to.
+    #[test]
+    fn a_lock_is_held_though_its_file_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let held = RealDisk.lock(&path).unwrap();
+        assert!(RealDisk.lock(&path).is_err());
+        fs::remove_file(&path).unwrap();
+        assert!(RealDisk.lock(&path).is_err(), "by its directory");
+        drop(held);
+        assert!(RealDisk.lock(&path).is_ok());
     }
 
     #[test]

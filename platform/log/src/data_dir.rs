@@ -182,9 +182,14 @@ mod tests {
             disk.create_dir_all(Path::new("/data"))?;
             disk.open(Path::new("/data/LOCK"), millstream_env::OpenMode::Create).map(drop)
         };
-        for (name, take_away) in
-            [("removed", &remove as &dyn Fn(&dyn Disk) -> std::io::Result<()>), ("replaced", &replace)]
-        {
+        let journal = |disk: &dyn Disk| disk.remove_dir_all(Path::new("/data/journal"));
+        let logs = |disk: &dyn Disk| disk.rename(Path::new("/data/logs"), Path::new("/moved-logs"));
+        for (name, take_away) in [
+            ("removed", &remove as &dyn Fn(&dyn Disk) -> std::io::Result<()>),
+            ("replaced", &replace),
+            ("journal", &journal),
+            ("logs", &logs),
+        ] {
             let (world, told) = (World::new(1), told::LevelsTold::by("::journal"));
             tracing::subscriber::with_default(told.clone(), || {
                 let storage = Storage::open(StorageOptions::new("/data"), world.env()).unwrap().0;

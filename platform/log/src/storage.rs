@@ -107,8 +107,15 @@ async fn watch(journal: Arc<Journal>, lock: Weak<dyn DiskLock>, env: Env) {
         let look = move || {
             // Closed meanwhile, or it cannot tell: whatever is wrong then, other calls tell as well.
             let is_there = lock.upgrade().is_none_or(|lock| lock.is_at(&look_at).unwrap_or(true));
-            if !is_there && !journal.queue().is_stopped() {
-                journal.fail(failing("find", &look_at)(taken_away()));
+            let missing = match is_there {
+                false => Some(look_at),
+                true => {
+                    let parts = ["journal", "logs"].map(|part| journal.options.dir.join(part));
+                    parts.into_iter().find(|part| journal.disk.exists(part).is_ok_and(|exists| !exists))
+                }
+            };
+            if let Some(missing) = missing.filter(|_| !journal.queue().is_stopped()) {
+                journal.fail(failing("find", &missing)(taken_away()));
             }
         };
         env.spawn.blocking("data-dir-watch", Box::new(look)).join().await;
