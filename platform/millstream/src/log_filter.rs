@@ -103,7 +103,7 @@ fn parse(directives: &str) -> Result<EnvFilter, String> {
     // The library takes no spaces.
     let directives: Vec<&str> = directives.split(',').map(str::trim).collect();
     for directive in &directives {
-        let (target, level) = match directive.split_once('=') {
+        let (target, level) = match directive.rsplit_once('=') {
             Some((target, level)) => (Some(target), level),
             None => (None, *directive),
         };
