@@ -28,7 +28,8 @@
 //! log, and the mark goes with them. A start looks at it before anything else of the directory, in which nothing is changed then. In a
 //! file of an earlier version, or where this is not sound, it is not told, and the directory's name counts.
 //!
-//! Neither costs a sync. They are written with a mark: the first one, or the next where one is missing or is known only then.
+//! They are written with a mark: the first one, which costs no sync more, or the next where one is missing or is known only then; before
+//! it, and synced, since the journal need not have what a mark covers.
 
 use std::{
     io::{self, IoSlice},

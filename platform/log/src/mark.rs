@@ -129,11 +129,13 @@ impl Mark {
         replace_file(disk, path, &[&file], true)
     }
 
-    /// Writes a later mark in place of the one before the last, and syncs it; also what is to be noted of the log now.
+    /// Writes a later mark in place of the one before the last, and syncs it; before that, what is to be noted of the log now.
     pub(crate) fn store(&self, disk: &dyn Disk, path: &Path, noted: Option<Noted>) -> io::Result<()> {
         let file = disk.open(path, OpenMode::Write)?;
         if let Some(noted) = noted {
             noted.write(&*file)?;
+            // Before the mark: it covers the frame that tells of the making, and of two pages a power cut may leave either.
+            file.sync_data()?;
         }
         slots::store(&*file, self)
     }
@@ -183,7 +185,10 @@ impl Slot<SLOT_BYTES> for Mark {
 mod tests {
     use std::io::IoSlice;
 
-    use millstream_env::real::RealDisk;
+    use millstream_env::{
+        real::RealDisk,
+        sim::{DiskOperation, Fault, World},
+    };
     use millstream_model::{PartitionId, TopicId};
 
     use super::*;
@@ -200,6 +205,29 @@ mod tests {
             segment_len: 4711,
             producers: Saved { at: Offset(90), behind: sequence % 2 == 1 },
             first: (!sequence.is_multiple_of(3)).then(|| First::of(0x0102_0304 * u32::try_from(sequence).unwrap_or(0))),
+        }
+    }
+
+    /// The journal need not have what a mark covers: of two pages that are written, a power cut may leave either.
+    #[test]
+    fn a_mark_that_is_durable_has_the_note_that_was_written_with_it() {
+        for seed in 0..100 {
+            for sync in [1, 2] {
+                let world = World::new(seed);
+                let (disk, path) = (world.disk(), Path::new("/data/mark"));
+                disk.create_dir_all(Path::new("/data")).unwrap();
+                slots::create(disk, path, &mark(0)).unwrap();
+                disk.sync_dir(Path::new("/data")).unwrap();
+                disk.sync_dir(Path::new("/")).unwrap();
+                disk.inject(Fault::nth(DiskOperation::SyncData, sync));
+                let noted = Noted { made_by: 7, log: Some(LogId::records(TopicId::NIL, PartitionId(1))) };
+                let stored = mark(1).store(disk, path, Some(noted));
+                assert!(stored.is_err());
+                world.first().crash();
+                let file = Mark::open(disk, path).unwrap().unwrap();
+                let found = Mark::load(disk, path, file.clone()).unwrap();
+                assert!(found.mark == mark(0) || Noted::read(&*file).unwrap() == noted, "seed {seed}, sync {sync}");
+            }
         }
     }
 
