@@ -102,9 +102,17 @@ fn who_interrupts_a_writer_is_told_what_was_acknowledged_and_what_was_not() {
     typed.write_all(b"one\ntwo\n").unwrap();
     assert_eq!((reader.printed(), reader.printed()), ("one".into(), "two".into()));
     let said = interrupt(&mut writer);
-    let expected =
+    // What the reader has is acknowledged, but that may be on its way still: what is told is true of what has come.
+    let in_doubt = |line: i32, acknowledged: &str, lines: &str| {
+        format!(
+            "error: cannot produce to news: line {line}: interrupted by SIGINT before it was acknowledged; {acknowledged} \
+             acknowledged; perhaps written: {lines}; nothing after line 2 was sent"
+        )
+    };
+    let (none, one) = (in_doubt(1, "0 records", "lines 1-2"), in_doubt(2, "1 record", "line 2"));
+    let both =
         "error: cannot produce to news: interrupted by SIGINT; 2 records acknowledged; nothing after line 2 was sent";
-    assert_eq!(said, expected);
+    assert!([both, &none, &one].contains(&said.as_str()), "{said}");
 
     let mut writer = Running::start(&broker, &["produce", "news"]);
     let mut typed = writer.child.stdin.take().unwrap();
@@ -115,7 +123,5 @@ fn who_interrupts_a_writer_is_told_what_was_acknowledged_and_what_was_not() {
     let waiting = writer.said();
     assert!(waiting.contains("has not answered"), "{waiting}");
     let said = interrupt(&mut writer);
-    let expected = "error: cannot produce to news: line 2: interrupted by SIGINT before it was acknowledged; 1 record acknowledged; \
-                    perhaps written: line 2; nothing after line 2 was sent";
-    assert_eq!(said, expected);
+    assert!([none, one].contains(&said), "{said}");
 }
