@@ -17,6 +17,7 @@ mod limits;
 mod places;
 pub mod profile;
 mod quic;
+mod reset;
 mod socket;
 mod tcp;
 mod tls;

@@ -31,6 +31,7 @@ use crate::{
     ALPN, ConnectError, Limits, ListenError, ServerIdentity, Trust,
     frame::{Assembly, FrameReader, FrameWriter, Outlet, ReadLimits, WriteLimits},
     places::{Place, Places},
+    reset,
     socket::{CappedSocket, LOOPBACK_MTU, bind_udp, resolve},
     tls,
 };
@@ -92,7 +93,8 @@ impl QuicNet {
             SocketAddr::V4(_) => (&self.v4, Ipv4Addr::UNSPECIFIED.into()),
             SocketAddr::V6(_) => (&self.v6, Ipv6Addr::UNSPECIFIED.into()),
         };
-        cell.get_or_try_init(|| async { endpoint(bind_udp(SocketAddr::new(any, 0))?, None) }).await
+        cell.get_or_try_init(|| async { endpoint(bind_udp(SocketAddr::new(any, 0))?, EndpointConfig::default(), None) })
+            .await
     }
 
     async fn connect_to(&self, address: &str) -> Result<QuicConnection, ConnectError> {
@@ -187,10 +189,13 @@ fn transport(limits: &Limits, peer: IpAddr, side: Side) -> TransportConfig {
 }
 
 /// A socket at work.
-fn endpoint(socket: std::net::UdpSocket, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+fn endpoint(
+    socket: std::net::UdpSocket,
+    mut config: EndpointConfig,
+    server: Option<ServerConfig>,
+) -> io::Result<Endpoint> {
     let runtime = Arc::new(TokioRuntime);
     let socket = Arc::new(CappedSocket { inner: runtime.wrap_udp_socket(socket)? });
-    let mut config = EndpointConfig::default();
     config.max_udp_payload_size(LOOPBACK_MTU).map_err(io::Error::other)?;
     Endpoint::new_with_abstract_socket(config, server, socket, runtime)
 }
@@ -298,7 +303,7 @@ impl QuicListener {
         let mut near = far.clone();
         far.transport_config(Arc::new(transport(limits, Ipv4Addr::UNSPECIFIED.into(), Side::Server)));
         near.transport_config(Arc::new(transport(limits, Ipv4Addr::LOCALHOST.into(), Side::Server)));
-        let endpoint = endpoint(socket, Some(far)).map_err(fail(address))?;
+        let endpoint = endpoint(socket, reset::endpoint_config(identity)?, Some(far)).map_err(fail(address))?;
         let closed = CancellationToken::new();
         let (tx, rx) = mpsc::channel(BACKLOG);
         let acceptor = Acceptor {
