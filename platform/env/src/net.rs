@@ -75,7 +75,7 @@ pub struct FrameStream {
 pub struct Peer {
     /// The address that its packets come from.
     pub address: SocketAddr,
-    /// `quic` or `tcp` (or `sim`).
+    /// `quic`, `tcp` or `tcp+tls` (or `sim`).
     pub transport: &'static str,
     /// The name in its verified certificate, if it showed one.
     pub principal: Option<String>,

@@ -96,6 +96,7 @@ mod tests {
             "serve",
             "serve --config f.toml --data-dir d --listen 127.0.0.1:0 --advertise host:1 --http none --node-id 3 --ready-file r",
             "serve --join a:1,b:2",
+            "serve --tcp-tls on",
             "topic create t --partitions 3 --replicas 1 --config a=b --config c=d --partitioner m@1 --param k=v",
             "topic list --output json",
             "topic describe t --broker a:1,b:2",
@@ -168,6 +169,7 @@ mod tests {
             ("transform deploy t --input a", ErrorKind::MissingRequiredArgument, "--module"),
             ("view create v --topic t", ErrorKind::MissingRequiredArgument, "--chain"),
             ("serve --listen nowhere", ErrorKind::ValueValidation, "nowhere"),
+            ("serve --tcp-tls maybe", ErrorKind::InvalidValue, "maybe"),
         ] {
             match parse(words) {
                 Ok(_) => panic!("{words} was taken"),

@@ -1,7 +1,7 @@
 //! QUIC and TCP: listeners, connectors, framing and TLS identities, behind [`millstream_env::Net`].
 //!
 //! - [`QuicNet`]: the native transport. TLS 1.3 always, ALPN [`ALPN`], long-lived bidirectional streams of frames.
-//! - [`TcpNet`]: the compatibility transport for Kafka clients: plain TCP, one frame stream per connection.
+//! - [`TcpNet`]: the compatibility transport for Kafka clients: TCP, one frame stream per connection. A listener may ask for TLS.
 //! - [`listen_both`]: both on one port number.
 //! - [`identity`]: the development CA and certificate that a broker keeps in its data directory.
 //! - [`profile`]: what a client must know of a cluster (addresses, CA), as a file that the tools find by themselves.
@@ -18,8 +18,10 @@ mod places;
 pub mod profile;
 mod quic;
 mod reset;
+mod seldom;
 mod socket;
 mod tcp;
+mod tcp_tls;
 mod tls;
 
 use std::{
@@ -37,6 +39,16 @@ pub use tls::{Trust, TrustError};
 
 /// The application protocol that clients and brokers agree on in the TLS handshake.
 pub const ALPN: &[u8] = b"millstream/1";
+
+/// What is spoken on the TCP port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcpSecurity {
+    /// Kafka's protocol as it is (Kafka's `PLAINTEXT`).
+    #[default]
+    Plain,
+    /// Kafka's protocol in TLS 1.2 or 1.3, with the identity that QUIC has (Kafka's `SSL`).
+    Tls,
+}
 
 /// How often a free port is looked for that both UDP and TCP can have.
 const PORT_TRIES: usize = 32;
@@ -90,17 +102,23 @@ impl BoundPort {
     ///
     /// # Errors
     /// The identity cannot be used.
-    pub fn listen(self, identity: &ServerIdentity, limits: &Limits) -> Result<Listeners, ListenError> {
+    pub fn listen(
+        self,
+        identity: &ServerIdentity,
+        tcp: TcpSecurity,
+        limits: &Limits,
+    ) -> Result<Listeners, ListenError> {
         let quic = QuicListener::start(self.udp, identity, limits)?;
-        let tcp = TcpListener::start(self.tcp, limits)?;
+        let tls = (tcp == TcpSecurity::Tls).then_some(identity);
+        let tcp = TcpListener::start(self.tcp, tls, limits)?;
         Ok(Listeners { quic: Arc::new(quic), tcp: Arc::new(tcp) })
     }
 }
 
-/// [`BoundPort::bind`] and [`BoundPort::listen`] in one.
+/// [`BoundPort::bind`] and [`BoundPort::listen`] in one, with plain TCP.
 ///
 /// # Errors
 /// As of both.
 pub fn listen_both(address: SocketAddr, identity: &ServerIdentity, limits: &Limits) -> Result<Listeners, ListenError> {
-    BoundPort::bind(address)?.listen(identity, limits)
+    BoundPort::bind(address)?.listen(identity, TcpSecurity::Plain, limits)
 }

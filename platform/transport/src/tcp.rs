@@ -1,4 +1,4 @@
-//! Plain TCP: one frame stream per connection, for Kafka clients (and for our own where UDP does not get through).
+//! TCP: one frame stream per connection, plain or in TLS, for Kafka clients (and, plain, for our own where UDP does not get through).
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::{BoxFuture, Connection, FrameStream, Listener, Net, Peer};
+use millstream_env::{BoxFuture, Connection, FrameSink, FrameSource, FrameStream, Listener, Net, Peer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, Interest, ReadBuf},
@@ -22,10 +22,13 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    ConnectError, Limits, ListenError,
+    ConnectError, Limits, ListenError, ServerIdentity,
     frame::{Activity, Assembly, FrameReader, FrameWriter, Outlet, ReadLimits, WriteLimits, advance},
     places::{Place, Places},
+    seldom::Seldom,
     socket::{bind_tcp, resolve},
+    tcp_tls::{Handshakes, Turn},
+    tls,
 };
 
 /// Most parts that one vectored write takes.
@@ -36,6 +39,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepted connections that wait for [`Listener::accept`].
 const BACKLOG: usize = 64;
+/// How a TLS handshake begins: its record's type and version. No frame has such a length.
+const TLS_BEGINS: [u8; 2] = [0x16, 0x03];
 
 /// Plain TCP as a [`Net`].
 #[derive(Clone, Debug, Default)]
@@ -58,9 +63,13 @@ impl TcpNet {
             let after = self.limits.connect_timeout;
             last = match tokio::time::timeout(after, TcpStream::connect(candidate)).await {
                 Ok(Ok(stream)) => {
-                    let connection = TcpConnection::new(stream, candidate, &self.limits, None, None)
+                    let socket = Socket::new(stream, None)
                         .map_err(|source| ConnectError::Io { address: address.into(), source })?;
-                    return Ok(Arc::new(connection));
+                    let limits = ReadLimits::new(&self.limits, Assembly::new(&self.limits), None);
+                    let source = FrameReader::new(ReadEnd { socket: Arc::clone(&socket), check: None }, limits);
+                    let sink = FrameWriter::new(WriteEnd(Arc::clone(&socket)), WriteLimits::connected(&self.limits));
+                    let peer = Peer { address: candidate, transport: "tcp", principal: None };
+                    return Ok(Arc::new(TcpConnection::new(&socket, peer, Box::pin(source), Box::pin(sink))));
                 }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     ConnectError::NobodyThere { address: address.into(), protocol: "TCP" }
@@ -76,7 +85,7 @@ impl TcpNet {
 impl Net for TcpNet {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn Listener>>> {
         Box::pin(async move {
-            let listener = TcpListener::start(bind_tcp(address)?, &self.limits)?;
+            let listener = TcpListener::start(bind_tcp(address)?, None, &self.limits)?;
             Ok(Arc::new(listener) as Arc<dyn Listener>)
         })
     }
@@ -96,15 +105,30 @@ pub struct TcpListener {
 }
 
 impl TcpListener {
-    /// Starts accepting on a bound socket.
-    pub(crate) fn start(socket: std::net::TcpListener, limits: &Limits) -> Result<Self, ListenError> {
+    /// Starts accepting on a bound socket: TLS where there is an identity, plain otherwise.
+    pub(crate) fn start(
+        socket: std::net::TcpListener,
+        tls: Option<&ServerIdentity>,
+        limits: &Limits,
+    ) -> Result<Self, ListenError> {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let fail = |address| move |source| ListenError::Bind { protocol: "TCP", address, source };
         let address = socket.local_addr().map_err(fail(unknown))?;
         let socket = tokio::net::TcpListener::from_std(socket).map_err(fail(address))?;
+        let handshakes = match tls {
+            Some(identity) => Some(Handshakes::new(Arc::new(tls::tcp_server(identity)?), limits)),
+            None => None,
+        };
         let closed = CancellationToken::new();
         let (tx, rx) = mpsc::channel(BACKLOG);
-        tokio::spawn(accept_all(socket, limits.clone(), tx, closed.clone()));
+        let door = Arc::new(Door {
+            limits: limits.clone(),
+            handshakes,
+            mistaken: Arc::default(),
+            accepted: tx,
+            closed: closed.clone(),
+        });
+        tokio::spawn(door.accept_all(socket));
         Ok(Self { address, accepted: Mutex::new(rx), _close_on_drop: closed.clone().drop_guard(), closed })
     }
 }
@@ -126,57 +150,153 @@ impl Listener for TcpListener {
     }
 }
 
-/// Accepts until the listener is closed; the socket is closed with it.
-async fn accept_all(
-    socket: tokio::net::TcpListener,
+/// What accepting takes.
+struct Door {
     limits: Limits,
+    /// None: plain.
+    handshakes: Option<Handshakes>,
+    /// Clients that speak TLS where it is not spoken.
+    mistaken: Arc<Seldom>,
     accepted: mpsc::Sender<Arc<TcpConnection>>,
     closed: CancellationToken,
-) {
-    let places = Places::new(&limits);
-    loop {
-        let next = tokio::select! {
-            () = closed.cancelled() => return,
-            next = socket.accept() => next,
-        };
-        let (stream, peer) = match next {
-            Ok(next) => next,
-            Err(error) => {
-                // Out of descriptors, or a peer that left before it was accepted: the port stays open.
-                tracing::warn!(%error, "accepting a TCP connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let place = match places.take(peer.ip()) {
-            Ok(place) => place,
-            Err(reason) => {
-                tracing::warn!(%peer, %reason, "a TCP connection was refused");
-                continue;
-            }
-        };
-        let activity = Activity::new(limits.tcp_idle_timeout);
-        match TcpConnection::new(stream, peer, &limits, Some(place), Some(activity)) {
-            Ok(connection) => {
-                let sent = tokio::select! {
-                    () = closed.cancelled() => return,
-                    sent = accepted.send(Arc::new(connection)) => sent,
-                };
-                if sent.is_err() {
-                    return;
+}
+
+impl Door {
+    /// Accepts until the listener is closed; the socket is closed with it.
+    async fn accept_all(self: Arc<Self>, socket: tokio::net::TcpListener) {
+        let places = Places::new(&self.limits);
+        loop {
+            let next = tokio::select! {
+                () = self.closed.cancelled() => return,
+                next = socket.accept() => next,
+            };
+            let (stream, peer) = match next {
+                Ok(next) => next,
+                Err(error) => {
+                    // Out of descriptors, or a peer that left before it was accepted: the port stays open.
+                    tracing::warn!(%error, "accepting a TCP connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let place = match places.take(peer.ip()) {
+                Ok(place) => place,
+                Err(reason) => {
+                    tracing::warn!(%peer, %reason, "a TCP connection was refused");
+                    continue;
+                }
+            };
+            let socket = match Socket::new(stream, Some(place)) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    tracing::debug!(%peer, %error, "a TCP connection ended at once");
+                    continue;
+                }
+            };
+            match &self.handshakes {
+                None => {
+                    if !self.hand_over(self.plain(&socket, peer)).await {
+                        return;
+                    }
+                }
+                Some(handshakes) => {
+                    if let Some(turn) = handshakes.turn(peer) {
+                        tokio::spawn(Arc::clone(&self).shake_hands(socket, peer, turn));
+                    }
                 }
             }
-            Err(error) => tracing::debug!(%peer, %error, "a TCP connection ended at once"),
         }
+    }
+
+    /// Gives a connection to whoever accepts; false once the listener is closed.
+    async fn hand_over(&self, connection: TcpConnection) -> bool {
+        tokio::select! {
+            () = self.closed.cancelled() => false,
+            sent = self.accepted.send(Arc::new(connection)) => sent.is_ok(),
+        }
+    }
+
+    async fn shake_hands(self: Arc<Self>, socket: Arc<Socket>, peer: SocketAddr, turn: Turn) {
+        let Some(handshakes) = &self.handshakes else { return };
+        let session = tokio::select! {
+            () = self.closed.cancelled() => return,
+            session = handshakes.run(Arc::clone(&socket), peer, turn) => session,
+        };
+        if let Some(session) = session {
+            let activity = Activity::new(self.limits.tcp_idle_timeout);
+            let source = FrameReader::new(session.read, self.read_limits(&activity));
+            let sink = FrameWriter::new(session.write, WriteLimits::accepted(&self.limits, Some(activity)));
+            let peer = Peer { address: peer, transport: "tcp+tls", principal: None };
+            self.hand_over(TcpConnection::new(&socket, peer, Box::pin(source), Box::pin(sink))).await;
+        }
+    }
+
+    fn plain(&self, socket: &Arc<Socket>, peer: SocketAddr) -> TcpConnection {
+        let activity = Activity::new(self.limits.tcp_idle_timeout);
+        let check = Some((peer, Arc::clone(&self.mistaken)));
+        let source = FrameReader::new(ReadEnd { socket: Arc::clone(socket), check }, self.read_limits(&activity));
+        let limits = WriteLimits::accepted(&self.limits, Some(activity));
+        let sink = FrameWriter::new(WriteEnd(Arc::clone(socket)), limits);
+        let peer = Peer { address: peer, transport: "tcp", principal: None };
+        TcpConnection::new(socket, peer, Box::pin(source), Box::pin(sink))
+    }
+
+    fn read_limits(&self, activity: &Arc<Activity>) -> ReadLimits {
+        ReadLimits::new(&self.limits, Assembly::new(&self.limits), Some(Arc::clone(activity)))
     }
 }
 
 /// The socket, shared by both directions; whoever drops it last closes it and says so.
 #[derive(Debug)]
-struct Socket {
-    stream: TcpStream,
+pub(crate) struct Socket {
+    pub(crate) stream: TcpStream,
+    ended: CancellationToken,
     _place: Option<Place>,
-    _ended: DropGuard,
+    _end: DropGuard,
+}
+
+impl Socket {
+    fn new(stream: TcpStream, place: Option<Place>) -> io::Result<Arc<Self>> {
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+        let ended = CancellationToken::new();
+        Ok(Arc::new(Self { stream, _place: place, _end: ended.clone().drop_guard(), ended }))
+    }
+
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(buffer) {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Tries `write` until the socket takes something.
+    pub(crate) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match write(&self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Says that nothing more comes from here.
+    pub(crate) fn end(&self) -> io::Result<()> {
+        match SockRef::from(&self.stream).shutdown(Shutdown::Write) {
+            // The peer was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            other => other,
+        }
+    }
 }
 
 struct TcpConnection {
@@ -211,32 +331,15 @@ mod parking {
 }
 
 impl TcpConnection {
-    fn new(
-        stream: TcpStream,
-        address: SocketAddr,
-        limits: &Limits,
-        place: Option<Place>,
-        activity: Option<Arc<Activity>>,
-    ) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
-        let ended = CancellationToken::new();
-        let socket = Arc::new(Socket { stream, _place: place, _ended: ended.clone().drop_guard() });
-        let weak = Arc::downgrade(&socket);
-        let read_limits = ReadLimits::new(limits, Assembly::new(limits), activity.clone());
-        let source = FrameReader::new(ReadEnd(Arc::clone(&socket)), read_limits);
-        let write_limits = match activity {
-            Some(activity) => WriteLimits::accepted(limits, Some(activity)),
-            None => WriteLimits::connected(limits),
-        };
+    fn new(socket: &Arc<Socket>, peer: Peer, source: FrameSource, sink: FrameSink) -> Self {
+        let weak = Arc::downgrade(socket);
         let (finished, gone) = (Box::pin(finished(weak.clone())), Box::pin(gone(weak.clone())));
-        let sink = FrameWriter::new(WriteEnd(socket), write_limits);
-        Ok(Self {
-            peer: Peer { address, transport: "tcp", principal: None },
-            stream: parking::Slot::new(FrameStream { source: Box::pin(source), sink: Box::pin(sink), finished, gone }),
+        Self {
+            peer,
+            stream: parking::Slot::new(FrameStream { source, sink, finished, gone }),
             socket: weak,
-            ended,
-        })
+            ended: socket.ended.clone(),
+        }
     }
 }
 
@@ -299,19 +402,27 @@ async fn gone(socket: Weak<Socket>) {
     }
 }
 
-struct ReadEnd(Arc<Socket>);
+struct ReadEnd {
+    socket: Arc<Socket>,
+    /// Until something has come: whom to blame if it is TLS, and whether to.
+    check: Option<(SocketAddr, Arc<Seldom>)>,
+}
 
 impl AsyncRead for ReadEnd {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let stream = &self.0.stream;
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read_buf(buffer) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(self.socket.poll_read(cx, buffer))?;
+        if let Some((peer, seldom)) = self.check.take()
+            && buffer.filled()[before..].starts_with(&TLS_BEGINS)
+            && let Some(left_out) = seldom.turn()
+        {
+            tracing::warn!(
+                %peer, left_out,
+                "a client that speaks TLS was closed: this port speaks plain Kafka. Have Kafka clients use \
+                 security.protocol=PLAINTEXT, or start the broker with --tcp-tls on"
+            );
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -319,30 +430,17 @@ struct WriteEnd(Arc<Socket>);
 
 impl Outlet for WriteEnd {
     fn poll_write(&mut self, cx: &mut Context<'_>, chunks: &mut VecDeque<Bytes>) -> Poll<io::Result<usize>> {
-        let stream = &self.0.stream;
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            let mut slices = [IoSlice::new(&[]); WRITE_PARTS_MAX];
-            let count = chunks.len().min(WRITE_PARTS_MAX);
-            for (slice, chunk) in slices.iter_mut().zip(chunks.iter()) {
-                *slice = IoSlice::new(chunk);
-            }
-            match stream.try_write_vectored(&slices[..count]) {
-                Ok(written) => {
-                    advance(chunks, written);
-                    return Poll::Ready(Ok(written));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+        let mut slices = [IoSlice::new(&[]); WRITE_PARTS_MAX];
+        let count = chunks.len().min(WRITE_PARTS_MAX);
+        for (slice, chunk) in slices.iter_mut().zip(chunks.iter()) {
+            *slice = IoSlice::new(chunk);
         }
+        let written = ready!(self.0.poll_write(cx, |stream| stream.try_write_vectored(&slices[..count])))?;
+        advance(chunks, written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match SockRef::from(&self.0.stream).shutdown(Shutdown::Write) {
-            // The peer was faster.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
-            other => Poll::Ready(other),
-        }
+        Poll::Ready(self.0.end())
     }
 }

@@ -1,4 +1,5 @@
-//! TLS configurations for both ends: version 1.3, AES-128-GCM first, one application protocol, no early data.
+//! TLS configurations for both ends, AES-128-GCM first, no early data: version 1.3 and one application protocol for QUIC; versions 1.2
+//! and 1.3, and no application protocol, for Kafka's clients on TCP.
 
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use rustls::{
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
-    version::TLS13,
+    server::NoServerSessionStorage,
+    version::{TLS12, TLS13},
 };
 
 use crate::{ALPN, ListenError, ServerIdentity};
@@ -69,15 +71,32 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// What a listener shows. Early data stays off: a replayed request must not be possible.
+/// What a QUIC listener shows.
 pub(crate) fn server(identity: &ServerIdentity) -> Result<ServerConfig, ListenError> {
+    let mut config = server_for(identity, &[&TLS13])?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+/// What a TCP listener shows.
+pub(crate) fn tcp_server(identity: &ServerIdentity) -> Result<ServerConfig, ListenError> {
+    server_for(identity, &[&TLS13, &TLS12])
+}
+
+/// Early data stays off: a replayed request must not be possible. Sessions are not resumed either: what is agreed on holds for one
+/// connection, so that nothing of it outlives a certificate.
+fn server_for(
+    identity: &ServerIdentity,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Result<ServerConfig, ListenError> {
     let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
+        .with_protocol_versions(versions)
         .map_err(|error| ListenError::Tls(error.to_string()))?
         .with_no_client_auth()
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(|error| ListenError::Tls(error.to_string()))?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(config)
 }
 

@@ -1,6 +1,7 @@
 """Speaks to a broker with kafka-python: one JSON object a line on stdin or stdout, bytes as hex, null as null.
 
 usage: kafka_python.py produce|consume|group|transact|delete|delete_records|alter HOST:PORT TOPIC
+       kafka_python.py produce|consume HOST:PORT TOPIC CA_FILE      (in TLS)
 """
 
 import json
@@ -20,10 +21,14 @@ def shown(value):
     return None if value is None else value.hex()
 
 
-def produce(address, topic):
+def secured(ca):
+    return {} if ca is None else {"security_protocol": "SSL", "ssl_cafile": ca}
+
+
+def produce(address, topic, ca=None):
     """Sends each line's record and prints where it went, one after another."""
     # The library's own defaults: idempotent, acknowledged by all replicas.
-    producer = KafkaProducer(bootstrap_servers=address, compression_type=None, linger_ms=5)
+    producer = KafkaProducer(bootstrap_servers=address, compression_type=None, linger_ms=5, **secured(ca))
     sent = []
     for line in sys.stdin:
         record = json.loads(line)
@@ -45,9 +50,9 @@ def produce(address, topic):
     producer.close(timeout=10)
 
 
-def consume(address, topic):
+def consume(address, topic, ca=None):
     """Prints every record of the topic, from the beginning to where the end was at the start."""
-    consumer = KafkaConsumer(bootstrap_servers=address, group_id=None, enable_auto_commit=False)
+    consumer = KafkaConsumer(bootstrap_servers=address, group_id=None, enable_auto_commit=False, **secured(ca))
     partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)

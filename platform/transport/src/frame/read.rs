@@ -281,7 +281,7 @@ fn check_length(prefix: [u8; LENGTH_BYTES], max: usize) -> Result<usize, FrameEr
 fn hint(prefix: [u8; LENGTH_BYTES]) -> &'static str {
     match prefix {
         [0x16, 0x03, _, _] => {
-            " (it looks like a TLS handshake: this port speaks plain Kafka over TCP, and QUIC over UDP)"
+            " (it looks like a TLS handshake: this port speaks plain Kafka over TCP unless --tcp-tls is on, and QUIC over UDP)"
         }
         [b'G', b'E', b'T', b' '] | [b'P', b'O', b'S', b'T'] | [b'H', b'E', b'A', b'D'] | [b'H', b'T', b'T', b'P'] => {
             " (it looks like HTTP)"

@@ -24,10 +24,15 @@ const COPY_BYTES_MAX: usize = 8 << 10;
 /// How much is queued before a sink that was not flushed writes by itself.
 pub(super) const QUEUE_BYTES_MAX: usize = 256 << 10;
 
-/// Where chunks go: a QUIC stream or a TCP socket.
+/// Where chunks go: a QUIC stream, a TCP socket, or a TLS session on one.
 pub(crate) trait Outlet {
     /// Writes some bytes from the front of `chunks`, removing what was written; ready with how many, at least one.
     fn poll_write(&mut self, cx: &mut Context<'_>, chunks: &mut VecDeque<Bytes>) -> Poll<io::Result<usize>>;
+
+    /// Sends what an outlet that holds something back has taken.
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 
     /// Says that nothing more will come.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
@@ -118,6 +123,9 @@ impl<W: Outlet> FrameWriter<W> {
             self.taken(written);
         }
         if self.queued == 0 {
+            if rest == 0 && self.outlet.poll_flush(cx)?.is_pending() {
+                return self.poll_deadline(cx);
+            }
             self.deadline = None;
         }
         Poll::Ready(Ok(()))
@@ -165,7 +173,10 @@ impl<W: Outlet + Unpin> Sink<Frame> for FrameWriter<W> {
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_drain(cx, 0))?;
-        this.outlet.poll_finish(cx)
+        match this.outlet.poll_finish(cx)? {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => this.poll_deadline(cx),
+        }
     }
 }
 

@@ -17,13 +17,15 @@ use clap::Args;
 use millstream_broker::{Broker, BrokerOptions};
 use millstream_env::Budget;
 use millstream_model::Address;
-use millstream_transport::{BoundPort, Limits, ListenError, Listeners, Profile, QuicListener, identity, profile};
+use millstream_transport::{
+    BoundPort, Limits, ListenError, Listeners, Profile, QuicListener, TcpSecurity, identity, profile,
+};
 use tracing::{info, warn};
 
 use self::{
     http::{HttpServer, Site},
     ready::Ready,
-    settings::{Http, Settings},
+    settings::{Http, Settings, Switch},
 };
 use crate::{
     failure::explain,
@@ -51,6 +53,7 @@ The configuration file is TOML; its keys are the flags' names:
     listen = \"0.0.0.0:9092\"
     advertise = \"broker-1.example.com:9092\"
     http = \"127.0.0.1:9644\"
+    tcp-tls = \"on\"
     node-id = 1
     frame-memory = 1073741824
     retention-check-ms = 300000
@@ -90,6 +93,10 @@ pub(crate) struct Serve {
     /// 127.0.0.1:9644, or nowhere if that is in use.
     #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP", value_parser = settings::parse_http)]
     http: Option<Http>,
+    /// Whether Kafka's protocol is spoken in TLS 1.2 or 1.3 on the TCP port, with the certificate that QUIC has: Kafka's clients then
+    /// need security.protocol=SSL and the CA in DATA_DIR/tls/ca.pem. The default is off.
+    #[arg(long, value_name = "off|on", env = "MILLSTREAM_TCP_TLS", value_enum, hide_possible_values = true)]
+    tcp_tls: Option<Switch>,
     /// The broker's number in its cluster; the default is 1.
     #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = clap::value_parser!(i32).range(0..))]
     node_id: Option<i32>,
@@ -240,8 +247,12 @@ impl Running {
             data_dir: settings.data_dir.clone(),
             profile: self.profile.clone(),
         };
+        let in_tls = match settings.tcp {
+            TcpSecurity::Plain => "",
+            TcpSecurity::Tls => " in TLS",
+        };
         say(format_args!(
-            "millstream {} listens on {}: QUIC on UDP, Kafka's protocol on TCP; data in {}",
+            "millstream {} listens on {}: QUIC on UDP, Kafka's protocol{in_tls} on TCP; data in {}",
             env!("CARGO_PKG_VERSION"),
             self.bound,
             settings.data_dir.display(),
@@ -303,5 +314,5 @@ fn listen(port: BoundPort, settings: &Settings, frames: Budget) -> anyhow::Resul
     let identity = identity::ensure(&dir, &settings.hosts())
         .with_context(|| format!("cannot use the data directory {}", settings.data_dir.display()))?;
     let limits = Limits { budget: frames, ..Limits::default() };
-    Ok((port.listen(&identity, &limits)?, identity.ca_pem))
+    Ok((port.listen(&identity, settings.tcp, &limits)?, identity.ca_pem))
 }

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use millstream_broker::NewTopics;
 use millstream_model::{Address, BrokerId, limits::FRAME_BYTES_MAX};
+use millstream_transport::TcpSecurity;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{Serve, kafka};
@@ -41,6 +42,14 @@ pub(crate) enum Http {
     IfFree(SocketAddr),
 }
 
+/// On or off, as words: a flag without a value could not turn off what the file turns on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Switch {
+    Off,
+    On,
+}
+
 /// All that a broker is started with.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -48,6 +57,7 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: Option<Address>,
     pub(crate) http: Http,
+    pub(crate) tcp: TcpSecurity,
     pub(crate) node_id: BrokerId,
     pub(crate) frame_memory: usize,
     pub(crate) new_topics: NewTopics,
@@ -72,6 +82,7 @@ struct File {
     advertise: Option<Address>,
     #[serde(default, deserialize_with = "http_text")]
     http: Option<Http>,
+    tcp_tls: Option<Switch>,
     #[serde(default, deserialize_with = "node_id_number")]
     node_id: Option<i32>,
     #[serde(default, deserialize_with = "address_texts")]
@@ -205,6 +216,10 @@ impl Settings {
             listen,
             advertise,
             http: given.http.or(file.http).unwrap_or(Http::IfFree(HTTP_DEFAULT)),
+            tcp: match given.tcp_tls.or(file.tcp_tls) {
+                Some(Switch::On) => TcpSecurity::Tls,
+                Some(Switch::Off) | None => TcpSecurity::Plain,
+            },
             new_topics: kafka::resolve(&given.set, kafka::environment, &file.kafka)?,
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
             retention_check: millis(given.retention_check_ms, file.retention_check_ms, RETENTION_CHECK_MS_DEFAULT),
@@ -279,6 +294,7 @@ mod tests {
             ("node-id = -1", "line 1", "0 or more"),
             ("http = \"nowhere\"", "line 1", "none"),
             ("catch-up-share = 0", "line 1", "1 to 100"),
+            ("tcp-tls = \"perhaps\"", "line 1", "`on`"),
             ("advertise = \"nowhere\"", "line 1", "HOST:PORT"),
             ("node-id = ", "line 1", ""),
             ("node-id = 1\n[kafka]\nnum.partitions = 0", "line 3", "from 1 to 10000"),
@@ -322,6 +338,18 @@ mod tests {
         check(Some("none"), "http = \"127.0.0.1:9644\"", Http::Off);
         check(Some("off"), "", Http::Off);
         assert!(parse_http("nowhere").unwrap_err().contains("none"));
+    }
+
+    #[test]
+    fn tls_on_tcp_is_off_unless_it_is_turned_on() {
+        let check = |tcp_tls: Option<Switch>, text: &str, expected: TcpSecurity| {
+            let given = Serve { tcp_tls, ..Serve::default() };
+            assert_eq!(merge(given, text).unwrap().tcp, expected, "{tcp_tls:?} {text:?}");
+        };
+        check(None, "", TcpSecurity::Plain);
+        check(None, "tcp-tls = \"on\"", TcpSecurity::Tls);
+        check(Some(Switch::On), "", TcpSecurity::Tls);
+        check(Some(Switch::Off), "tcp-tls = \"on\"", TcpSecurity::Plain);
     }
 
     #[test]
