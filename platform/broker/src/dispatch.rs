@@ -83,6 +83,9 @@ pub(crate) fn dispatch(
         }
         Request::ListOffsets(request) => answer!(ListOffsets, handlers::list_offsets::handle(shared, request)),
         Request::CreateTopics(request) => answer!(CreateTopics, handlers::create_topics::handle(shared, request)),
+        Request::CreatePartitions(request) => {
+            answer!(CreatePartitions, handlers::create_partitions::handle(shared, request))
+        }
         Request::DeleteRecords(request) => answer!(DeleteRecords, handlers::delete_records::handle(shared, request)),
         Request::DeleteTopics(request) => {
             answer!(DeleteTopics, handlers::delete_topics::handle(shared, header.version, request))

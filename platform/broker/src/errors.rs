@@ -233,7 +233,15 @@ impl From<Refused> for WireError {
             Refused::UnknownTopic(_) => ErrorCode::UnknownTopicOrPartition,
             Refused::UnknownTopicId(_) => ErrorCode::UnknownTopicId,
             Refused::NotATopic(_) => ErrorCode::InvalidTopic,
-            Refused::Partitions { .. } | Refused::TooManyPartitions { .. } => ErrorCode::InvalidPartitions,
+            Refused::Partitions { .. }
+            | Refused::TooManyPartitions { .. }
+            | Refused::SamePartitions { .. }
+            | Refused::FewerPartitions { .. } => ErrorCode::InvalidPartitions,
+            Refused::Assignments { .. }
+            | Refused::NoReplicas
+            | Refused::AssignedUnknown(_)
+            | Refused::AssignedTwice(_)
+            | Refused::AssignedOthers { .. } => ErrorCode::InvalidReplicaAssignment,
             Refused::ReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
             // Retriable: a repeated request reads the new settings first.
             Refused::StaleTopic(_) => ErrorCode::RequestTimedOut,

@@ -10,13 +10,13 @@ use millstream_protocol::{
     messages::{
         configs::{AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest, RESOURCE_TOPIC},
         producers::InitProducerIdRequest,
-        topics::{CreatableTopic, CreateTopicsRequest},
+        topics::{CreatableTopic, CreatePartitionsRequest, CreatePartitionsTopic, CreateTopicsRequest},
     },
 };
 
 use super::*;
 use crate::{
-    handlers::{alter_configs, create_topics, init_producer_id, modules, transforms, views},
+    handlers::{alter_configs, create_partitions, create_topics, init_producer_id, modules, transforms, views},
     testing::{TOPIC, create, start},
 };
 
@@ -33,6 +33,13 @@ async fn alter(shared: &Arc<Shared>) -> (ErrorCode, Option<String>) {
         AlterConfigsResource { resource_type: RESOURCE_TOPIC, resource_name: "t".into(), configs: vec![change] };
     let request = IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() };
     let answer = alter_configs::change(shared.clone(), request).await.responses.remove(0);
+    (answer.error_code, answer.error_message)
+}
+
+async fn grow(shared: &Arc<Shared>, count: i32) -> (ErrorCode, Option<String>) {
+    let topic = CreatePartitionsTopic { name: "t".into(), count, assignments: None };
+    let request = CreatePartitionsRequest { topics: vec![topic], timeout_ms: 60_000, validate_only: false };
+    let answer = create_partitions::handle(shared.clone(), request).await.results.remove(0);
     (answer.error_code, answer.error_message)
 }
 
@@ -77,6 +84,7 @@ fn while_what_is_set_aside_is_given_up_nothing_is_made_or_changed_and_deletions_
     let refused = [
         world.run_until(create_topic(&shared, "more", 1)),
         world.run_until(alter(&shared)),
+        world.run_until(grow(&shared, 3)),
         (view.error_code, view.error_message),
         (transform.error_code, transform.error_message),
         (pushed.error_code, pushed.error_message),

@@ -4,18 +4,19 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures::future::{Either, select};
-use millstream_catalog::{Catalog, Topic};
+use millstream_catalog::{Catalog, State, Topic};
 use millstream_env::Env;
 use millstream_log::{
     AppendError, ChangeError, CommitError, DeleteError, Ended, LogId, LogOptions, OpenLogError, Storage,
 };
-use millstream_model::{BrokerId, PartitionId, TopicConfig, TopicId, TopicPartition};
+use millstream_model::{BrokerId, PartitionId, TimestampMs, TopicConfig, TopicId, TopicPartition};
 use millstream_replica::{Leadership, Replica, ReplicaOptions};
 use tracing::{debug, info, warn};
 
 use crate::{
     logs::{Standing, standing},
     partition::Partition,
+    transform::{self, ProgressError},
 };
 
 type Led = HashMap<TopicPartition, Arc<Partition>>;
@@ -51,6 +52,8 @@ pub(crate) enum FollowError {
     Durability(#[from] ChangeError),
     #[error("a partition's durability is not changed yet: its disk is slow or full; it is tried on")]
     Slow,
+    #[error("cannot write down where transforms begin in a partition: {0}")]
+    Begin(#[from] ProgressError),
     #[error("cannot make a leader epoch durable: {0}")]
     Commit(#[from] CommitError),
 }
@@ -122,10 +125,16 @@ impl Partitions {
                     continue;
                 }
                 let made_by = if partition.made_by > 0 { partition.made_by } else { applied };
-                match self.lead(topic, id, partition, made_by) {
-                    Ok((opened, ticket)) => {
+                let opened = self.lead(topic, id, partition, made_by).and_then(|(opened, epoch)| {
+                    let is_new = partition.made_by > made_through;
+                    let begun = if is_new { self.begin_transforms(&state, applied, &opened)? } else { Vec::new() };
+                    Ok((opened, epoch, begun))
+                });
+                match opened {
+                    Ok((opened, epoch, begun)) => {
                         led.insert(id, opened);
-                        epochs.push(ticket);
+                        epochs.push(epoch);
+                        epochs.extend(begun);
                     }
                     Err(FollowError::Open(error @ OpenLogError::OutOfService { .. })) => {
                         damaged.insert(id, error.to_string());
@@ -182,6 +191,29 @@ impl Partitions {
         })?;
         let led = Partition::new(id, partition.leader_epoch, topic.clone(), log, replica, self.env.clone());
         Ok((led, ticket))
+    }
+
+    /// Has the transforms that read a topic begin in a partition that it has got since they were deployed. Nobody can append to it yet.
+    fn begin_transforms(
+        &self,
+        state: &State,
+        applied: u64,
+        led: &Arc<Partition>,
+    ) -> Result<Vec<millstream_log::Ticket>, FollowError> {
+        let (topic, now) = (led.topic(), TimestampMs(self.env.clock.wall_ms()));
+        let Some(partition) = topic.partition(led.id.partition) else { return Ok(Vec::new()) };
+        let mut begun = Vec::new();
+        for transform in state.transforms.values().filter(|transform| transform.inputs.contains(&topic.id)) {
+            if topic.has_grown_since(partition, transform.deployed_by) {
+                match transform::begin(&self.storage, applied, transform.id, led, now) {
+                    Ok(ticket) => begun.extend(ticket),
+                    // The transform itself will say so, and the partition is there for all others.
+                    Err(error) if !error.is_retriable() => warn!(transform = %transform.name, %error, "does not begin"),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(begun)
     }
 
     /// Puts the present settings of its topic in force for a partition that is led already.

@@ -74,6 +74,16 @@ pub enum Command {
         /// When.
         at: TimestampMs,
     },
+    /// Gives a topic more partitions, as many replicas each as its first one has. Those that are there stay as they are.
+    CreatePartitions {
+        /// Which.
+        id: TopicId,
+        /// How many it has then: more than now, at most [`PARTITIONS_MAX`](millstream_model::limits::PARTITIONS_MAX).
+        partitions: i32,
+        /// Who stores each new one, in their order, the preferred leader first; none where the brokers are to take turns.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replicas: Option<Vec<Vec<BrokerId>>>,
+    },
     /// Gives a broker the next [`PRODUCER_IDS_BLOCK`](crate::PRODUCER_IDS_BLOCK) producer ids, never given to anybody else,
     /// not even when the broker uses none of them.
     AllocateProducerIds {
@@ -239,6 +249,7 @@ impl Command {
             | Self::SetTransformState { reporter: Some(_), .. } => true,
             Self::CreateCluster { .. }
             | Self::CreateTopic { .. }
+            | Self::CreatePartitions { .. }
             | Self::AllocateProducerIds { .. }
             | Self::AlterTopic { .. }
             | Self::PushModule { .. }

@@ -56,6 +56,23 @@ pub enum Refused {
         "{asked} replicas of each partition: there must be from 1 to as many as there are brokers, which is {brokers}"
     )]
     ReplicationFactor { asked: i32, brokers: usize },
+    #[error("Topic already has {there} partition(s).")]
+    SamePartitions { there: usize },
+    #[error("The topic {topic} currently has {there} partition(s); {asked} would not be an increase.")]
+    FewerPartitions { topic: TopicName, there: usize, asked: i32 },
+    #[error("Attempted to add {more} additional partition(s), but only {given} assignment(s) were specified.")]
+    Assignments { more: usize, given: usize },
+    #[error("The manual partition assignment includes an empty replica list.")]
+    NoReplicas,
+    #[error("The manual partition assignment includes broker {0}, but no such broker is registered.")]
+    AssignedUnknown(BrokerId),
+    #[error("The manual partition assignment includes the broker {0} more than once.")]
+    AssignedTwice(BrokerId),
+    #[error(
+        "The manual partition assignment includes a partition with {given} replica(s), but this is not consistent with \
+         previous partitions, which have {there} replica(s)."
+    )]
+    AssignedOthers { given: usize, there: usize },
     #[error("topic {0} has been given other settings at the same time: look again, then retry")]
     StaleTopic(TopicName),
     #[error(

@@ -130,10 +130,16 @@ impl Topic {
         self.partitions.get(usize::try_from(partition.0).ok()?)
     }
 
+    /// Whether a partition was made after the topic, and after the change of that log index.
+    #[must_use]
+    pub fn has_grown_since(&self, partition: &Partition, index: u64) -> bool {
+        self.partitions.first().is_some_and(|first| partition.made_by > first.made_by) && partition.made_by > index
+    }
+
     /// How many partitions there are.
     #[must_use]
     pub fn partition_count(&self) -> i32 {
-        // `limits::PARTITIONS_MAX` is checked when the topic is created.
+        // `limits::PARTITIONS_MAX` is checked when they are made.
         i32::try_from(self.partitions.len()).unwrap_or(i32::MAX)
     }
 }
@@ -293,6 +299,9 @@ pub struct Transform {
     pub state: TransformState,
     /// Log index of the last change: a report that was made of an older one is refused.
     pub revision: u64,
+    /// Log index of the command that deployed it; 0: an earlier version, which did not note it and gave no topic more partitions.
+    #[serde(default)]
+    pub deployed_by: u64,
     /// When its deployment was proposed.
     pub deployed_at: TimestampMs,
     /// Records that an operator has it leave out should they fail, whatever `on_error` says: of each input partition the last

@@ -201,6 +201,8 @@ apis! {
     AlterConfigs = 33: AlterConfigsRequest => AlterConfigsResponse;
     /// What partitions take on the disks.
     DescribeLogDirs = 35: DescribeLogDirsRequest => DescribeLogDirsResponse;
+    /// Gives topics more partitions.
+    CreatePartitions = 37: CreatePartitionsRequest => CreatePartitionsResponse;
     /// Changes settings of topics.
     IncrementalAlterConfigs = 44: IncrementalAlterConfigsRequest => IncrementalAlterConfigsResponse;
     /// The brokers, for admin clients.

@@ -31,6 +31,9 @@ pub struct ClientOptions {
     pub backoff_min: Duration,
     /// Longest pause before trying again.
     pub backoff_max: Duration,
+    /// How long what was heard of a topic's partitions is believed. Consumers of all partitions, and producers, look for new ones as
+    /// often.
+    pub metadata_max_age: Duration,
     /// Streams per broker that produce requests are spread over, 1 to 32. A partition always uses the same one.
     pub produce_streams: usize,
     /// The transport's bounds.
@@ -46,6 +49,7 @@ impl Default for ClientOptions {
             request_timeout: Duration::from_secs(30),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
+            metadata_max_age: Duration::from_secs(30),
             produce_streams: 16,
             limits: Limits::default(),
         }

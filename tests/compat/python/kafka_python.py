@@ -116,6 +116,18 @@ def alter(address, topic):
     print(json.dumps({"told": told, "configs": values}))
 
 
+def grow(address, topic):
+    """Reads {"count", "assignments", "validate_only"}, asks for so many partitions, and prints what was told: a code and words."""
+    asked = json.load(sys.stdin)
+    validate_only = asked.pop("validate_only", False)
+    client = KafkaAdminClient(bootstrap_servers=address)
+    wanted = {topic: asked} if "assignments" in asked else {topic: asked["count"]}
+    told = client.create_partitions(wanted, timeout_ms=30000, validate_only=validate_only, raise_errors=False)
+    result = (told["results"] if isinstance(told, dict) else told.results)[0]
+    field = result.get if isinstance(result, dict) else lambda name: getattr(result, name)
+    print(json.dumps([field("error_code"), field("error_message")]))
+
+
 if __name__ == "__main__":
     verbs = {
         "produce": produce,
@@ -125,6 +137,7 @@ if __name__ == "__main__":
         "delete": delete,
         "delete_records": delete_records,
         "alter": alter,
+        "grow": grow,
     }
     try:
         verbs[sys.argv[1]](*sys.argv[2:])

@@ -2,6 +2,7 @@
 
 pub(crate) mod alter_configs;
 pub(crate) mod cluster;
+pub(crate) mod create_partitions;
 pub(crate) mod create_topics;
 pub(crate) mod delete_records;
 pub(crate) mod delete_topics;

@@ -422,6 +422,7 @@ mod tests {
                 lanes: 1,
                 state,
                 revision: 1,
+                deployed_by: 0,
                 deployed_at: TimestampMs(0),
                 skips: BTreeSet::new(),
             };

@@ -61,7 +61,7 @@ pub(super) enum TransformError {
 
 /// Why progress could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ProgressError {
+pub(crate) enum ProgressError {
     #[error(transparent)]
     Open(#[from] OpenLogError),
     #[error(transparent)]
@@ -123,7 +123,7 @@ impl TransformError {
 }
 
 impl ProgressError {
-    pub(super) fn is_retriable(&self) -> bool {
+    pub(crate) fn is_retriable(&self) -> bool {
         match self {
             Self::Open(error) => matches!(error, OpenLogError::Io { .. } | OpenLogError::Failed(_)),
             Self::Append(error) => log_append_again(error),

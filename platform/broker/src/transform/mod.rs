@@ -12,6 +12,8 @@ mod progress;
 mod task;
 mod telling;
 
+pub(crate) use self::{error::ProgressError, progress::begin};
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     panic::AssertUnwindSafe,
@@ -278,6 +280,18 @@ async fn fail(shared: &Shared, transform: &Transform, reason: String, record: Op
         // Another partition's task was first, or the transform was deleted meanwhile.
         info!(transform = %transform.name, %error, "the stop was not recorded");
     }
+}
+
+/// What a transform has stored of an input partition.
+#[cfg(test)]
+pub(crate) fn stored(
+    shared: &Shared,
+    transform: TransformId,
+    topic: TopicId,
+    partition: PartitionId,
+) -> Option<millstream_model::Offset> {
+    let partition = shared.partitions.find(topic, partition)?;
+    progress::Progress::open(&shared.storage, 0, transform, partition).ok()?.load().ok()?
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use millstream_catalog::{Topic, Transform};
+use millstream_catalog::{State, Topic, Transform};
 use millstream_env::Share;
 use millstream_model::{Offset, PartitionId, TimestampMs, key_partition};
 use millstream_record::{BatchBuilder, BatchOptions, BuildError, HEADER_BYTES, raw};
@@ -84,12 +84,7 @@ impl Outputs {
         if topics.len() != transform.outputs.len() {
             return Err(TransformError::OutputDeleted);
         }
-        let mut partitioners = Vec::with_capacity(topics.len());
-        for topic in &topics {
-            let pool = shared.modules.partitioner(&state, topic).await;
-            let no_pool = |error| TransformError::NoPartitioner { topic: topic.name.clone(), error };
-            partitioners.push(pool.map_err(no_pool)?);
-        }
+        let partitioners = partitioners(shared, &state, &topics).await?;
         Ok(Self {
             source: format!("{}/{place}", transform.name),
             input_partition,
@@ -100,6 +95,17 @@ impl Outputs {
             held: Vec::new(),
             crowded: false,
         })
+    }
+
+    /// Takes the outputs as they are now: they may have more partitions. One that is gone is found out by the append.
+    pub(super) async fn follow(&mut self, shared: &Shared, state: &State) -> Result<(), TransformError> {
+        for topic in &mut self.topics {
+            if let Some(present) = state.topic_by_id(topic.id) {
+                *topic = present.clone();
+            }
+        }
+        self.partitioners = partitioners(shared, state, &self.topics).await?;
+        Ok(())
     }
 
     /// How many partitions each output has.
@@ -269,6 +275,21 @@ impl Record {
         let headers = if headers { self.headers.iter().map(of).sum() } else { 0 };
         self.key.as_ref().map_or(0, Bytes::len) + value + headers
     }
+}
+
+/// The outputs' partitioners, loaded.
+async fn partitioners(
+    shared: &Shared,
+    state: &State,
+    topics: &[Arc<Topic>],
+) -> Result<Vec<Option<Pool>>, TransformError> {
+    let mut partitioners = Vec::with_capacity(topics.len());
+    for topic in topics {
+        let pool = shared.modules.partitioner(state, topic).await;
+        let no_pool = |error| TransformError::NoPartitioner { topic: topic.name.clone(), error };
+        partitioners.push(pool.map_err(no_pool)?);
+    }
+    Ok(partitioners)
 }
 
 async fn assign(pool: &Pool, topic: &Topic, builder: &mut FrameBuilder) -> Result<Vec<i32>, NotTaken> {

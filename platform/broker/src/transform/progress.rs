@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use millstream_log::{LogId, LogOptions, PartitionLog, Stream, Ticket};
+use millstream_log::{LogId, LogOptions, PartitionLog, Storage, Stream, Ticket};
 use millstream_model::{Durability, Offset, TimestampMs, TransformId};
 use millstream_record::{Batch, BatchBuilder, BatchOptions};
 use serde::{Deserialize, Serialize};
 
 use super::error::ProgressError;
-use crate::{partition::Partition, shared::Shared};
+use crate::partition::Partition;
 
 const VERSION: u32 = 1;
 /// Progress is a few bytes an entry: the stream of an idle transform should not take a topic's segment.
@@ -23,6 +23,22 @@ struct Entry {
     next: i64,
 }
 
+/// Has a transform begin at the start of a partition that its input has got since, unless it has begun there already. The ticket
+/// resolves once that is on disk: who appends to the partition waits for it, so that no record is there before.
+pub(crate) fn begin(
+    storage: &Storage,
+    made_by: u64,
+    transform: TransformId,
+    partition: &Arc<Partition>,
+    now: TimestampMs,
+) -> Result<Option<Ticket>, ProgressError> {
+    let progress = Progress::open(storage, made_by, transform, partition.clone())?;
+    match progress.load()? {
+        Some(_) => Ok(None),
+        None => progress.store(partition.log.start_offset(), now).map(Some),
+    }
+}
+
 /// The stream of one transform and input partition.
 pub(super) struct Progress {
     log: Arc<PartitionLog>,
@@ -30,8 +46,10 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// `made_by`: the catalog's entry that it is made by, if it is not there yet.
     pub(super) fn open(
-        shared: &Shared,
+        storage: &Storage,
+        made_by: u64,
         transform: TransformId,
         partition: Arc<Partition>,
     ) -> Result<Self, ProgressError> {
@@ -40,10 +58,10 @@ impl Progress {
         let options = LogOptions {
             segment_bytes: SEGMENT_BYTES,
             durability: Durability::Fsync,
-            made_by: shared.catalog.state_at().0,
+            made_by,
             ..LogOptions::default()
         };
-        let log = shared.storage.open_log(id, options)?;
+        let log = storage.open_log(id, options)?;
         drop(log.start_epoch(partition.epoch)?);
         Ok(Self { log, partition })
     }

@@ -119,7 +119,7 @@ impl<'a> Task<'a> {
         let Work { transform, number, input, partition, stats } = work;
         let index = partition.id.partition;
         let place = format!("{}/{index}", input.name);
-        let progress = Progress::open(shared, transform.id, partition.clone())?;
+        let progress = Progress::open(&shared.storage, shared.catalog.state_at().0, transform.id, partition.clone())?;
         let next = match progress.load()? {
             Some(next) => still_there(transform, partition, next),
             // Beginning anew would repeat all that was done.
@@ -244,8 +244,10 @@ impl<'a> Task<'a> {
         let mut freshness = Freshness::Any;
         let state = shared.catalog.state();
         if !Arc::ptr_eq(&state, &self.state) {
-            // A topic may take larger records by now, and this may be one.
+            // A topic may take larger records by now, and this may be one; or have more partitions.
             self.pool = open_pool(shared, &state, &self.work.transform).await?;
+            self.outputs.follow(shared, &state).await?;
+            self.rules = OutputRules::transform(self.outputs.partition_counts());
             self.state = state;
         }
         loop {
@@ -390,6 +392,7 @@ mod tests {
                 state: TransformState::Running,
                 revision,
                 skips: Default::default(),
+                deployed_by: 0,
                 deployed_at: TimestampMs(0),
             };
             let (transform, input) = (Arc::new(transform), topic.clone());

@@ -27,7 +27,7 @@ pub use self::{
 use self::{
     brokers::{allocate_producer_ids, create_cluster, register_broker},
     modules::{delete_module, push_module},
-    topics::{alter_topic, create_topic, delete_topic, readable_topic},
+    topics::{alter_topic, create_partitions, create_topic, delete_topic, readable_topic},
     transforms::{delete_transform, deploy_transform, set_transform_state, skip_record, transform_topics},
     views::{create_view, delete_view},
 };
@@ -69,6 +69,9 @@ pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome,
                 Topic { id, name, config, partitions: Vec::new(), routing_epoch: RoutingEpoch(0), created_at: at };
             create_topic(state, index, topic, partitions, replication_factor)
         }
+        Command::CreatePartitions { id, partitions, replicas } => {
+            create_partitions(state, index, id, partitions, replicas)
+        }
         Command::AllocateProducerIds { reporter } => allocate_producer_ids(state, reporter),
         Command::AlterTopic { id, from, to } => alter_topic(state, id, &from, *to),
         Command::DeleteTopic { id } => delete_topic(state, id),
@@ -94,6 +97,7 @@ pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome,
                 lanes,
                 state: TransformState::Running,
                 revision: index,
+                deployed_by: index,
                 deployed_at: at,
                 skips: BTreeSet::new(),
             };

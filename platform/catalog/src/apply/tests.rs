@@ -197,6 +197,8 @@ fn a_cluster_holds_so_many_partitions_and_no_more() {
     let there = there + CLUSTER_PARTITIONS_MAX - 10_000;
     let refusal = refused(&state, topic_with(1, "more", 10_000, 1, &[]));
     assert_eq!(refusal, Refused::TooManyPartitions { asked: 10_000, there, max: CLUSTER_PARTITIONS_MAX });
+    let refusal = refused(&state, partitions(101, 10_000, None));
+    assert_eq!(refusal, Refused::TooManyPartitions { asked: 9_998, there, max: CLUSTER_PARTITIONS_MAX });
 }
 
 #[test]
@@ -271,6 +273,64 @@ fn a_topic_made_again_is_another() {
     assert!(state.topic_by_id(TopicId(uuid(101))).is_none());
     assert_eq!(state.topic("a").unwrap().id, TopicId(uuid(111)));
     assert!(matches!(refused(&state, Command::DeleteTopic { id: TopicId(uuid(101)) }), Refused::UnknownTopicId(_)));
+}
+
+fn partitions(id: u128, partitions: i32, replicas: Option<&[&[i32]]>) -> Command {
+    let brokers = |given: &&[i32]| given.iter().copied().map(BrokerId).collect();
+    let replicas = replicas.map(|replicas| replicas.iter().map(brokers).collect());
+    Command::CreatePartitions { id: TopicId(uuid(id)), partitions, replicas }
+}
+
+#[test]
+fn a_topic_gets_more_partitions_and_keeps_those_that_it_has() {
+    let brokers = [register(0, 1, 1, true), register(1, 2, 2, true), register(2, 3, 3, true)];
+    let state = taken(&built(brokers), topic_with(100, "t", 2, 2, &[]));
+    let before = state.topic("t").unwrap().clone();
+    let mut after = state.clone();
+    apply(&mut after, 2000, partitions(100, 5, None)).unwrap();
+    let topic = after.topic("t").unwrap();
+    assert_eq!(topic.partitions[..2], before.partitions[..]);
+    let led: Vec<_> = topic.partitions.iter().map(|partition| partition.leader.unwrap().0).collect();
+    let first = led[0];
+    assert_eq!(led, (0..5).map(|at| (first + at) % 3).collect::<Vec<_>>(), "the brokers go on taking turns");
+    for partition in &topic.partitions[2..] {
+        assert_eq!((partition.replicas.len(), partition.made_by), (2, 2000));
+        assert_eq!((&partition.isr, partition.leader_epoch), (&partition.replicas, LeaderEpoch(0)));
+        assert!(topic.has_grown_since(partition, 1999) && !topic.has_grown_since(partition, 2000));
+    }
+    assert!(!topic.has_grown_since(&topic.partitions[1], 0), "it is as old as the topic");
+    // As the client wants them.
+    let chosen = taken(&state, partitions(100, 4, Some(&[&[2, 0], &[1, 2]])));
+    let chosen: Vec<_> = chosen.topic("t").unwrap().partitions[2..].iter().map(|at| at.replicas.clone()).collect();
+    assert_eq!(chosen, [[BrokerId(2), BrokerId(0)], [BrokerId(1), BrokerId(2)]]);
+    let command = partitions(100, 4, Some(&[&[2, 0], &[1, 2]]));
+    assert_eq!(Command::decode(&command.encode().unwrap()).unwrap(), command);
+}
+
+#[test]
+fn partitions_that_cannot_be_are_refused_in_kafkas_words() {
+    let state = taken(&small(), topic_with(100, "t", 3, 1, &[]));
+    let check = |count, replicas: Option<&[&[i32]]>, expected: &str| {
+        let told = refused(&state, partitions(100, count, replicas)).to_string();
+        assert_eq!(told, expected);
+    };
+    check(3, None, "Topic already has 3 partition(s).");
+    for fewer in [2, 0, -1, i32::MIN] {
+        let told = format!("The topic t currently has 3 partition(s); {fewer} would not be an increase.");
+        check(fewer, None, &told);
+    }
+    check(10_001, None, "10001 partitions: a topic has from 1 to 10000");
+    let few = "Attempted to add 2 additional partition(s), but only 1 assignment(s) were specified.";
+    check(5, Some(&[&[0]]), few);
+    check(5, Some(&[]), &few.replace("only 1", "only 0"));
+    check(4, Some(&[&[]]), "The manual partition assignment includes an empty replica list.");
+    let unknown = "The manual partition assignment includes broker 7, but no such broker is registered.";
+    check(4, Some(&[&[7]]), unknown);
+    check(4, Some(&[&[0, 0]]), "The manual partition assignment includes the broker 0 more than once.");
+    assert!(matches!(refused(&state, partitions(999, 4, None)), Refused::UnknownTopicId(_)));
+    let two = taken(&state, register(1, 11, 21, true));
+    let told = refused(&two, partitions(100, 4, Some(&[&[0, 1]]))).to_string();
+    assert!(told.contains("with 2 replica(s)") && told.contains("which have 1 replica(s)"), "{told}");
 }
 
 fn alter(id: u128, from: &TopicConfig, changes: &[(&str, &str)]) -> Command {

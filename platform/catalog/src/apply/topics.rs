@@ -49,25 +49,100 @@ pub(super) fn create_topic(
     // Leaders go round the brokers, from a place that differs from topic to topic.
     let first = (index % brokers.len() as u64) as usize;
     topic.partitions = (0..partitions as usize)
-        .map(|partition| {
-            let replicas: Vec<BrokerId> =
-                (0..factor).map(|replica| brokers[(first + partition + replica) % brokers.len()]).collect();
-            Partition {
-                isr: replicas.clone(),
-                elr: Vec::new(),
-                last_known: Vec::new(),
-                leader: replicas.first().copied(),
-                leader_epoch: LeaderEpoch(0),
-                partition_epoch: 0,
-                loss_possible: false,
-                made_by: index,
-                replicas,
-            }
-        })
+        .map(|partition| new_partition(index, in_turn(&brokers, first + partition, factor).collect()))
         .collect();
     state.names.insert(topic.name.clone(), Named::Topic(topic.id));
     state.topics.insert(topic.id, Arc::new(topic));
     Ok(Outcome::Done)
+}
+
+/// So many brokers from a place on, round and round.
+fn in_turn(brokers: &[BrokerId], from: usize, count: usize) -> impl Iterator<Item = BrokerId> {
+    (from..from + count).map(|at| brokers[at % brokers.len()])
+}
+
+/// A partition that nobody has led yet. `replicas`: at least one.
+fn new_partition(index: u64, replicas: Vec<BrokerId>) -> Partition {
+    Partition {
+        isr: replicas.clone(),
+        elr: Vec::new(),
+        last_known: Vec::new(),
+        leader: replicas.first().copied(),
+        leader_epoch: LeaderEpoch(0),
+        partition_epoch: 0,
+        loss_possible: false,
+        made_by: index,
+        replicas,
+    }
+}
+
+pub(super) fn create_partitions(
+    state: &mut State,
+    index: u64,
+    id: TopicId,
+    partitions: i32,
+    replicas: Option<Vec<Vec<BrokerId>>>,
+) -> Result<Outcome, Refused> {
+    let topic = state.topics.get(&id).ok_or(Refused::UnknownTopicId(id))?;
+    let (there, asked) = (topic.partitions.len(), usize::try_from(partitions).unwrap_or(0));
+    if asked == there {
+        return Err(Refused::SamePartitions { there });
+    }
+    if asked < there {
+        return Err(Refused::FewerPartitions { topic: topic.name.clone(), there, asked: partitions });
+    }
+    if partitions > limits::PARTITIONS_MAX {
+        return Err(Refused::Partitions { asked: partitions, max: limits::PARTITIONS_MAX });
+    }
+    let (more, in_cluster) = (asked - there, state.partition_count());
+    if in_cluster + more > CLUSTER_PARTITIONS_MAX {
+        let asked = i32::try_from(more).unwrap_or(i32::MAX);
+        return Err(Refused::TooManyPartitions { asked, there: in_cluster, max: CLUSTER_PARTITIONS_MAX });
+    }
+    let before = topic.partitions.first().map_or(&[][..], |first| &first.replicas);
+    let replicas = match replicas {
+        Some(replicas) => {
+            if replicas.len() != more {
+                return Err(Refused::Assignments { more, given: replicas.len() });
+            }
+            replicas.iter().try_for_each(|given| check_assignment(state, given, before.len()))?;
+            replicas
+        }
+        None => {
+            let brokers: Vec<BrokerId> = state.brokers.keys().copied().collect();
+            let factor = before.len();
+            if factor == 0 || factor > brokers.len() {
+                let asked = i32::try_from(factor).unwrap_or(i32::MAX);
+                return Err(Refused::ReplicationFactor { asked, brokers: brokers.len() });
+            }
+            // They go on where the topic's first ones began.
+            let first = brokers.iter().position(|broker| before.first() == Some(broker)).unwrap_or(0);
+            (there..asked).map(|partition| in_turn(&brokers, first + partition, factor).collect()).collect()
+        }
+    };
+    let Some(topic) = state.topics.get_mut(&id) else { return Err(Refused::UnknownTopicId(id)) };
+    let made = replicas.into_iter().map(|replicas| new_partition(index, replicas));
+    Arc::make_mut(topic).partitions.extend(made);
+    Ok(Outcome::Done)
+}
+
+/// Whether a client's choice of a partition's replicas can be: brokers that there are, each once, as many as the topic's others have.
+fn check_assignment(state: &State, given: &[BrokerId], replicas: usize) -> Result<(), Refused> {
+    if given.is_empty() {
+        return Err(Refused::NoReplicas);
+    }
+    for (at, broker) in given.iter().enumerate() {
+        if !state.brokers.contains_key(broker) {
+            return Err(Refused::AssignedUnknown(*broker));
+        }
+        if given[..at].contains(broker) {
+            return Err(Refused::AssignedTwice(*broker));
+        }
+    }
+    match given.len() {
+        count if count == replicas => Ok(()),
+        given => Err(Refused::AssignedOthers { given, there: replicas }),
+    }
 }
 
 pub(super) fn alter_topic(

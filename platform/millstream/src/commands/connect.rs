@@ -16,6 +16,9 @@ const COMPILE_MAX: Duration = Duration::from_secs(150);
 /// A broker that is silent for so long is lost: whoever watches a terminal should hear of it soon.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// Whoever watches a topic should soon see what goes to its new partitions.
+const METADATA_MAX_AGE: Duration = Duration::from_secs(3);
+
 /// Connects to the first of the brokers that answers.
 pub(crate) async fn connect(common: &Common) -> anyhow::Result<Client> {
     connect_for(common, ANSWER_MAX).await
@@ -33,6 +36,7 @@ async fn connect_for(common: &Common, request_timeout: Duration) -> anyhow::Resu
         brokers: common.broker.iter().map(ToString::to_string).collect(),
         client_id: "millstream-cli".into(),
         request_timeout,
+        metadata_max_age: METADATA_MAX_AGE,
         ..ClientOptions::default()
     };
     Client::connect(options).await.with_context(|| match common.broker.as_slice() {

@@ -22,7 +22,7 @@ pub(crate) enum Topic {
     List(Form),
     /// Show one topic with its partitions and settings.
     Describe(Named),
-    /// Change a topic's settings.
+    /// Change a topic's settings, or give it more partitions.
     Alter(Alter),
     /// Delete a topic and its records.
     Delete(Named),
@@ -64,6 +64,11 @@ fn at_least_one<T: TryFrom<i64>>(text: &str) -> Result<T, String> {
     T::try_from(count).map_err(|_| "that is more than there can be".to_owned())
 }
 
+/// As [`at_least_one`], where there is no default.
+fn at_least_one_more(text: &str) -> Result<i32, String> {
+    at_least_one(text).map_err(|_| "expected the new number of partitions, more than the topic has".to_owned())
+}
+
 impl Create {
     fn topic(self) -> NewTopic {
         let mut configs = pairs(self.config);
@@ -74,23 +79,27 @@ impl Create {
     }
 }
 
-/// Settings to change. All of them are changed, or none.
+/// Settings to change: all of them are changed, or none. Then the number of partitions.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   millstream topic alter greetings --config retention.ms=86400000 --config segment.bytes=268435456
   millstream topic alter greetings --reset retention.ms
+  millstream topic alter greetings --partitions 6
 
 `millstream topic describe NAME` shows the settings. The partitioner is chosen when the topic is created, for good.")]
 pub(crate) struct Alter {
     /// The topic's name.
     name: String,
     /// A setting and its new value, such as retention.ms=86400000; may be repeated.
-    #[arg(long, value_name = "K=V", required_unless_present = "reset")]
+    #[arg(long, value_name = "K=V", required_unless_present_any = ["reset", "partitions"])]
     config: Vec<Pair>,
     /// A setting that gets its default again; may be repeated.
     #[arg(long, value_name = "K")]
     reset: Vec<String>,
+    /// How many partitions it has from now on: more than before. Keys may go to other partitions then.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one_more)]
+    partitions: Option<i32>,
     #[command(flatten)]
     form: Form,
 }
@@ -223,12 +232,22 @@ impl Topic {
         let admin = client.admin();
         match self {
             Self::Alter(alter) => {
-                let (form, name) = (alter.form, alter.name.clone());
+                let (form, name, partitions) = (alter.form, alter.name.clone(), alter.partitions);
                 let changes = alter.changes();
-                let count = changes.len();
-                admin.alter_topic(&name, changes).await?;
-                let settings = if count == 1 { "a setting".into() } else { format!("{count} settings") };
-                form.output.done(&json!({"name": name}), &format!("{settings} of topic {name} changed"))
+                let mut done = Vec::new();
+                if !changes.is_empty() {
+                    let count = changes.len();
+                    admin.alter_topic(&name, changes).await?;
+                    let settings = if count == 1 { "a setting".into() } else { format!("{count} settings") };
+                    done.push(format!("{settings} of topic {name} changed"));
+                }
+                let mut json = json!({"name": name});
+                if let Some(count) = partitions {
+                    admin.create_partitions(&name, count).await?;
+                    done.push(format!("topic {name} has {} now", counted(count.unsigned_abs().into(), "partition")));
+                    json["partitions"] = count.into();
+                }
+                form.output.done(&json, &done.join("; "))
             }
             Self::Create(create) => {
                 let (form, topic) = (create.form, create.topic());

@@ -1,4 +1,4 @@
-//! CreateTopics and DeleteTopics.
+//! CreateTopics, CreatePartitions and DeleteTopics.
 
 use millstream_model::{BrokerId, PartitionId, TopicId};
 
@@ -87,6 +87,54 @@ message! {
         pub config_source: i8 = -1,
         /// Whether the value is secret.
         pub is_sensitive: bool,
+    }
+}
+
+message! {
+    /// Gives topics more partitions.
+    pub struct CreatePartitionsRequest: 0..=3, flexible 2 {
+        /// The topics.
+        pub topics: Vec<CreatePartitionsTopic>,
+        /// How long to wait for them, milliseconds.
+        pub timeout_ms: i32,
+        /// Whether to check only.
+        pub validate_only: bool,
+    }
+
+    /// One topic that gets more partitions.
+    pub struct CreatePartitionsTopic {
+        /// Its name.
+        pub name: String,
+        /// How many it has then, those that are there included.
+        pub count: i32,
+        /// Where the new ones' replicas go, in their order; null leaves that to the broker.
+        pub assignments: Option<Vec<CreatePartitionsAssignment>>,
+    }
+
+    /// Where one new partition's replicas go.
+    pub struct CreatePartitionsAssignment {
+        /// The brokers, the preferred leader first.
+        pub broker_ids: Vec<BrokerId>,
+    }
+}
+
+message! {
+    /// What became of each topic.
+    pub struct CreatePartitionsResponse: 0..=3, flexible 2 {
+        /// How long the client is held back, milliseconds.
+        pub throttle_time_ms: i32,
+        /// By topic.
+        pub results: Vec<CreatePartitionsTopicResult>,
+    }
+
+    /// What became of one topic.
+    pub struct CreatePartitionsTopicResult {
+        /// Its name.
+        pub name: String,
+        /// What went wrong, if anything did.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
     }
 }
 

@@ -112,6 +112,7 @@ messages! {
     list_offsets: ListOffsetsRequest, ListOffsetsResponse;
     find_coordinator: FindCoordinatorRequest, FindCoordinatorResponse;
     create_topics: CreateTopicsRequest, CreateTopicsResponse;
+    create_partitions: CreatePartitionsRequest, CreatePartitionsResponse;
     delete_topics: DeleteTopicsRequest, DeleteTopicsResponse;
     delete_records: DeleteRecordsRequest, DeleteRecordsResponse;
     describe_configs: DescribeConfigsRequest, DescribeConfigsResponse;

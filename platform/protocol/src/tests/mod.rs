@@ -40,6 +40,7 @@ samples! {
     DescribeConfigs;
     AlterConfigs;
     DescribeLogDirs;
+    CreatePartitions;
     IncrementalAlterConfigs;
     DescribeCluster;
     DescribeProducers;

@@ -1,4 +1,4 @@
-//! Topics: created, altered, deleted, listed, described.
+//! Topics: created, altered, given more partitions, deleted, listed, described.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,10 @@ use millstream_protocol::{
         metadata::MetadataTopic,
         offsets::{EARLIEST_TIMESTAMP, LATEST_TIMESTAMP},
         records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic, HIGH_WATERMARK},
-        topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, DeleteTopicState, DeleteTopicsRequest},
+        topics::{
+            CreatableTopic, CreatableTopicConfig, CreatePartitionsRequest, CreatePartitionsTopic, CreateTopicsRequest,
+            DeleteTopicState, DeleteTopicsRequest,
+        },
     },
 };
 
@@ -178,6 +181,21 @@ impl Admin {
         CallError::check(&what, created.error_code, created.error_message.as_deref())?;
         let partitions = Some(created.num_partitions).filter(|count| *count >= 0);
         Ok(CreatedTopic { topic_id: created.topic_id, partitions })
+    }
+
+    /// Gives a topic more partitions, so that it has `count`. They can be produced to when this returns. Consumers and producers that run
+    /// notice them by themselves.
+    ///
+    /// # Errors
+    /// There is no such topic, it has as many partitions already or more, or the broker allows no more.
+    pub async fn create_partitions(&self, name: &str, count: i32) -> Result<(), CallError> {
+        let what = format!("topic {name:?}");
+        let topic = CreatePartitionsTopic { name: name.into(), count, assignments: None };
+        let request =
+            CreatePartitionsRequest { topics: vec![topic], timeout_ms: self.timeout_ms(), validate_only: false };
+        let response = self.cluster.ask_once(Target::Any, request).await?;
+        let altered = response.results.into_iter().next().ok_or_else(|| left_out(&what))?;
+        CallError::check(&what, altered.error_code, altered.error_message.as_deref())
     }
 
     /// Changes a topic's settings: all that are named, or none. They are in force when this returns. What others change of the

@@ -284,7 +284,7 @@ impl Consumer {
     pub(super) async fn refresh(&mut self) -> Result<(), ConsumeError> {
         match self.cluster.refresh_topic(&self.name).await {
             Ok(topic) => {
-                self.topic = topic;
+                self.learn(topic);
                 self.stale = false;
                 Ok(())
             }

@@ -15,6 +15,7 @@ mod answer;
 mod cursor;
 mod failing;
 mod fetch;
+mod growth;
 mod place;
 
 use std::{
@@ -33,6 +34,7 @@ use self::{
     cursor::Cursor,
     failing::{Change, Failures},
     fetch::{Fetched, Flow, Group},
+    growth::Growth,
     place::{Placed, place},
 };
 use crate::{
@@ -57,7 +59,8 @@ pub enum StartFrom {
 /// What a consumer reads, and how.
 #[derive(Clone, Debug)]
 pub struct ConsumerOptions {
-    /// Which partitions; empty is all.
+    /// Which partitions; empty is all, and without [`ConsumerOptions::until_end`] also those that the topic gets later: they are read from
+    /// their beginning, and noticed within [`ClientOptions::metadata_max_age`](crate::ClientOptions::metadata_max_age).
     pub partitions: Vec<PartitionId>,
     /// Where to start.
     pub start: StartFrom,
@@ -206,6 +209,7 @@ pub struct Consumer {
     unplaced: BTreeSet<PartitionId>,
     /// Asking for that again.
     placing: Option<BoxFuture<'static, Result<Placed, CallError>>>,
+    growth: Growth,
     failures: Failures,
     /// Of those that fail, the ones whose answers are sound on the outside: only whoever unpacks the records finds the damage.
     undecoded: BTreeSet<PartitionId>,
@@ -244,7 +248,9 @@ impl Consumer {
         }
         let placed = place(&cluster, &topic, &wanted, options.start, options.until_end).await?;
         let failures = Failures::new(cluster.env.clone(), &cluster.options, options.patience, options.until_end);
+        let growth = Growth::new(cluster.env.clock.now());
         let mut consumer = Self {
+            growth,
             cluster,
             options,
             name: Arc::clone(&topic.name),
@@ -374,10 +380,12 @@ impl Consumer {
         if self.stale {
             self.refresh().await?;
         }
+        self.look_again();
         self.pump();
         self.place_more();
         let pause = OptionFuture::from(self.failures.pause().map(|pause| self.cluster.env.clock.sleep(pause)));
         let placing = OptionFuture::from(self.placing.as_mut());
+        let looking = OptionFuture::from(self.growth.looking.as_mut());
         tokio::select! {
             // The same order in every run of a simulation.
             biased;
@@ -388,6 +396,7 @@ impl Consumer {
                     Err(error) => self.pause(error).await?,
                 }
             }
+            Some(found) = looking => self.looked(found),
             Some(fetched) = self.under_way.next() => self.take(fetched).await?,
             // What has sat out its pause is asked for.
             Some(()) = pause => {}
@@ -409,12 +418,16 @@ impl Consumer {
 
     /// Asks once more where partitions are read from, whose brokers could not say.
     fn place_more(&mut self) {
-        let due: Vec<_> = self.unplaced.iter().copied().filter(|at| self.failures.may_ask(*at)).collect();
+        let due = self.unplaced.iter().copied().filter(|at| self.failures.may_ask(*at));
+        let (new, mut due): (Vec<_>, Vec<_>) = due.partition(|at| self.growth.new.contains(at));
+        let ConsumerOptions { mut start, until_end, .. } = self.options;
+        if !new.is_empty() {
+            (due, start) = (new, StartFrom::Beginning);
+        }
         if self.stale || self.placing.is_some() || due.is_empty() {
             return;
         }
         let (cluster, topic) = (Arc::clone(&self.cluster), Arc::clone(&self.topic));
-        let ConsumerOptions { start, until_end, .. } = self.options;
         self.placing = Some(Box::pin(async move { place(&cluster, &topic, &due, start, until_end).await }));
     }
 
@@ -423,6 +436,7 @@ impl Consumer {
             match placed {
                 Ok(state) => {
                     self.unplaced.remove(&partition);
+                    self.growth.new.remove(&partition);
                     self.failures.recovered(partition);
                     self.partitions.insert(partition, state);
                 }

@@ -273,8 +273,9 @@ impl Producer {
     pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, ProduceError> {
         let ProducerRecord { topic, partition, key, value, headers, timestamp } = record;
         let topic = self.topic(&topic).await?;
+        topic.look_again(&self.shared);
         if let Some(partition) = partition {
-            topic.check(partition)?;
+            topic.check(&self.shared, partition).await?;
         }
         let header_bytes = |header: &Header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len);
         let bytes = [&key, &value].into_iter().flatten().map(Bytes::len).sum::<usize>()
@@ -301,7 +302,7 @@ impl Producer {
         batch: Bytes,
     ) -> Result<Delivery, ProduceError> {
         let topic = self.topic(topic).await?;
-        topic.check(partition)?;
+        topic.check(&self.shared, partition).await?;
         Batch::parse_one(batch.clone()).map_err(|error| ProduceError::Record {
             topic: Arc::clone(topic.name()),
             detail: error.to_string().into(),

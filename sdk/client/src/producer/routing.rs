@@ -1,5 +1,6 @@
 //! How a topic's records find their partitions, asked of the broker and kept.
 
+use millstream_env::Monotonic;
 use millstream_model::{Needs, RoutingEpoch};
 use millstream_protocol::{ErrorCode, extension::routing::DescribeRoutingRequest};
 use parking_lot::Mutex;
@@ -10,7 +11,11 @@ use crate::{
 };
 
 /// How a topic's records find their partitions, as last heard of.
-pub(super) struct Routing(Mutex<Rules>);
+pub(super) struct Routing {
+    rules: Mutex<Rules>,
+    /// When they are to be asked for again.
+    due: Mutex<Monotonic>,
+}
 
 /// What [`Routing`] holds, at one moment.
 #[derive(Clone, Copy)]
@@ -25,7 +30,8 @@ impl Routing {
     /// Asks how a topic is routed.
     pub(super) async fn ask(cluster: &Cluster, topic: &str) -> Result<Self, CallError> {
         let partitions = cluster.topic(topic).await?.partition_count();
-        Ok(Self(Mutex::new(Self::rules(cluster, topic, partitions).await?)))
+        let rules = Self::rules(cluster, topic, partitions).await?;
+        Ok(Self { rules: Mutex::new(rules), due: Mutex::new(next_look(cluster)) })
     }
 
     async fn rules(cluster: &Cluster, topic: &str, partitions: i32) -> Result<Rules, CallError> {
@@ -56,22 +62,36 @@ impl Routing {
     }
 
     pub(super) fn partitions(&self) -> i32 {
-        self.0.lock().partitions
+        self.rules.lock().partitions
     }
 
     pub(super) fn has_partitioner(&self) -> bool {
-        self.0.lock().partitioner
+        self.rules.lock().partitioner
     }
 
     pub(super) fn current(&self) -> Rules {
-        *self.0.lock()
+        *self.rules.lock()
     }
 
-    /// Asks again, after the broker has called the rules stale.
+    /// Whether it is time to ask again, and nobody else was told so.
+    pub(super) fn is_due(&self, cluster: &Cluster) -> bool {
+        let mut due = self.due.lock();
+        let is_due = cluster.env.clock.now() >= *due;
+        if is_due {
+            *due = next_look(cluster);
+        }
+        is_due
+    }
+
+    /// Asks again: they are old, or the broker has called them stale.
     pub(super) async fn refresh(&self, cluster: &Cluster, topic: &str) -> Result<(), CallError> {
         let partitions = cluster.refresh_topic(topic).await?.partition_count();
         let rules = Self::rules(cluster, topic, partitions).await?;
-        *self.0.lock() = rules;
+        *self.rules.lock() = rules;
         Ok(())
     }
+}
+
+fn next_look(cluster: &Cluster) -> Monotonic {
+    Monotonic(cluster.env.clock.now().0.saturating_add(cluster.options.metadata_max_age))
 }

@@ -33,9 +33,26 @@ impl Topic {
         self.queues.routing.partitions()
     }
 
-    /// Whether there is such a partition.
-    pub(super) fn check(&self, partition: PartitionId) -> Result<(), ProduceError> {
+    /// Whether there is such a partition: the broker is asked, if it is not known.
+    pub(super) async fn check(&self, shared: &Shared, partition: PartitionId) -> Result<(), ProduceError> {
+        if self.queues.check(partition).is_err() {
+            self.queues.routing.refresh(&shared.cluster, &self.queues.name).await?;
+        }
         self.queues.check(partition)
+    }
+
+    /// Looks whether the topic has more partitions by now, if it is time; nobody waits for it.
+    pub(super) fn look_again(&self, shared: &Arc<Shared>) {
+        if !self.queues.routing.is_due(&shared.cluster) {
+            return;
+        }
+        let (cluster, queues) = (Arc::clone(&shared.cluster), Arc::clone(&self.queues));
+        let look = async move {
+            if let Err(error) = queues.routing.refresh(&cluster, &queues.name).await {
+                tracing::debug!(topic = %queues.name, %error, "new partitions are looked for later");
+            }
+        };
+        drop(shared.cluster.env.spawn.spawn("produce look", Box::pin(look)));
     }
 
     /// Puts an entry behind the others of its partition.

@@ -111,6 +111,57 @@ fn one_partition_can_be_read_alone() {
     assert!(matches!(error, ConsumeError::NoSuchPartition { partitions: 3, .. }), "{error}");
 }
 
+/// As [`batch`], for a reader that knows partitions by what they hold.
+fn values(world: &World, consumer: &mut Consumer, count: usize) -> Vec<(i32, String)> {
+    world.run_until(async {
+        let mut read = Vec::new();
+        while read.len() < count {
+            let record = consumer.next().await.unwrap().unwrap();
+            read.push((record.partition.0, String::from_utf8(record.value.unwrap().to_vec()).unwrap()));
+        }
+        read
+    })
+}
+
+/// What was in a new partition before it was noticed came after the reader's start, whatever that was.
+#[test]
+fn new_partitions_are_noticed_and_read_from_their_beginning_by_who_reads_all() {
+    for start in [StartFrom::Beginning, StartFrom::End, StartFrom::Offset(Offset(100))] {
+        let (world, broker, client) = setting(1);
+        filled(&broker, 2);
+        let options = ConsumerOptions { start, ..ConsumerOptions::default() };
+        let mut all = consumer(&world, &client, options.clone());
+        let mut one = consumer(&world, &client, ConsumerOptions { partitions: vec![PartitionId(1)], ..options });
+        if start == StartFrom::Beginning {
+            values(&world, &mut all, 200);
+            values(&world, &mut one, 100);
+        }
+        broker.state.lock().topics.get_mut("t").unwrap().logs.extend([Vec::new(), Vec::new()]);
+        broker.append("t", 2, batch(0..3));
+        let read = values(&world, &mut all, 3);
+        assert_eq!(read, [(2, "0".into()), (2, "1".into()), (2, "2".into())], "{start:?}");
+        assert_eq!(all.positions().count(), 4);
+        broker.append("t", 3, batch(0..1));
+        broker.append("t", 1, batch(100..101));
+        let mut read = values(&world, &mut all, 2);
+        read.sort();
+        assert_eq!(read, [(1, "100".into()), (3, "0".into())], "{start:?}");
+        assert_eq!(values(&world, &mut one, 1), [(1, "100".into())]);
+        assert_eq!(one.positions().count(), 1);
+    }
+}
+
+#[test]
+fn who_reads_to_an_end_has_the_partitions_that_there_were() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 1);
+    let mut reader = consumer(&world, &client, until_end(StartFrom::Beginning));
+    broker.state.lock().topics.get_mut("t").unwrap().logs.push(Vec::new());
+    broker.append("t", 1, batch(0..3));
+    world.run_for(Duration::from_secs(100));
+    assert_eq!(read_all(&world, &mut reader).unwrap().into_keys().collect::<Vec<_>>(), [0]);
+}
+
 #[test]
 fn new_records_wake_a_reader_that_waits() {
     let (world, broker, client) = setting(1);

@@ -242,6 +242,39 @@ fn keys_go_where_every_kafka_client_sends_them() {
 }
 
 #[test]
+fn new_partitions_are_noticed_and_produced_to() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 2);
+    let producer = client.producer(ProducerOptions::default());
+    let keys = || (0..50).map(|at| record(&format!("key{at}"), at));
+    let places = |producer: &millstream_client::Producer| {
+        world.run_until(async {
+            let mut places = std::collections::BTreeSet::new();
+            for record in keys() {
+                places.insert(producer.produce(record).await.unwrap().partition.0);
+            }
+            places.len()
+        })
+    };
+    assert_eq!(places(&producer), 2);
+    broker.state.lock().topics.get_mut("t").unwrap().logs.extend([Vec::new(), Vec::new(), Vec::new()]);
+    // Who names a new partition does not wait.
+    let delivered = world.run_until(producer.produce(to_partition(4, "x"))).unwrap();
+    assert_eq!(delivered.partition, PartitionId(4));
+    let error = world.run_until(producer.produce(to_partition(5, "x"))).unwrap_err();
+    assert!(error.to_string().contains("5"), "{error}");
+    let (other, late) = (client.producer(ProducerOptions::default()), client.producer(ProducerOptions::default()));
+    assert_eq!((places(&producer), places(&other)), (5, 5));
+    world.run_until(late.produce(record("k", 0))).unwrap();
+    broker.state.lock().topics.get_mut("t").unwrap().logs.push(Vec::new());
+    world.run_for(Duration::from_secs(60));
+    // The first record after that has them looked for.
+    world.run_until(late.produce(record("k", 0))).unwrap();
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(places(&late), 6);
+}
+
+#[test]
 fn keyless_records_spread_batch_by_batch() {
     let (world, broker, client) = setting(1);
     broker.topic("t", 4);
