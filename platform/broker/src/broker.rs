@@ -21,6 +21,7 @@ use crate::{
     jobs::Jobs,
     logs,
     memory::Memory,
+    metrics::counters::{Door, Requests},
     partitions::Partitions,
     pools::{Modules, ModulesError},
     producer_ids::ProducerIds,
@@ -32,7 +33,7 @@ use crate::{
 /// A running broker. Dropping it without [`Broker::shutdown`] leaves its tasks running: always shut down, or end the process.
 pub struct Broker {
     shared: Arc<Shared>,
-    listeners: Vec<Arc<dyn Listener>>,
+    doors: Vec<Arc<Door>>,
     tasks: Mutex<Vec<millstream_env::Task>>,
 }
 
@@ -125,11 +126,12 @@ impl Prepared {
             shared.env.spawn.spawn("retention", retention::run(shared.clone()).boxed()),
             shared.env.spawn.spawn("compaction", compaction::run(shared.clone()).boxed()),
         ];
-        for listener in &listeners {
-            let accept = serve::accept_connections(shared.clone(), listener.clone());
+        let doors: Vec<_> = listeners.into_iter().map(Door::new).collect();
+        for door in &doors {
+            let accept = serve::accept_connections(shared.clone(), door.clone());
             tasks.push(shared.env.spawn.spawn("accept", accept.boxed()));
         }
-        Broker { shared, listeners, tasks: Mutex::new(tasks) }
+        Broker { shared, doors, tasks: Mutex::new(tasks) }
     }
 
     /// Gives the data directory back, in order.
@@ -228,6 +230,7 @@ impl Broker {
             transforms: Transforms::new(catalog.state_at().0),
             producer_ids: ProducerIds::new(options.id, &storage, &catalog.state()),
             memory: Memory::new(),
+            requests: Requests::new(),
             catch_up: CatchUp::new(options.catch_up_share, &env),
             unpacking: Jobs::new(env.spawn.clone()),
             searching: Jobs::new(env.spawn.clone()),
@@ -250,6 +253,10 @@ impl Broker {
         &self.shared
     }
 
+    pub(crate) fn doors(&self) -> &[Arc<Door>] {
+        &self.doors
+    }
+
     /// Resolves when the broker can no longer keep its word and must be stopped: a write or a sync has failed.
     pub async fn failed(&self) -> BrokerFailed {
         tokio::select! {
@@ -264,8 +271,8 @@ impl Broker {
     /// # Errors
     /// What could not be written; the next start recovers.
     pub async fn shutdown(&self) -> Result<(), StorageFailed> {
-        for listener in &self.listeners {
-            listener.close();
+        for door in &self.doors {
+            door.listener.close();
         }
         self.shared.stop.cancel();
         // They end by themselves, and not in the middle: one may be waiting for a transform that it has told to end.

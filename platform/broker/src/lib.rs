@@ -13,6 +13,7 @@ mod handlers;
 mod jobs;
 mod logs;
 mod memory;
+mod metrics;
 mod options;
 mod partition;
 mod partitions;
@@ -32,5 +33,14 @@ mod turn;
 mod view;
 
 pub use broker::{Broker, BrokerFailed, Prepared, StartError};
+pub use metrics::{
+    CatalogMetrics, ConnectionMetrics, Limited, LogTotals, MODULES_MAX, MemoryMetrics, Metrics, ModuleMetrics,
+    OffsetMetrics, PARTITIONS_MAX, RequestMetrics, TOPICS_MAX, TRANSFORMS_MAX, TopicMetrics, TrafficMetrics,
+    TransformMetrics, TransformTotals,
+};
+pub use millstream_env::Buckets;
+pub use millstream_log::JournalMetrics;
+pub use millstream_wasm::{CallMetrics, RuntimeMetrics};
 pub use options::{BrokerOptions, NewTopics};
 pub use readiness::{NotReady, Readiness};
+pub use transform::TransformCounts;

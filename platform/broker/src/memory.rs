@@ -11,6 +11,8 @@
 use millstream_env::{Budget, Share};
 use millstream_model::limits::BATCH_BYTES_MAX;
 
+use crate::metrics::MemoryMetrics;
+
 /// For what is read and unpacked at one time, bytes.
 const UNPACKED_BYTES_MAX: usize = 384 << 20;
 /// For what is emitted and not written yet, bytes.
@@ -40,6 +42,22 @@ impl Memory {
             shown: Budget::new(SHOWN_BYTES_MAX),
             sessions: Budget::new(SESSIONS_BYTES_MAX),
         }
+    }
+
+    /// What is held of each, and of the memory for frames.
+    pub(crate) fn metrics(&self, frames: &Budget) -> Vec<MemoryMetrics> {
+        let purposes = [
+            ("frames", frames),
+            ("unpacked", &self.unpacked),
+            ("emitted", &self.emitted),
+            ("shown", &self.shown),
+            ("fetch_sessions", &self.sessions),
+        ];
+        let metrics = |(purpose, budget): (_, &Budget)| {
+            let max = budget.total_bytes();
+            MemoryMetrics { purpose, used: max.saturating_sub(budget.free_bytes()), max }
+        };
+        purposes.into_iter().map(metrics).collect()
     }
 
     /// Waits, in the order of the calls, for room for what a request's views show. Once for a request: see the file's head.

@@ -15,10 +15,12 @@ use millstream_log::{
     AppendError, Appended, CommitError, Compaction, PartitionLog, ReadError, ReadParts, Retention, Ticket,
 };
 use millstream_model::{LeaderEpoch, Offset, TimestampMs, TimestampType, TopicPartition};
-use millstream_record::{Batch, BatchError, BatchHeader, Compression, set_log_append_time};
+use millstream_record::{Batch, BatchError, BatchHeader, Compression, count_records, set_log_append_time};
 use millstream_replica::{Acks, AppendRefused, Replica};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use crate::metrics::traffic::Traffic;
 
 /// What a pass of compaction remembers of keys, bytes: about 1.4 million keys. (Kafka's `log.cleaner.dedupe.buffer.size` is as much.)
 const COMPACTION_KEYS_BYTES_MAX: usize = 128 << 20;
@@ -31,6 +33,7 @@ pub(crate) struct Partition {
     pub(crate) log: Arc<PartitionLog>,
     replica: Mutex<Replica>,
     high_watermark: watch::Sender<Offset>,
+    pub(crate) traffic: Arc<Traffic>,
     env: Env,
 }
 
@@ -64,11 +67,12 @@ impl Partition {
         topic: Arc<Topic>,
         log: Arc<PartitionLog>,
         replica: Replica,
+        traffic: Arc<Traffic>,
         env: Env,
     ) -> Arc<Self> {
         let high_watermark = watch::Sender::new(replica.high_watermark());
         let topic = ArcSwap::new(topic);
-        Arc::new(Self { id, epoch, topic, log, replica: Mutex::new(replica), high_watermark, env })
+        Arc::new(Self { id, epoch, topic, log, replica: Mutex::new(replica), high_watermark, traffic, env })
     }
 
     /// The topic, with the settings that are in force for this partition.
@@ -149,8 +153,13 @@ impl Partition {
         for (batch, now) in batches.iter_mut().zip(now.into_iter().cycle()) {
             *batch = stamped(batch, now)?;
         }
+        let records: u64 = batches.iter().map(|batch| count_records(batch)).sum();
+        let bytes: usize = batches.iter().map(Bytes::len).sum();
         let appended = self.log.append_many(batches, self.epoch)?;
         self.advance();
+        if !appended.duplicate {
+            self.traffic.add_in(records, bytes as u64);
+        }
         let now = now.filter(|_| !appended.duplicate);
         Ok(PendingAppend { log_append_time: now, ..self.pending(appended) })
     }

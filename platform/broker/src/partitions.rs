@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     logs::{Standing, standing},
+    metrics::traffic::AllTraffic,
     partition::Partition,
     transform::{self, ProgressError},
 };
@@ -30,6 +31,7 @@ pub(crate) struct Partitions {
     env: Env,
     led: ArcSwap<Led>,
     damaged: ArcSwap<Damaged>,
+    traffic: AllTraffic,
     /// Held while the table is brought in step, so that no step is lost to another.
     step: tokio::sync::Mutex<()>,
     /// Held while durabilities are changed: one change of a log at a time.
@@ -66,6 +68,7 @@ impl Partitions {
             env,
             led: ArcSwap::default(),
             damaged: ArcSwap::default(),
+            traffic: AllTraffic::default(),
             step: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }
@@ -84,6 +87,11 @@ impl Partitions {
     /// All that this broker leads now.
     pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
         self.led.load().values().cloned().collect()
+    }
+
+    /// Records in and out.
+    pub(crate) fn traffic(&self) -> &AllTraffic {
+        &self.traffic
     }
 
     /// How many this broker leads, and how many more it should and cannot, their logs being out of service.
@@ -162,6 +170,7 @@ impl Partitions {
             first_failure.get_or_insert(error.into());
         }
         self.led.store(Arc::new(led));
+        self.traffic.retain(|topic| state.topic_by_id(topic).is_some());
         self.damaged.store(Arc::new(damaged));
         self.delete_unknown(catalog).await;
         first_failure.map_or(Ok(()), Err)
@@ -189,7 +198,8 @@ impl Partitions {
             log_end: log.end_offset(),
             flushed_end: log.flushed_end(),
         })?;
-        let led = Partition::new(id, partition.leader_epoch, topic.clone(), log, replica, self.env.clone());
+        let traffic = self.traffic.of(id.topic);
+        let led = Partition::new(id, partition.leader_epoch, topic.clone(), log, replica, traffic, self.env.clone());
         Ok((led, ticket))
     }
 

@@ -11,12 +11,13 @@ use millstream_env::Env;
 use millstream_model::{Digest, ModuleKind, ModuleRef, TopicId, TransformId, ViewId};
 use millstream_protocol::ErrorCode;
 use millstream_wasm::{
-    Declared, InitParams, Limits, Pool, PoolOptions, Prepared, Refused, Runtime, RuntimeError, RuntimeOptions,
+    CallMetrics, Declared, InitParams, Limits, Pool, PoolOptions, Prepared, Refused, Runtime, RuntimeError,
+    RuntimeMetrics, RuntimeOptions,
 };
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use crate::{BrokerOptions, errors::WireError};
+use crate::{BrokerOptions, errors::WireError, metrics::ModuleMetrics};
 
 /// Why the module host did not start.
 pub(crate) type ModulesError = RuntimeError;
@@ -25,6 +26,8 @@ pub(crate) type ModulesError = RuntimeError;
 pub(crate) struct Modules {
     runtime: Runtime,
     pools: Mutex<Table<Pool>>,
+    /// What pools had done that are gone, by module. Taken while the pools are held.
+    gone: Mutex<BTreeMap<String, CallMetrics>>,
     keeping: tokio::sync::Mutex<()>,
 }
 
@@ -119,7 +122,7 @@ impl Modules {
         let runtime_options =
             RuntimeOptions { compiler: options.compiler.clone(), ..RuntimeOptions::new(&options.data_dir) };
         let runtime = Runtime::new(runtime_options, env.clone())?;
-        Ok(Self { runtime, pools: Mutex::default(), keeping: tokio::sync::Mutex::default() })
+        Ok(Self { runtime, pools: Mutex::default(), gone: Mutex::default(), keeping: tokio::sync::Mutex::default() })
     }
 
     /// Inspects, compiles, starts and describes an uploaded module. Nothing is written.
@@ -202,7 +205,10 @@ impl Modules {
         let replaced = match self.pools.lock().0.entry(key) {
             // Two may have come this far at once: the first one's pool is used by both.
             Entry::Occupied(there) if fits(there.get()) => return Ok(there.get().clone()),
-            Entry::Occupied(mut there) => Some(there.insert(pool.clone())),
+            Entry::Occupied(mut there) => {
+                self.note_gone(there.get());
+                Some(there.insert(pool.clone()))
+            }
             Entry::Vacant(place) => {
                 place.insert(pool.clone());
                 None
@@ -251,9 +257,39 @@ impl Modules {
     ///
     /// A call that began before the deletion may put its pool back: that one goes at the next change.
     pub(crate) fn follow(&self, state: &State) {
-        let gone = self.pools.lock().remove_gone(state);
+        let gone = {
+            let mut pools = self.pools.lock();
+            let gone = pools.remove_gone(state);
+            gone.iter().for_each(|pool| self.note_gone(pool));
+            let is_there = |module: &String| module.parse().is_ok_and(|module| state.modules.contains_key(&module));
+            self.gone.lock().retain(|module, _| is_there(module));
+            gone
+        };
         // Not under the lock: dropping instances takes a while.
         drop(gone);
+    }
+}
+
+/// What the modules do, in numbers.
+impl Modules {
+    /// Of all of them.
+    pub(crate) fn runtime_metrics(&self) -> RuntimeMetrics {
+        self.runtime.metrics()
+    }
+
+    /// Of each module that has pools, or had and is still there; in order. Calls under way in a pool that goes are not counted.
+    pub(crate) fn metrics(&self) -> Vec<ModuleMetrics> {
+        let pools = self.pools.lock();
+        let mut modules = self.gone.lock().clone();
+        for pool in pools.0.values() {
+            *modules.entry(pool.options().module.clone()).or_default() += pool.stats().calls;
+        }
+        modules.into_iter().map(|(module, calls)| ModuleMetrics { module, calls }).collect()
+    }
+
+    /// Keeps what a pool has done.
+    fn note_gone(&self, pool: &Pool) {
+        *self.gone.lock().entry(pool.options().module.clone()).or_default() += pool.stats().calls;
     }
 }
 

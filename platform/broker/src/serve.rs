@@ -13,10 +13,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt, stream::FuturesUnordered};
-use millstream_env::{BoxFuture, Connection, FrameSink, FrameSource, FrameStream, Listener};
+use millstream_env::{BoxFuture, Connection, FrameSink, FrameSource, FrameStream, Monotonic};
 use millstream_protocol::{
-    Request, RequestHeader,
+    ApiKey, Request, RequestHeader,
     session::{Close, Incoming, Session, Slot},
 };
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,7 @@ use tracing::{debug, info};
 use crate::{
     dispatch::{self, Prepared, Work},
     handlers::fetch::StreamSession,
+    metrics::counters::{Door, Standing},
     reply::Reply,
     shared::Shared,
     turn::Turns,
@@ -38,19 +40,20 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 const AHEAD_BYTES_MAX: usize = 1 << 20;
 
 /// Takes connections until the listener is closed, or the broker stops.
-pub(crate) async fn accept_connections(shared: Arc<Shared>, listener: Arc<dyn Listener>) {
+pub(crate) async fn accept_connections(shared: Arc<Shared>, door: Arc<Door>) {
     loop {
         let connection = tokio::select! {
-            connection = listener.accept() => connection,
+            connection = door.listener.accept() => connection,
             () = shared.stop.cancelled() => None,
         };
         let Some(connection) = connection else { return };
-        let serve = serve_connection(shared.clone(), connection);
+        let serve = serve_connection(shared.clone(), connection, door.enter());
         shared.env.spawn.spawn("connection", shared.connections.track_future(serve).boxed());
     }
 }
 
-async fn serve_connection(shared: Arc<Shared>, connection: Arc<dyn Connection>) {
+/// `_standing`: until it has ended.
+async fn serve_connection(shared: Arc<Shared>, connection: Arc<dyn Connection>, _standing: Standing) {
     let peer = connection.peer();
     debug!(address = %peer.address, transport = peer.transport, "connected");
     let reading = shared.catch_up.connection(peer.network());
@@ -138,9 +141,17 @@ async fn drive_stream(shared: &Arc<Shared>, stream: FrameStream, turns: Turns) -
     ended
 }
 
+/// A request that was read and has no answer yet.
+#[derive(Clone, Copy)]
+struct Asked {
+    slot: Slot,
+    api: ApiKey,
+    at: Monotonic,
+}
+
 /// A request that cannot be started yet, and holds up those behind it.
 struct Held {
-    slot: Slot,
+    asked: Asked,
     header: RequestHeader,
     work: BoxFuture<'static, Work>,
 }
@@ -157,7 +168,7 @@ struct Drive<'a> {
     /// Bytes fed to the sink since it was last empty.
     in_sink: usize,
     held: Option<Held>,
-    waiting: FuturesUnordered<BoxFuture<'static, (Slot, Reply)>>,
+    waiting: FuturesUnordered<BoxFuture<'static, (Asked, Reply)>>,
     /// Until the broker stops.
     stop: Option<BoxFuture<'static, ()>>,
     /// Until the peer sends nothing more, read or not.
@@ -209,8 +220,8 @@ impl Drive<'_> {
         for _ in 0..REQUESTS_AT_ONCE {
             if let Some(held) = &mut self.held {
                 let Poll::Ready(work) = held.work.as_mut().poll(cx) else { return Ok(false) };
-                if let Some(Held { slot, header, .. }) = self.held.take() {
-                    self.start(slot, header, work, cx)?;
+                if let Some(Held { asked, header, .. }) = self.held.take() {
+                    self.start(asked, header, work, cx)?;
                 }
                 continue;
             }
@@ -225,11 +236,10 @@ impl Drive<'_> {
                 self.turns.hurry();
                 return Ok(false);
             };
-            let Some(incoming) = self.session.handle_frame(frame?).map_err(StreamEnd::Refused)? else { continue };
-            let Incoming { slot, header, request, .. } = incoming;
+            let Some((asked, header, request)) = self.take(frame?)? else { continue };
             match dispatch::prepare(self.shared, header.version, request) {
-                Prepared::Now(work) => self.start(slot, header, work, cx)?,
-                Prepared::Later(work) => self.held = Some(Held { slot, header, work }),
+                Prepared::Now(work) => self.start(asked, header, work, cx)?,
+                Prepared::Later(work) => self.held = Some(Held { asked, header, work }),
             }
         }
         Ok(true)
@@ -251,8 +261,9 @@ impl Drive<'_> {
         for _ in 0..REQUESTS_AT_ONCE {
             if let Some(held) = &mut self.held {
                 let work = std::task::ready!(held.work.as_mut().poll(cx));
-                if let Some(Held { slot, header, .. }) = self.held.take() {
-                    drop(dispatch::dispatch(self.shared, header, work, self.turns.of(slot), &self.fetch_session));
+                if let Some(Held { asked, header, .. }) = self.held.take() {
+                    let turn = self.turns.of(asked.slot);
+                    drop(dispatch::dispatch(self.shared, header, work, turn, &self.fetch_session));
                 }
                 continue;
             }
@@ -260,14 +271,13 @@ impl Drive<'_> {
             let Poll::Ready(Some(Ok(frame))) = source.poll_next_unpin(cx) else {
                 return Poll::Ready(Err(StreamEnd::Gone));
             };
-            let Some(incoming) = self.session.handle_frame(frame).map_err(StreamEnd::Refused)? else { continue };
-            let Incoming { slot, header, request, .. } = incoming;
+            let Some((asked, header, request)) = self.take(frame)? else { continue };
             if let Request::Produce(_) = request {
                 let work = match dispatch::prepare(self.shared, header.version, request) {
                     Prepared::Now(work) => std::future::ready(work).boxed(),
                     Prepared::Later(work) => work,
                 };
-                self.held = Some(Held { slot, header, work });
+                self.held = Some(Held { asked, header, work });
             }
         }
         // Others on this thread first.
@@ -275,14 +285,35 @@ impl Drive<'_> {
         Poll::Pending
     }
 
-    fn start(&mut self, slot: Slot, header: RequestHeader, work: Work, cx: &mut Context<'_>) -> Result<(), StreamEnd> {
+    /// The request in a frame; none if the session has answered it itself.
+    fn take(&mut self, frame: Bytes) -> Result<Option<(Asked, RequestHeader, Request)>, StreamEnd> {
+        let requests = &self.shared.requests;
+        let Some(incoming) = self.session.handle_frame(frame).map_err(StreamEnd::Refused)? else {
+            // With the versions that there are.
+            requests.taken(ApiKey::ApiVersions);
+            requests.answered(ApiKey::ApiVersions, Duration::ZERO, true);
+            return Ok(None);
+        };
+        let Incoming { slot, header, request, .. } = incoming;
+        requests.taken(header.api);
+        Ok(Some((Asked { slot, api: header.api, at: self.shared.env.clock.now() }, header, request)))
+    }
+
+    fn start(
+        &mut self,
+        asked: Asked,
+        header: RequestHeader,
+        work: Work,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StreamEnd> {
         self.give_turn();
-        let mut reply = dispatch::dispatch(self.shared, header, work, self.turns.of(slot), &self.fetch_session);
+        let turn = self.turns.of(asked.slot);
+        let mut reply = dispatch::dispatch(self.shared, header, work, turn, &self.fetch_session);
         // Most answers are there at once, and then count in what the session holds before the next request is read.
         match reply.as_mut().poll(cx) {
-            Poll::Ready(reply) => self.settle(slot, reply),
+            Poll::Ready(reply) => self.settle(asked, reply),
             Poll::Pending => {
-                self.waiting.push(Box::pin(async move { (slot, reply.await) }));
+                self.waiting.push(Box::pin(async move { (asked, reply.await) }));
                 Ok(())
             }
         }
@@ -291,14 +322,20 @@ impl Drive<'_> {
     /// Settles what has become ready: all of it leaves in one write. Whether there was anything.
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamEnd> {
         let mut settled = false;
-        while let Poll::Ready(Some((slot, reply))) = self.waiting.poll_next_unpin(cx) {
-            self.settle(slot, reply)?;
+        while let Poll::Ready(Some((asked, reply))) = self.waiting.poll_next_unpin(cx) {
+            self.settle(asked, reply)?;
             settled = true;
         }
         Ok(settled)
     }
 
-    fn settle(&mut self, slot: Slot, reply: Reply) -> Result<(), StreamEnd> {
+    fn settle(&mut self, Asked { slot, api, at }: Asked, reply: Reply) -> Result<(), StreamEnd> {
+        let error = match &reply {
+            Reply::Answer(response) => response.tells_error(),
+            Reply::Nothing => false,
+            Reply::Close(_) => true,
+        };
+        self.shared.requests.answered(api, self.shared.env.clock.now() - at, error);
         match reply {
             Reply::Answer(response) => self.session.respond(slot, &response),
             Reply::Nothing => self.session.skip(slot),
@@ -335,7 +372,6 @@ impl Drive<'_> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use bytes::Bytes;
     use futures::channel::{mpsc, oneshot};
     use millstream_env::sim::World;
     use millstream_model::{Offset, PartitionId};

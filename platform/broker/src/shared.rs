@@ -10,8 +10,9 @@ use millstream_protocol::ErrorCode;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    BrokerOptions, catch_up::CatchUp, errors::WireError, jobs::Jobs, memory::Memory, partition::Partition,
-    partitions::Partitions, pools::Modules, producer_ids::ProducerIds, readable::Readable, transform::Transforms,
+    BrokerOptions, catch_up::CatchUp, errors::WireError, jobs::Jobs, memory::Memory, metrics::counters::Requests,
+    partition::Partition, partitions::Partitions, pools::Modules, producer_ids::ProducerIds, readable::Readable,
+    transform::Transforms,
 };
 
 /// What every part may use.
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) transforms: Transforms,
     /// For records at work in modules.
     pub(crate) memory: Memory,
+    /// What was asked.
+    pub(crate) requests: Requests,
     /// How fast old records are read.
     pub(crate) catch_up: CatchUp,
     /// Unpacking what producers send.

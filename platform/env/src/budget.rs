@@ -35,6 +35,12 @@ impl Budget {
         Self::new(usize::MAX)
     }
 
+    /// All bytes that there are: what was asked for, rounded up.
+    #[must_use]
+    pub fn total_bytes(&self) -> usize {
+        (self.units as usize).saturating_mul(UNIT)
+    }
+
     /// Bytes that nobody holds at the moment.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
@@ -102,7 +108,8 @@ mod tests {
 
     #[test]
     fn a_share_is_held_by_the_last_slice() {
-        let budget = Budget::new(2 * UNIT);
+        let budget = Budget::new(2 * UNIT - 1);
+        assert_eq!(budget.total_bytes(), 2 * UNIT);
         let held = budget.take(UNIT + 1).now_or_never().unwrap().hold(Bytes::from_static(b"abc"));
         assert_eq!(budget.free_bytes(), 0);
         let slice = held.slice(1..2);

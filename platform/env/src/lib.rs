@@ -10,8 +10,8 @@
 //! - [`Net`]: listeners and connections of ordered frame streams.
 //! - [`Spawn`]: tasks, and loops that own a thread in the real world.
 //!
-//! Beside them, [`replace_file`] and [`read_file`] for small files; a [`Budget`]: bytes that those who read frames and those who write them share; and [`Buffers`] that are used
-//! again.
+//! Beside them, [`replace_file`] and [`read_file`] for small files; a [`Budget`]: bytes that those who read frames and those who write them share; [`Buffers`] that are used
+//! again; and a [`Histogram`] of durations.
 
 pub mod ambient;
 mod ballast;
@@ -19,6 +19,7 @@ mod budget;
 mod buffers;
 mod clock;
 mod disk;
+mod histogram;
 mod net;
 pub mod real;
 mod rng;
@@ -33,6 +34,7 @@ pub use clock::{Clock, Monotonic};
 pub use disk::{
     Disk, DiskFile, DiskLock, Lack, OpenMode, Room, advised, is_of_wrong_type, is_taken_away, lack, remedy, taken_away,
 };
+pub use histogram::{Buckets, Histogram};
 pub use net::{Connection, Frame, FrameSink, FrameSource, FrameStream, Listener, Net, Peer, network};
 pub use rng::Rng;
 pub use spawn::{Spawn, Task};

@@ -126,6 +126,12 @@ pub trait Listener: Send + Sync {
 
     /// Takes no more connections; those that stand go on.
     fn close(&self);
+
+    /// What its connections' [`Peer::transport`] says.
+    fn transport(&self) -> &'static str;
+
+    /// How many were refused since it was bound, for there being too many. Handshakes that failed are none of them.
+    fn refused(&self) -> u64;
 }
 
 /// Makes listeners and connections.

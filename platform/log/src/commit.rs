@@ -1,6 +1,10 @@
 //! The commit loop: gathers what is queued, writes it to the journal as one group, syncs, and lets the tickets go.
 
-use std::{collections::VecDeque, io::IoSlice, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io::IoSlice,
+    sync::{Arc, atomic::Ordering},
+};
 
 use crate::{
     CommitError, StorageFailed,
@@ -141,8 +145,11 @@ impl Committer {
         assert!(end <= self.active.header.file_bytes, "a group outgrew its journal file");
         self.active.file.write_at(&parts, self.at).map_err(failing("write", &self.active.path))?;
         if !fault::is_on(Fault::SkipSync) {
+            let begun = self.journal.monotonic();
             self.active.file.sync_data().map_err(failing("sync", &self.active.path))?;
+            self.journal.syncs.record(self.journal.monotonic() - begun);
         }
+        self.journal.written_bytes.fetch_add(end - self.at, Ordering::Relaxed);
         self.at = end;
         if let Some(last) = group.last() {
             assert!(last.frame.lsn == self.synced_lsn + group.len() as u64, "journal frames are not dense");
@@ -170,6 +177,7 @@ impl Committer {
         {
             let mut queue = self.journal.queue();
             queue.bytes -= bytes;
+            queue.frames -= group.len();
             let of = |kind| group.iter().filter(move |entry| entry.frame.kind == kind).map(|entry| entry.log.clone());
             if dropped {
                 queue.dropped.extend(of(Kind::Drop));

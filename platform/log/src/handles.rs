@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -30,6 +30,8 @@ pub(crate) struct Handles {
     max: usize,
     /// In the order in which they were opened or spared.
     open: Mutex<VecDeque<Weak<Handle>>>,
+    /// Those of them that are open in fact.
+    count: AtomicUsize,
     /// More are open than there may be.
     pressed: AtomicBool,
     sync_work: Arc<Notify>,
@@ -48,9 +50,27 @@ pub(crate) struct Handle {
     listed: AtomicBool,
 }
 
+/// Counts an open file for as long as it lives.
+struct Counted(Arc<Handles>);
+
+impl Counted {
+    fn new(handles: &Arc<Handles>) -> Self {
+        handles.count.fetch_add(1, Ordering::Relaxed);
+        Self(handles.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[derive(Default)]
 struct Opened {
     file: Option<Arc<dyn DiskFile>>,
+    /// While there is a file.
+    _counted: Option<Counted>,
     writable: bool,
     /// It was written, or may have been, since it was last synced.
     unsynced: bool,
@@ -61,8 +81,8 @@ struct Opened {
 impl Handles {
     /// No file is open. `sync_work` is notified when there are too many to be synced.
     pub(crate) fn new(disk: Arc<dyn Disk>, max: usize, sync_work: Arc<Notify>) -> Arc<Self> {
-        let (buffers, open, pressed) = (Buffers::default(), Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { disk, buffers, max, open, pressed, sync_work })
+        let (buffers, open, count) = (Buffers::default(), Mutex::default(), AtomicUsize::new(0));
+        Arc::new(Self { disk, buffers, max, open, count, pressed: AtomicBool::new(false), sync_work })
     }
 
     /// A file at a path, not opened yet.
@@ -75,6 +95,11 @@ impl Handles {
             used: AtomicBool::new(false),
             listed: AtomicBool::new(false),
         })
+    }
+
+    /// How many files are open.
+    pub(crate) fn open_files(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Whether more files are open than there may be, for want of a sync.
@@ -146,7 +171,13 @@ impl Handle {
                 return Err(io::ErrorKind::NotFound.into());
             }
             let file = self.handles.disk.open(&self.path, mode)?;
-            *opened = Opened { file: Some(file.clone()), writable: write, unsynced: write, gone: false };
+            *opened = Opened {
+                file: Some(file.clone()),
+                _counted: Some(Counted::new(&self.handles)),
+                writable: write,
+                unsynced: write,
+                gone: false,
+            };
             file
         };
         self.handles.add(self);
@@ -240,6 +271,7 @@ mod tests {
                 file.reader().unwrap().read_at(&mut byte, 0).unwrap();
                 assert_eq!(usize::from(byte[0]), at);
                 assert!(disk.open_files() <= 4, "round {round}: {}", disk.open_files());
+                assert_eq!(handles.open_files(), disk.open_files() as usize);
             }
         }
         handles.trim();
@@ -264,5 +296,9 @@ mod tests {
         let closed = files.iter().find(|file| file.opened().is_none()).unwrap();
         assert!(closed.reader().unwrap().write_at(&[IoSlice::new(b"x")], 0).is_err());
         closed.writer().unwrap().write_at(&[IoSlice::new(b"x")], 0).unwrap();
+        assert_eq!(handles.open_files(), disk.open_files() as usize);
+        closed.release();
+        drop(files);
+        assert_eq!((handles.open_files(), disk.open_files()), (0, 0));
     }
 }

@@ -1,9 +1,14 @@
 //! The journal as the logs and both loops share it: who is let in, and how a failure spreads. (What waits for it is in `queue`, its files
 //! in `ring`.)
 
-use std::{collections::VecDeque, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+};
 
-use millstream_env::{Ballast, Clock, Disk, Env, Lack, Monotonic, Rng, Spawn};
+use millstream_env::{Ballast, Clock, Disk, Env, Histogram, Lack, Monotonic, Rng, Spawn};
 use millstream_model::TimestampMs;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
@@ -15,6 +20,7 @@ use crate::{
     full::Full,
     handles::Handles,
     journal_file::FILE_HEADER_BYTES,
+    metrics::SYNC_BOUNDS,
     producers::{Limits, PRODUCERS_MAX},
     queue::{Entry, Queue, Work, reject},
     ring::Ring,
@@ -54,6 +60,10 @@ pub(crate) struct Journal {
     pub(crate) span: Mutex<Option<Span>>,
     /// Held by the append whose frame is queued before its segment is written: one at a time, so that the ballast has room for it.
     pub(crate) queued_first: Mutex<()>,
+    /// How long the commit loop's syncs took.
+    pub(crate) syncs: Histogram,
+    /// What it has written, bytes.
+    pub(crate) written_bytes: AtomicU64,
     /// For the commit loop: entries, a file, or the end.
     pub(crate) commit_work: Notify,
     /// For the sync loop.
@@ -88,6 +98,8 @@ impl Journal {
             ring: Mutex::default(),
             span: Mutex::default(),
             queued_first: Mutex::default(),
+            syncs: Histogram::new(&SYNC_BOUNDS),
+            written_bytes: AtomicU64::new(0),
             commit_work: Notify::new(),
             sync_work,
             room: Notify::new(),

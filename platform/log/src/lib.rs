@@ -329,6 +329,7 @@ mod journal;
 mod journal_file;
 mod made;
 mod mark;
+mod metrics;
 mod options;
 mod partition;
 mod pin;
@@ -365,6 +366,7 @@ pub use error::{
     OpenLogError, ReadError, SequenceError, StorageFailed, TruncateError,
 };
 pub use id::{LogId, Stream};
+pub use metrics::{JournalMetrics, LogMetrics};
 pub use options::{LogOptions, Recovered, StorageOptions};
 pub use partition::PartitionLog;
 pub use producers::KnownProducer;

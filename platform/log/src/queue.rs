@@ -90,6 +90,8 @@ pub(crate) struct Queue {
     entries: VecDeque<Entry>,
     /// Bytes of frames that are queued or being written.
     pub(crate) bytes: usize,
+    /// How many those are.
+    pub(crate) frames: usize,
     /// The next frame's number.
     pub(crate) next_lsn: u64,
     /// Logs with frames that their segments do not durably hold, by the first such frame: they pin the journal from it on.
@@ -117,6 +119,7 @@ impl Queue {
             phase: Phase::Open,
             entries: VecDeque::new(),
             bytes: 0,
+            frames: 0,
             next_lsn: 1,
             pins: BTreeMap::new(),
             unjournaled: Vec::new(),
@@ -135,6 +138,7 @@ impl Queue {
         self.next_lsn += 1;
         entry.frame.lsn = lsn;
         self.bytes += entry.bytes();
+        self.frames += 1;
         self.entries.push_back(entry);
         lsn
     }

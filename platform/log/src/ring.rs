@@ -137,6 +137,11 @@ impl Ring {
         self.full.len() as u64 * options.journal_file_bytes + self.active_bytes
     }
 
+    /// What is taken: [`Ring::used_bytes`], and how many files there are.
+    pub(crate) fn taken(&self, options: &StorageOptions) -> (u64, u64) {
+        (self.used_bytes(options), self.files)
+    }
+
     /// Whether there is so little left that appenders wait.
     pub(crate) fn is_tight(&self, options: &StorageOptions) -> bool {
         self.used_bytes(options) >= options.journal_bytes_max / 100 * 85

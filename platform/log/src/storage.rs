@@ -392,6 +392,15 @@ impl Storage {
         Ok(log)
     }
 
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The logs in service.
+    pub(crate) fn open_logs(&self) -> Vec<Arc<PartitionLog>> {
+        self.logs.lock().open.values().cloned().collect()
+    }
+
     /// A log that is there, and in service.
     #[must_use]
     pub fn log(&self, id: LogId) -> Option<Arc<PartitionLog>> {

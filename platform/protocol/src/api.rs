@@ -127,6 +127,14 @@ macro_rules! apis {
                 }
             }
 
+            /// Whether all of what was asked, or a part of it, is answered with an error. Goes through all of the answer.
+            #[must_use]
+            pub fn tells_error(&self) -> bool {
+                match self {
+                    $(Self::$name(message) => crate::codec::Field::tells_error(message),)*
+                }
+            }
+
             pub(crate) fn read(api: ApiKey, version: i16, reader: &mut Reader) -> Result<Self, DecodeError> {
                 Ok(match api {
                     $(ApiKey::$name => Self::$name(read_body(reader, version)?),)*

@@ -263,6 +263,22 @@ fn set_crc(batch: &mut [u8]) -> u32 {
     crc
 }
 
+/// How many records there are in batches that follow each other, as their headers say; those of control batches are none. What is no
+/// batch ends the count. Costs a look at each header.
+#[must_use]
+pub fn count_records(mut batches: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Ok(header) = BatchHeader::parse(batches) {
+        if !header.attributes.is_control() {
+            // A header that was parsed has none below 0.
+            count += u64::from(header.count.unsigned_abs());
+        }
+        let Some(rest) = batches.get(header.batch_bytes()..) else { break };
+        batches = rest;
+    }
+    count
+}
+
 /// Sets the base offset and the leader epoch of an encoded batch in place. Both lie before what the CRC covers.
 ///
 /// `batch`: at least the first [`PATCH_BYTES`] of a batch; nothing else in it changes.

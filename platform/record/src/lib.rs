@@ -46,6 +46,7 @@ pub use compression::Compression;
 pub use crc::{Crc32c, crc32c};
 pub use error::{BatchError, RecordError};
 pub use header::{
-    Attributes, BatchHeader, HEADER_BYTES, MAGIC, PATCH_BYTES, PREFIX_BYTES, patch, set_log_append_time, set_producer,
+    Attributes, BatchHeader, HEADER_BYTES, MAGIC, PATCH_BYTES, PREFIX_BYTES, count_records, patch, set_log_append_time,
+    set_producer,
 };
 pub use record::{Header, Headers, Record, Records};

@@ -137,6 +137,19 @@ fn a_batch_is_taken_off_a_buffer_without_a_copy() {
 }
 
 #[test]
+fn records_are_counted_by_headers_and_the_brokers_own_are_none() {
+    let control = build(BatchOptions { control: true, ..BatchOptions::default() }, &[(0, None, None, vec![])]);
+    let check = |batches: &[&[u8]], expected: u64| assert_eq!(count_records(&batches.concat()), expected);
+    check(&[], 0);
+    check(&[&small()], 2);
+    check(&[&small(), &control, &small(), &small()], 6);
+    // What is cut off, or no batch, ends the count.
+    check(&[&small(), &small()[..HEADER_BYTES]], 4);
+    check(&[&small(), &small()[..HEADER_BYTES - 1]], 2);
+    check(&[&small(), &[0; 100], &small()], 2);
+}
+
+#[test]
 fn a_patch_changes_offset_and_epoch_only_and_keeps_the_crc() {
     let mut bytes = small().to_vec();
     patch(&mut bytes, Offset(1 << 40), LeaderEpoch(7)).unwrap();

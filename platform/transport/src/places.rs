@@ -22,6 +22,8 @@ pub(crate) struct Places {
 struct Taken {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
+    /// How many found none.
+    refused: u64,
 }
 
 /// A place that is taken, given back when it is dropped.
@@ -51,15 +53,27 @@ impl Places {
         let address = network(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.all >= self.max {
+            taken.refused += 1;
             return Err(NoPlace::Full(self.max));
         }
         let of_address = taken.by_address.entry(address).or_default();
         if *of_address >= self.per_address_max {
+            taken.refused += 1;
             return Err(NoPlace::AddressFull(self.per_address_max));
         }
         *of_address += 1;
         taken.all += 1;
         Ok(Place { places: self.clone(), address })
+    }
+
+    /// Notes one more that is refused, for another reason than places.
+    pub(crate) fn note_refused(&self) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).refused += 1;
+    }
+
+    /// How many were refused so far.
+    pub(crate) fn refused(&self) -> u64 {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).refused
     }
 }
 
@@ -92,6 +106,7 @@ mod tests {
         assert_eq!(take("10.0.0.3").unwrap_err(), NoPlace::Full(3));
         drop(first);
         let _again = take("10.0.0.1").unwrap();
+        assert_eq!(places.refused(), 2);
         assert_eq!(places.taken.lock().unwrap().by_address.len(), 2, "refused addresses leave nothing behind");
     }
 

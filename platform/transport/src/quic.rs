@@ -36,6 +36,7 @@ use crate::{
     tls,
 };
 
+const TRANSPORT: &str = "quic";
 const PROTOCOL: &str = "QUIC on UDP";
 /// What the first round trip is taken to last; the default of 333 ms makes a lost first packet cost a second.
 const INITIAL_RTT: Duration = Duration::from_millis(1);
@@ -281,6 +282,7 @@ fn lost(error: ConnectionError) -> io::Error {
 pub struct QuicListener {
     address: SocketAddr,
     accepted: Mutex<mpsc::Receiver<Arc<QuicConnection>>>,
+    places: Places,
     endpoint: Endpoint,
     closed: CancellationToken,
     _close_on_drop: DropGuard,
@@ -306,10 +308,11 @@ impl QuicListener {
         let endpoint = endpoint(socket, reset::endpoint_config(identity)?, Some(far)).map_err(fail(address))?;
         let closed = CancellationToken::new();
         let (tx, rx) = mpsc::channel(BACKLOG);
+        let places = Places::new(limits);
         let acceptor = Acceptor {
             endpoint: endpoint.clone(),
             near: Arc::new(near),
-            places: Places::new(limits),
+            places: places.clone(),
             handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
             limits: limits.clone(),
             accepted: tx,
@@ -321,7 +324,8 @@ impl QuicListener {
                 () = acceptor.run() => {}
             }
         });
-        Ok(Self { address, accepted: Mutex::new(rx), endpoint, _close_on_drop: closed.clone().drop_guard(), closed })
+        let _close_on_drop = closed.clone().drop_guard();
+        Ok(Self { address, accepted: Mutex::new(rx), places, endpoint, _close_on_drop, closed })
     }
 
     /// Waits until closed connections have told their peers so. Worth doing before the process ends.
@@ -346,6 +350,14 @@ impl Listener for QuicListener {
         self.endpoint.set_server_config(None);
         self.closed.cancel();
     }
+
+    fn transport(&self) -> &'static str {
+        TRANSPORT
+    }
+
+    fn refused(&self) -> u64 {
+        self.places.refused()
+    }
 }
 
 /// Takes handshakes in, within the limits.
@@ -365,6 +377,7 @@ impl Acceptor {
             let peer = incoming.remote_address();
             let Ok(handshake) = Arc::clone(&self.handshakes).try_acquire_owned() else {
                 tracing::debug!(%peer, "a QUIC handshake was refused: too many are under way");
+                self.places.note_refused();
                 incoming.refuse();
                 continue;
             };
@@ -427,7 +440,7 @@ impl std::fmt::Debug for QuicConnection {
 
 impl QuicConnection {
     fn new(inner: quinn::Connection, limits: &Limits, place: Option<Place>) -> Self {
-        let peer = Peer { address: inner.remote_address(), transport: "quic", principal: None };
+        let peer = Peer { address: inner.remote_address(), transport: TRANSPORT, principal: None };
         Self { inner, peer, assembly: Assembly::new(limits), limits: limits.clone(), place: place.map(Arc::new) }
     }
 

@@ -31,6 +31,9 @@ use crate::{
     tls,
 };
 
+/// What a peer came over.
+const PLAIN: &str = "tcp";
+const TLS: &str = "tcp+tls";
 /// Most parts that one vectored write takes.
 const WRITE_PARTS_MAX: usize = 64;
 /// How long a peer may be silent before the kernel asks whether it is still there.
@@ -68,7 +71,7 @@ impl TcpNet {
                     let limits = ReadLimits::new(&self.limits, Assembly::new(&self.limits), None);
                     let source = FrameReader::new(ReadEnd { socket: Arc::clone(&socket), check: None }, limits);
                     let sink = FrameWriter::new(WriteEnd(Arc::clone(&socket)), WriteLimits::connected(&self.limits));
-                    let peer = Peer { address: candidate, transport: "tcp", principal: None };
+                    let peer = Peer { address: candidate, transport: PLAIN, principal: None };
                     return Ok(Arc::new(TcpConnection::new(&socket, peer, Box::pin(source), Box::pin(sink))));
                 }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -100,6 +103,8 @@ impl Net for TcpNet {
 pub struct TcpListener {
     address: SocketAddr,
     accepted: Mutex<mpsc::Receiver<Arc<TcpConnection>>>,
+    transport: &'static str,
+    places: Places,
     closed: CancellationToken,
     _close_on_drop: DropGuard,
 }
@@ -121,15 +126,19 @@ impl TcpListener {
         };
         let closed = CancellationToken::new();
         let (tx, rx) = mpsc::channel(BACKLOG);
+        let places = Places::new(limits);
+        let transport = if handshakes.is_some() { TLS } else { PLAIN };
         let door = Arc::new(Door {
             limits: limits.clone(),
+            places: places.clone(),
             handshakes,
             mistaken: Arc::default(),
             accepted: tx,
             closed: closed.clone(),
         });
         tokio::spawn(door.accept_all(socket));
-        Ok(Self { address, accepted: Mutex::new(rx), _close_on_drop: closed.clone().drop_guard(), closed })
+        let _close_on_drop = closed.clone().drop_guard();
+        Ok(Self { address, accepted: Mutex::new(rx), transport, places, _close_on_drop, closed })
     }
 }
 
@@ -148,11 +157,20 @@ impl Listener for TcpListener {
     fn close(&self) {
         self.closed.cancel();
     }
+
+    fn transport(&self) -> &'static str {
+        self.transport
+    }
+
+    fn refused(&self) -> u64 {
+        self.places.refused()
+    }
 }
 
 /// What accepting takes.
 struct Door {
     limits: Limits,
+    places: Places,
     /// None: plain.
     handshakes: Option<Handshakes>,
     /// Clients that speak TLS where it is not spoken.
@@ -164,7 +182,6 @@ struct Door {
 impl Door {
     /// Accepts until the listener is closed; the socket is closed with it.
     async fn accept_all(self: Arc<Self>, socket: tokio::net::TcpListener) {
-        let places = Places::new(&self.limits);
         loop {
             let next = tokio::select! {
                 () = self.closed.cancelled() => return,
@@ -179,7 +196,7 @@ impl Door {
                     continue;
                 }
             };
-            let place = match places.take(peer.ip()) {
+            let place = match self.places.take(peer.ip()) {
                 Ok(place) => place,
                 Err(reason) => {
                     tracing::warn!(%peer, %reason, "a TCP connection was refused");
@@ -199,11 +216,10 @@ impl Door {
                         return;
                     }
                 }
-                Some(handshakes) => {
-                    if let Some(turn) = handshakes.turn(peer) {
-                        tokio::spawn(Arc::clone(&self).shake_hands(socket, peer, turn));
-                    }
-                }
+                Some(handshakes) => match handshakes.turn(peer) {
+                    Some(turn) => _ = tokio::spawn(Arc::clone(&self).shake_hands(socket, peer, turn)),
+                    None => self.places.note_refused(),
+                },
             }
         }
     }
@@ -226,7 +242,7 @@ impl Door {
             let activity = Activity::new(self.limits.tcp_idle_timeout);
             let source = FrameReader::new(session.read, self.read_limits(&activity));
             let sink = FrameWriter::new(session.write, WriteLimits::accepted(&self.limits, Some(activity)));
-            let peer = Peer { address: peer, transport: "tcp+tls", principal: None };
+            let peer = Peer { address: peer, transport: TLS, principal: None };
             self.hand_over(TcpConnection::new(&socket, peer, Box::pin(source), Box::pin(sink))).await;
         }
     }
@@ -237,7 +253,7 @@ impl Door {
         let source = FrameReader::new(ReadEnd { socket: Arc::clone(socket), check }, self.read_limits(&activity));
         let limits = WriteLimits::accepted(&self.limits, Some(activity));
         let sink = FrameWriter::new(WriteEnd(Arc::clone(socket)), limits);
-        let peer = Peer { address: peer, transport: "tcp", principal: None };
+        let peer = Peer { address: peer, transport: PLAIN, principal: None };
         TcpConnection::new(socket, peer, Box::pin(source), Box::pin(sink))
     }
 

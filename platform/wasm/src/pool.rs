@@ -12,7 +12,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
 
@@ -21,10 +21,11 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
-    Blame, CallError, Factory, LogLine, PoolOptions, WrongKind,
+    Blame, CallError, CallMetrics, Factory, LogLine, PoolOptions, WrongKind,
     frame::{Emitted, InputFrame, OutputRules},
     instance::{Answer, Instance, Job},
     logs::LogRing,
+    metrics::CallCounters,
     slots::{Idle, Waiting},
 };
 
@@ -40,14 +41,8 @@ pub enum Freshness {
 /// What a pool has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
-    /// Calls that gave a result.
-    pub calls: u64,
-    /// Calls that failed.
-    pub failures: u64,
-    /// Fuel that calls used, failed ones included.
-    pub fuel: u64,
-    /// Instances that were made.
-    pub started: u64,
+    /// What its calls have come to.
+    pub calls: CallMetrics,
     /// Instances that wait for a call now.
     pub idle: usize,
 }
@@ -69,10 +64,7 @@ struct PoolInner {
     /// Why instances of this pool cannot start. A pure guest fails the same way again: it is asked once.
     broken: Mutex<Option<CallError>>,
     metrics: Mutex<Vec<f64>>,
-    calls: AtomicU64,
-    failures: AtomicU64,
-    fuel: AtomicU64,
-    started: AtomicU64,
+    calls: CallCounters,
 }
 
 impl Factory {
@@ -105,10 +97,7 @@ impl Pool {
             waiting: AtomicU32::new(0),
             broken: Mutex::default(),
             metrics: Mutex::new(metrics),
-            calls: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            fuel: AtomicU64::new(0),
-            started: AtomicU64::new(0),
+            calls: CallCounters::default(),
             factory,
             options,
         });
@@ -196,13 +185,7 @@ impl Pool {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let inner = &self.inner;
-        PoolStats {
-            calls: inner.calls.load(Ordering::Relaxed),
-            failures: inner.failures.load(Ordering::Relaxed),
-            fuel: inner.fuel.load(Ordering::Relaxed),
-            started: inner.started.load(Ordering::Relaxed),
-            idle: inner.idle.lock().len(),
-        }
+        PoolStats { calls: inner.calls.metrics(), idle: inner.idle.lock().len() }
     }
 }
 
@@ -245,9 +228,13 @@ impl PoolInner {
 
     async fn run(&self, job: Job<'_>, freshness: Freshness) -> Result<Answer, CallError> {
         let result = self.attempt(job, freshness).await;
-        let count = if result.is_ok() { &self.calls } else { &self.failures };
-        count.fetch_add(1, Ordering::Relaxed);
+        self.counters().for_each(|calls| calls.count(&result));
         result
+    }
+
+    /// Its own, and those of all pools.
+    fn counters(&self) -> impl Iterator<Item = &CallCounters> {
+        [&self.calls, &self.factory.ground.counters.calls].into_iter()
     }
 
     async fn attempt(&self, job: Job<'_>, freshness: Freshness) -> Result<Answer, CallError> {
@@ -277,7 +264,7 @@ impl PoolInner {
         let Some((result, spent)) = crate::within(clock, time, instance.run(job, limits)).await else {
             return Err(CallError::slow(time));
         };
-        self.fuel.fetch_add(spent.fuel, Ordering::Relaxed);
+        self.counters().for_each(|calls| calls.add_fuel(spent.fuel));
         if result.is_ok() && !spent.reported.is_empty() {
             let mut metrics = self.metrics.lock();
             for (metric, sum) in metrics.iter_mut().zip(spent.reported) {
@@ -321,7 +308,7 @@ impl PoolInner {
             return Err(error.clone());
         }
         let slot = self.factory.ground.slots.take().await?;
-        self.started.fetch_add(1, Ordering::Relaxed);
+        self.counters().for_each(CallCounters::add_started);
         let time = self.options.limits.time;
         let starting = self.factory.instance(&self.options, &self.logs, slot);
         let result = crate::within(&*self.factory.ground.env.clock, time, starting).await;

@@ -256,9 +256,14 @@ impl Preparer {
 
     async fn compiled(&self, module: Bytes) -> Result<(Component, Vec<u8>), Refused> {
         let host = |reason: String| Refused::Compile(CompileError::Host { reason });
-        let Ground { engine, env, .. } = &*self.ground;
+        let Ground { engine, env, counters, .. } = &*self.ground;
+        let begun = env.clock.now();
         let compiling = compile(&self.compiler, engine, self.mode, env, module);
         let image = crate::within(&*env.clock, COMPILE_TIME_MAX, compiling).await;
+        match &image {
+            Some(Ok(_)) => counters.compiled.record(env.clock.now() - begun),
+            _ => _ = counters.compile_failures.fetch_add(1, Ordering::Relaxed),
+        }
         let image = image.ok_or_else(|| host(format!("it was not done within {COMPILE_TIME_MAX:?}")))??;
         let engine = engine.clone();
         let work = move || deserialize(&engine, &image).map(|component| (component, image));

@@ -14,6 +14,7 @@ use crate::{
     ground::Ground,
     host::Host,
     images::ImageCache,
+    metrics::Counters,
     prepare::Preparer,
     slots::Slots,
     worlds,
@@ -91,7 +92,8 @@ impl Runtime {
         let mut linker = Linker::new(&engine);
         worlds::mapper::Mapper::add_to_linker::<_, Host>(&mut linker, |state| state).map_err(|error| failed(&error))?;
         let slots = Slots::new(instances, options.memory_bytes, options.instance_wait, Arc::clone(&env.clock));
-        let ground = Arc::new(Ground { engine, linker, env: env.clone(), slots: Arc::new(slots) });
+        let (slots, counters) = (Arc::new(slots), Counters::default());
+        let ground = Arc::new(Ground { engine, linker, env: env.clone(), slots, counters });
         let preparer = Preparer::new(Arc::clone(&ground), mode, store.clone(), images, &options);
         let inner = Arc::new(RuntimeInner { ground, mode, store, preparer });
         let (weak, clock, idle) = (Arc::downgrade(&inner), env.clock.clone(), options.idle);
@@ -104,6 +106,10 @@ impl Runtime {
         };
         env.spawn.spawn("wasm-evict", Box::pin(evict));
         Ok(Self { inner })
+    }
+
+    pub(crate) fn ground(&self) -> &Ground {
+        &self.inner.ground
     }
 
     /// How memory is laid out in this process.

@@ -28,6 +28,7 @@ pub(crate) trait Idle: Send + Sync {
 /// The instances that all pools together may have.
 pub(crate) struct Slots {
     free: Arc<Semaphore>,
+    instances_max: usize,
     /// Calls that wait for a slot because others hold them all.
     wanted: AtomicUsize,
     keepers: Mutex<Vec<Weak<dyn Idle>>>,
@@ -42,6 +43,7 @@ impl Slots {
     pub(crate) fn new(instances: u32, memory_max: usize, wait_max: Duration, clock: Arc<dyn Clock>) -> Self {
         Self {
             free: Arc::new(Semaphore::new(instances as usize)),
+            instances_max: instances as usize,
             wanted: AtomicUsize::new(0),
             keepers: Mutex::default(),
             memory_max,
@@ -49,6 +51,16 @@ impl Slots {
             wait_max,
             clock,
         }
+    }
+
+    /// How many instances there are, and how many there may be.
+    pub(crate) fn instances(&self) -> (usize, usize) {
+        (self.instances_max.saturating_sub(self.free.available_permits()), self.instances_max)
+    }
+
+    /// What all instances together hold, and what they may hold, bytes.
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        (self.memory.load(Ordering::Relaxed), self.memory_max)
     }
 
     /// How long a call may wait for an instance.

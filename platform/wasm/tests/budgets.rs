@@ -185,7 +185,7 @@ async fn hostile_init_fails_the_pool_but_no_other() {
         };
         assert_eq!(got, expected, "{error:?}");
         call(&pool).await;
-        assert_eq!(pool.stats().started, 1, "it is not tried over and over");
+        assert_eq!(pool.stats().calls.started, 1, "it is not tried over and over");
         let good = world.pool(&Guest::mapper()).await;
         good.process(&frame(2), &two_outputs(), Freshness::Any).await.unwrap();
     }
@@ -211,7 +211,7 @@ async fn the_same_call_uses_the_same_fuel() {
     for _ in 0..3 {
         let pool = world.pool(&Guest::mapper()).await;
         pool.process(&frame(50), &two_outputs(), Freshness::Any).await.unwrap();
-        used.push(pool.stats().fuel);
+        used.push(pool.stats().calls.fuel);
     }
     assert!(used[0] > 0 && used.iter().all(|fuel| *fuel == used[0]), "{used:?}");
 }

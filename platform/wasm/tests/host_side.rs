@@ -254,7 +254,7 @@ fn a_call_and_a_start_that_take_too_long_are_the_hosts_failure() {
         for started in 1..3 {
             let error = pool.check().await.unwrap_err();
             assert!(matches!(error, CallError::Host { .. }), "{error:?}");
-            assert_eq!(pool.stats().started, started, "it is not believed broken");
+            assert_eq!(pool.stats().calls.started, started, "it is not believed broken");
         }
     });
 }

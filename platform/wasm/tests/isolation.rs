@@ -57,7 +57,7 @@ async fn a_leak_ends_in_a_new_instance_and_in_no_failed_call() {
         assert!(result.is_ok(), "call {call}: {result:?}");
     }
     // 2 MiB a call, replaced at three quarters of 64 MiB.
-    assert!((5..20).contains(&pool.stats().started), "{:?}", pool.stats());
+    assert!((5..20).contains(&pool.stats().calls.started), "{:?}", pool.stats());
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn a_sudden_leak_is_answered_by_a_new_instance() {
     for _ in 0..4 {
         pool.process(&frame(1), &two_outputs(), Freshness::Any).await.unwrap();
     }
-    assert_eq!((pool.stats().failures, pool.stats().started), (0, 4));
+    assert_eq!((pool.stats().calls.failures, pool.stats().calls.started), (0, 4));
 }
 
 /// Answers how often this very instance was called, as the failure's code.

@@ -30,7 +30,7 @@ async fn a_mapper_forwards_records() {
             assert_eq!(record.raw().tail, input.raw(index).unwrap().tail);
         }
     }
-    assert_eq!(pool.stats().started, 1, "the instance is used again");
+    assert_eq!(pool.stats().calls.started, 1, "the instance is used again");
 }
 
 #[tokio::test]
@@ -83,8 +83,8 @@ async fn a_failure_that_the_guest_reports_is_passed_on_and_harms_nothing() {
         panic!()
     };
     assert_eq!(failure.at, None);
-    assert_eq!(pool.stats().started, 1, "the instance stayed");
-    assert_eq!(pool.stats().failures, 2);
+    assert_eq!(pool.stats().calls.started, 1, "the instance stayed");
+    assert_eq!(pool.stats().calls.failures, 2);
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn parameters_reach_init_and_a_refusal_is_remembered() {
         let Err(CallError::Guest(failure)) = pool.check().await else { panic!() };
         assert_eq!((failure.code, failure.message.as_str()), (FailureCode::Config, "one param"));
     }
-    assert_eq!(pool.stats().started, 1, "a pure guest is not asked twice");
+    assert_eq!(pool.stats().calls.started, 1, "a pure guest is not asked twice");
     let with =
         world.pool_with(&guest, |options| options.params.params = BTreeMap::from([("field".into(), "x".into())])).await;
     with.check().await.unwrap();
@@ -224,5 +224,34 @@ async fn idle_instances_are_given_up() {
     };
     tokio::time::timeout(Duration::from_secs(60), given_up).await.unwrap();
     pool.process(&frame(1), &two_outputs(), Freshness::Any).await.unwrap();
-    assert_eq!(pool.stats().started, 2);
+    assert_eq!(pool.stats().calls.started, 2);
+}
+
+#[tokio::test]
+async fn what_pools_have_done_is_counted_and_stays_counted_when_they_are_gone() {
+    let world = World::new();
+    let before = world.runtime.metrics();
+    assert_eq!((before.calls.calls, before.compiled.count(), before.instances), (0, 0, 0));
+    let good = world.pool(&Guest::mapper()).await;
+    for _ in 0..3 {
+        good.process(&frame(2), &two_outputs(), Freshness::Any).await.unwrap();
+    }
+    let traps = world.pool(&Guest::mapper().work("(unreachable)")).await;
+    let fails = world.pool(&Guest::mapper().failing(2, None, b"no")).await;
+    for pool in [&traps, &fails] {
+        pool.process(&frame(2), &two_outputs(), Freshness::Any).await.unwrap_err();
+    }
+    let told = [&good, &traps, &fails].map(|pool| pool.stats().calls);
+    let counts = told.map(|calls| (calls.calls, calls.failures, calls.traps, calls.started));
+    assert_eq!(counts, [(3, 0, 0, 1), (0, 1, 1, 1), (0, 1, 0, 1)]);
+    let mut all = millstream_wasm::CallMetrics::default();
+    told.into_iter().for_each(|calls| all += calls);
+    let now = world.runtime.metrics();
+    assert_eq!((now.calls, now.compiled.count(), now.compile_failures), (all, 3, 0));
+    // The one that trapped is gone.
+    assert_eq!(now.instances, 2);
+    assert!(now.memory_bytes > 0 && now.memory_bytes <= now.memory_bytes_max, "{now:?}");
+    drop((good, traps, fails));
+    let after = world.runtime.metrics();
+    assert_eq!((after.calls, after.instances, after.memory_bytes), (all, 0, 0));
 }

@@ -32,7 +32,7 @@ fn health_and_readiness_are_told() {
     // What it lists is there.
     let list = asked(&broker, "GET", "/", "").json().unwrap();
     let paths: Vec<_> = list["paths"].as_array().unwrap().iter().map(|path| path["path"].as_str().unwrap()).collect();
-    assert!(["/", "/health", "/ready", "/log-level"].iter().all(|path| paths.contains(path)), "{paths:?}");
+    assert!(["/", "/health", "/ready", "/metrics", "/log-level"].iter().all(|path| paths.contains(path)), "{paths:?}");
     for path in paths {
         assert_eq!(asked(&broker, "GET", path, "").status, 200, "{path}");
     }

@@ -55,9 +55,13 @@ fn paths_and_methods_that_there_are_not_are_refused() {
         let status = ask(http, "GET", path, "").unwrap().status;
         assert_eq!(status, 404, "{path}");
     }
-    for (path, allowed) in
-        [("/", "GET, HEAD"), ("/health", "GET, HEAD"), ("/ready", "GET, HEAD"), ("/log-level", "GET, HEAD, PUT")]
-    {
+    for (path, allowed) in [
+        ("/", "GET, HEAD"),
+        ("/health", "GET, HEAD"),
+        ("/ready", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+        ("/log-level", "GET, HEAD, PUT"),
+    ] {
         for method in ["POST", "DELETE", "OPTIONS", "PATCH", "TRACE", "PUT", "FROB"] {
             if allowed.contains(method) {
                 continue;
@@ -77,7 +81,7 @@ fn who_asks_for_another_machine_gets_nothing_and_changes_nothing() {
     let port = http.port();
     let filter = ask(http, "GET", "/log-level", "").unwrap().body;
     for host in ["evil.example", "evil.example:9644", "localhost.evil.example", "127.0.0.1.evil.example", "@", ""] {
-        for (method, path, body) in [("GET", "/ready", ""), ("PUT", "/log-level", "off")] {
+        for (method, path, body) in [("GET", "/ready", ""), ("GET", "/metrics", ""), ("PUT", "/log-level", "off")] {
             let length = body.len();
             let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}");
             check(http, request.as_bytes(), &[421]);
@@ -178,6 +182,37 @@ fn who_says_nothing_or_little_at_a_time_is_closed_in_time() {
         }
     });
     assert!(start.elapsed() < CONNECTION_TIME_MAX, "{:?}", start.elapsed());
+    unhurt(&mut victim, http);
+}
+
+/// However many ask for it, and go before they have it: it is gathered for one at a time, and records go on.
+#[test]
+fn metrics_are_asked_for_by_many_at_once_and_by_some_who_do_not_wait() {
+    let (mut victim, http) = victim();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for round in 0..50 {
+                    let mut stream = TcpStream::connect(http).unwrap();
+                    // It may have had enough already.
+                    let _ = stream.write_all(request);
+                    if round % 2 == 0 {
+                        continue;
+                    }
+                    let status = receive(&mut stream).unwrap().map_or(0, |answer| answer.status);
+                    assert!([0, 200, 503].contains(&status), "{status}");
+                }
+            });
+        }
+    });
+    let start = Instant::now();
+    let mut last = ask(http, "GET", "/metrics", "");
+    while !last.as_ref().is_ok_and(|answer| answer.status == 200) {
+        assert!(start.elapsed() < PATIENCE, "{last:?}");
+        last = ask(http, "GET", "/metrics", "");
+    }
+    millstream_test_support::exposition::parse(&last.unwrap().body).unwrap();
     unhurt(&mut victim, http);
 }
 

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod cli;
+pub mod exposition;
 pub mod flights;
 pub mod guests;
 pub mod history;

@@ -133,7 +133,6 @@ impl CatchUp {
     }
 
     /// Requests that wait.
-    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.held_back.as_ref().map_or(0, |held_back| held_back.shared.state.lock().waiting.len())
     }

@@ -26,7 +26,7 @@ use std::{
 use futures::FutureExt;
 use millstream_catalog::{Command, RecordAt, Reporter, Transform, TransformState};
 use millstream_env::Task;
-use millstream_model::{LeaderEpoch, PartitionId, TopicId, TransformId};
+use millstream_model::{LeaderEpoch, Offset, PartitionId, TopicId, TransformId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -40,10 +40,36 @@ pub(crate) struct Transforms {
     running: Mutex<HashMap<TransformId, Running>>,
     /// What the tasks of transforms that stand still had done.
     stopped: Mutex<HashMap<TransformId, StatsByInput>>,
+    /// What those had done that are gone.
+    gone: Mutex<TransformCounts>,
     step: tokio::sync::Mutex<()>,
 }
 
 type StatsByInput = HashMap<(TopicId, PartitionId), Arc<Stats>>;
+/// An input partition, what was done for it, and the offset to go on from.
+type InputCounts = ((TopicId, PartitionId), TransformCounts, Offset);
+
+/// What a transform has done since the broker was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransformCounts {
+    /// Records that it has gone through.
+    pub records_in: u64,
+    /// Records that it has appended.
+    pub records_out: u64,
+    /// Records that failed, each time.
+    pub errors: u64,
+    /// Records that it has left out.
+    pub left_out: u64,
+}
+
+impl std::ops::AddAssign for TransformCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.records_in += other.records_in;
+        self.records_out += other.records_out;
+        self.errors += other.errors;
+        self.left_out += other.left_out;
+    }
+}
 
 struct Running {
     name: String,
@@ -111,6 +137,16 @@ impl Stats {
         self.left_out.store(left_out, Ordering::Relaxed);
     }
 
+    fn counts(&self) -> TransformCounts {
+        let count = |counter: &AtomicI64| u64::try_from(counter.load(Ordering::Relaxed)).unwrap_or(0);
+        TransformCounts {
+            records_in: count(&self.records_in),
+            records_out: count(&self.records_out),
+            errors: count(&self.errors),
+            left_out: count(&self.left_out),
+        }
+    }
+
     /// Why it stands still, else which record failed last.
     pub(crate) fn error(&self) -> Option<String> {
         let trouble = self.trouble.lock();
@@ -121,7 +157,8 @@ impl Stats {
 impl Transforms {
     /// `started_at`: the metadata's last entry now, as the broker starts.
     pub(crate) fn new(started_at: u64) -> Self {
-        Self { started_at, running: Mutex::default(), stopped: Mutex::default(), step: tokio::sync::Mutex::default() }
+        let (running, stopped, gone, step) = Default::default();
+        Self { started_at, running, stopped, gone, step }
     }
 
     /// Whether a transform was told to run before the broker was started: then it has begun everywhere, unless the broker ended just
@@ -168,7 +205,15 @@ impl Transforms {
         for transform in wanted.values() {
             self.start_missing(shared, transform);
         }
-        self.stopped.lock().retain(|id, _| !wanted.contains_key(id) && state.transform_by_id(*id).is_some());
+        let mut stopped = self.stopped.lock();
+        let over = |id: &TransformId| wanted.contains_key(id) || state.transform_by_id(*id).is_none();
+        for (id, stats) in stopped.extract_if(|id, _| over(id)) {
+            // Those that run again go on counting.
+            if !wanted.contains_key(&id) {
+                let mut gone = self.gone.lock();
+                stats.values().for_each(|stats| *gone += stats.counts());
+            }
+        }
     }
 
     /// Starts a task for each input partition that this broker leads and that has none yet.
@@ -220,6 +265,24 @@ impl Transforms {
     /// Why a task of a transform that runs stands still, if one does.
     pub(crate) fn trouble(&self, transform: TransformId) -> Option<String> {
         self.running.lock().get(&transform)?.inputs.values().find_map(|input| input.stats.error())
+    }
+
+    /// What was done for each input partition and where it goes on, by transform, as far as tasks ran since the broker was started;
+    /// and what those transforms had done that are gone.
+    pub(crate) fn counts(&self) -> (HashMap<TransformId, Vec<InputCounts>>, TransformCounts) {
+        let counts = |(place, stats): (&(TopicId, PartitionId), &Stats)| {
+            (*place, stats.counts(), Offset(stats.next_offset.load(Ordering::Relaxed)))
+        };
+        let running = self.running.lock();
+        let stopped = self.stopped.lock();
+        let of_stopped = stopped
+            .iter()
+            .map(|(id, inputs)| (*id, inputs.iter().map(|(place, stats)| counts((place, &**stats))).collect()));
+        let of_running = running.iter().map(|(id, running)| {
+            (*id, running.inputs.iter().map(|(place, input)| counts((place, &*input.stats))).collect())
+        });
+        // Those that were started again just now are still in both: what runs goes on counting.
+        (of_stopped.chain(of_running).collect(), *self.gone.lock())
     }
 
     /// What the task of an input partition has done, also when it was stopped since; none where none ran since the broker was

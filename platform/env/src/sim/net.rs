@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use super::{SimClock, SimRng, mailbox::Mailbox};
 use crate::{BoxFuture, Clock, Connection, Frame, FrameStream, Listener, Monotonic, Net, Peer};
 
+const TRANSPORT: &str = "sim";
 /// How many frames a stream holds that nobody has read.
 const STREAM_FRAMES_MAX: usize = 64;
 /// Ports given where 0 is asked for, and to those who connect.
@@ -143,7 +144,7 @@ impl SimNet {
         let listener = listener.ok_or_else(|| error(io::ErrorKind::ConnectionRefused, text))?;
         let link = Arc::new(Link::new([self.machine, machine]));
         let end = |side: usize, machine, port| -> Arc<dyn Connection> {
-            let peer = Peer { address: SocketAddr::new(address(machine), port), transport: "sim", principal: None };
+            let peer = Peer { address: SocketAddr::new(address(machine), port), transport: TRANSPORT, principal: None };
             Arc::new(SimConnection { hub: self.hub.clone(), link: Arc::clone(&link), side, peer })
         };
         let (ours, theirs) = (end(0, machine, port), end(1, self.machine, own_port));
@@ -221,6 +222,15 @@ impl Listener for OwnedListener {
 
     fn close(&self) {
         self.0.close();
+    }
+
+    fn transport(&self) -> &'static str {
+        TRANSPORT
+    }
+
+    /// There is no bound here.
+    fn refused(&self) -> u64 {
+        0
     }
 }
 

@@ -25,6 +25,11 @@ pub trait Field: Sized {
 
     /// Writes one. What does not fit is reported by [`Writer::finish`].
     fn write(&self, writer: &mut Writer);
+
+    /// Whether there is an error code in it that is one of an error.
+    fn tells_error(&self) -> bool {
+        false
+    }
 }
 
 /// Something whose length can say null.
@@ -37,6 +42,11 @@ pub trait Nullable: Sized {
 
     /// Writes one, or null.
     fn write_nullable(value: Option<&Self>, writer: &mut Writer);
+
+    /// As [`Field::tells_error`].
+    fn holds_error(&self) -> bool {
+        false
+    }
 }
 
 /// A request's or response's body: a struct with versions.
@@ -120,6 +130,10 @@ impl Field for ErrorCode {
     fn write(&self, writer: &mut Writer) {
         self.code().write(writer);
     }
+
+    fn tells_error(&self) -> bool {
+        !self.is_ok()
+    }
 }
 
 impl Nullable for String {
@@ -181,6 +195,10 @@ impl<T: Field> Nullable for Vec<T> {
             element.write(writer);
         }
     }
+
+    fn holds_error(&self) -> bool {
+        self.iter().any(T::tells_error)
+    }
 }
 
 impl<T: Nullable> Field for Option<T> {
@@ -190,6 +208,10 @@ impl<T: Nullable> Field for Option<T> {
 
     fn write(&self, writer: &mut Writer) {
         T::write_nullable(self.as_ref(), writer);
+    }
+
+    fn tells_error(&self) -> bool {
+        self.as_ref().is_some_and(T::holds_error)
     }
 }
 
@@ -203,6 +225,10 @@ macro_rules! not_null {
 
             fn write(&self, writer: &mut Writer) {
                 Self::write_nullable(Some(self), writer);
+            }
+
+            fn tells_error(&self) -> bool {
+                self.holds_error()
             }
         }
     )*};

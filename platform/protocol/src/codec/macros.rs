@@ -100,6 +100,10 @@ macro_rules! message {
                     );)*
                 }
             }
+
+            fn tells_error(&self) -> bool {
+                false $(|| $crate::codec::Field::tells_error(&self.$field))*
+            }
         }
     )*};
 
@@ -186,6 +190,10 @@ macro_rules! nullable_struct {
                         value.write(writer);
                     }
                 }
+            }
+
+            fn holds_error(&self) -> bool {
+                $crate::codec::Field::tells_error(self)
             }
         }
     };

@@ -33,6 +33,22 @@ fn a_request_read_and_written_again_is_the_same_bytes() {
     }
 }
 
+/// However deep in the answer it is.
+#[test]
+fn a_response_tells_of_an_error_where_one_of_its_codes_is_of_an_error() {
+    let (mut errors, mut fine) = (0, 0);
+    for api in ApiKey::ALL {
+        for seed in 0..200 {
+            let response = sample_response(*api, &mut SampleRng(seed));
+            let text = format!("{response:?}");
+            let expected = text.split("error_code: ").skip(1).any(|code| !code.starts_with("None"));
+            assert_eq!(response.tells_error(), expected, "{text}");
+            *(if expected { &mut errors } else { &mut fine }) += 1;
+        }
+    }
+    assert!(errors > 1000 && fine > 100, "{errors} and {fine}: it asks nothing");
+}
+
 #[test]
 fn a_response_read_and_written_again_is_the_same_bytes() {
     for (api, version) in apis_and_versions() {

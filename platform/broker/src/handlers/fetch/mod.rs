@@ -15,7 +15,11 @@ use std::{collections::HashSet, sync::Arc};
 use millstream_catalog::View;
 use millstream_env::Share;
 use millstream_model::{PartitionId, TopicId};
-use millstream_protocol::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
+use millstream_protocol::{
+    RecordParts,
+    messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic},
+};
+use millstream_record::count_records;
 
 pub(crate) use self::session::StreamSession;
 use self::{
@@ -85,6 +89,7 @@ pub(crate) async fn handle(
     let place = give_way(turn.reading(), &mut topics, bytes_max, turn.hurried()).await;
     let bytes_max = place.as_ref().map_or(bytes_max, |place| place.bytes_max().min(bytes_max));
     let mut answer = gather(&shared, version, &topics, bytes_max).await;
+    count(&topics, &answer);
     if let Some(place) = place {
         place.read(records_bytes(&answer));
     }
@@ -153,6 +158,19 @@ fn resolve_partition(shared: &Shared, readable: &Readable, request: &FetchPartit
         Readable::View { view, .. } => Some(view.clone()),
     };
     Ok(Source { partition, view })
+}
+
+/// Notes what is in an answer, by what it was read from.
+fn count(topics: &[Targets], answer: &FetchResponse) {
+    let targets = topics.iter().flat_map(|(_, _, targets)| targets);
+    let partitions = answer.responses.iter().flat_map(|topic| &topic.partitions);
+    for (target, partition) in targets.zip(partitions) {
+        let RecordParts(parts) = &partition.records;
+        if let (Ok(source), false) = (&target.source, parts.is_empty()) {
+            let records = parts.iter().map(|part| count_records(part)).sum();
+            source.partition.traffic.add_out(records, partition.records.len() as u64);
+        }
+    }
 }
 
 fn records_bytes(response: &FetchResponse) -> usize {

@@ -89,7 +89,7 @@ pub(crate) struct Serve {
     /// or [::]), where there is no one address to tell.
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISE")]
     advertise: Option<Address>,
-    /// Where to serve health and the log's level over HTTP, to whoever reaches the address; `none`: nowhere. The default is
+    /// Where to serve health, metrics and the log's level over HTTP, to whoever reaches the address; `none`: nowhere. The default is
     /// 127.0.0.1:9644, or nowhere if that is in use.
     #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP", value_parser = settings::parse_http)]
     http: Option<Http>,
@@ -258,7 +258,7 @@ impl Running {
             settings.data_dir.display(),
         ));
         if let Some(http) = &self.http {
-            say(format_args!("health and the log's level: curl http://{}/", http.address()));
+            say(format_args!("health, metrics and the log's level: curl http://{}/", http.address()));
         }
         let address = settings.address(self.bound);
         if self.is_new {

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub(crate) struct Ready {
     /// `ADDRESS:PORT`, with the real port when 0 was asked for.
     pub(crate) listen: String,
-    /// Where health and the log's level are served, if anywhere.
+    /// Where health, metrics and the log's level are served, if anywhere.
     pub(crate) http: Option<String>,
     pub(crate) pid: u32,
     pub(crate) data_dir: PathBuf,

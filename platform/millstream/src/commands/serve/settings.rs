@@ -31,7 +31,7 @@ const COMPACTION_CHECK_MS_DEFAULT: u64 = 15 * 1000;
 
 const _: () = assert!(FRAME_MEMORY_MIN > FRAME_BYTES_MAX as u64);
 
-/// Where health and the log's level are served.
+/// Where health, metrics and the log's level are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Http {
     /// Nowhere.

@@ -1,4 +1,4 @@
-//! What is answered over HTTP: JSON, one object and a line's end.
+//! What is answered over HTTP: JSON, one object and a line's end; and the metrics.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use hyper::{
 use millstream_broker::Readiness;
 use serde_json::{Value, json};
 
-use super::Site;
+use super::{Site, metrics};
 use crate::{failure::explain, log_filter};
 
 /// Of a request's body, bytes.
@@ -29,7 +29,7 @@ struct Path {
 }
 
 /// All that can be asked for. HEAD is GET without the body, which hyper sees to.
-const PATHS: [Path; 4] = [
+const PATHS: [Path; 5] = [
     Path { path: "/", methods: "GET, HEAD", what: "this list" },
     Path {
         path: "/health",
@@ -40,6 +40,11 @@ const PATHS: [Path; 4] = [
         path: "/ready",
         methods: "GET, HEAD",
         what: "200 while records are taken; 503 with the reason while the broker starts or stops, its disk is full, or it has failed",
+    },
+    Path {
+        path: "/metrics",
+        methods: "GET, HEAD",
+        what: "the broker in numbers, in Prometheus' text format; METRICS.md says what each means",
     },
     Path {
         path: "/log-level",
@@ -73,6 +78,7 @@ where
             json(StatusCode::OK, &json!({"status": "serving", "version": env!("CARGO_PKG_VERSION")}))
         }
         ("/ready", Method::GET) => ready(site),
+        ("/metrics", Method::GET) => scrape(site).await,
         ("/log-level", Method::GET) => log_level(site),
         ("/log-level", Method::PUT) => change_log_level(site, request.into_body()).await,
         _ => {
@@ -120,6 +126,22 @@ fn ready(site: &Site) -> Answer {
     }
 }
 
+/// Looks at each log: on a thread of its own, and for one at a time, so that whoever asks again and again takes no more than that from
+/// those who send records.
+async fn scrape(site: &Site) -> Answer {
+    let turn = site.scraping.clone().lock_owned().await;
+    let broker = site.broker.get().cloned();
+    let work = move || {
+        // Held to the end, also where nobody waits for it any more.
+        let _turn = turn;
+        metrics::now(broker.as_deref())
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(text) => answer_with(StatusCode::OK, metrics::CONTENT_TYPE, text),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "they could not be gathered; the broker's log says why"),
+    }
+}
+
 fn log_level(site: &Site) -> Answer {
     json(StatusCode::OK, &json!({"filter": site.log.now(), "at_start": site.log.at_start()}))
 }
@@ -149,9 +171,13 @@ fn refuse(status: StatusCode, reason: &str) -> Answer {
 }
 
 fn json(status: StatusCode, body: &Value) -> Answer {
-    let mut answer = Response::new(Full::from(format!("{body}\n")));
+    answer_with(status, "application/json", format!("{body}\n"))
+}
+
+fn answer_with(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::from(body));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     // What is asked for is how things are now.
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer

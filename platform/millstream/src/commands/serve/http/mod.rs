@@ -2,9 +2,10 @@
 //!
 //! It must not be a way in. It listens on loopback unless told otherwise; a connection carries one request and stands for
 //! [`CONNECTION_TIME_MAX`] at most, whatever its peer does or does not do; there are [`CONNECTIONS_MAX`] at a time, and headers and
-//! bodies are bounded. What is answered is in [`answer`].
+//! bodies are bounded. What is answered is in [`answer`], and in [`metrics`] what a broker tells of itself in numbers.
 
 mod answer;
+mod metrics;
 
 use std::{
     io,
@@ -48,6 +49,8 @@ pub(crate) struct Site {
     /// Once it serves.
     broker: OnceLock<Arc<Broker>>,
     log: LogFilter,
+    /// Held while metrics are gathered.
+    scraping: Arc<tokio::sync::Mutex<()>>,
     /// The server listens where only this machine's programs can come from. Told by [`HttpServer::start`].
     is_local: OnceLock<bool>,
 }
@@ -55,7 +58,7 @@ pub(crate) struct Site {
 impl Site {
     /// Of a broker that is starting.
     pub(crate) fn new(log: LogFilter) -> Self {
-        Self { broker: OnceLock::new(), log, is_local: OnceLock::new() }
+        Self { broker: OnceLock::new(), log, scraping: Arc::default(), is_local: OnceLock::new() }
     }
 
     /// The broker serves from now on.
@@ -78,7 +81,7 @@ pub(crate) async fn listen(asked: Http) -> anyhow::Result<Option<TcpListener>> {
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if !is_asked => {
-            warn!(%address, %error, "health is not served over HTTP: choose an address with --http, or `--http none`");
+            warn!(%address, %error, "health and metrics are not served over HTTP: choose an address with --http, or `--http none`");
             Ok(None)
         }
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
@@ -106,7 +109,7 @@ impl HttpServer {
         let is_local = address.ip().is_loopback();
         let _ = site.is_local.set(is_local);
         if !is_local {
-            warn!(%address, "whoever reaches this address may ask for the broker's health and change what it logs");
+            warn!(%address, "whoever reaches this address may ask for the broker's health, read its metrics and change what it logs");
         }
         let (stop, stopped) = oneshot::channel();
         Ok(Self { address, stop, accepting: tokio::spawn(accept(listener, site, stopped)) })
