@@ -1,9 +1,10 @@
-//! The project's chores: guests, quickstart, test, bench, tidy.
+//! The project's chores: guests, quickstart, test, compat, bench, tidy.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+mod compat;
 mod flights;
 mod guests;
 mod quickstart;
@@ -31,6 +32,8 @@ enum Chore {
     },
     /// Cut the power of a broker on an ext4 and an XFS image, and see whether it kept its word. Needs root.
     Powercut(test::PowerCuts),
+    /// Put other peoples' clients through one script, and write what came of it to tests/compat/COMPATIBILITY.md.
+    Compat(compat::Options),
     /// Install the Wasm toolchain if needed and build the guest examples; the last line printed is where they are.
     Guests,
     /// Run the benchmarks.
@@ -78,6 +81,7 @@ fn chore(chore: Chore) -> anyhow::Result<()> {
         Chore::Quickstart(options) => quickstart::run(&options),
         Chore::Test { words } => test::all(&words),
         Chore::Powercut(options) => test::power_cuts(&options),
+        Chore::Compat(options) => compat::run_all(&options),
         Chore::Guests => {
             println!("{}", guests::build(&run::root(), &run::millstream()?)?.display());
             Ok(())

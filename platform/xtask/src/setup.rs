@@ -53,19 +53,23 @@ pub(crate) fn python() -> anyhow::Result<PathBuf> {
     if has_kafka(&python) {
         return Ok(python);
     }
-    let create = |with: &str| run(Command::new(with).args(["-m", "venv", "--clear"]).arg(&folder));
-    if output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_some() {
-        create("python3")?;
-    } else {
-        debian(&["python3", "python3-venv"])
-            .context("Python 3 with venv is needed to test kafka-python against the broker; install it by hand")?;
-        create("/usr/bin/python3")?;
-    }
+    venv(&folder)?;
     run(Command::new(&python)
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
         .arg(format!("kafka-python=={KAFKA_PYTHON}")))?;
     ensure!(has_kafka(&python), "{} was installed but does not import", python.display());
     Ok(python)
+}
+
+/// Makes a Python environment apart from the system's, in place of what is in this folder.
+pub(crate) fn venv(folder: &Path) -> anyhow::Result<()> {
+    let create = |with: &str| run(Command::new(with).args(["-m", "venv", "--clear"]).arg(folder));
+    if output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_some() {
+        return create("python3");
+    }
+    debian(&["python3", "python3-venv"])
+        .context("Python 3 with venv is needed for clients that are written in it; install it by hand")?;
+    create("/usr/bin/python3")
 }
 
 fn has_kafka(python: &Path) -> bool {
@@ -74,7 +78,7 @@ fn has_kafka(python: &Path) -> bool {
 }
 
 /// Installs Debian packages, as root or through sudo. The list of packages is fetched first: a fresh machine has none.
-fn debian(packages: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn debian(packages: &[&str]) -> anyhow::Result<()> {
     let is_root = output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
     let apt = |words: &[&str]| {
         let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
