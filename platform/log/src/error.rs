@@ -6,7 +6,7 @@ use millstream_env::{advised, is_of_wrong_type, is_taken_away, remedy};
 use millstream_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 use millstream_record::BatchError;
 
-use crate::LogId;
+use crate::{LogId, place::is_exchanged};
 
 /// A write or sync failed, and nothing that was not durable before may be believed: the storage takes no more appends
 /// and the process must stop. (Recovery at the next start does not depend on what the page cache says.)
@@ -29,10 +29,24 @@ fn consequence(source: &io::Error) -> String {
                 that was there; what was acknowledged since then may be lost"
             .into();
     }
-    let remedy = remedy(source).unwrap_or("find out why, and mend that");
+    let remedy = match is_exchanged(source) {
+        true => PUT_BACK,
+        false => remedy(source).unwrap_or("find out why, and mend that"),
+    };
     format!(
         "what it acknowledged is safe, but for what topics in durability replicated had not synced. Before you start it again, {remedy}"
     )
+}
+
+/// What is to be done where directories were exchanged.
+const PUT_BACK: &str = "put each directory back in the place that its log has below logs/";
+
+/// Why a file could not be read, and what is to be done about it where nothing else helps.
+fn unread(source: &io::Error) -> String {
+    match is_exchanged(source) {
+        true => format!("{source}. Stop it, and {PUT_BACK}"),
+        false => source.to_string(),
+    }
 }
 
 /// Why a data directory was not opened. Nothing in it was changed that a later start would miss.
@@ -412,7 +426,7 @@ pub enum ReadError {
     #[error("the log is being deleted")]
     Deleted,
     /// The operating system refused.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {}", path.display(), unread(source))]
     Io {
         /// Which file.
         path: PathBuf,

@@ -17,7 +17,7 @@ use millstream_env::{Buffers, Disk, DiskFile, OpenMode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::index::Index;
+use crate::{index::Index, place::Place};
 
 /// How many files are looked at, at most, to find those to be closed for one that was opened.
 const LOOKS_MAX: usize = 64;
@@ -40,6 +40,8 @@ pub(crate) struct Handles {
 /// The file of one segment, opened when it is needed, and what goes when it is closed.
 pub(crate) struct Handle {
     pub(crate) path: Arc<Path>,
+    /// The log's that it is of.
+    place: Arc<Place>,
     handles: Arc<Handles>,
     opened: Mutex<Opened>,
     /// The index of a segment that takes no more batches, once it was needed. (The active one's is with the log's state.)
@@ -85,10 +87,11 @@ impl Handles {
         Arc::new(Self { disk, buffers, max, open, count, pressed: AtomicBool::new(false), sync_work })
     }
 
-    /// A file at a path, not opened yet.
-    pub(crate) fn handle(self: &Arc<Self>, path: &Path) -> Arc<Handle> {
+    /// A file of that name in a log's place, not opened yet.
+    pub(crate) fn handle(self: &Arc<Self>, place: &Arc<Place>, name: &str) -> Arc<Handle> {
         Arc::new(Handle {
-            path: path.into(),
+            path: place.dir().join(name).into(),
+            place: place.clone(),
             handles: self.clone(),
             opened: Mutex::default(),
             index: Mutex::default(),
@@ -170,6 +173,7 @@ impl Handle {
             if opened.gone {
                 return Err(io::ErrorKind::NotFound.into());
             }
+            self.place.check(&*self.handles.disk)?;
             let file = self.handles.disk.open(&self.path, mode)?;
             *opened = Opened {
                 file: Some(file.clone()),
@@ -248,8 +252,10 @@ mod tests {
     use std::io::IoSlice;
 
     use millstream_env::sim::SimDisk;
+    use millstream_model::{PartitionId, TopicId};
 
     use super::*;
+    use crate::LogId;
 
     fn handles(max: usize) -> (SimDisk, Arc<Handles>) {
         let disk = SimDisk::new(1);
@@ -257,10 +263,16 @@ mod tests {
         (disk, handles)
     }
 
+    fn place(disk: &SimDisk) -> Arc<Place> {
+        let place = Place::new(Path::new("/data"), LogId::records(TopicId::NIL, PartitionId(0)));
+        disk.create_dir_all(place.dir()).unwrap();
+        Arc::new(place)
+    }
+
     #[test]
     fn no_more_files_are_open_than_there_may_be() {
         let (disk, handles) = handles(3);
-        let files: Vec<_> = (0..10).map(|at| handles.handle(Path::new(&format!("/{at}")))).collect();
+        let files: Vec<_> = (0..10).map(|at| handles.handle(&place(&disk), &at.to_string())).collect();
         for (at, file) in files.iter().enumerate() {
             file.writer().unwrap().write_at(&[IoSlice::new(&[at as u8])], 0).unwrap();
             file.synced();
@@ -281,7 +293,7 @@ mod tests {
     #[test]
     fn what_is_not_synced_stays_open_and_asks_for_a_sync() {
         let (disk, handles) = handles(2);
-        let files: Vec<_> = (0..4).map(|at| handles.handle(Path::new(&format!("/{at}")))).collect();
+        let files: Vec<_> = (0..4).map(|at| handles.handle(&place(&disk), &at.to_string())).collect();
         for file in &files {
             drop(file.writer().unwrap());
         }

@@ -333,6 +333,7 @@ mod metrics;
 mod options;
 mod partition;
 mod pin;
+mod place;
 mod producers;
 mod queue;
 mod read;

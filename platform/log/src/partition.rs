@@ -2,7 +2,7 @@
 //! `read`.)
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -18,6 +18,7 @@ use crate::{
     compact::passes::Passes,
     frame::{Frame, Kind},
     journal::Journal,
+    place::Place,
     producers::{KnownProducer, Producers},
     queue::{Entry, Way},
     segment::Segment,
@@ -28,8 +29,7 @@ use crate::{
 
 /// One open log of a partition. Shared by reference; every method may be called from any thread, and none waits for a sync.
 pub struct PartitionLog {
-    id: LogId,
-    dir: PathBuf,
+    place: Arc<Place>,
     /// Its durability is `fsync`. Changed under the lock only.
     pub(crate) journaled: AtomicBool,
     journal: Arc<Journal>,
@@ -57,7 +57,7 @@ impl PartitionLog {
     /// Which log this is.
     #[must_use]
     pub fn id(&self) -> LogId {
-        self.id
+        self.place.id()
     }
 
     /// Notes that a leader's term begins at the log's end; journaled. The leader calls it before its first append.
@@ -127,26 +127,35 @@ impl PartitionLog {
         state.epochs.end_of(epoch, state.end)
     }
 
-    pub(crate) fn new(id: LogId, journal: Arc<Journal>, durability: Durability, state: State, flushed: Offset) -> Self {
-        let dir = journal.options.dir.join(id.path());
+    pub(crate) fn new(
+        place: Arc<Place>,
+        journal: Arc<Journal>,
+        durability: Durability,
+        state: State,
+        flushed: Offset,
+    ) -> Self {
         let flushed = Flushed { end: flushed, cut_lsn: 0, cut_end: Offset(0), cuts: 0 };
         let (tail, flushed) = (journal.tails.tail(), watch::Sender::new(flushed));
         let (state, syncing, compacting) = (Mutex::new(state), Mutex::default(), Mutex::default());
         let journaled = AtomicBool::new(durability == Durability::Fsync);
-        Self { id, dir, journaled, journal, flushed, tail, state, syncing, compacting }
+        Self { place, journaled, journal, flushed, tail, state, syncing, compacting }
     }
 
     /// A log that holds nothing. Its directory must be made before the first append.
     pub(crate) fn empty(id: LogId, journal: Arc<Journal>, options: LogOptions) -> Self {
-        let dir = journal.options.dir.join(id.path());
-        let segment = Arc::new(Segment::new(&journal.handles, &dir, Offset(0)));
+        let place = Arc::new(Place::new(&journal.options.dir, id));
+        let segment = Arc::new(Segment::new(&journal.handles, &place, Offset(0)));
         let producers = Producers::new(journal.producer_limits());
         let state = State::new(vec![Part { segment, len: 0 }], Offset(0), Offset(0), options, producers, journal.now());
-        Self::new(id, journal, options.durability, state, Offset(0))
+        Self::new(place, journal, options.durability, state, Offset(0))
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+        self.place.dir()
+    }
+
+    pub(crate) fn its_place(&self) -> &Arc<Place> {
+        &self.place
     }
 
     pub(crate) fn disk(&self) -> &dyn Disk {
@@ -244,7 +253,7 @@ impl PartitionLog {
     }
 
     pub(crate) fn segment(&self, base: Offset) -> Segment {
-        Segment::new(&self.journal.handles, &self.dir, base)
+        Segment::new(&self.journal.handles, &self.place, base)
     }
 
     /// Queues frames of this log and pins the journal from the first of them on. Called under the log's
@@ -283,7 +292,7 @@ impl PartitionLog {
             frame: Frame {
                 lsn: 0,
                 kind,
-                log: self.id,
+                log: self.id(),
                 durability: self.durability(),
                 leader_epoch,
                 base_offset,
@@ -303,7 +312,7 @@ impl PartitionLog {
 
 impl std::fmt::Debug for PartitionLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PartitionLog({})", self.id)
+        write!(f, "PartitionLog({})", self.id())
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     bytes_io::missing_is_fine,
     handles::{Handle, Handles},
     index::Index,
+    place::Place,
 };
 
 /// How many damaged places of a segment are shown, each once.
@@ -42,8 +43,8 @@ fn stem(base: Offset) -> String {
 }
 
 impl Segment {
-    pub(crate) fn new(handles: &Arc<Handles>, dir: &Path, base: Offset) -> Self {
-        let handle = handles.handle(&dir.join(format!("{}.log", stem(base))));
+    pub(crate) fn new(handles: &Arc<Handles>, place: &Arc<Place>, base: Offset) -> Self {
+        let handle = handles.handle(place, &format!("{}.log", stem(base)));
         Self {
             base,
             path: handle.path.clone(),

@@ -137,6 +137,7 @@ impl PartitionLog {
 
     fn carry_out(&self, plan: &Plan) -> Result<(), SyncError> {
         let disk = self.disk();
+        self.check_place()?;
         for part in &plan.parts {
             let path = &part.segment.path;
             let file = match part.segment.handle.reader() {
@@ -176,6 +177,12 @@ impl PartitionLog {
         } else {
             plan.mark.store(disk, &path, plan.noted).map_err(refused("write", &path))?;
         }
+        Ok(())
+    }
+
+    /// Makes sure, before files are written by their names, that they are this log's.
+    pub(crate) fn check_place(&self) -> Result<(), SyncError> {
+        self.its_place().check(self.disk()).map_err(failing("write to", self.dir()))?;
         Ok(())
     }
 

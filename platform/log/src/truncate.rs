@@ -147,6 +147,7 @@ impl PartitionLog {
             let (saved, at_bases) = (state.producers.saved, state.producers.at_bases.clone());
             (saved, mark, parts, told, at_bases, (state.start, state.end), cut.cut.clone(), cut.gone.clone())
         };
+        self.check_place()?;
         let disk = self.disk();
         if saved.at > end {
             saved = Saved { at: Offset(0), behind: true };

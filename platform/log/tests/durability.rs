@@ -46,7 +46,8 @@ impl Bench {
 
     /// From the `nth` try on no mark can be written.
     fn refuse_marks(&self, nth: u64) {
-        let lacking = Fault::nth(DiskOperation::Open, nth).on("/mark").with(FaultError::Descriptors);
+        // Each is looked at before, whether it is the log's.
+        let lacking = Fault::nth(DiskOperation::Open, 2 * nth).on("/mark").with(FaultError::Descriptors);
         self.world.disk().inject(lacking.for_good());
     }
 }
@@ -372,7 +373,7 @@ fn a_log_that_lost_its_mark_has_its_changes_when_that_is_put_back() {
             bench.change(to);
             expected.extend(bench.append(3));
             if unmarked {
-                let lacking = Fault::nth(DiskOperation::Open, 3).on("/mark").with(FaultError::Descriptors);
+                let lacking = Fault::nth(DiskOperation::Open, 6).on("/mark").with(FaultError::Descriptors);
                 bench.world.disk().inject(lacking.for_good());
                 drop(bench.log().change_durability(from).unwrap());
                 bench.world.run_for(Duration::from_secs(1));
@@ -416,8 +417,9 @@ fn a_change_that_a_damaged_slot_of_the_mark_told_of_counts() {
             bench.change(from);
             expected.extend(bench.append(3));
             // The frame is durable before the one mark of it, which no other follows.
-            let lacking = |nth| {
-                let lacking = Fault::nth(DiskOperation::Open, nth).on("/0/records-0/mark");
+            let lacking = |nth: u64| {
+                // Each is looked at before, whether it is the log's.
+                let lacking = Fault::nth(DiskOperation::Open, 2 * nth).on("/0/records-0/mark");
                 bench.world.disk().inject(lacking.with(FaultError::Descriptors).for_good());
             };
             lacking(3);

@@ -503,6 +503,50 @@ async fn directories_that_were_exchanged_are_not_served_or_written_to_and_whole_
     }
 }
 
+/// Files are opened by their names, and not all at once: marks were written into the other's directory, and records into its segment.
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_that_are_exchanged_under_a_running_storage_end_it_and_are_whole_when_put_back() {
+    let [(one, _), (replicated, _), (two, _)] = three_logs();
+    for (depth, opened) in [(0, true), (0, false), (2, true), (2, false)] {
+        let what = format!("{depth} above, segments opened before: {opened}");
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("data");
+        let all = [one, replicated, two];
+        for turn in 1..=2 {
+            serve(&root, &all.map(|id| (id, turn)), &all, true).await;
+        }
+        let (storage, _) = Storage::open(options(&root), real::env()).unwrap();
+        let append = |id, time| storage.log(id).unwrap().append(batch(1, 1000, time), EPOCH);
+        if opened {
+            append(one, 1).unwrap().ticket.await.unwrap();
+        }
+        let places = [one, two].map(|id| dir_of(&root, id).ancestors().nth(depth).unwrap().to_owned());
+        exchange(temp.path(), &places[0], &places[1]);
+        if opened {
+            // It goes where the log's own file is now.
+            append(one, 2).unwrap().ticket.await.unwrap();
+        } else {
+            let read = storage.log(two).unwrap().read(Offset(0), Offset(2), 5_000).err().unwrap().to_string();
+            assert!(read.contains(&format!("that of the log {one}")), "{what}: {read}");
+        }
+        let held = places.clone().map(|place| contents(&place));
+        let failed = match opened {
+            true => storage.close().await.unwrap_err().to_string(),
+            false => append(one, 1).err().unwrap().to_string(),
+        };
+        for part in [&format!("that of the log {two}"), "directories were exchanged", "put each directory back"] {
+            assert!(failed.contains(part), "{what}: no {part:?} in {failed}");
+        }
+        storage.abandon().await;
+        assert_eq!(places.clone().map(|place| contents(&place)), held, "{what}");
+        exchange(temp.path(), &places[0], &places[1]);
+        let ends = [(one, if opened { 4 } else { 2 }), (replicated, 2), (two, 2)];
+        for turn in 0..2 {
+            assert_eq!(serve(&root, &ends, &[], true).await, [], "{what}, put back, start {turn}");
+        }
+    }
+}
+
 /// What is in its place is another's, and stays; what is its own goes when it is put back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_deleted_takes_no_other_with_it_whose_directory_is_in_its_place() {

@@ -383,6 +383,7 @@ impl Pass<'_> {
     fn swap(&self, disk: &dyn Disk, path: &Path, group: &[(Part, Offset)], new: New<'_>) -> Result<bool, CompactError> {
         let log = self.log;
         let (first, _) = &group[0];
+        log.its_place().check(disk).map_err(writing("replace", &first.segment.path))?;
         // No index may be taken for the new segment's that is not: first it goes, for certain.
         let index_path = first.segment.index_path();
         missing_is_fine(disk.remove_file(&index_path)).map_err(writing("remove", &index_path))?;
@@ -412,7 +413,7 @@ impl Pass<'_> {
                 }
                 return Err(writing("rename", path)(error));
             }
-            let segment = Segment::new(&log.journal().handles, log.dir(), first.segment.base);
+            let segment = Segment::new(&log.journal().handles, log.its_place(), first.segment.base);
             segment.set_index(Arc::new(new.index));
             let part = Part { segment: Arc::new(segment), len: new.len };
             state.parts.splice(at..at + group.len(), [part]);

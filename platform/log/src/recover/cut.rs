@@ -26,7 +26,7 @@ pub(super) fn cut_rest(journal: &Journal, log: &PartitionLog) -> Result<(), Open
     }
     for base in &state.loaded.begun {
         if state.parts.binary_search_by_key(base, |part| part.segment.base).is_err() {
-            remove(journal, &Segment::new(&journal.handles, log.dir(), *base).path)?;
+            remove(journal, &Segment::new(&journal.handles, log.its_place(), *base).path)?;
         }
     }
     let marked = state.durable.mark.map_or(Offset(0), |mark| mark.segment_base);
@@ -56,7 +56,7 @@ pub(super) fn uncut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<()
 /// Takes away, durably, what the segments hold of a log without a mark that the journal does not know: it never was durable.
 pub(crate) fn cut_unmarked(journal: &Journal, log: &PartitionLog) -> Result<(), OpenError> {
     for base in list(&*journal.disk, log.dir())?.iter().filter_map(|path| Segment::base_in(path)) {
-        let segment = Segment::new(&journal.handles, log.dir(), base);
+        let segment = Segment::new(&journal.handles, log.its_place(), base);
         remove(journal, &segment.index_path())?;
         match base {
             Offset(0) => cut_active(&Part { segment: Arc::new(segment), len: 0 })?,

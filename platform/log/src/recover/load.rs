@@ -25,6 +25,7 @@ use crate::{
     journal::Journal,
     made::{Made, Noted},
     mark::{First, Found, Mark},
+    place::Place,
     segment::Segment,
     snapshot,
     sound::{Extent, Step},
@@ -114,15 +115,16 @@ fn find_logs(disk: &dyn Disk, dir: &Path) -> Result<(Vec<LogId>, Refused), OpenE
 /// Loads one log, as far as its mark says. One in durability `replicated` keeps what is sound beyond it, and is cut there.
 fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let disk = &*journal.disk;
-    let dir = journal.options.dir.join(id.path());
-    let paths = list(disk, &dir)?;
+    let place = Arc::new(Place::new(&journal.options.dir, id));
+    let dir = place.dir();
+    let paths = list(disk, dir)?;
     let mark_path = dir.join("mark");
     let mark_file = Mark::open(disk, &mark_path).map_err(io("read", &mark_path))?;
     let noted = mark_file.as_ref().map(|file| Noted::read(&**file)).transpose().map_err(io("read", &mark_path))?;
     let noted = noted.unwrap_or_default();
     // Before anything here is changed: it is all another's.
     if let Some(of) = noted.other_than(id) {
-        return Err(OpenError::Misplaced { path: dir, of });
+        return Err(OpenError::Misplaced { path: dir.to_owned(), of });
     }
     let found =
         mark_file.map(|file| Mark::load(disk, &mark_path, file)).transpose().map_err(|source| match source.kind() {
@@ -144,9 +146,9 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     for path in paths.iter().filter(is_left) {
         remove(journal, path)?;
     }
-    let (mut parts, retired) = load_closed(journal, &dir, &bases, &known)?;
+    let (mut parts, retired) = load_closed(journal, &place, &bases, &known)?;
     let mut rest: Vec<Offset> = bases.into_iter().filter(|base| *base > known.segment_base).collect();
-    parts.push(cut_to_mark(journal, &dir, &known)?);
+    parts.push(cut_to_mark(journal, &place, &known)?);
     let first = check_first(&parts[parts.len() - 1], &known)?;
     if parts[parts.len() - 1].len < known.segment_len {
         if rotten {
@@ -155,16 +157,16 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
         }
         // Nothing may follow there: what is lost would seem to be there, and be zeros.
         let next = Mark { segment_base: known.end, segment_len: 0, first: None, ..known };
-        parts.push(cut_to_mark(journal, &dir, &next)?);
+        parts.push(cut_to_mark(journal, &place, &next)?);
         rest.retain(|base| *base != known.end);
     }
     let closed = parts.len() - 1;
     let mut end = known.end;
     let mut headers = Vec::new();
-    remove_empty_segments(journal, &dir, &mut rest)?;
+    remove_empty_segments(journal, &place, &mut rest)?;
     let marked = parts.clone();
     if known.durability == Durability::Replicated || rotten {
-        (end, headers) = keep_tail(journal, &dir, &mut parts, &mut rest, end)?;
+        (end, headers) = keep_tail(journal, &place, &mut parts, &mut rest, end)?;
     }
     // What is not sound there was not durable, or is damaged, too: a write of the mark that failed half-way looks no other.
     let more = !rest.is_empty() || parts[parts.len() - 1].has_more()?;
@@ -175,7 +177,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     let uncut = mark.is_some() && known.durability == Durability::Fsync && more;
     if !unmarked {
         for base in &rest {
-            remove(journal, &Segment::new(&journal.handles, &dir, *base).index_path())?;
+            remove(journal, &Segment::new(&journal.handles, &place, *base).index_path())?;
         }
     }
     if more && !unmarked && !uncut {
@@ -183,17 +185,17 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
         // bring it back in theirs.
         cut_active(&parts[parts.len() - 1])?;
         for base in &rest {
-            remove(journal, &Segment::new(&journal.handles, &dir, *base).path)?;
+            remove(journal, &Segment::new(&journal.handles, &place, *base).path)?;
         }
         if !rest.is_empty() {
-            disk.sync_dir(&dir).map_err(io("sync", &dir))?;
+            disk.sync_dir(dir).map_err(io("sync", dir))?;
         }
     }
     let snapshots = match unmarked {
         true => Vec::new(),
-        false => remove_snapshots(journal, &dir, &paths, (mark.as_ref(), &marked))?,
+        false => remove_snapshots(journal, dir, &paths, (mark.as_ref(), &marked))?,
     };
-    let (producers, unsaved_bytes) = load_producers(journal, &dir, &marked, &known, &snapshots)?;
+    let (producers, unsaved_bytes) = load_producers(journal, dir, &marked, &known, &snapshots)?;
     let mut state = State::new(parts, known.start, end, LogOptions::default(), producers, journal.now());
     // They go once this start is durable for certain: a killed process may have left a mark that is not.
     state.retired = retired;
@@ -215,7 +217,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     // The epochs may be those of a newer mark, and of its end.
     let (marked, epochs_end) = if rotten { (&state.parts, end) } else { (&marked, known.end) };
     let last;
-    (state.epochs, last) = load_epochs(journal, &dir, marked, (known.start, epochs_end), end)?;
+    (state.epochs, last) = load_epochs(journal, dir, marked, (known.start, epochs_end), end)?;
     for header in &headers {
         if !rotten {
             state.epochs.cut_after(header.partition_leader_epoch);
@@ -236,7 +238,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
         state.producers.keep(end);
     }
     state.unsynced.bytes = u64::from(!headers.is_empty() || rotten);
-    Ok(PartitionLog::new(id, journal.clone(), known.durability, state, known.end))
+    Ok(PartitionLog::new(place, journal.clone(), known.durability, state, known.end))
 }
 
 /// Removes the snapshots among `paths` that neither the mark names nor are of where a segment begins that it covers; gives the offsets
@@ -266,10 +268,10 @@ fn remove_snapshots(
 }
 
 /// Removes segments without a byte, which hold nothing and would hide those that follow.
-fn remove_empty_segments(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>) -> Result<(), OpenError> {
+fn remove_empty_segments(journal: &Journal, place: &Arc<Place>, bases: &mut Vec<Offset>) -> Result<(), OpenError> {
     let mut kept = Vec::with_capacity(bases.len());
     for base in bases.drain(..) {
-        let segment = Segment::new(&journal.handles, dir, base);
+        let segment = Segment::new(&journal.handles, place, base);
         let len = segment.len().map_err(io("measure", &segment.path))?;
         segment.handle.release();
         match len {
@@ -289,13 +291,13 @@ fn remove_empty_segments(journal: &Journal, dir: &Path, bases: &mut Vec<Offset>)
 /// is one without a byte: readers are told that they are lost.
 fn load_closed(
     journal: &Journal,
-    dir: &Path,
+    place: &Arc<Place>,
     bases: &[Offset],
     mark: &Mark,
 ) -> Result<(Vec<Part>, Vec<Part>), OpenError> {
     let mut found = Vec::new();
     for base in bases.iter().copied().filter(|base| *base < mark.segment_base) {
-        let segment = Segment::new(&journal.handles, dir, base);
+        let segment = Segment::new(&journal.handles, place, base);
         let len = segment.len().map_err(io("measure", &segment.path))?;
         if len == 0 {
             segment.handle.release();
@@ -341,9 +343,9 @@ fn load_closed(
             },
             (None, None) => mark.start,
         };
-        let segment = Segment::new(&journal.handles, dir, missing);
+        let segment = Segment::new(&journal.handles, place, missing);
         tracing::warn!(
-            dir = %dir.display(),
+            dir = %place.dir().display(),
             "offsets {missing} to {} are lost: no segment holds them, one is missing or cut short. Put it back from a copy, if there is one, and start again",
             next.0 - 1
         );
@@ -388,9 +390,9 @@ fn sound_end(part: &Part, next: Offset) -> Result<Option<Offset>, ReadError> {
 }
 
 /// The segment that the mark ends in, or what is left of it. Its index, where it reaches further, tells of batches that are gone.
-fn cut_to_mark(journal: &Journal, dir: &Path, mark: &Mark) -> Result<Part, OpenError> {
+fn cut_to_mark(journal: &Journal, place: &Arc<Place>, mark: &Mark) -> Result<Part, OpenError> {
     let disk = &*journal.disk;
-    let segment = Segment::new(&journal.handles, dir, mark.segment_base);
+    let segment = Segment::new(&journal.handles, place, mark.segment_base);
     let len = segment.len().map_err(io("measure", &segment.path))?;
     if len < mark.segment_len {
         tracing::warn!(path = %segment.path.display(), "{len} bytes are left of {} that were durable", mark.segment_len);
@@ -440,7 +442,7 @@ impl Part {
 /// process.) Takes from `rest` the segments that it keeps; gives the new end and what it found.
 fn keep_tail(
     journal: &Journal,
-    dir: &Path,
+    place: &Arc<Place>,
     parts: &mut Vec<Part>,
     rest: &mut Vec<Offset>,
     end: Offset,
@@ -457,13 +459,13 @@ fn keep_tail(
         headers.extend(found);
         // What an append left that ran out of room lies within this one.
         while rest.first().is_some_and(|base| *base < end) {
-            let left = Segment::new(&journal.handles, dir, rest.remove(0));
+            let left = Segment::new(&journal.handles, place, rest.remove(0));
             remove(journal, &left.path)?;
         }
         if part.len < len || part.len == 0 || rest.first() != Some(&end) {
             return Ok((end, headers));
         }
         let base = rest.remove(0);
-        parts.push(Part { segment: Arc::new(Segment::new(&journal.handles, dir, base)), len: 0 });
+        parts.push(Part { segment: Arc::new(Segment::new(&journal.handles, place, base)), len: 0 });
     }
 }
