@@ -14,8 +14,8 @@
 //!
 //! A start that can load the log again replays them before the journal's, and removes the file once the log is synced.
 //!
-//! Where something else is in the place of the log's directory, another log's even, or of one above it, they are kept *aside*: in a file of the same layout
-//! that has the log's name, `DIR/held/TOPIC.PARTITION.STREAM-GENERATION`. It goes with the log's deletion, durably, as what is in its
+//! Where something else is in the place of the log's directory, another log's even, or of one above it, and where nothing is there, they
+//! are kept *aside*: in a file of the same layout that has the log's name, `DIR/held/TOPIC.PARTITION.STREAM-GENERATION`. It goes with the log's deletion, durably, as what is in its
 //! directory does by itself.
 
 use std::{
@@ -148,8 +148,8 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    /// Begins in the log's own directory, or aside where something else is in the place of that; `foreign`: another log's directory may
-    /// be.
+    /// Begins in the log's own directory, or aside where something else is in the place of that; `apart`: aside in any case, since another
+    /// log's directory may be there, or none is, and the log's own may be put back.
     ///
     /// # Errors
     /// Of the disk, and the file.
@@ -157,18 +157,18 @@ impl Holder {
         disk: &dyn Disk,
         data_dir: &Path,
         id: LogId,
-        foreign: bool,
+        apart: bool,
     ) -> Result<Self, (PathBuf, io::Error)> {
         let of = |path: &Path| {
             let path = path.to_owned();
             |error| (path, error)
         };
-        if foreign {
+        if apart {
             let aside = aside(data_dir, id);
             return Self::begin_in(disk, &aside, 2).map_err(of(&aside));
         }
         let own = data_dir.join(id.path()).join(FILE);
-        // STREAM, PARTITION, TOPIC and logs: the log may have lost its directory.
+        // STREAM, PARTITION, TOPIC and logs: their names need not be durable.
         match Self::begin_in(disk, &own, 4) {
             Err(error) if is_of_wrong_type(&error) => {
                 let aside = aside(data_dir, id);

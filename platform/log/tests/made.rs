@@ -220,6 +220,48 @@ fn a_log_that_is_missed_is_out_of_service_and_can_be_put_back_or_deleted() {
     }
 }
 
+/// What the journal had of it was held in a directory that was made in its place, and went with that when it was put back.
+#[test]
+fn what_the_journal_has_of_a_log_that_has_gone_is_there_when_it_is_put_back() {
+    for durability in DURABILITIES {
+        let mut bench = bench(durability);
+        bench.make(7);
+        bench.append_each(3, 1, 1000);
+        bench.close();
+        bench.open();
+        // A mark covers the three, and these are past it.
+        bench.append_each(2, 1, 1000);
+        bench.world.first().kill();
+        bench.storage = None;
+        let (dir, away) = (log_dir(), Path::new("/away"));
+        bench.world.disk().rename(&dir, away).unwrap();
+        for turn in 0..3 {
+            bench.open();
+            assert!(bench.storage().log(log_id(0)).is_none(), "{durability:?}, start {turn}");
+            bench.storage().miss(log_id(0), 7);
+            let refused = bench.storage().open_log(log_id(0), bench.log_options()).unwrap_err().to_string();
+            assert!(refused.contains("is missing") && refused.contains("Put it back"), "{refused}");
+            assert!(!bench.world.disk().exists(&dir).unwrap(), "{durability:?}, start {turn}: in its place");
+            match turn {
+                0 => {
+                    bench.world.first().kill();
+                    bench.storage = None;
+                }
+                _ => bench.close(),
+            }
+        }
+        bench.world.disk().create_dir_all(dir.parent().unwrap()).unwrap();
+        bench.world.disk().rename(away, &dir).unwrap();
+        bench.open();
+        assert_eq!(bench.log().end_offset(), Offset(5), "{durability:?}");
+        let read = bench.log().read(Offset(0), Offset(5), 100_000).unwrap();
+        assert_eq!(read.batches.len(), bench.appended.iter().map(|batch| batch.len()).sum::<usize>());
+        bench.close();
+        bench.open();
+        assert_eq!(bench.log().end_offset(), Offset(5), "{durability:?}: what was held is in its files");
+    }
+}
+
 #[test]
 fn how_far_all_logs_are_made_is_kept_and_not_for_other_metadata() {
     let mut bench = bench(Durability::Fsync);

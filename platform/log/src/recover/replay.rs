@@ -93,8 +93,9 @@ impl Replay<'_> {
             let path = self.journal.options.dir.join(id.path());
             let reason = format!("frame {lsn} of the journal continues it, and what is before that is not there");
             let error = match list(&*self.journal.disk, &path) {
-                // What is in the place of its directory is the better reason.
+                // What is in the place of its directory is the better reason; or that there is none.
                 Err(error) if error.is_of_one_log() => error,
+                _ if self.has_gone(&path)? => OpenError::LogMissing { path },
                 _ => OpenError::Damaged { path, reason },
             };
             self.refuse(id, error);
@@ -338,6 +339,11 @@ impl Replay<'_> {
         }
     }
 
+    /// Whether there is no directory of a log.
+    fn has_gone(&self, dir: &Path) -> Result<bool, OpenError> {
+        self.journal.disk.exists(dir).map(|exists| !exists).map_err(io("look for", dir))
+    }
+
     fn refuse(&mut self, id: LogId, error: OpenError) {
         self.orphans.remove(&id);
         self.unmade.remove(&id);
@@ -419,8 +425,12 @@ impl Replay<'_> {
             let Some(refused) = self.refused.get(&id) else { return Ok(()) };
             let holder = match holders.remove(&id) {
                 Some(holder) => holder,
-                None => Holder::begin(disk, &self.journal.options.dir, id, refused.is_of_place())
-                    .map_err(|(path, source)| OpenError::Io { action: "write", path, source })?,
+                None => {
+                    // A directory that is made here would be taken away for the log's own to be put back.
+                    let aside = refused.is_of_place() || matches!(refused, OpenError::LogMissing { .. });
+                    Holder::begin(disk, &self.journal.options.dir, id, aside)
+                        .map_err(|(path, source)| OpenError::Io { action: "write", path, source })?
+                }
             };
             let holder = holders.entry(id).or_insert(holder);
             holder.put(disk, found).map_err(|source| OpenError::Io {
