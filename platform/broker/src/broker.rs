@@ -4,10 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use millstream_catalog::{
-    Catalog, CatalogOptions, Command, DirectoryId, Incarnation, OpenError as CatalogError, ProposeError, Refused,
+    Catalog, CatalogOptions, Command, DirectoryId, FoundCatalog, Incarnation, OpenError as CatalogError, ProposeError,
+    Refused,
 };
 use millstream_env::{Env, Listener};
-use millstream_log::{Recovered, Storage, StorageFailed, StorageOptions, Stream};
+use millstream_log::{Locked, Recovered, Storage, StorageFailed, StorageOptions, Stream};
 use millstream_model::{Address, Durability, TimestampMs, TopicPartition};
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -61,7 +62,7 @@ pub enum StartError {
     /// The logs belong to topics that this metadata knows nothing of, or may not. Nothing was deleted.
     #[error(
         "{} does not belong to the records in {}: it is new, an older copy, or another broker's. Put back the one that was there when the broker last \
-         ran, or restore the whole data directory from one copy. Nothing of the records was touched",
+         ran, or restore the whole data directory from one copy. Nothing of the records was deleted",
         path.display(), data_dir.display()
     )]
     ForeignCatalog {
@@ -173,25 +174,18 @@ impl Broker {
             journal_bytes_max: options.journal_bytes_max,
             ..StorageOptions::new(&options.data_dir)
         };
-        let (storage, recovered) = Storage::open(storage_options, env.clone())?;
+        let locked = Storage::lock(storage_options, env.clone())?;
+        // Judged before the logs are recovered: what is refused for its metadata is left as the last run left it.
+        let found = find_catalog(&locked, &options, &env)?;
+        let (storage, recovered) = locked.recover()?;
         let storage = Arc::new(storage);
-        let catalog_dir = options.data_dir.join("catalog");
-        let foreign = || StartError::ForeignCatalog { path: catalog_dir.clone(), data_dir: options.data_dir.clone() };
-        let catalog_options = CatalogOptions {
-            projection_dir: options.projection_dir.clone(),
-            followed: storage.followed(),
-            ..CatalogOptions::new(&catalog_dir, options.id)
-        };
+        let refused = |source| refused_catalog(&options, source);
+        found.check_followed(storage.followed()).map_err(refused)?;
         // A topic can be deleted on a full disk, or no room could ever be made.
-        let catalog =
-            Catalog::open(catalog_options, Env { disk: storage.disk(), ..env.clone() }).await.map_err(|source| {
-                match source {
-                    CatalogError::Older { .. } => foreign(),
-                    source => StartError::Catalog { path: catalog_dir.clone(), source },
-                }
-            })?;
+        let catalog = found.start(Env { disk: storage.disk(), ..env.clone() }).await.map_err(refused)?;
+        storage.watch(catalog_dir(&options).join("LOCK"));
         if logs::are_ahead(&storage, &catalog.state()) {
-            return Err(foreign());
+            return Err(foreign_catalog(&options));
         }
         let modules = Modules::open(&options, &env)?;
 
@@ -210,7 +204,7 @@ impl Broker {
                 holds_logs,
             };
             catalog.propose(register).await.map_err(|source| match source {
-                ProposeError::Refused(Refused::UnknownDirectory { .. }) => foreign(),
+                ProposeError::Refused(Refused::UnknownDirectory { .. }) => foreign_catalog(&options),
                 source => StartError::Register(source),
             })?;
             // All that was agreed on before is applied now: more of them may be known for what they are, and are told of again.
@@ -285,6 +279,40 @@ impl Broker {
         self.shared.transforms.stop().await;
         self.shared.catalog.shutdown().await;
         self.shared.storage.close().await
+    }
+}
+
+/// Finds the metadata that belongs to the data directory, before anything there is changed. It is made anew only where there are no logs.
+fn find_catalog(locked: &Locked, options: &BrokerOptions, env: &Env) -> Result<FoundCatalog, StartError> {
+    let (dir, holds_logs) = (catalog_dir(options), locked.holds_logs()?);
+    // What cannot be looked at, opening it tells.
+    if holds_logs && !env.disk.exists(&dir).unwrap_or(true) {
+        return Err(foreign_catalog(options));
+    }
+    let catalog_options = CatalogOptions {
+        projection_dir: options.projection_dir.clone(),
+        followed: locked.followed(),
+        ..CatalogOptions::new(&dir, options.id)
+    };
+    let found = Catalog::find(catalog_options, env).map_err(|source| refused_catalog(options, source))?;
+    match holds_logs && found.is_new() {
+        true => Err(foreign_catalog(options)),
+        false => Ok(found),
+    }
+}
+
+fn catalog_dir(options: &BrokerOptions) -> PathBuf {
+    options.data_dir.join("catalog")
+}
+
+fn foreign_catalog(options: &BrokerOptions) -> StartError {
+    StartError::ForeignCatalog { path: catalog_dir(options), data_dir: options.data_dir.clone() }
+}
+
+fn refused_catalog(options: &BrokerOptions, source: CatalogError) -> StartError {
+    match source {
+        CatalogError::Older { .. } => foreign_catalog(options),
+        source => StartError::Catalog { path: catalog_dir(options), source },
     }
 }
 

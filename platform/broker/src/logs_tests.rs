@@ -116,6 +116,79 @@ fn forget(disk: &dyn Disk) {
     }
 }
 
+/// All files below a directory, and what they hold.
+fn tree(disk: &dyn Disk, dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for path in disk.read_dir(dir).unwrap() {
+        match disk.read_dir(&path) {
+            Ok(_) => found.extend(tree(disk, &path)),
+            Err(_) => found.push((path.clone(), read(disk, &path))),
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The logs were recovered before the metadata was looked at: marks, journal and the note of an orderly end changed with each start.
+#[test]
+fn a_start_that_is_refused_for_its_metadata_changes_nothing() {
+    for in_order in [true, false] {
+        let world = World::new(1);
+        let broker = start(&world);
+        world.run_until(create(&broker, 2));
+        world.run_until(append(&broker, 0).commit).unwrap();
+        let older = Metadata::copy(world.disk());
+        world.run_until(create_other(&broker, 8));
+        world.run_until(broker.shared().partitions.follow(&broker.shared().catalog)).unwrap();
+        match in_order {
+            true => stop(&world, broker),
+            false => kill(&world, broker),
+        }
+        let (disk, newest) = (world.disk(), Metadata::copy(world.disk()));
+        let damage = |disk: &dyn Disk| {
+            for (path, bytes) in newest.catalog.iter().filter(|(path, _)| path.to_str().unwrap().contains("log-")) {
+                let mut bytes = bytes.clone();
+                let at = bytes.len() / 2;
+                bytes[at] ^= 0xff;
+                write(disk, path, &bytes);
+            }
+        };
+        let remove = |disk: &dyn Disk| disk.remove_dir_all(Path::new(CATALOG)).unwrap();
+        let empty = |disk: &dyn Disk| {
+            disk.remove_dir_all(Path::new(CATALOG)).unwrap();
+            write_lock(disk);
+        };
+        let put_older = |disk: &dyn Disk| older.put_back_catalog(disk);
+        let spoil_note = |disk: &dyn Disk| write(disk, Path::new(NOTE), &[0xff; 100]);
+        for (name, spoil) in [
+            ("damaged", &damage as &dyn Fn(&dyn Disk)),
+            ("removed", &remove),
+            ("empty", &empty),
+            ("older", &put_older),
+            ("note", &spoil_note),
+        ] {
+            spoil(disk);
+            let before = tree(disk, Path::new("/data"));
+            for turn in 0..2 {
+                let refused = try_start(&world).err().unwrap_or_else(|| panic!("{name}, in order: {in_order}"));
+                world.first().kill();
+                assert!(tree(disk, Path::new("/data")) == before, "{name}, {in_order}, start {turn}: {refused}");
+            }
+            let _ = disk.remove_dir_all(Path::new(CATALOG));
+            disk.create_dir_all(Path::new(CATALOG)).unwrap();
+            newest.put_back(disk);
+        }
+        let broker = start(&world);
+        assert_eq!(high_watermark(&broker, 0), Some(Offset(1)));
+    }
+}
+
+/// A new catalog's directory, as its first opening leaves it.
+fn write_lock(disk: &dyn Disk) {
+    disk.create_dir_all(Path::new(CATALOG)).unwrap();
+    write(disk, &Path::new(CATALOG).join("LOCK"), &[]);
+}
+
 /// Whose metadata is gone, or another's, keeps its logs: they are no deleted topics'.
 #[test]
 fn logs_that_the_metadata_does_not_belong_to_are_left_alone() {
@@ -132,7 +205,6 @@ fn logs_that_the_metadata_does_not_belong_to_are_left_alone() {
         assert!(refused.to_string().contains("/data/catalog does not belong"), "{refused}");
         world.first().kill();
     }
-    disk.remove_dir_all(catalog).unwrap();
     disk.rename(away, catalog).unwrap();
     let broker = start(&world);
     assert_eq!(high_watermark(&broker, 0), Some(Offset(1)));

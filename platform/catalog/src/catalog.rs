@@ -149,31 +149,47 @@ impl std::fmt::Debug for Catalog {
     }
 }
 
-impl Catalog {
-    /// Opens the catalog, replays what was committed, and waits until this broker, the only voter, has elected itself. A new
-    /// one gets its cluster id.
-    ///
-    /// Must be called on a tokio runtime. It reads the catalog's files before its first await point.
+/// A catalog's files as a start finds them: locked, read and judged, and not changed yet. Dropping it leaves them so.
+pub struct FoundCatalog {
+    options: CatalogOptions,
+    node: u64,
+    lock: Box<dyn DiskLock>,
+    files: Found,
+    snapshot: SnapshotBody,
+    projection: Option<projection::Found>,
+}
+
+impl FoundCatalog {
+    /// Whether nothing was ever agreed on in it.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.files.last().is_none()
+    }
+
+    /// Refuses a log that ends before an entry that is known to have been followed. Of a new one that cannot be said: it may be of
+    /// another cluster.
     ///
     /// # Errors
-    /// [`OpenError`] says which file and what to do. Where the files are refused for what they hold, they are left as they are.
-    pub async fn open(options: CatalogOptions, env: Env) -> Result<Self, OpenError> {
-        let CatalogOptions { dir, broker, projection_dir, snapshot_entries, followed, log_file_bytes } = options;
-        let node = u64::try_from(broker.0).map_err(|_| OpenError::BrokerNumber(broker))?;
-        disk::make_dir(&*env.disk, &dir)?;
-        let lock = env.disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
-            _ => FileError::io(&dir.join("LOCK"), "lock")(error).into(),
-        })?;
-        // What is refused for what its files hold is left as it is: nothing is written before.
-        let mut found = Found::read(&env, &dir, log_file_bytes)?;
-        let snapshot = SnapshotBody::of(&mut found, &dir)?;
-        let projection = projection_dir.map(projection::Found::open);
-        check_witness(&dir, found.last(), projection.as_ref())?;
-        check_followed(found.last(), followed)?;
-        let (store, io_loop) = Store::start(&env, found)?;
+    /// [`OpenError::Older`].
+    pub fn check_followed(&self, followed: u64) -> Result<(), OpenError> {
+        match self.files.last() {
+            Some(last) if last.index < followed => Err(OpenError::Older { last: last.index, followed }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replays what was committed, and waits until this broker, the only voter, has elected itself. A new catalog gets its cluster id.
+    /// `env` may have another view of the disk than that by which the files were found, for what is written from here on.
+    ///
+    /// Must be called on a tokio runtime. Blocks before its first await point.
+    ///
+    /// # Errors
+    /// [`OpenError`] says which file and what to do.
+    pub async fn start(self, env: Env) -> Result<Catalog, OpenError> {
+        let Self { options, node, lock, files, snapshot, projection } = self;
+        let (store, io_loop) = Store::start(&env, files)?;
         let (applied, _) = watch::channel(Applied::default());
-        let group = match start_group(node, snapshot_entries, snapshot, &store, &applied).await {
+        let group = match start_group(node, options.snapshot_entries, snapshot, &store, &applied).await {
             Ok(group) => group,
             Err(error) => {
                 store.close().await;
@@ -192,7 +208,7 @@ impl Catalog {
         let forward = forward(applied.subscribe(), states.clone());
         let states_task = env.spawn.spawn("catalog-states", Box::pin(forward));
         let running = Running { io_loop, projection: projection_task, states: states_task, lock };
-        let catalog = Self {
+        let catalog = Catalog {
             inner: Arc::new(Inner {
                 group,
                 store,
@@ -211,6 +227,41 @@ impl Catalog {
             }
         }
         Ok(catalog)
+    }
+}
+
+impl Catalog {
+    /// Locks a catalog's files, made if they are missing, and reads and judges them. Blocks. (Only the projection is opened, which is
+    /// rebuildable.)
+    ///
+    /// # Errors
+    /// [`OpenError`] says which file and what to do; what the files hold is left as it is.
+    pub fn find(options: CatalogOptions, env: &Env) -> Result<FoundCatalog, OpenError> {
+        let node = u64::try_from(options.broker.0).map_err(|_| OpenError::BrokerNumber(options.broker))?;
+        let dir = &options.dir;
+        disk::make_dir(&*env.disk, dir)?;
+        let lock = env.disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { dir: dir.clone() },
+            _ => FileError::io(&dir.join("LOCK"), "lock")(error).into(),
+        })?;
+        let mut files = Found::read(env, dir, options.log_file_bytes)?;
+        let snapshot = SnapshotBody::of(&mut files, dir)?;
+        let projection = options.projection_dir.clone().map(projection::Found::open);
+        check_witness(dir, files.last(), projection.as_ref())?;
+        let found = FoundCatalog { node, lock, files, snapshot, projection, options };
+        found.check_followed(found.options.followed)?;
+        Ok(found)
+    }
+
+    /// [`Catalog::find`] and [`FoundCatalog::start`] in one: opens the catalog, replays what was committed, and waits until this broker, the only voter, has elected itself. A new
+    /// one gets its cluster id.
+    ///
+    /// Must be called on a tokio runtime. It reads the catalog's files before its first await point.
+    ///
+    /// # Errors
+    /// [`OpenError`] says which file and what to do. Where the files are refused for what they hold, they are left as they are.
+    pub async fn open(options: CatalogOptions, env: Env) -> Result<Self, OpenError> {
+        Self::find(options, &env)?.start(env).await
     }
 
     /// Proposes a command and waits until it is committed, durable and applied; [`Catalog::state`] shows it then.
@@ -336,14 +387,6 @@ fn check_witness(
     let end = last.map_or_else(|| String::from("has no entries"), |last| format!("ends with entry {}", last.index));
     let what = format!("its log {end}, though the view beside it is of entry {}, which had been synced", seen.index);
     Err(FileError::damaged(dir, what))
-}
-
-/// Refuses a log that ends before what is known to have been followed. Of a new one that cannot be said: it may be of another cluster.
-fn check_followed(last: Option<EntryPlace>, followed: u64) -> Result<(), OpenError> {
-    match last {
-        Some(last) if last.index < followed => Err(OpenError::Older { last: last.index, followed }),
-        _ => Ok(()),
-    }
 }
 
 /// Runs the group and waits until it leads itself and has applied what was committed.

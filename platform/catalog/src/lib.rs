@@ -19,7 +19,7 @@ mod state;
 pub use apply::{
     CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, PRODUCER_IDS_BLOCK, SKIPS_MAX, TRANSFORM_TOPICS_MAX, apply,
 };
-pub use catalog::{Catalog, CatalogOptions, OpenError, ProposeError};
+pub use catalog::{Catalog, CatalogOptions, FoundCatalog, OpenError, ProposeError};
 pub use command::{COMMAND_BYTES_MAX, COMMAND_VERSION, Command, CommandError, FAILURE_BYTES_MAX, Reporter};
 pub use disk::FileError;
 pub use projection::digest;

@@ -38,9 +38,11 @@ pub(crate) struct DataDir {
     pub(crate) created: bool,
     /// The last run has closed it.
     pub(crate) clean: bool,
+    /// What has to be synced before anything is appended: what a killed process left to be read may not be durable yet.
+    unsynced: Vec<PathBuf>,
 }
 
-/// Locks a data directory, makes it where it is missing, and reads what it says of itself.
+/// Locks a data directory, makes it where it is missing, and reads what it says of itself. Of one that is there nothing changes.
 pub(crate) fn open(dir: &Path, env: &Env) -> Result<DataDir, OpenError> {
     let disk = &*env.disk;
     // Looked at before the lock too: a directory of somebody else's, or of a later version, gets no LOCK file from us.
@@ -48,7 +50,7 @@ pub(crate) fn open(dir: &Path, env: &Env) -> Result<DataDir, OpenError> {
         Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {}
         found => drop(found?),
     }
-    let made = make(disk, dir)?;
+    let unsynced = make(disk, dir)?;
     let lock_path = dir.join(LOCK_FILE);
     let lock = disk.lock(&lock_path).map_err(|source| match source.kind() {
         std::io::ErrorKind::WouldBlock => OpenError::Locked { path: dir.to_owned() },
@@ -60,20 +62,27 @@ pub(crate) fn open(dir: &Path, env: &Env) -> Result<DataDir, OpenError> {
     };
     let clean_path = dir.join(CLEAN);
     let clean = disk.exists(&clean_path).map_err(io("look for", &clean_path))?;
-    if clean {
-        disk.remove_file(&clean_path).map_err(io("remove", &clean_path))?;
-    }
-    // Before anything is appended; and what a killed process left to be read may not be durable yet.
-    for changed in made {
-        match disk.sync_dir(&changed) {
-            // What is above need not be ours to open.
-            Err(error) if changed != dir && error.kind() == std::io::ErrorKind::PermissionDenied => {
-                tracing::warn!(path = %changed.display(), %error, "cannot be synced: a new directory in it may be lost");
-            }
-            outcome => outcome.map_err(io("sync", &changed))?,
+    Ok(DataDir { lock, id, created, clean, unsynced })
+}
+
+impl DataDir {
+    /// Makes durable that the directory is in use from here on: whatever becomes of it, it was not left in order.
+    pub(crate) fn begin(&self, disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
+        if self.clean {
+            let path = dir.join(CLEAN);
+            disk.remove_file(&path).map_err(io("remove", &path))?;
         }
+        for changed in &self.unsynced {
+            match disk.sync_dir(changed) {
+                // What is above need not be ours to open.
+                Err(error) if changed != dir && error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    tracing::warn!(path = %changed.display(), %error, "cannot be synced: a new directory in it may be lost");
+                }
+                outcome => outcome.map_err(io("sync", changed))?,
+            }
+        }
+        Ok(())
     }
-    Ok(DataDir { lock, id, created, clean })
 }
 
 /// What a directory says of itself; none if it says nothing, and may become ours.
@@ -183,16 +192,26 @@ mod tests {
             disk.open(Path::new("/data/LOCK"), millstream_env::OpenMode::Create).map(drop)
         };
         let journal = |disk: &dyn Disk| disk.remove_dir_all(Path::new("/data/journal"));
+        let emptied = |disk: &dyn Disk| {
+            let files = disk.read_dir(Path::new("/data/journal"))?;
+            files.iter().try_for_each(|file| disk.remove_file(file))
+        };
         let logs = |disk: &dyn Disk| disk.rename(Path::new("/data/logs"), Path::new("/moved-logs"));
+        let watched = |disk: &dyn Disk| disk.remove_file(Path::new("/data/catalog/LOCK"));
         for (name, take_away) in [
             ("removed", &remove as &dyn Fn(&dyn Disk) -> std::io::Result<()>),
             ("replaced", &replace),
             ("journal", &journal),
+            ("emptied", &emptied),
             ("logs", &logs),
+            ("watched", &watched),
         ] {
             let (world, told) = (World::new(1), told::LevelsTold::by("::journal"));
             tracing::subscriber::with_default(told.clone(), || {
                 let storage = Storage::open(StorageOptions::new("/data"), world.env()).unwrap().0;
+                world.disk().create_dir_all(Path::new("/data/catalog")).unwrap();
+                world.disk().open(Path::new("/data/catalog/LOCK"), millstream_env::OpenMode::Create).unwrap();
+                storage.watch("/data/catalog/LOCK");
                 let log =
                     storage.open_log(LogId::records(TopicId::NIL, PartitionId(0)), LogOptions::default()).unwrap();
                 world.run_for(Duration::from_secs(10));

@@ -25,7 +25,10 @@ use std::{io, path::Path, sync::Arc};
 
 use millstream_env::{Disk, DiskFile, OpenMode};
 
-use crate::slots::{self, Slot, field, put_fields};
+use crate::{
+    OpenError,
+    slots::{self, Slot, field, put_fields},
+};
 
 /// The file's name in the data directory.
 pub(crate) const FOLLOWED_FILE: &str = "METADATA";
@@ -68,6 +71,18 @@ impl Slot<SLOT_BYTES> for Note {
 pub(crate) struct Followed(Option<(Arc<dyn DiskFile>, Note)>);
 
 impl Followed {
+    /// That of a data directory.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(crate) fn of_dir(disk: &dyn Disk, dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join(FOLLOWED_FILE);
+        Self::load(disk, &path).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidData => OpenError::Damaged { path, reason: source.to_string() },
+            _ => OpenError::Io { action: "read", path, source },
+        })
+    }
+
     /// What was noted last; nothing where there is no note. A file without a sound slot is invalid data.
     pub(crate) fn load(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
         let file = match disk.open(path, OpenMode::Write) {

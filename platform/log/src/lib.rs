@@ -327,6 +327,7 @@ mod id;
 mod index;
 mod journal;
 mod journal_file;
+mod locked;
 mod made;
 mod mark;
 mod metrics;
@@ -367,6 +368,7 @@ pub use error::{
     OpenLogError, ReadError, SequenceError, StorageFailed, TruncateError,
 };
 pub use id::{LogId, Stream};
+pub use locked::Locked;
 pub use metrics::{JournalMetrics, LogMetrics};
 pub use options::{LogOptions, Recovered, StorageOptions};
 pub use partition::PartitionLog;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -16,9 +16,10 @@ use crate::{
     DeleteError, LogId, LogOptions, OpenError, OpenLogError, PartitionLog, Recovered, StorageFailed, StorageOptions,
     Ticket,
     bytes_io::failing,
-    commit, data_dir,
+    commit,
+    data_dir::{self, DataDir},
     followed::{FOLLOWED_FILE, Followed},
-    journal::{self, Journal},
+    journal::Journal,
     made::Noted,
     recover::{self, cut::cut_unmarked},
     sync,
@@ -37,6 +38,7 @@ pub struct Storage {
     tasks: tokio::sync::Mutex<Vec<Task>>,
     /// Look at the time.
     timers: Mutex<Vec<Task>>,
+    watched: Watched,
     /// Held by the loops too: the directory is free when the last of them has ended.
     _lock: Arc<dyn DiskLock>,
 }
@@ -97,21 +99,26 @@ impl Deleted {
     }
 }
 
-/// Fails the storage once the data directory is not there any more: files that are open can be written and synced on, and the next start
-/// finds none of them. Asks for the lock's file, which nobody else touches.
-async fn watch(journal: Arc<Journal>, lock: Weak<dyn DiskLock>, env: Env) {
+/// Paths without which the next start does not find what this process has written.
+type Watched = Arc<Mutex<Vec<PathBuf>>>;
+
+/// Fails the storage once the data directory is not there any more, or one of its parts: files that are open can be written and synced
+/// on, and the next start finds none of them. Asks for the lock's file, which nobody else touches.
+async fn watch(journal: Arc<Journal>, lock: Weak<dyn DiskLock>, parts: Watched, env: Env) {
     let path = journal.options.dir.join(data_dir::LOCK_FILE);
     while !journal.queue().is_stopped() && journal.failure().is_none() {
         env.clock.sleep(WATCH_INTERVAL).await;
-        let (lock, look_at, journal) = (lock.clone(), path.clone(), journal.clone());
+        let (lock, look_at, journal, parts) = (lock.clone(), path.clone(), journal.clone(), parts.lock().clone());
         let look = move || {
             // Closed meanwhile, or it cannot tell: whatever is wrong then, other calls tell as well.
             let is_there = lock.upgrade().is_none_or(|lock| lock.is_at(&look_at).unwrap_or(true));
             let missing = match is_there {
                 false => Some(look_at),
                 true => {
-                    let parts = ["journal", "logs"].map(|part| journal.options.dir.join(part));
-                    parts.into_iter().find(|part| journal.disk.exists(part).is_ok_and(|exists| !exists))
+                    let gone = parts.into_iter().find(|part| journal.disk.exists(part).is_ok_and(|exists| !exists));
+                    // The file that is written is always there, whatever is recycled.
+                    let emptied = || journal.disk.read_dir(&journal.dir()).is_ok_and(|files| files.is_empty());
+                    gone.or_else(|| emptied().then(|| journal.dir()))
                 }
             };
             if let Some(missing) = missing.filter(|_| !journal.queue().is_stopped()) {
@@ -129,8 +136,11 @@ impl Storage {
     /// # Errors
     /// [`OpenError`]; the directory is left as recoverable as it was.
     pub fn open(options: StorageOptions, env: Env) -> Result<(Self, Recovered), OpenError> {
-        journal::check(&options).map_err(OpenError::Options)?;
-        let dir = data_dir::open(&options.dir, &env)?;
+        Self::lock(options, env)?.recover()
+    }
+
+    /// The second half of it; see `locked`.
+    pub(crate) fn recover(options: StorageOptions, env: Env, dir: DataDir) -> Result<(Self, Recovered), OpenError> {
         let lock: Arc<dyn DiskLock> = dir.lock.into();
         let interval = options.sync_interval;
         let journal = Arc::new(Journal::new(options, &env, dir.id));
@@ -142,11 +152,7 @@ impl Storage {
         }
         let outcome = recover::recover(&journal, dir.clean)?;
         set_aside()?;
-        let path = journal.options.dir.join(FOLLOWED_FILE);
-        let followed = Followed::load(&*journal.disk, &path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::InvalidData => OpenError::Damaged { path, reason: source.to_string() },
-            _ => OpenError::Io { action: "read", path, source },
-        })?;
+        let followed = Followed::of_dir(&*journal.disk, &journal.options.dir)?;
         let recovered = Recovered {
             directory_id: dir.id,
             created: dir.created,
@@ -204,14 +210,16 @@ impl Storage {
                 }),
             )
         };
-        let watch =
-            env.spawn.spawn("data-dir-watch", Box::pin(watch(journal.clone(), Arc::downgrade(&lock), env.clone())));
+        let watched: Watched = Arc::new(Mutex::new(vec![journal.dir(), journal.options.dir.join("logs")]));
+        let watch = watch(journal.clone(), Arc::downgrade(&lock), watched.clone(), env.clone());
+        let watch = env.spawn.spawn("data-dir-watch", Box::pin(watch));
         let storage = Self {
             journal,
             followed: Mutex::new(followed),
             logs: Mutex::new(Logs { open: outcome.logs, refused, deleted: Deleted::default() }),
             tasks: tokio::sync::Mutex::new(vec![commit, sync]),
             timers: Mutex::new(vec![ticker, watch]),
+            watched,
             _lock: lock,
         };
         Ok((storage, recovered))
@@ -221,6 +229,12 @@ impl Storage {
     #[must_use]
     pub fn directory_id(&self) -> Uuid {
         self.journal.directory_id
+    }
+
+    /// Has the storage fail, too, once there is nothing at `path`: what was acknowledged rests on what somebody else keeps there. Looked
+    /// at each second.
+    pub fn watch(&self, path: impl Into<PathBuf>) {
+        self.watched.lock().push(path.into());
     }
 
     /// How far the cluster's metadata was followed, as far as that was noted, or one of the logs tells ([`LogOptions::made_by`]); 0:

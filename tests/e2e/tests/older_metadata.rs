@@ -93,7 +93,7 @@ fn an_older_copy_of_all_that_tells_of_topics_is_refused_and_takes_nothing() {
         for _ in 0..2 {
             let refused = stopped.0.restart().unwrap_err().to_string();
             for part in
-                ["catalog does not belong to the records", "an older copy", "Nothing of the records was touched"]
+                ["catalog does not belong to the records", "an older copy", "Nothing of the records was deleted"]
             {
                 assert!(refused.contains(part), "no {part:?} in {refused}");
             }

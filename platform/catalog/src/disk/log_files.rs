@@ -118,8 +118,9 @@ impl LogFiles {
     }
 
     /// Makes it one that is written to: an empty one where there is none; cuts a torn tail off; writes the last file anew, so that
-    /// nothing rests on what a page cache claims after an earlier run's failed sync.
-    pub(crate) fn settle(mut self) -> Result<Self, FileError> {
+    /// nothing rests on what a page cache claims after an earlier run's failed sync. From here on `disk` is written to.
+    pub(crate) fn settle(mut self, disk: &Arc<dyn Disk>) -> Result<Self, FileError> {
+        self.disk = disk.clone();
         checked::adopt(&*self.disk, &self.dir, PURGED)?;
         let bytes = std::mem::take(&mut self.unsettled);
         match self.files.pop_last() {

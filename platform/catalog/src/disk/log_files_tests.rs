@@ -9,7 +9,12 @@ use crate::disk::make_dir;
 const DIR: &str = "/log";
 
 fn open(disk: &SimDisk) -> Result<LogFiles, FileError> {
-    LogFiles::find(Arc::new(disk.clone()), Path::new(DIR), 500, false).and_then(LogFiles::settle)
+    open_with(disk, 500)
+}
+
+fn open_with(disk: &SimDisk, file_bytes: u64) -> Result<LogFiles, FileError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    LogFiles::find(disk.clone(), Path::new(DIR), file_bytes, false)?.settle(&disk)
 }
 
 fn fresh() -> (SimDisk, LogFiles) {
@@ -176,7 +181,7 @@ proptest! {
     fn damage_is_refused_or_shortens_but_never_changes_the_log(at in any::<u64>(), xor in 1..=255u8, cut in any::<bool>()) {
         let disk = SimDisk::new(4);
         make_dir(&disk, Path::new(DIR)).unwrap();
-        let open = || LogFiles::find(Arc::new(disk.clone()), Path::new(DIR), 1 << 20, false).and_then(LogFiles::settle);
+        let open = || open_with(&disk, 1 << 20);
         let mut log = open().unwrap();
         let entries: Vec<_> = (0..6).map(|index| entry(1, index, 30)).collect();
         for entry in &entries {

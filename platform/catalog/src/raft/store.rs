@@ -122,7 +122,7 @@ impl Store {
         for name in [VOTE, SNAPSHOT] {
             checked::adopt(&*disk, &dir, name)?;
         }
-        let files = files.settle()?;
+        let files = files.settle(&disk)?;
         let ends = Ends { purged: files.purged(), last: files.last(), committed: files.committed() };
         let shared =
             Arc::new(Shared { vote: Mutex::new(vote), ends: Mutex::new(ends), failed: watch::channel(None).0 });
