@@ -100,6 +100,14 @@ impl Shared {
         let mut copy = State::clone(&self.catalog.state());
         apply(&mut copy, u64::MAX, command.clone()).map(|_| copy)
     }
+
+    /// What was found wrong with what a command would make; or, if that is so because of what has changed in the catalog meanwhile, that.
+    pub(crate) fn blame(&self, command: &Command, found: Result<(), WireError>) -> Result<(), WireError> {
+        if found.is_err() {
+            self.dry_run(command)?;
+        }
+        found
+    }
 }
 
 #[cfg(test)]

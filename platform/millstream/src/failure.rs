@@ -52,8 +52,21 @@ pub(crate) fn exit_code(result: anyhow::Result<()>) -> ExitCode {
         _ => return ExitCode::SUCCESS,
     };
     // There is nobody left to tell should this fail.
-    let _ = writeln!(io::stderr(), "error: {}", explain(error.as_ref()));
+    let _ = writeln!(io::stderr(), "error: {}", printable(&explain(error.as_ref())));
     ExitCode::from(if error.is::<Usage>() || error.is::<Malformed>() { USAGE } else { FAILED })
+}
+
+/// A text in which nothing moves the cursor or colours the screen: names of files, topics and records come from anywhere.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\n' | '\t' => shown.push(letter),
+            letter if letter.is_control() => shown.extend(letter.escape_default()),
+            letter => shown.push(letter),
+        }
+    }
+    shown
 }
 
 /// An error with its causes, without those that the text before them has told already.
@@ -82,6 +95,12 @@ mod tests {
         check(anyhow!("no such file").context("cannot read x"), "cannot read x: no such file");
         check(anyhow!("no such file").context("cannot read x: no such file"), "cannot read x: no such file");
         check(anyhow!("a").context("b").context("c"), "c: b: a");
+    }
+
+    #[test]
+    fn what_would_move_the_cursor_is_shown_as_what_it_is() {
+        let told = printable("it holds other things (a\u{1b}[31mred\u{1b}[0m\r\u{9b}2J):\n\tchoose é");
+        assert_eq!(told, "it holds other things (a\\u{1b}[31mred\\u{1b}[0m\\r\\u{9b}2J):\n\tchoose é");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(super) async fn create(
     let would_be = shared.dry_run(&command)?;
     if !validate_only {
         shared.require_room(partitions.unsigned_abs().into())?;
-        check_partitioner(shared, &would_be, &name).await?;
+        shared.blame(&command, check_partitioner(shared, &would_be, &name).await)?;
         shared.propose(command).await?;
         shared.partitions.follow(&shared.catalog).await?;
     }

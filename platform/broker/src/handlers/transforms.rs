@@ -65,7 +65,7 @@ async fn deploy_checked(shared: &Arc<Shared>, request: TransformDeployRequest) -
     begins_somewhere(shared, &would_be, transform)?;
     let inputs = transform.inputs.iter().filter_map(|input| would_be.topic_by_id(*input));
     shared.require_room(inputs.map(|topic| u64::from(topic.partition_count().unsigned_abs())).sum())?;
-    check_module(shared, &would_be, &request.name).await?;
+    shared.blame(&command, check_module(shared, &would_be, &request.name).await)?;
     let owned = shared.clone();
     to_its_end(shared, "deploy transform", async move {
         owned.propose(command).await?;

@@ -38,7 +38,7 @@ async fn create_checked(shared: &Shared, request: ViewCreateRequest) -> Result<V
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
     let would_be = shared.dry_run(&command)?;
     shared.require_room(0)?;
-    check_chain(shared, &would_be, id).await?;
+    shared.blame(&command, check_chain(shared, &would_be, id).await)?;
     shared.propose(command).await?;
     Ok(id)
 }
