@@ -1,7 +1,5 @@
 //! Bytes at a TCP door in TLS that no client sends, and handshakes that come to nothing: closed, memory flat, others served.
 
-#![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
-
 use std::{io::Write, net::TcpStream, time::Duration};
 
 use millstream_tests_hostile::{

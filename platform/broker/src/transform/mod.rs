@@ -352,7 +352,7 @@ pub(crate) fn stored(
     transform: TransformId,
     topic: TopicId,
     partition: PartitionId,
-) -> Option<millstream_model::Offset> {
+) -> Option<Offset> {
     let partition = shared.partitions.find(topic, partition)?;
     progress::Progress::open(&shared.storage, 0, transform, partition).ok()?.load().ok()?
 }
