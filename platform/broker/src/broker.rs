@@ -343,6 +343,10 @@ async fn follow_catalog(shared: Arc<Shared>) {
             warn!(%error, "a topic's durability is not in force yet");
             followed = Err(error);
         }
+        if let Err(error) = shared.partitions.open_routings(&shared.catalog, None).await {
+            warn!(%error, "a topic's routing is not in force yet");
+            followed = Err(error);
+        }
         shared.transforms.follow(&shared).await;
         shared.modules.follow(&shared.catalog.state());
         tokio::select! {

@@ -105,6 +105,8 @@ impl From<PartitionAppendError> for WireError {
     fn from(error: PartitionAppendError) -> Self {
         let code = match &error {
             PartitionAppendError::Rules(refused) => return (*refused).into(),
+            PartitionAppendError::StaleRouting { .. } => ErrorCode::StaleRouting,
+            PartitionAppendError::Marker(_) => ErrorCode::UnknownServer,
             PartitionAppendError::Compacted(_) => ErrorCode::InvalidRecord,
             PartitionAppendError::Log(error) => match error {
                 AppendError::Malformed(_) | AppendError::Empty => ErrorCode::CorruptMessage,
@@ -178,7 +180,7 @@ impl From<MoveStartError> for WireError {
 impl From<FollowError> for WireError {
     fn from(error: FollowError) -> Self {
         let code = match &error {
-            FollowError::Slow => ErrorCode::RequestTimedOut,
+            FollowError::Slow | FollowError::SlowRouting { .. } => ErrorCode::RequestTimedOut,
             _ => ErrorCode::KafkaStorage,
         };
         Self::new(code, error)
@@ -243,8 +245,8 @@ impl From<Refused> for WireError {
             | Refused::AssignedTwice(_)
             | Refused::AssignedOthers { .. } => ErrorCode::InvalidReplicaAssignment,
             Refused::ReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
-            // Retriable: a repeated request reads the new settings first.
-            Refused::StaleTopic(_) => ErrorCode::RequestTimedOut,
+            // Retriable: a repeated request reads the new settings first, or waits.
+            Refused::StaleTopic(_) | Refused::RoutingUnderWay(_) => ErrorCode::RequestTimedOut,
             Refused::PartitionerChanged(_) => ErrorCode::InvalidConfig,
             Refused::TopicInUse { .. } | Refused::ModuleInUse { .. } => ErrorCode::InUse,
             Refused::UnknownModule(_) => ErrorCode::ModuleNotFound,

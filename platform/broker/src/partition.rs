@@ -14,10 +14,12 @@ use millstream_env::Env;
 use millstream_log::{
     AppendError, Appended, CommitError, Compaction, PartitionLog, ReadError, ReadParts, Retention, Ticket,
 };
-use millstream_model::{LeaderEpoch, Offset, TimestampMs, TimestampType, TopicPartition};
-use millstream_record::{Batch, BatchError, BatchHeader, Compression, count_records, set_log_append_time};
+use millstream_model::{LeaderEpoch, Offset, RoutingEpoch, TimestampMs, TimestampType, TopicPartition};
+use millstream_record::{
+    Batch, BatchError, BatchHeader, BuildError, Compression, RoutingMarker, count_records, set_log_append_time,
+};
 use millstream_replica::{Acks, AppendRefused, Replica};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::metrics::traffic::Traffic;
@@ -34,7 +36,17 @@ pub(crate) struct Partition {
     replica: Mutex<Replica>,
     high_watermark: watch::Sender<Offset>,
     pub(crate) traffic: Arc<Traffic>,
+    /// Held for reading by whoever appends: what was placed in an epoch is appended before the marker of the next one, or not at all.
+    routing: RwLock<Fence>,
     env: Env,
+}
+
+/// The routing epoch that a partition is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fence {
+    epoch: RoutingEpoch,
+    /// Where the marker of the epoch is, if this leader has seen it.
+    marker: Option<Offset>,
 }
 
 /// Why an append was not taken. Nothing was appended.
@@ -44,6 +56,10 @@ pub(crate) enum PartitionAppendError {
     Rules(#[from] AppendRefused),
     #[error(transparent)]
     Log(#[from] AppendError),
+    #[error("placed in routing epoch {asked}; the partition is in epoch {current}")]
+    StaleRouting { asked: RoutingEpoch, current: RoutingEpoch },
+    #[error("a routing epoch's marker cannot be made: {0}")]
+    Marker(#[from] BuildError),
     #[error(
         "the topic is compacted, which goes by keys: {0}. Give every record a key (`millstream produce --key FIELD` or \
          --key-separator S)"
@@ -71,8 +87,69 @@ impl Partition {
         env: Env,
     ) -> Arc<Self> {
         let high_watermark = watch::Sender::new(replica.high_watermark());
+        // Before the marker is looked for, or written: until then there is nothing between what was placed earlier and it.
+        let routing = RwLock::new(Fence { epoch: topic.latest_routing_epoch(), marker: None });
         let topic = ArcSwap::new(topic);
-        Arc::new(Self { id, epoch, topic, log, replica: Mutex::new(replica), high_watermark, traffic, env })
+        Arc::new(Self { id, epoch, topic, log, replica: Mutex::new(replica), high_watermark, traffic, routing, env })
+    }
+
+    /// Passes to a routing epoch: nothing that was placed in an earlier one is taken from here on, and its marker lies between. Gives where
+    /// that is; it need not be committed yet. Done already, it is not done again.
+    ///
+    /// # Errors
+    /// The marker was not appended. A partition that was in the epoch before is in it still.
+    pub(crate) fn enter(self: &Arc<Self>, marker: RoutingMarker) -> Result<Offset, PartitionAppendError> {
+        let mut fence = self.routing.write();
+        if let Fence { epoch, marker: Some(offset) } = *fence
+            && epoch >= marker.epoch
+        {
+            return Ok(offset);
+        }
+        let offset = match self.last_marker(marker.epoch) {
+            Some(offset) => offset,
+            None => {
+                self.replica.lock().admits(Acks::All, LeaderEpoch::UNKNOWN)?;
+                let appended = self.log.append_many(vec![marker.to_batch()?], self.epoch)?;
+                let offset = appended.base_offset;
+                // Whoever waits for it waits for the high watermark.
+                drop(self.pending(appended));
+                offset
+            }
+        };
+        *fence = Fence { epoch: marker.epoch, marker: Some(offset) };
+        drop(fence);
+        self.advance();
+        Ok(offset)
+    }
+
+    /// Where the log's last batch is, if that is the epoch's marker: it was written by a leader that had no time to tell. (Were more appended
+    /// behind it, it is written again: the first one counts.)
+    fn last_marker(&self, epoch: RoutingEpoch) -> Option<Offset> {
+        let end = self.log.end_offset();
+        if end == self.log.start_offset() {
+            return None;
+        }
+        let read = self.log.read(Offset(end.0 - 1), end, 1).ok()?;
+        let batch = Batch::parse_one(read.batches).ok()?;
+        RoutingMarker::of(&batch).filter(|marker| marker.epoch == epoch).map(|_| batch.header().base_offset)
+    }
+
+    /// Whether a marker that was in the log is there still. Not where a power cut took the end of a log that is not synced before
+    /// it is acknowledged.
+    pub(crate) fn has_still(&self, marker: Offset) -> bool {
+        self.log.end_offset() > marker
+    }
+
+    /// Whether what was placed in a routing epoch may be appended; -1: its sender does not say.
+    pub(crate) fn check_routing(&self, asked: RoutingEpoch) -> Result<(), PartitionAppendError> {
+        Self::check_fence(&self.routing.read(), asked)
+    }
+
+    fn check_fence(fence: &Fence, asked: RoutingEpoch) -> Result<(), PartitionAppendError> {
+        match fence.epoch {
+            current if asked.0 >= 0 && asked != current => Err(PartitionAppendError::StaleRouting { asked, current }),
+            _ => Ok(()),
+        }
     }
 
     /// The topic, with the settings that are in force for this partition.
@@ -127,10 +204,21 @@ impl Partition {
 
     /// Appends validated batches as one step, if the rules admit it, with the broker's time where the topic says so. A batch that an
     /// idempotent producer has sent before is not appended again: what is given is the first one's.
+    #[cfg(test)]
     pub(crate) fn append(
+        self: &Arc<Self>,
+        batches: Vec<Bytes>,
+        acks: Acks,
+    ) -> Result<PendingAppend, PartitionAppendError> {
+        self.append_routed(batches, acks, RoutingEpoch(-1))
+    }
+
+    /// As [`Partition::append`], of batches that were placed in a routing epoch; -1: that is not said.
+    pub(crate) fn append_routed(
         self: &Arc<Self>,
         mut batches: Vec<Bytes>,
         acks: Acks,
+        asked: RoutingEpoch,
     ) -> Result<PendingAppend, PartitionAppendError> {
         self.replica.lock().admits(acks, LeaderEpoch::UNKNOWN)?;
         let topic = self.topic();
@@ -155,7 +243,16 @@ impl Partition {
         }
         let records: u64 = batches.iter().map(|batch| count_records(batch)).sum();
         let bytes: usize = batches.iter().map(Bytes::len).sum();
+        // As one step with the append.
+        let fence = self.routing.read();
+        if let Err(stale) = Self::check_fence(&fence, asked) {
+            drop(fence);
+            // What was appended before is told so: its sender would send it elsewhere, and it would be there twice.
+            let duplicate = batches.first().and_then(|batch| BatchHeader::parse(batch).ok());
+            return duplicate.and_then(|header| self.find_duplicate(&header)).ok_or(stale);
+        }
         let appended = self.log.append_many(batches, self.epoch)?;
+        drop(fence);
         self.advance();
         if !appended.duplicate {
             self.traffic.add_in(records, bytes as u64);

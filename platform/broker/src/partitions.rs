@@ -4,19 +4,22 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures::future::{Either, select};
-use millstream_catalog::{Catalog, State, Topic};
+use millstream_catalog::{Catalog, Command, ProposeError, Refused, Routing, State, Topic};
 use millstream_env::Env;
 use millstream_log::{
     AppendError, ChangeError, CommitError, DeleteError, Ended, LogId, LogOptions, OpenLogError, Storage,
 };
-use millstream_model::{BrokerId, PartitionId, TimestampMs, TopicConfig, TopicId, TopicPartition};
+use millstream_model::{
+    BrokerId, Offset, PartitionId, RoutingEpoch, TimestampMs, TopicConfig, TopicId, TopicPartition,
+};
+use millstream_record::RoutingMarker;
 use millstream_replica::{Leadership, Replica, ReplicaOptions};
 use tracing::{debug, info, warn};
 
 use crate::{
     logs::{Standing, standing},
     metrics::traffic::AllTraffic,
-    partition::Partition,
+    partition::{Partition, PartitionAppendError},
     transform::{self, ProgressError},
 };
 
@@ -36,6 +39,8 @@ pub(crate) struct Partitions {
     step: tokio::sync::Mutex<()>,
     /// Held while durabilities are changed: one change of a log at a time.
     changing: tokio::sync::Mutex<()>,
+    /// Held while routing epochs are opened.
+    opening: tokio::sync::Mutex<()>,
 }
 
 /// How long a change of durabilities is waited for: as long as a sync of much, on a disk with others' work to do.
@@ -56,6 +61,14 @@ pub(crate) enum FollowError {
     Slow,
     #[error("cannot write down where transforms begin in a partition: {0}")]
     Begin(#[from] ProgressError),
+    #[error("cannot write routing epoch {epoch} into partition {partition}: {source}")]
+    Routing { epoch: RoutingEpoch, partition: PartitionId, source: PartitionAppendError },
+    #[error(
+        "partition {partition} is not led yet, and routing epoch {epoch} is not in force before it is: it is tried on"
+    )]
+    SlowRouting { epoch: RoutingEpoch, partition: PartitionId },
+    #[error("cannot agree on a routing epoch: {0}")]
+    Agree(#[from] ProposeError),
     #[error("cannot make a leader epoch durable: {0}")]
     Commit(#[from] CommitError),
 }
@@ -71,6 +84,7 @@ impl Partitions {
             traffic: AllTraffic::default(),
             step: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
         }
     }
 
@@ -277,6 +291,95 @@ impl Partitions {
         first_failure.map_or(Ok(()), Err)
     }
 
+    /// Opens the routing epochs that are to be opened, of one topic or of all: has each partition that there was before pass to the new one,
+    /// waits until the markers are committed, and puts it in force. What a crash has interrupted is finished so at the next start.
+    ///
+    /// A failure concerns one topic: the others are seen to all the same, and the first failure is returned.
+    pub(crate) async fn open_routings(&self, catalog: &Catalog, only: Option<TopicId>) -> Result<(), FollowError> {
+        let _opening = self.opening.lock().await;
+        let state = catalog.state();
+        let mut first_failure = None;
+        for topic in state.topics.values().filter(|topic| only.is_none_or(|only| only == topic.id)) {
+            if let Err(error) = self.mend_markers(topic).await {
+                first_failure.get_or_insert(error);
+            }
+            let Some(opening) = &topic.opening else { continue };
+            if let Err(error) = self.open_routing(catalog, topic, opening).await {
+                warn!(topic = %topic.name, epoch = %opening.epoch, %error, "the new routing is not in force yet");
+                first_failure.get_or_insert(error);
+            }
+        }
+        first_failure.map_or(Ok(()), Err)
+    }
+
+    async fn open_routing(&self, catalog: &Catalog, topic: &Topic, opening: &Routing) -> Result<(), FollowError> {
+        let epoch = opening.epoch;
+        let mut entered = Vec::new();
+        for partition in (0..topic.routed_partitions()).map(PartitionId) {
+            entered.push((partition, self.enter(topic, partition, opening).await?));
+        }
+        let mut deadline = self.env.clock.sleep(CHANGE_WAIT_MAX);
+        let mut markers = Vec::with_capacity(entered.len());
+        for (partition, entered) in entered {
+            // One that is out of service takes nothing, and passes to the epoch before it takes anything again.
+            let Some((led, marker)) = entered else {
+                markers.push(Offset(-1));
+                continue;
+            };
+            let committed = std::pin::pin!(led.committed(marker.plus(1)));
+            if let Either::Right(_) = select(committed, &mut deadline).await {
+                return Err(FollowError::SlowRouting { epoch, partition });
+            }
+            markers.push(marker);
+        }
+        let command = Command::RoutingOpened { id: topic.id, epoch, markers };
+        match catalog.propose(command).await {
+            Ok(_) => {
+                let partitioner = opening.partitioner.as_ref().map(ToString::to_string);
+                info!(topic = %topic.name, %epoch, partitions = opening.partitions, partitioner, "routed anew");
+                Ok(())
+            }
+            // It was deleted meanwhile.
+            Err(ProposeError::Refused(Refused::UnknownTopicId(_))) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Has one partition pass to a routing epoch; none where it is out of service.
+    async fn enter(
+        &self,
+        topic: &Topic,
+        partition: PartitionId,
+        to: &Routing,
+    ) -> Result<Option<(Arc<Partition>, Offset)>, FollowError> {
+        let epoch = to.epoch;
+        let Some(led) = self.find(topic.id, partition) else {
+            let is_ours = topic.partition(partition).is_some_and(|at| at.leader == Some(self.broker));
+            return match is_ours && self.damage(topic.id, partition).is_none() {
+                true => Err(FollowError::SlowRouting { epoch, partition }),
+                false => Ok(None),
+            };
+        };
+        self.storage.writable().await;
+        let marker = led.enter(RoutingMarker { epoch, partitions: to.partitions });
+        let marker = marker.map_err(|source| FollowError::Routing { epoch, partition, source })?;
+        Ok(Some((led, marker)))
+    }
+
+    /// Writes markers of the epoch that is in force again, which a power cut has taken from logs that are not synced before they are
+    /// acknowledged, or which a partition could not be given while it was out of service.
+    async fn mend_markers(&self, topic: &Topic) -> Result<(), FollowError> {
+        let Some(routing) = topic.routings.last().filter(|_| topic.opening.is_none()) else { return Ok(()) };
+        for (partition, marker) in (0..).map(PartitionId).zip(&routing.markers) {
+            let Some(led) = self.find(topic.id, partition) else { continue };
+            let is_there = marker.0 >= 0 && led.has_still(*marker);
+            if !is_there {
+                self.enter(topic, partition, routing).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes the logs of topics and transforms that were deleted.
     async fn delete_unknown(&self, catalog: &Catalog) {
         // The logs first: one that is made meanwhile is then known to the state that is looked at.
@@ -305,6 +408,10 @@ fn log_options(config: &TopicConfig) -> LogOptions {
     let TopicConfig { segment_bytes, segment_ms, durability, .. } = *config;
     LogOptions { segment_bytes, segment_ms, durability, ..LogOptions::default() }
 }
+
+#[cfg(test)]
+#[path = "routing_tests.rs"]
+mod routing_tests;
 
 #[cfg(test)]
 mod tests {

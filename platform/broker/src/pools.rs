@@ -313,12 +313,17 @@ struct PoolKey {
 
 impl<P> Table<P> {
     fn remove_gone(&mut self, state: &State) -> Vec<P> {
-        let is_there = |owner: &Owner| match owner {
-            Owner::Routing(id) => state.topics.contains_key(id),
+        let is_there = |key: &PoolKey| match &key.owner {
+            // Of another partitioner, or other parameters, that the topic had before, nothing is asked any more.
+            Owner::Routing(id) => state.topics.get(id).is_some_and(|topic| {
+                let module = topic.config.partitioner.as_ref().and_then(|module| state.modules.get(module));
+                module.is_some_and(|module| module.digest == key.digest)
+                    && topic.config.partitioner_params == key.params.params
+            }),
             Owner::View(id) => state.views.contains_key(id),
             Owner::Transform(id) => state.transforms.values().any(|transform| transform.id == *id),
         };
-        self.0.extract_if(|key, _| !is_there(&key.owner)).map(|(_, pool)| pool).collect()
+        self.0.extract_if(|key, _| !is_there(key)).map(|(_, pool)| pool).collect()
     }
 }
 

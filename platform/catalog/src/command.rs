@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use millstream_model::{
-    Address, BrokerId, Digest, ModuleKind, ModuleRef, Name, Needs, TimestampMs, TopicConfig, TopicId, TopicName,
-    TopicPartition, TransformId, ViewId,
+    Address, BrokerId, Digest, ModuleKind, ModuleRef, Name, Needs, Offset, RoutingEpoch, TimestampMs, TopicConfig,
+    TopicId, TopicName, TopicPartition, TransformId, ViewId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,8 @@ pub enum Command {
         /// When.
         at: TimestampMs,
     },
-    /// Gives a topic more partitions, as many replicas each as its first one has. Those that are there stay as they are.
+    /// Gives a topic more partitions, as many replicas each as its first one has, and begins to open a routing epoch. Those that are there
+    /// stay as they are. Refused while another epoch is being opened.
     CreatePartitions {
         /// Which.
         id: TopicId,
@@ -91,7 +92,7 @@ pub enum Command {
         reporter: Reporter,
     },
     /// Gives a topic other settings. Refused where they are not `from` any more, since whoever proposes it has made `to` of
-    /// those; and where the partitioner would change, which opens a routing epoch.
+    /// those; and where `millstream.partitioner` or what belongs to it would change: see [`Command::AlterRouting`].
     AlterTopic {
         /// Which.
         id: TopicId,
@@ -99,6 +100,27 @@ pub enum Command {
         from: Box<TopicConfig>,
         /// Its settings from now on.
         to: Box<TopicConfig>,
+    },
+    /// As [`Command::AlterTopic`], also where `millstream.partitioner` or what belongs to it changes. Of another partitioner, or other
+    /// parameters, it begins to open a routing epoch, and they are the topic's once that is in force. That is refused while another is being
+    /// opened. (A command of its own, since there are logs in which the other one was refused.)
+    AlterRouting {
+        /// Which.
+        id: TopicId,
+        /// Its settings that the proposer saw.
+        from: Box<TopicConfig>,
+        /// Its settings from now on.
+        to: Box<TopicConfig>,
+    },
+    /// Puts a routing epoch in force: its marker is in every partition that there was before, durably, and nothing that was placed in an
+    /// earlier epoch is taken there any more.
+    RoutingOpened {
+        /// Of which topic.
+        id: TopicId,
+        /// The epoch.
+        epoch: RoutingEpoch,
+        /// Where the markers are, see [`Routing`](crate::Routing).
+        markers: Vec<Offset>,
     },
     /// Removes a topic. Refused while a view or a transform uses it.
     DeleteTopic {
@@ -244,7 +266,8 @@ impl Command {
             | Self::DeleteModule { .. }
             | Self::DeleteView { .. }
             | Self::DeleteTransform { .. }
-            // Each start makes one, and each transform fails once.
+            // Each start makes one, each transform fails once, and each change of routing, which was let in, ends once.
+            | Self::RoutingOpened { .. }
             | Self::RegisterBroker { .. }
             | Self::SetTransformState { reporter: Some(_), .. } => true,
             Self::CreateCluster { .. }
@@ -252,6 +275,7 @@ impl Command {
             | Self::CreatePartitions { .. }
             | Self::AllocateProducerIds { .. }
             | Self::AlterTopic { .. }
+            | Self::AlterRouting { .. }
             | Self::PushModule { .. }
             | Self::CreateView { .. }
             | Self::DeployTransform { .. }

@@ -17,7 +17,8 @@ mod refused;
 mod state;
 
 pub use apply::{
-    CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, PRODUCER_IDS_BLOCK, SKIPS_MAX, TRANSFORM_TOPICS_MAX, apply,
+    CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, PRODUCER_IDS_BLOCK, ROUTINGS_MAX, SKIPS_MAX, TRANSFORM_TOPICS_MAX,
+    apply,
 };
 pub use catalog::{Catalog, CatalogOptions, FoundCatalog, OpenError, ProposeError};
 pub use command::{COMMAND_BYTES_MAX, COMMAND_VERSION, Command, CommandError, FAILURE_BYTES_MAX, Reporter};
@@ -26,5 +27,5 @@ pub use projection::digest;
 pub use refused::Refused;
 pub use state::{
     Broker, BrokerEpoch, ClusterId, Declaration, DirectoryId, Incarnation, LastKnown, Module, Named, OnError,
-    Partition, RecordAt, StartAt, State, Topic, Transform, TransformState, View,
+    Partition, RecordAt, Routing, StartAt, State, Topic, Transform, TransformState, View,
 };

@@ -1,6 +1,6 @@
 //! Why a command is refused, in words for the person who asked.
 
-use millstream_model::{BrokerId, Digest, ModuleRef, Name, TopicId, TopicName, TransformId, ViewId};
+use millstream_model::{BrokerId, Digest, ModuleRef, Name, RoutingEpoch, TopicId, TopicName, TransformId, ViewId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -75,10 +75,12 @@ pub enum Refused {
     AssignedOthers { given: usize, there: usize },
     #[error("topic {0} has been given other settings at the same time: look again, then retry")]
     StaleTopic(TopicName),
-    #[error(
-        "the partitioner of topic {0} cannot be changed, nor its parameters: routing a topic anew is not built yet"
-    )]
+    #[error("the partitioner of topic {0} and its parameters are not changed as other settings are")]
     PartitionerChanged(TopicName),
+    #[error("the routing of topic {0} is being changed already: try again when that is done")]
+    RoutingUnderWay(TopicName),
+    #[error("routing epoch {epoch} of topic {topic} is not being opened")]
+    NotOpening { topic: TopicName, epoch: RoutingEpoch },
     #[error("topic {topic} is used by {users}: delete what uses it first")]
     TopicInUse { topic: TopicName, users: String },
 

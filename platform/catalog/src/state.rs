@@ -119,11 +119,66 @@ pub struct Topic {
     pub partitions: Vec<Partition>,
     /// Which way of placing records is in force: grows with the partitioner's version and the number of partitions.
     pub routing_epoch: RoutingEpoch,
+    /// The way that is in force, and up to [`ROUTINGS_MAX`](crate::ROUTINGS_MAX) - 1 before it, oldest first. Empty until one is to be
+    /// changed: then the settings and the number of partitions say all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routings: Vec<Routing>,
+    /// The way that is to be in force next, while partitions are passing to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opening: Option<Box<Routing>>,
     /// When its creation was proposed.
     pub created_at: TimestampMs,
 }
 
+/// One way of placing a topic's records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routing {
+    /// Its number: each is one more than the one before.
+    pub epoch: RoutingEpoch,
+    /// How many partitions records go to.
+    pub partitions: i32,
+    /// The module that places them; none: the key's hash.
+    pub partitioner: Option<ModuleRef>,
+    /// SHA-256 of the module's bytes.
+    pub digest: Option<Digest>,
+    /// The module's parameters.
+    pub params: BTreeMap<String, String>,
+    /// For each partition that there was before, where its marker is: what lies before that was placed earlier, by those who name the
+    /// epoch. -1: the partition was out of service then, and got its marker later. Empty while it is being opened, and of epoch 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub markers: Vec<Offset>,
+}
+
 impl Topic {
+    /// How many partitions records go to that nobody places himself. There may be more already, to which they will go soon.
+    #[must_use]
+    pub fn routed_partitions(&self) -> i32 {
+        self.routings.last().map_or_else(|| self.partition_count(), |routing| routing.partitions)
+    }
+
+    /// The routing epoch that the partitions are in, or are passing to.
+    #[must_use]
+    pub fn latest_routing_epoch(&self) -> RoutingEpoch {
+        self.opening.as_ref().map_or(self.routing_epoch, |opening| opening.epoch)
+    }
+
+    /// The way of placing records that is in force.
+    #[must_use]
+    pub fn routing(&self, modules: &BTreeMap<ModuleRef, Arc<Module>>) -> Routing {
+        if let Some(routing) = self.routings.last() {
+            return routing.clone();
+        }
+        let partitioner = self.config.partitioner.clone();
+        Routing {
+            epoch: self.routing_epoch,
+            partitions: self.partition_count(),
+            digest: partitioner.as_ref().and_then(|module| modules.get(module)).map(|module| module.digest),
+            partitioner,
+            params: self.config.partitioner_params.clone(),
+            markers: Vec::new(),
+        }
+    }
+
     /// One partition's configuration; none when there is no such partition.
     #[must_use]
     pub fn partition(&self, partition: PartitionId) -> Option<&Partition> {

@@ -15,7 +15,7 @@ mod names;
 pub use address::{Address, AddressError};
 pub use config::{
     CleanupPolicy, ConfigError, ConfigKey, Durability, PARTITIONER, PARTITIONER_PARAM, PartitionerEnforce, Ratio,
-    TOPIC_SETTINGS, TimestampType, TopicConfig, is_fixed,
+    TOPIC_SETTINGS, TimestampType, TopicConfig,
 };
 pub use digest::{Digest, DigestError};
 pub use ids::{

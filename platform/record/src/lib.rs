@@ -21,6 +21,7 @@
 //! - [`Batch`] is one encoded batch; [`batches`] walks over several.
 //! - [`Record`] is one decoded record, its parts slices of the batch.
 //! - [`BatchBuilder`] makes batches.
+//! - [`RoutingMarker`] is what a partition holds between two routing epochs of its topic.
 //! - [`raw`] reads and writes encoded records, for callers that move records without decoding them.
 //! - [`frame`] is the header of the frames in which records cross to Wasm modules.
 //! - [`compression`] unpacks with a bound, so that no batch costs more memory than its reader allows.
@@ -34,6 +35,7 @@ mod crc;
 mod error;
 pub mod frame;
 mod header;
+mod marker;
 pub mod raw;
 mod record;
 #[cfg(test)]
@@ -49,4 +51,5 @@ pub use header::{
     Attributes, BatchHeader, HEADER_BYTES, MAGIC, PATCH_BYTES, PREFIX_BYTES, count_records, patch, set_log_append_time,
     set_producer,
 };
+pub use marker::RoutingMarker;
 pub use record::{Header, Headers, Record, Records};

@@ -165,10 +165,8 @@ pub enum ProduceError {
         /// What is wrong with it.
         detail: Arc<str>,
     },
-    /// The topic got another partitioner after the record's partition was chosen: the record was not appended.
-    ///
-    /// The client does not choose anew: later records of the key may have gone elsewhere meanwhile. Whoever needs the order
-    /// waits for what was sent, and sends the refused records again in their order.
+    /// The broker says that the topic is routed anew, of a record whose partition its sender has chosen: it was not appended. (What leaves
+    /// its partition open is placed anew by the producer, in order.)
     #[error(
         "topic {topic} is routed anew since partition {partition} was chosen for the record, which was not appended: \
          send it again"

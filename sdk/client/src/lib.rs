@@ -62,7 +62,7 @@ pub use millstream_protocol::{
         Pair,
         cluster::ClusterInfoResponse,
         modules::{ModuleDeclaration, ModuleDescribeResponse, ModuleInfo},
-        routing::TopicRouting,
+        routing::{EpochOfRouting, TopicRouting},
         transforms::{TransformDeployRequest, TransformDescribeResponse, TransformInfo, TransformPartition},
         views::ViewInfo,
     },

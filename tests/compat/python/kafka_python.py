@@ -50,9 +50,10 @@ def produce(address, topic, ca=None):
     producer.close(timeout=10)
 
 
-def consume(address, topic, ca=None):
+def consume(address, topic, ca=None, isolation="read_uncommitted"):
     """Prints every record of the topic, from the beginning to where the end was at the start."""
-    consumer = KafkaConsumer(bootstrap_servers=address, group_id=None, enable_auto_commit=False, **secured(ca))
+    how = {"group_id": None, "enable_auto_commit": False, "isolation_level": isolation}
+    consumer = KafkaConsumer(bootstrap_servers=address, **how, **secured(ca))
     partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)
@@ -132,6 +133,7 @@ if __name__ == "__main__":
     verbs = {
         "produce": produce,
         "consume": consume,
+        "consume_committed": lambda address, topic: consume(address, topic, isolation="read_committed"),
         "group": group,
         "transact": transact,
         "delete": delete,

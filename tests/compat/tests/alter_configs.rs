@@ -40,7 +40,6 @@ fn settings_that_kafka_python_changes_are_in_force_and_stay_so() {
     assert_eq!(configs["max.message.bytes"], "2000");
     assert_eq!(configs["retention.ms"], "604800000");
     assert_eq!(configs["cleanup.policy"], "compact,delete");
-    assert_eq!(configs.get("millstream.partitioner"), None, "it is fixed");
     assert_eq!(alter(&broker, &json!({"cleanup.policy": ["SUBTRACT", "delete"]})).1["cleanup.policy"], "compact");
     for round in ["at once", "after kill -9"] {
         assert!(sdk::produce(&broker, "t", &large).is_err(), "{round}: a record above the new limit");

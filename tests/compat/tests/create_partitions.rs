@@ -41,3 +41,36 @@ fn partitions_that_kafka_python_asks_for_are_there_at_once() {
     assert_eq!(grow(&broker, &json!({"count": 6, "validate_only": true})).0, 0);
     assert_eq!(grow(&broker, &json!({"count": 6, "assignments": [[1]]})).0, 0);
 }
+
+/// Between routing epochs there are markers in the log that only our clients know. Others pass over them, wherever they begin.
+#[test]
+fn kafkas_clients_pass_over_the_markers_of_routing_epochs() {
+    let broker = Broker::start().unwrap();
+    broker.cli(&["topic", "create", "t"]).unwrap().ok().unwrap();
+    let message = |n: u8| Message::new(0, Some(b"k"), Some(&[b'0' + n]));
+    // At the beginning, two in a row, between records, at the end.
+    for (partitions, records) in [("2", 0..0), ("3", 0..2), ("4", 2..3), ("5", 3..3)] {
+        let records: Vec<_> = records.map(message).collect();
+        sdk::produce(&broker, "t", &records).unwrap();
+        broker.cli(&["topic", "alter", "t", "--partitions", partitions]).unwrap().ok().unwrap();
+    }
+    let values = |read: Vec<millstream_test_support::message::Placed>| -> Vec<(i64, Vec<u8>)> {
+        read.into_iter().map(|placed| (placed.offset, placed.message.value.unwrap())).collect()
+    };
+    let expected = [(1, b"0".to_vec()), (2, b"1".to_vec()), (4, b"2".to_vec())];
+    assert_eq!(values(sdk::consume(&broker, "t").unwrap()), expected);
+    assert_eq!(values(peers::kcat_consume(broker.address(), "t").unwrap()), expected);
+    assert_eq!(values(peers::kafka_python_consume(broker.address(), "t").unwrap()), expected);
+    let address = broker.address().to_string();
+    for isolation in ["read_committed", "read_uncommitted"] {
+        // From a marker on, and from the last one.
+        for (offset, expected) in [("3", "2\n"), ("5", "")] {
+            let isolation = format!("isolation.level={isolation}");
+            let words = ["-C", "-b", &address, "-t", "t", "-p", "0", "-o", offset, "-e", "-q", "-X", &isolation];
+            let read = peers::kcat(&words.map(Into::into), b"").unwrap().ok().unwrap();
+            assert_eq!(read.text(), expected, "{isolation} from {offset}");
+        }
+    }
+    let committed = peers::python(SCRIPT, &["consume_committed", &address, "t"], b"").unwrap().ok().unwrap();
+    assert_eq!(committed.json().unwrap().len(), 3);
+}

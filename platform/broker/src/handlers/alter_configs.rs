@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use millstream_catalog::{Command, ProposeError, Refused};
+use millstream_catalog::{Command, ProposeError, Refused, Topic};
 use millstream_model::TopicConfig;
 use millstream_protocol::{
     ErrorCode,
@@ -13,7 +13,7 @@ use millstream_protocol::{
     },
 };
 
-use super::create_topics::check_insync_replicas_min;
+use super::create_topics::{check_insync_replicas_min, check_partitioner};
 use crate::{
     errors::{Messages, WireError},
     readable::topic_named,
@@ -101,6 +101,7 @@ async fn alter(
         }
     }
     let mut attempts = ATTEMPTS;
+    let altered;
     loop {
         let state = shared.catalog.state();
         let topic = topic_named(&state, name, "alter the topic's settings")?;
@@ -113,23 +114,46 @@ async fn alter(
             let replicas = topic.partitions.iter().map(|partition| partition.replicas.len()).min();
             check_insync_replicas_min(&config, replicas.unwrap_or(1))?;
         }
-        let command = Command::AlterTopic { id: topic.id, from: Box::new(topic.config.clone()), to: Box::new(config) };
+        let (id, from, to) = (topic.id, Box::new(topic.config.clone()), Box::new(config));
+        let routes_anew = (&from.partitioner, &from.partitioner_params) != (&to.partitioner, &to.partitioner_params);
+        let alters_routing = routes_anew || from.partitioner_enforce != to.partitioner_enforce;
+        let would_be = Topic { config: (*to).clone(), ..(**topic).clone() };
+        let command = match alters_routing {
+            true => Command::AlterRouting { id, from, to },
+            false => Command::AlterTopic { id, from, to },
+        };
+        attempts -= 1;
+        if routes_anew || validate_only {
+            match shared.dry_run(&command) {
+                // One change of its routing at a time: that one first.
+                Err(Refused::RoutingUnderWay(_)) if attempts > 0 => {
+                    shared.partitions.open_routings(&shared.catalog, Some(id)).await?;
+                    continue;
+                }
+                outcome => drop(outcome?),
+            }
+        }
         if validate_only {
-            shared.dry_run(&command)?;
             return Ok(());
         }
         shared.require_room(0)?;
-        attempts -= 1;
+        if routes_anew {
+            check_partitioner(shared, &state, &would_be).await?;
+        }
         match shared.catalog.propose(command).await {
-            Err(ProposeError::Refused(Refused::StaleTopic(_))) if attempts > 0 => {}
+            Err(ProposeError::Refused(Refused::StaleTopic(_) | Refused::RoutingUnderWay(_))) if attempts > 0 => {}
             outcome => {
                 outcome?;
+                altered = id;
                 break;
             }
         }
     }
     shared.partitions.follow(&shared.catalog).await?;
     shared.partitions.change(&shared.catalog).await?;
+    shared.partitions.open_routings(&shared.catalog, Some(altered)).await?;
+    // What has come into force by that.
+    shared.partitions.follow(&shared.catalog).await?;
     Ok(())
 }
 
@@ -152,8 +176,8 @@ fn changed(config: &TopicConfig, changes: &[AlterableConfig]) -> Result<TopicCon
     Ok(config)
 }
 
-/// The settings as they are when all are replaced, except the partitioner: it is the topic's for good, and Kafka's clients, which put back
-/// what they know of, may not name it.
+/// The settings as they are when all are replaced, except the partitioner: Kafka's clients, which put back what they know of, may not name
+/// it, and it decides the order of what is produced.
 fn replaced(config: &TopicConfig, settings: &[ReplacedConfig]) -> Result<TopicConfig, WireError> {
     each_once(settings.iter().map(|setting| setting.name.as_str()))?;
     let mut replaced = TopicConfig {
@@ -323,7 +347,7 @@ mod tests {
                 "t",
                 vec![("millstream.partitioner", 0, Some("m@1"))],
                 ErrorCode::InvalidConfig,
-                "routing",
+                "a partitioner is needed",
             ),
         ] {
             let changes: Vec<_> =
@@ -403,7 +427,7 @@ mod tests {
         let entry = |name: &str| told.results[0].configs.iter().find(|entry| entry.name == name).unwrap();
         assert_eq!(entry("cleanup.policy").value.as_deref(), Some("compact"));
         assert_eq!(entry("retention.ms").value.as_deref(), Some("604800000"));
-        assert!(!entry("retention.ms").read_only && entry("millstream.partitioner").read_only);
+        assert!(!entry("retention.ms").read_only && !entry("millstream.partitioner").read_only);
         let changed = config(&broker);
         broker.shutdown().await.unwrap();
         drop((partition, broker));
@@ -447,7 +471,7 @@ mod tests {
             (vec![("retention.ms", None)], ErrorCode::InvalidRequest, "no value"),
             (vec![("retention.ms", Some("1")), ("retention.ms", Some("2"))], ErrorCode::InvalidRequest, "twice"),
             (vec![("segment.ms", Some("5")), ("no.such", Some("1"))], ErrorCode::InvalidConfig, "no.such"),
-            (vec![("millstream.partitioner", Some("m@1"))], ErrorCode::InvalidConfig, "routing"),
+            (vec![("millstream.partitioner", Some("m@1"))], ErrorCode::InvalidConfig, "a partitioner is"),
         ];
         for (settings, code, said) in refused {
             let told = replaced(&settings, false).await;

@@ -1,12 +1,15 @@
 //! CreatePartitions: more partitions for topics, agreed on, and led by this broker before the answer.
 //!
+//! That opens a routing epoch, which is in force before the answer, too: see `platform/catalog/src/apply/routing.rs`.
+//!
 //! Views of the topic show them at once. Transforms that read it begin at the first record of each: that is written down before anybody
 //! can append to one.
 
 use std::{collections::HashMap, sync::Arc};
 
 use futures::future::{Either, select};
-use millstream_catalog::Command;
+use millstream_catalog::{Command, ProposeError, Refused};
+use millstream_model::{BrokerId, TopicId};
 use millstream_protocol::{
     ErrorCode,
     messages::topics::{
@@ -21,6 +24,9 @@ use crate::{
     readable::topic_named,
     shared::Shared,
 };
+
+/// How often a change is made anew because somebody else's came first. Each time one of them went ahead.
+const ATTEMPTS: usize = 10;
 
 pub(crate) async fn handle(shared: Arc<Shared>, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
     let mut named: HashMap<String, usize> = HashMap::new();
@@ -53,24 +59,21 @@ async fn create(
     deadline: &mut (impl Future<Output = ()> + Unpin),
 ) -> Result<(), WireError> {
     let CreatePartitionsTopic { name, count, assignments } = asked;
-    let state = shared.catalog.state();
-    let topic = topic_named(&state, &name, "add partitions to the topic")?;
-    let there = topic.partition_count();
-    let replicas = assignments.map(|given| given.into_iter().map(|given| given.broker_ids).collect());
-    let command = Command::CreatePartitions { id: topic.id, partitions: count, replicas };
-    // Refused by what the catalog knows before anything is written; the agreed log decides in the end.
-    shared.dry_run(&command)?;
-    if validate_only {
-        return Ok(());
-    }
-    shared.require_room(count.abs_diff(there).into())?;
+    let replicas: Option<Vec<_>> = assignments.map(|given| given.into_iter().map(|given| given.broker_ids).collect());
     let made = to_its_end(shared, "create partitions", {
         let shared = shared.clone();
         async move {
-            shared.propose(command).await?;
-            shared.partitions.follow(&shared.catalog).await?;
-            info!(topic = name, before = there, partitions = count, "has more partitions");
-            Ok(())
+            let mut attempts = ATTEMPTS;
+            loop {
+                attempts -= 1;
+                match create_once(&shared, &name, count, replicas.clone(), validate_only).await {
+                    // One change of its routing at a time: that one first.
+                    Err(Failed { under_way: Some(topic), .. }) if attempts > 0 => {
+                        shared.partitions.open_routings(&shared.catalog, Some(topic)).await?;
+                    }
+                    outcome => return outcome.map_err(|failed| failed.error),
+                }
+            }
         }
     });
     match select(std::pin::pin!(made), deadline).await {
@@ -82,13 +85,58 @@ async fn create(
     }
 }
 
+/// Why there are no more partitions.
+struct Failed {
+    error: WireError,
+    /// The topic, where it is for another change of its routing.
+    under_way: Option<TopicId>,
+}
+
+impl<E: Into<WireError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), under_way: None }
+    }
+}
+
+async fn create_once(
+    shared: &Shared,
+    name: &str,
+    count: i32,
+    replicas: Option<Vec<Vec<BrokerId>>>,
+    validate_only: bool,
+) -> Result<(), Failed> {
+    let state = shared.catalog.state();
+    let topic = topic_named(&state, name, "add partitions to the topic")?;
+    let (id, there) = (topic.id, topic.partition_count());
+    let command = Command::CreatePartitions { id, partitions: count, replicas };
+    // Refused by what the catalog knows before anything is written; the agreed log decides in the end.
+    let failed = |refused: Refused| Failed {
+        under_way: matches!(refused, Refused::RoutingUnderWay(_)).then_some(id),
+        error: refused.into(),
+    };
+    shared.dry_run(&command).map_err(failed)?;
+    if validate_only {
+        return Ok(());
+    }
+    shared.require_room(count.abs_diff(there).into())?;
+    shared.catalog.propose(command).await.map_err(|error| match error {
+        ProposeError::Refused(refused) => failed(refused),
+        other => other.into(),
+    })?;
+    shared.partitions.follow(&shared.catalog).await?;
+    shared.partitions.open_routings(&shared.catalog, Some(id)).await?;
+    shared.partitions.follow(&shared.catalog).await?;
+    info!(topic = name, before = there, partitions = count, "has more partitions");
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use millstream_catalog::{OnError, StartAt};
     use millstream_env::sim::World;
-    use millstream_model::{BrokerId, Digest, ModuleKind, ModuleRef, Offset, PartitionId, TimestampMs, TransformId};
+    use millstream_model::{Digest, ModuleKind, ModuleRef, Offset, PartitionId, TimestampMs, TransformId};
     use millstream_protocol::messages::topics::CreatePartitionsAssignment;
     use uuid::Uuid;
 
@@ -131,7 +179,8 @@ mod tests {
             assert_eq!(appended.base_offset, Offset(0));
             world.run_until(appended.commit).unwrap();
         }
-        assert_eq!(append(&broker, 1).base_offset, Offset(1));
+        // Behind the marker of the routing epoch that was opened.
+        assert_eq!(append(&broker, 1).base_offset, Offset(2));
         world.first().crash();
         drop(broker);
         let broker = start(&world);
@@ -205,7 +254,7 @@ mod tests {
             at: TimestampMs(0),
         };
         let out = Command::CreateTopic {
-            id: millstream_model::TopicId(Uuid::from_u128(8)),
+            id: TopicId(Uuid::from_u128(8)),
             name: "out".parse().unwrap(),
             partitions: 1,
             replication_factor: 1,

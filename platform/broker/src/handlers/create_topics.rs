@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use millstream_catalog::{Command, State};
-use millstream_model::{TimestampMs, TopicConfig, TopicId, TopicName, is_fixed};
+use millstream_catalog::{Command, State, Topic};
+use millstream_model::{TimestampMs, TopicConfig, TopicId, TopicName};
 use millstream_protocol::{
     ErrorCode,
     messages::{
@@ -77,12 +77,14 @@ pub(super) async fn create(
     let would_be = shared.dry_run(&command)?;
     if !validate_only {
         shared.require_room(partitions.unsigned_abs().into())?;
-        shared.blame(&command, check_partitioner(shared, &would_be, &name).await)?;
+        if let Some(topic) = would_be.topic(name.as_str()) {
+            shared.blame(&command, check_partitioner(shared, &would_be, topic).await)?;
+        }
         shared.propose(command).await?;
         shared.partitions.follow(&shared.catalog).await?;
     }
     let configs = config.pairs().map(|(name, value, is_default)| CreatableTopicConfigs {
-        read_only: is_fixed(&name),
+        read_only: false,
         name,
         value,
         config_source: if is_default { SOURCE_DEFAULT } else { SOURCE_TOPIC },
@@ -113,9 +115,9 @@ pub(super) fn check_insync_replicas_min(config: &TopicConfig, replicas: usize) -
 }
 
 /// Starts the partitioner once with the topic's parameters, so that wrong ones show now and not at the first record.
-async fn check_partitioner(shared: &Shared, would_be: &State, name: &TopicName) -> Result<(), WireError> {
-    let Some(usage) = would_be.topic(name.as_str()).and_then(|topic| Use::routing(topic)) else { return Ok(()) };
-    for (module, pool) in shared.modules.candidates(would_be, vec![usage]).await? {
+pub(super) async fn check_partitioner(shared: &Shared, state: &State, would_be: &Topic) -> Result<(), WireError> {
+    let Some(usage) = Use::routing(would_be) else { return Ok(()) };
+    for (module, pool) in shared.modules.candidates(state, vec![usage]).await? {
         pool.check().await.map_err(|error| WireError::does_not_start(module, &error))?;
     }
     Ok(())
@@ -151,8 +153,8 @@ mod tests {
         };
         assert_eq!(told("retention.ms"), (false, SOURCE_TOPIC));
         assert_eq!(told("segment.ms"), (false, SOURCE_DEFAULT));
-        assert_eq!(told("millstream.partitioner"), (true, SOURCE_DEFAULT));
-        assert_eq!(told("millstream.partitioner.param.field"), (true, SOURCE_TOPIC));
+        assert_eq!(told("millstream.partitioner"), (false, SOURCE_DEFAULT));
+        assert_eq!(told("millstream.partitioner.param.field"), (false, SOURCE_TOPIC));
         stop(&world, broker);
     }
 

@@ -2,7 +2,6 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use millstream_model::is_fixed;
 use millstream_protocol::{
     ErrorCode,
     codec::STRING_BYTES_MAX,
@@ -95,7 +94,7 @@ fn entries(shared: &Shared, resource: &DescribeConfigsResource) -> Result<Vec<De
     let wanted = |key: &String| resource.configuration_keys.as_ref().is_none_or(|keys| keys.contains(key));
     let entry = |(name, value, config_source): (String, Option<String>, i8)| DescribeConfigsEntry {
         value,
-        read_only: resource.resource_type != RESOURCE_TOPIC || is_fixed(&name),
+        read_only: resource.resource_type != RESOURCE_TOPIC,
         name,
         config_source,
         ..Default::default()

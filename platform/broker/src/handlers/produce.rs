@@ -14,8 +14,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
-use millstream_catalog::Topic;
-use millstream_model::{Offset, PartitionId, ProducerId, TimestampMs, TimestampType, TopicConfig, TopicId, limits};
+use millstream_model::{
+    Offset, PartitionId, ProducerId, RoutingEpoch, TimestampMs, TimestampType, TopicConfig, TopicId, limits,
+};
 use millstream_protocol::{
     ErrorCode,
     messages::produce::{
@@ -72,6 +73,8 @@ struct CheckedTopic {
 struct CheckedBatch {
     partition: Arc<Partition>,
     batch: Batch,
+    /// The routing epoch in which its sender has placed its records; -1: it does not say.
+    routing_epoch: RoutingEpoch,
     /// What it may unpack to, bytes; none once its records were looked at, or need not be.
     packed: Option<usize>,
     /// Why it is not appended, by what may have changed since it was sent first: routing, settings, time. An idempotent producer's that
@@ -149,7 +152,8 @@ fn check_partition(
 ) -> Result<CheckedBatch, WireError> {
     let partition = shared.led(readable, data.index)?;
     let oversized = check_size(&partition, data.records.as_deref().unwrap_or_default())?;
-    let admitted = oversized.map_or_else(|| check_routing(readable.topic(), data), Err);
+    let routed = || partition.check_routing(data.routing_epoch).map_err(WireError::from);
+    let admitted = oversized.map_or_else(routed, Err);
     let batch = check_batch(data.records.clone(), version)?;
     let compression = batch.header().attributes.compression()?;
     let admitted = admitted.and_then(|()| match compression {
@@ -159,7 +163,8 @@ fn check_partition(
     // What is refused is not looked into.
     let looks_into = admitted.is_ok() && compression != Compression::None;
     let packed = looks_into.then(|| unpacked_bytes_max(partition.batch_bytes_max()));
-    Ok(CheckedBatch { partition, batch, packed, refused: admitted.err().map(Arc::new) })
+    let (routing_epoch, refused) = (data.routing_epoch, admitted.err().map(Arc::new));
+    Ok(CheckedBatch { partition, batch, routing_epoch, packed, refused })
 }
 
 /// Why a batch is not to be appended that is larger than the topic takes, but was taken before: then it is answered as that.
@@ -207,15 +212,6 @@ fn check_times(
         && earliest.0 < oldest
     {
         return refused(earliest, "message.timestamp.before.max.ms", before);
-    }
-    Ok(())
-}
-
-fn check_routing(topic: &Topic, data: &PartitionProduceData) -> Result<(), WireError> {
-    let (asked, current) = (data.routing_epoch, topic.routing_epoch);
-    if asked.0 >= 0 && asked != current {
-        let message = format!("routed in epoch {asked}; {} is in epoch {current}", topic.name);
-        return Err(WireError::new(ErrorCode::StaleRouting, message));
     }
     Ok(())
 }
@@ -284,7 +280,7 @@ impl Checked {
     fn look_into(&mut self, mut room: usize, full: WhenFull, given_up: impl Fn() -> bool) -> bool {
         let (before, mut left, now) = (room, false, self.now);
         for (_, checked) in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
-            let Ok(CheckedBatch { partition, batch, packed, refused }) = checked else { continue };
+            let Ok(CheckedBatch { partition, batch, packed, refused, .. }) = checked else { continue };
             let Some(unpacked_max) = *packed else { continue };
             if given_up() {
                 return true;
@@ -378,7 +374,7 @@ impl Checked {
 }
 
 fn begin(checked: CheckedBatch, acks: Acks) -> Result<(Arc<Partition>, PendingAppend), Arc<WireError>> {
-    let CheckedBatch { partition, batch, packed, refused } = checked;
+    let CheckedBatch { partition, batch, routing_epoch, packed, refused } = checked;
     if packed.is_some() {
         // Its stream has ended while it was being looked into.
         return Err(Arc::new(WireError::new(ErrorCode::RequestTimedOut, "the batch was not unpacked")));
@@ -387,7 +383,8 @@ fn begin(checked: CheckedBatch, acks: Acks) -> Result<(Arc<Partition>, PendingAp
         let pending = partition.find_duplicate(batch.header()).ok_or(refused)?;
         return Ok((partition, pending));
     }
-    let pending = partition.append(vec![batch.into_bytes()], acks).map_err(|error| Arc::new(error.into()))?;
+    let pending = partition.append_routed(vec![batch.into_bytes()], acks, routing_epoch);
+    let pending = pending.map_err(|error| Arc::new(error.into()))?;
     Ok((partition, pending))
 }
 

@@ -4,12 +4,12 @@
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
-use millstream_catalog::{State, Topic};
+use millstream_catalog::{Routing, State, Topic};
 use millstream_model::{PartitionId, key_partition};
 use millstream_protocol::{
     ErrorCode,
     extension::routing::{
-        AssignRequest, AssignResponse, DescribeRoutingRequest, DescribeRoutingResponse, TopicRouting,
+        AssignRequest, AssignResponse, DescribeRoutingRequest, DescribeRoutingResponse, EpochOfRouting, TopicRouting,
     },
 };
 use millstream_record::crc32c;
@@ -82,7 +82,7 @@ async fn place(
         let message = format!("the frame has {} records, the request says {}", frame.count(), request.count);
         return Err(WireError::new(ErrorCode::InvalidRequest, message).into());
     }
-    let partitions = topic.partition_count();
+    let partitions = topic.routed_partitions();
     let defaults = Defaults::new(&frame, partitions);
     let Some(pool) = shared.modules.partitioner(state, topic).await? else {
         return Ok((0..frame.count()).map(|index| defaults.partition(index)).collect());
@@ -174,11 +174,12 @@ pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> Des
             TopicRouting {
                 topic: name.clone(),
                 topic_id: topic.id,
-                partitions: topic.partition_count(),
+                partitions: topic.routed_partitions(),
                 routing_epoch: topic.routing_epoch,
                 partitioner: module.map(ToString::to_string),
                 needs_values: needs.values,
                 needs_headers: needs.headers,
+                epochs: topic.routings.iter().map(epoch).collect(),
                 ..Default::default()
             }
         }
@@ -190,6 +191,15 @@ pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> Des
         },
     });
     DescribeRoutingResponse { topics: topics.collect(), ..Default::default() }
+}
+
+fn epoch(routing: &Routing) -> EpochOfRouting {
+    EpochOfRouting {
+        routing_epoch: routing.epoch,
+        partitions: routing.partitions,
+        partitioner: routing.partitioner.as_ref().map(ToString::to_string),
+        markers: routing.markers.clone(),
+    }
 }
 
 fn find_topic<'a>(state: &'a State, name: &str) -> Result<&'a Arc<Topic>, WireError> {

@@ -51,6 +51,8 @@ pub(super) enum TransformError {
         #[source]
         source: PartitionAppendError,
     },
+    #[error("output {topic} is routed anew, and records that were to go there are not placed: {reason}")]
+    Rerouted { topic: TopicName, reason: String },
     #[error("an output is not committed: {0}")]
     Commit(#[from] CommitError),
     #[error("the record at offset {}: {reason}", .at.offset)]
@@ -110,6 +112,8 @@ impl TransformError {
             Self::Module { error, .. } | Self::NoPartitioner { error, .. } => error.code.retriable(),
             Self::Call(error) | Self::Partitioner { source: error, .. } => error.is_retriable(),
             Self::Append { source, .. } => append_again(source),
+            // The records are processed again, which tells what becomes of each.
+            Self::Rerouted { .. } => true,
             // The storage has failed and the broker is about to stop: the next start goes on.
             Self::Commit(_) => true,
             Self::Damaged(_)
@@ -153,7 +157,10 @@ fn read_again(error: &ReadError) -> bool {
 pub(super) fn append_again(error: &PartitionAppendError) -> bool {
     match error {
         PartitionAppendError::Rules(_) => true,
-        PartitionAppendError::Compacted(_) => false,
+        // What is stale is placed anew first.
+        PartitionAppendError::Compacted(_)
+        | PartitionAppendError::StaleRouting { .. }
+        | PartitionAppendError::Marker(_) => false,
         PartitionAppendError::Log(error) => log_append_again(error),
     }
 }

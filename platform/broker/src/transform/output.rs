@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use millstream_catalog::{State, Topic, Transform};
 use millstream_env::Share;
-use millstream_model::{Offset, PartitionId, TimestampMs, key_partition};
+use millstream_model::{Offset, PartitionId, TimestampMs, TopicName, key_partition};
 use millstream_record::{BatchBuilder, BatchOptions, BuildError, HEADER_BYTES, raw};
 use millstream_replica::Acks;
 use millstream_wasm::{
@@ -35,6 +35,9 @@ pub(super) struct Outputs {
     /// `TRANSFORM/TOPIC/PARTITION`: how the source header begins.
     source: String,
     input_partition: PartitionId,
+    /// As of this state.
+    state: Arc<State>,
+    /// What is taken is placed in the routing epochs of these.
     topics: Vec<Arc<Topic>>,
     /// Their partitioners, loaded: that may take long, and memory that others wait for is held while records are placed.
     partitioners: Vec<Option<Pool>>,
@@ -44,6 +47,8 @@ pub(super) struct Outputs {
     held: Vec<Share>,
     /// There is no more memory for outputs.
     crowded: bool,
+    /// What was taken for this topic is not whole any more: nothing must be committed.
+    broken: Option<TopicName>,
 }
 
 /// An output record on its own.
@@ -89,23 +94,60 @@ impl Outputs {
             source: format!("{}/{place}", transform.name),
             input_partition,
             records: topics.iter().map(|_| Vec::new()).collect(),
+            state,
             topics,
             partitioners,
             bytes: 0,
             held: Vec::new(),
             crowded: false,
+            broken: None,
         })
     }
 
-    /// Takes the outputs as they are now: they may have more partitions. One that is gone is found out by the append.
-    pub(super) async fn follow(&mut self, shared: &Shared, state: &State) -> Result<(), TransformError> {
-        for topic in &mut self.topics {
+    /// Takes the outputs as they are now: they may take larger records, have more partitions or another partitioner. What was taken and
+    /// is not committed is placed anew where routing has changed. An output that is gone is found out by the append.
+    ///
+    /// # Errors
+    /// What was taken may have been lost by that: then it cannot be committed.
+    pub(super) async fn follow(&mut self, shared: &Shared) -> Result<(), TransformError> {
+        let state = shared.catalog.state();
+        if Arc::ptr_eq(&state, &self.state) {
+            return Ok(());
+        }
+        let mut topics = self.topics.clone();
+        for topic in &mut topics {
             if let Some(present) = state.topic_by_id(topic.id) {
                 *topic = present.clone();
             }
         }
-        self.partitioners = partitioners(shared, state, &self.topics).await?;
+        let partitioners = partitioners(shared, &state, &topics).await?;
+        let before = std::mem::replace(&mut self.topics, topics);
+        (self.partitioners, self.state) = (partitioners, state);
+        for (output, before) in before.iter().enumerate() {
+            if before.routing_epoch != self.topics[output].routing_epoch {
+                let records = std::mem::take(&mut self.records[output]);
+                self.broken = Some(before.name.clone());
+                self.records[output] = self.place_anew(output, records).await?;
+                self.broken = None;
+            }
+        }
         Ok(())
+    }
+
+    async fn place_anew(
+        &self,
+        output: usize,
+        records: Vec<(PartitionId, Record)>,
+    ) -> Result<Vec<(PartitionId, Record)>, TransformError> {
+        let records: Vec<_> = records.into_iter().map(|(_, record)| record).collect();
+        let topic = &self.topics[output];
+        let placed = self.place(topic, self.partitioners[output].as_ref(), &records).await;
+        let placed = placed.map_err(|error| match error {
+            NotTaken::Failed(error) => error,
+            // Which one of them that is about is found when they are processed again.
+            NotTaken::Refused(reason) => TransformError::Rerouted { topic: topic.name.clone(), reason },
+        })?;
+        Ok(placed.into_iter().zip(records).collect())
     }
 
     /// How many partitions each output has.
@@ -123,18 +165,12 @@ impl Outputs {
         self.records.iter_mut().for_each(Vec::clear);
         self.bytes = 0;
         self.held.clear();
-        self.crowded = false;
+        (self.crowded, self.broken) = (false, None);
     }
 
     /// Takes what a call about `rows` emitted, all of it or nothing.
     pub(super) async fn take(&mut self, shared: &Shared, emitted: &[Emitted], rows: &[Row]) -> Result<(), NotTaken> {
-        // Their settings may have changed. One that is gone is found out by the append.
-        let state = shared.catalog.state();
-        for topic in &mut self.topics {
-            if let Some(present) = state.topic_by_id(topic.id) {
-                *topic = present.clone();
-            }
-        }
+        self.follow(shared).await?;
         let mut taken: Vec<Vec<Record>> = self.topics.iter().map(|_| Vec::new()).collect();
         // By output: the row that was emitted for last, and how many records it has there so far.
         let mut last = vec![(0, 0); self.topics.len()];
@@ -184,7 +220,7 @@ impl Outputs {
         partitioner: Option<&Pool>,
         records: &[Record],
     ) -> Result<Vec<PartitionId>, NotTaken> {
-        let count = topic.partition_count();
+        let count = topic.routed_partitions();
         let mut placed: Vec<_> = records
             .iter()
             .map(|record| match (record.partition, &record.key) {
@@ -225,16 +261,20 @@ impl Outputs {
     /// Appends all that was taken and waits until it is committed; says how many records that were. What may pass is waited
     /// for; after an error nothing is known of what was taken, and it is forgotten.
     pub(super) async fn commit(&mut self, shared: &Arc<Shared>, stats: &Stats) -> Result<usize, TransformError> {
+        if let Some(topic) = self.broken.clone() {
+            return Err(TransformError::Rerouted { topic, reason: "they were given up".into() });
+        }
         let mut written = 0;
         let mut pending = Vec::new();
-        for (topic, records) in self.topics.iter().zip(&mut self.records) {
-            let records = std::mem::take(records);
+        for output in 0..self.topics.len() {
+            let mut records = std::mem::take(&mut self.records[output]);
             written += records.len();
-            let batches = batches(records, topic.config.message_bytes_max)
-                .map_err(|source| TransformError::Build { topic: topic.name.clone(), source })?;
-            for (partition, batches) in batches {
-                let appended = append(shared, topic, partition, batches, stats).await;
-                pending.push(appended.map_err(|source| TransformError::Append { topic: topic.name.clone(), source })?);
+            while !records.is_empty() {
+                let stale = self.append(shared, output, &records, stats, &mut pending).await?;
+                records.retain(|(partition, _)| stale.contains(partition));
+                if !records.is_empty() {
+                    records = self.reroute(shared, output, records, stats).await?;
+                }
             }
         }
         for (partition, pending) in pending {
@@ -243,6 +283,51 @@ impl Outputs {
         }
         self.clear();
         Ok(written)
+    }
+
+    /// Appends records of one output. Gives the partitions that take none of theirs, since they were placed in a routing epoch that is over.
+    async fn append(
+        &self,
+        shared: &Shared,
+        output: usize,
+        records: &[(PartitionId, Record)],
+        stats: &Stats,
+        pending: &mut Vec<(Arc<Partition>, PendingAppend)>,
+    ) -> Result<Vec<PartitionId>, TransformError> {
+        let (topic, mut stale) = (&self.topics[output], Vec::new());
+        let batches = batches(records, topic.config.message_bytes_max)
+            .map_err(|source| TransformError::Build { topic: topic.name.clone(), source })?;
+        for (partition, batches) in batches {
+            match append(shared, topic, partition, batches, stats).await {
+                Ok(appended) => pending.push(appended),
+                Err(PartitionAppendError::StaleRouting { .. }) => stale.push(partition),
+                Err(source) => return Err(TransformError::Append { topic: topic.name.clone(), source }),
+            }
+        }
+        Ok(stale)
+    }
+
+    /// Waits until the output's next routing epoch is in force, and places records in it.
+    async fn reroute(
+        &mut self,
+        shared: &Shared,
+        output: usize,
+        records: Vec<(PartitionId, Record)>,
+        stats: &Stats,
+    ) -> Result<Vec<(PartitionId, Record)>, TransformError> {
+        let (topic, mut backoff) = (self.topics[output].clone(), Backoff::for_faults());
+        loop {
+            self.follow(shared).await?;
+            if self.state.topic_by_id(topic.id).is_none() {
+                return Err(TransformError::OutputDeleted);
+            }
+            if self.topics[output].routing_epoch > topic.routing_epoch {
+                break;
+            }
+            stats.stands_still(format!("output {}: it is being routed anew", topic.name));
+            backoff.wait(&*shared.env.clock).await;
+        }
+        self.place_anew(output, records).await
     }
 }
 
@@ -294,7 +379,7 @@ async fn partitioners(
 
 async fn assign(pool: &Pool, topic: &Topic, builder: &mut FrameBuilder) -> Result<Vec<i32>, NotTaken> {
     let Some(frame) = builder.take() else { return Ok(Vec::new()) };
-    pool.assign(&frame, topic.partition_count().cast_unsigned()).await.map_err(|source| {
+    pool.assign(&frame, topic.routed_partitions().cast_unsigned()).await.map_err(|source| {
         if source.is_retriable() || is_about_the_module(&source) {
             return NotTaken::Failed(TransformError::Partitioner { topic: topic.name.clone(), source });
         }
@@ -305,14 +390,14 @@ async fn assign(pool: &Pool, topic: &Topic, builder: &mut FrameBuilder) -> Resul
 type Batches = BTreeMap<PartitionId, Vec<Bytes>>;
 
 /// The records in batches for their partitions, each in the order of the records and within the topic's limit.
-fn batches(records: Vec<(PartitionId, Record)>, bytes_max: usize) -> Result<Batches, BuildError> {
+fn batches(records: &[(PartitionId, Record)], bytes_max: usize) -> Result<Batches, BuildError> {
     let mut open: BTreeMap<PartitionId, BatchBuilder> = BTreeMap::new();
     let mut full = Batches::new();
     for (partition, record) in records {
-        let builder = open.entry(partition).or_insert_with(|| BatchBuilder::new(BatchOptions::default()));
+        let builder = open.entry(*partition).or_insert_with(|| BatchBuilder::new(BatchOptions::default()));
         if !builder.is_empty() && builder.size_estimate() + record.bytes > bytes_max {
             let done = std::mem::replace(builder, BatchBuilder::new(BatchOptions::default()));
-            full.entry(partition).or_default().push(done.build()?);
+            full.entry(*partition).or_default().push(done.build()?);
         }
         let headers = record.headers.iter().map(|(name, value)| (&name[..], value.as_deref()));
         let delta = i32::try_from(builder.len()).unwrap_or(i32::MAX);
@@ -337,7 +422,7 @@ async fn append(
         shared.storage.writable().await;
         let wrong = match shared.partitions.find(topic.id, partition) {
             None => "this broker does not lead it".to_owned(),
-            Some(led) => match led.append(batches.clone(), Acks::All) {
+            Some(led) => match led.append_routed(batches.clone(), Acks::All, topic.routing_epoch) {
                 Ok(pending) => return Ok((led, pending)),
                 Err(error) if super::error::append_again(&error) => error.to_string(),
                 Err(error) => return Err(error),
@@ -366,7 +451,7 @@ mod tests {
     fn batches_keep_the_order_and_the_topics_limit() {
         let max = 1000;
         let records: Vec<_> = (0..50_u8).map(|at| (PartitionId(i32::from(at % 2)), record(at, 150))).collect();
-        let batches = batches(records, max).unwrap();
+        let batches = batches(&records, max).unwrap();
         for (partition, batches) in batches {
             assert!(batches.len() > 3 && batches.iter().all(|batch| batch.len() <= max));
             let read: Vec<u8> = batches
@@ -383,7 +468,7 @@ mod tests {
     fn the_largest_record_that_is_taken_fits_its_batch() {
         let record = record(0, 900);
         let max = HEADER_BYTES + record.bytes_with(0, 0);
-        let batches = batches(vec![(PartitionId(0), record)], max).unwrap();
+        let batches = batches(&[(PartitionId(0), record)], max).unwrap();
         assert_eq!(batches[&PartitionId(0)][0].len(), max);
     }
 }

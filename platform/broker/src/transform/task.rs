@@ -246,7 +246,7 @@ impl<'a> Task<'a> {
         if !Arc::ptr_eq(&state, &self.state) {
             // A topic may take larger records by now, and this may be one; or have more partitions.
             self.pool = open_pool(shared, &state, &self.work.transform).await?;
-            self.outputs.follow(shared, &state).await?;
+            self.outputs.follow(shared).await?;
             self.rules = OutputRules::transform(self.outputs.partition_counts());
             self.state = state;
         }

@@ -7,6 +7,7 @@
 
 mod brokers;
 mod modules;
+mod routing;
 #[cfg(test)]
 pub(crate) mod tests;
 mod topics;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     brokers::PRODUCER_IDS_BLOCK,
+    routing::ROUTINGS_MAX,
     topics::CLUSTER_PARTITIONS_MAX,
     transforms::{SKIPS_MAX, TRANSFORM_TOPICS_MAX},
     views::CHAIN_MAX,
@@ -27,7 +29,8 @@ pub use self::{
 use self::{
     brokers::{allocate_producer_ids, create_cluster, register_broker},
     modules::{delete_module, push_module},
-    topics::{alter_topic, create_partitions, create_topic, delete_topic, readable_topic},
+    routing::routing_opened,
+    topics::{alter_routing, alter_topic, create_partitions, create_topic, delete_topic, readable_topic},
     transforms::{delete_transform, deploy_transform, set_transform_state, skip_record, transform_topics},
     views::{create_view, delete_view},
 };
@@ -65,8 +68,16 @@ pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome,
             register_broker(state, broker, clean, &replicated.into_iter().collect())
         }
         Command::CreateTopic { id, name, partitions, replication_factor, config, at } => {
-            let topic =
-                Topic { id, name, config, partitions: Vec::new(), routing_epoch: RoutingEpoch(0), created_at: at };
+            let topic = Topic {
+                id,
+                name,
+                config,
+                partitions: Vec::new(),
+                routing_epoch: RoutingEpoch(0),
+                routings: Vec::new(),
+                opening: None,
+                created_at: at,
+            };
             create_topic(state, index, topic, partitions, replication_factor)
         }
         Command::CreatePartitions { id, partitions, replicas } => {
@@ -74,6 +85,8 @@ pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome,
         }
         Command::AllocateProducerIds { reporter } => allocate_producer_ids(state, reporter),
         Command::AlterTopic { id, from, to } => alter_topic(state, id, &from, *to),
+        Command::AlterRouting { id, from, to } => alter_routing(state, id, &from, *to),
+        Command::RoutingOpened { id, epoch, markers } => routing_opened(state, id, epoch, markers),
         Command::DeleteTopic { id } => delete_topic(state, id),
         Command::PushModule { module, digest, size_bytes, kinds, needs, declarations, at } => {
             push_module(state, Module { module, digest, size_bytes, kinds, needs, declarations, pushed_at: at })

@@ -8,7 +8,7 @@ use std::{
 use millstream_model::{ModuleRef, limits};
 
 use super::{Outcome, Refused};
-use crate::state::{Module, State};
+use crate::state::{Module, State, Topic};
 
 pub(super) fn push_module(state: &mut State, module: Module) -> Result<Outcome, Refused> {
     if module.kinds.is_empty() {
@@ -28,7 +28,9 @@ pub(super) fn delete_module(state: &mut State, module: &ModuleRef) -> Result<Out
     known_module(state, module)?;
     let topic = || {
         let topics = state.topics_by_name();
-        let mut users = topics.filter(|topic| topic.config.partitioner.as_ref() == Some(module));
+        let is_next =
+            |topic: &Topic| topic.opening.as_ref().is_some_and(|opening| opening.partitioner.as_ref() == Some(module));
+        let mut users = topics.filter(|topic| topic.config.partitioner.as_ref() == Some(module) || is_next(topic));
         users.next().map(|topic| format!("topic {}", topic.name))
     };
     let view = || {

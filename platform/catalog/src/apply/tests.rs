@@ -275,6 +275,94 @@ fn a_topic_made_again_is_another() {
     assert!(matches!(refused(&state, Command::DeleteTopic { id: TopicId(uuid(101)) }), Refused::UnknownTopicId(_)));
 }
 
+fn opened(id: u128, epoch: i32, markers: &[i64]) -> Command {
+    let markers = markers.iter().copied().map(Offset).collect();
+    Command::RoutingOpened { id: TopicId(uuid(id)), epoch: RoutingEpoch(epoch), markers }
+}
+
+fn alter_routing(id: u128, from: &TopicConfig, changes: &[(&str, &str)]) -> Command {
+    match alter(id, from, changes) {
+        Command::AlterTopic { id, from, to } => Command::AlterRouting { id, from, to },
+        other => other,
+    }
+}
+
+/// Until it is in force, all is placed as before.
+#[test]
+fn more_partitions_open_a_routing_epoch() {
+    let state = taken(&small(), topic_with(100, "t", 2, 1, &[("millstream.partitioner", "p@1")]));
+    let opening = taken(&state, partitions(100, 3, None));
+    let topic = opening.topic("t").unwrap();
+    assert_eq!((topic.partition_count(), topic.routed_partitions(), topic.routing_epoch), (3, 2, RoutingEpoch(0)));
+    assert_eq!(topic.latest_routing_epoch(), RoutingEpoch(1));
+    let in_force = &topic.routings[0];
+    assert_eq!((in_force.epoch, in_force.partitions, in_force.digest), (RoutingEpoch(0), 2, Some(Digest([1; 32]))));
+    let under_way = Refused::RoutingUnderWay(name("t"));
+    assert_eq!(refused(&opening, partitions(100, 4, None)), under_way);
+    assert_eq!(refused(&opening, alter_routing(100, &topic.config, &[("millstream.partitioner", "")])), under_way);
+    // Other settings are no matter.
+    taken(&opening, alter(100, &topic.config, &[("retention.ms", "5")]));
+    for (epoch, markers) in [(2, &[7, 9][..]), (1, &[7]), (1, &[7, 9, 0])] {
+        assert!(matches!(refused(&opening, opened(100, epoch, markers)), Refused::NotOpening { .. }));
+    }
+    assert!(matches!(refused(&state, opened(100, 1, &[7, 9])), Refused::NotOpening { .. }));
+    let after = taken(&opening, opened(100, 1, &[7, 9]));
+    let topic = after.topic("t").unwrap();
+    assert_eq!((topic.routed_partitions(), topic.routing_epoch, &topic.opening), (3, RoutingEpoch(1), &None));
+    let in_force = topic.routings.last().unwrap();
+    assert_eq!((in_force.partitions, &*in_force.markers), (3, &[Offset(7), Offset(9)][..]));
+    assert_eq!(in_force.partitioner, Some(module_ref("p@1")));
+    // Said again, by whoever was not told that it is done.
+    let mut again = after.clone();
+    assert_eq!(apply(&mut again, 3000, opened(100, 1, &[1, 2])), Ok(Outcome::Unchanged));
+    assert_eq!(again, after);
+    let command = opened(100, 1, &[7, -1]);
+    assert_eq!(Command::decode(&command.encode().unwrap()).unwrap(), command);
+}
+
+#[test]
+fn a_partitioner_is_the_topics_once_its_epoch_is_in_force() {
+    let state = taken(&small(), module("q@1", 9, &[ModuleKind::Partitioner]));
+    let first = state.topic("a").unwrap().config.clone();
+    let with = [("millstream.partitioner", "q@1"), ("millstream.partitioner.param.field", "x"), ("retention.ms", "5")];
+    let opening = taken(&state, alter_routing(101, &first, &with));
+    let topic = opening.topic("a").unwrap();
+    assert_eq!((&topic.config.partitioner, topic.config.retention_ms), (&None, Some(5)));
+    assert!(topic.config.partitioner_params.is_empty());
+    assert!(matches!(
+        refused(&opening, Command::DeleteModule { module: module_ref("q@1") }),
+        Refused::ModuleInUse { .. }
+    ));
+    let after = taken(&opening, opened(101, 1, &[0, 0]));
+    let topic = after.topic("a").unwrap();
+    assert_eq!(topic.config.partitioner, Some(module_ref("q@1")));
+    assert_eq!(topic.config.partitioner_params["field"], "x");
+    assert_eq!(topic.routings.last().unwrap().digest, Some(Digest([9; 32])));
+    assert_eq!((topic.routed_partitions(), topic.partition_count()), (2, 2));
+    // The same again is no change, and what cannot place is refused.
+    let mut same = after.clone();
+    assert_eq!(apply(&mut same, 3000, alter_routing(101, &topic.config, &[])), Ok(Outcome::Unchanged));
+    assert!(matches!(
+        refused(&after, alter_routing(101, &topic.config, &[("millstream.partitioner", "f@1")])),
+        Refused::WrongKind { .. }
+    ));
+    let unknown = alter_routing(101, &topic.config, &[("millstream.partitioner", "none@1")]);
+    assert_eq!(refused(&after, unknown), Refused::UnknownModule(module_ref("none@1")));
+    let long = "x".repeat(70_000);
+    let long = [("millstream.partitioner.param.field", long.as_str())];
+    assert!(matches!(refused(&after, alter_routing(101, &topic.config, &long)), Refused::Params { .. }));
+    // There and back, many times: the first ones are forgotten.
+    let mut state = after;
+    for epoch in 2..20 {
+        let config = state.topic("a").unwrap().config.clone();
+        let partitioner = if epoch % 2 == 0 { "" } else { "q@1" };
+        state = taken(&state, alter_routing(101, &config, &[("millstream.partitioner", partitioner)]));
+        state = taken(&state, opened(101, epoch, &[1, 1]));
+    }
+    let epochs: Vec<_> = state.topic("a").unwrap().routings.iter().map(|routing| routing.epoch.0).collect();
+    assert_eq!(epochs, (20 - ROUTINGS_MAX as i32..20).collect::<Vec<_>>());
+}
+
 fn partitions(id: u128, partitions: i32, replicas: Option<&[&[i32]]>) -> Command {
     let brokers = |given: &&[i32]| given.iter().copied().map(BrokerId).collect();
     let replicas = replicas.map(|replicas| replicas.iter().map(brokers).collect());

@@ -7,6 +7,7 @@ use millstream_model::{BrokerId, LeaderEpoch, TopicConfig, TopicId, TopicName, l
 use super::{
     Outcome, Refused,
     modules::{known_module, params_fit, wrong_kind},
+    routing::{self, Next},
 };
 use crate::state::{Named, Partition, State, Topic, Transform};
 
@@ -94,6 +95,7 @@ pub(super) fn create_partitions(
     if partitions > limits::PARTITIONS_MAX {
         return Err(Refused::Partitions { asked: partitions, max: limits::PARTITIONS_MAX });
     }
+    routing::none_under_way(topic)?;
     let (more, in_cluster) = (asked - there, state.partition_count());
     if in_cluster + more > CLUSTER_PARTITIONS_MAX {
         let asked = i32::try_from(more).unwrap_or(i32::MAX);
@@ -120,9 +122,13 @@ pub(super) fn create_partitions(
             (there..asked).map(|partition| in_turn(&brokers, first + partition, factor).collect()).collect()
         }
     };
+    let (partitioner, params) = (topic.config.partitioner.clone(), topic.config.partitioner_params.clone());
+    let opened = routing::opening(state, topic, Next { partitions, partitioner, params })?;
     let Some(topic) = state.topics.get_mut(&id) else { return Err(Refused::UnknownTopicId(id)) };
-    let made = replicas.into_iter().map(|replicas| new_partition(index, replicas));
-    Arc::make_mut(topic).partitions.extend(made);
+    let topic = Arc::make_mut(topic);
+    // The present way is written down before there are more.
+    routing::open(topic, opened);
+    topic.partitions.extend(replicas.into_iter().map(|replicas| new_partition(index, replicas)));
     Ok(Outcome::Done)
 }
 
@@ -151,7 +157,7 @@ pub(super) fn alter_topic(
     from: &TopicConfig,
     to: TopicConfig,
 ) -> Result<Outcome, Refused> {
-    let topic = state.topics.get_mut(&id).ok_or(Refused::UnknownTopicId(id))?;
+    let topic = state.topics.get(&id).ok_or(Refused::UnknownTopicId(id))?;
     if topic.config != *from {
         return Err(Refused::StaleTopic(topic.name.clone()));
     }
@@ -162,10 +168,37 @@ pub(super) fn alter_topic(
     if routing(from) != routing(&to) {
         return Err(Refused::PartitionerChanged(topic.name.clone()));
     }
+    alter_routing(state, id, from, to)
+}
+
+pub(super) fn alter_routing(
+    state: &mut State,
+    id: TopicId,
+    from: &TopicConfig,
+    to: TopicConfig,
+) -> Result<Outcome, Refused> {
+    let topic = state.topics.get(&id).ok_or(Refused::UnknownTopicId(id))?;
+    if topic.config != *from {
+        return Err(Refused::StaleTopic(topic.name.clone()));
+    }
     if topic.config == to {
         return Ok(Outcome::Unchanged);
     }
-    Arc::make_mut(topic).config = to;
+    let mut opened = None;
+    if (&from.partitioner, &from.partitioner_params) != (&to.partitioner, &to.partitioner_params) {
+        let (partitioner, params) = (to.partitioner.clone(), to.partitioner_params.clone());
+        let next = Next { partitions: topic.routed_partitions(), partitioner, params };
+        opened = Some(routing::opening(state, topic, next)?);
+    }
+    let Some(topic) = state.topics.get_mut(&id) else { return Err(Refused::UnknownTopicId(id)) };
+    let topic = Arc::make_mut(topic);
+    topic.config = to;
+    if let Some(opened) = opened {
+        // They are the topic's once they are in force.
+        topic.config.partitioner.clone_from(&from.partitioner);
+        topic.config.partitioner_params.clone_from(&from.partitioner_params);
+        routing::open(topic, opened);
+    }
     Ok(Outcome::Done)
 }
 

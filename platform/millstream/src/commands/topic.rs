@@ -79,20 +79,22 @@ impl Create {
     }
 }
 
-/// Settings to change: all of them are changed, or none. Then the number of partitions.
+/// Settings to change, the partitioner among them: all of them are changed, or none. Then the number of partitions.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   millstream topic alter greetings --config retention.ms=86400000 --config segment.bytes=268435456
   millstream topic alter greetings --reset retention.ms
   millstream topic alter greetings --partitions 6
+  millstream topic alter flights --partitioner partition-by-field@2 --param field=origin
 
-`millstream topic describe NAME` shows the settings. The partitioner is chosen when the topic is created, for good.")]
+`millstream topic describe NAME` shows the settings. Of another partitioner all parameters are given anew. Producers go over to more
+partitions, or another partitioner, by themselves, and lose nothing and the order of no key; what came before stays where it is.")]
 pub(crate) struct Alter {
     /// The topic's name.
     name: String,
     /// A setting and its new value, such as retention.ms=86400000; may be repeated.
-    #[arg(long, value_name = "K=V", required_unless_present_any = ["reset", "partitions"])]
+    #[arg(long, value_name = "K=V", required_unless_present_any = ["reset", "partitions", "partitioner", "no_partitioner"])]
     config: Vec<Pair>,
     /// A setting that gets its default again; may be repeated.
     #[arg(long, value_name = "K")]
@@ -100,14 +102,43 @@ pub(crate) struct Alter {
     /// How many partitions it has from now on: more than before. Keys may go to other partitions then.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one_more)]
     partitions: Option<i32>,
+    /// Another module that places records whose producer leaves the partition open.
+    #[arg(long, value_name = "MODULE@VERSION")]
+    partitioner: Option<String>,
+    /// A parameter for the partitioner; may be repeated.
+    #[arg(long, value_name = "K=V", requires = "partitioner")]
+    param: Vec<Pair>,
+    /// Without a module from now on: by the key's hash, as in Kafka.
+    #[arg(long, conflicts_with = "partitioner")]
+    no_partitioner: bool,
     #[command(flatten)]
     form: Form,
 }
 
 impl Alter {
-    fn changes(self) -> Vec<ConfigChange> {
-        let set = pairs(self.config).into_iter().map(|(name, value)| ConfigChange::Set { name, value });
-        set.chain(self.reset.into_iter().map(|name| ConfigChange::Reset { name })).collect()
+    async fn run(self, admin: &Admin) -> anyhow::Result<()> {
+        let Self { name, config, reset, partitions, partitioner, param, no_partitioner, form } = self;
+        let set = pairs(config).into_iter().map(|(name, value)| ConfigChange::Set { name, value });
+        let changes: Vec<_> = set.chain(reset.into_iter().map(|name| ConfigChange::Reset { name })).collect();
+        let (mut done, count, mut json) = (Vec::new(), changes.len(), json!({"name": name}));
+        if partitioner.is_some() || no_partitioner {
+            admin.alter_partitioner(&name, partitioner.as_deref(), pairs(param), changes).await?;
+            let by = partitioner.as_deref().unwrap_or("the key's hash");
+            done.push(format!("topic {name} is routed by {by} now"));
+            json["partitioner"] = partitioner.into();
+        } else if count > 0 {
+            admin.alter_topic(&name, changes).await?;
+        }
+        if count > 0 {
+            let settings = if count == 1 { "a setting".into() } else { format!("{count} settings") };
+            done.push(format!("{settings} of topic {name} changed"));
+        }
+        if let Some(count) = partitions {
+            admin.create_partitions(&name, count).await?;
+            done.push(format!("topic {name} has {} now", counted(count.unsigned_abs().into(), "partition")));
+            json["partitions"] = count.into();
+        }
+        form.output.done(&json, &done.join("; "))
     }
 }
 
@@ -231,24 +262,7 @@ impl Topic {
         let client = connect(common).await?;
         let admin = client.admin();
         match self {
-            Self::Alter(alter) => {
-                let (form, name, partitions) = (alter.form, alter.name.clone(), alter.partitions);
-                let changes = alter.changes();
-                let mut done = Vec::new();
-                if !changes.is_empty() {
-                    let count = changes.len();
-                    admin.alter_topic(&name, changes).await?;
-                    let settings = if count == 1 { "a setting".into() } else { format!("{count} settings") };
-                    done.push(format!("{settings} of topic {name} changed"));
-                }
-                let mut json = json!({"name": name});
-                if let Some(count) = partitions {
-                    admin.create_partitions(&name, count).await?;
-                    done.push(format!("topic {name} has {} now", counted(count.unsigned_abs().into(), "partition")));
-                    json["partitions"] = count.into();
-                }
-                form.output.done(&json, &done.join("; "))
-            }
+            Self::Alter(alter) => alter.run(&admin).await,
             Self::Create(create) => {
                 let (form, topic) = (create.form, create.topic());
                 let name = topic.name.clone();
@@ -348,6 +362,7 @@ fn details(topic: &Shown) -> Details {
             .field("topic", &topic.name)
             .field("id", &topic.topic_id)
             .field("partitioner", topic.partitioner.as_deref().unwrap_or("none: the key's hash, as in Kafka"))
+            .field("routing epoch", or_none(topic.routing_epoch))
             .field("used by", if topic.used_by.is_empty() { "nobody".into() } else { joined(&topic.used_by) }),
     };
     known.table(partitions).table(configs)

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use self::settings::{KEY_CHARS_TOLD, LIMIT_MAX, LISTS, find, words};
 pub use self::{
-    settings::{ConfigError, ConfigKey, PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS, is_fixed},
+    settings::{ConfigError, ConfigKey, PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS},
     values::{CleanupPolicy, Durability, PartitionerEnforce, Ratio, TimestampType},
 };
 use crate::{ModuleRef, limits};

@@ -315,12 +315,6 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
 ];
 
-/// Whether a setting is given when its topic is created, for good: the routing of a topic's records.
-#[must_use]
-pub fn is_fixed(key: &str) -> bool {
-    key.starts_with(PARTITIONER)
-}
-
 pub(super) fn find(key: &str) -> Result<&'static ConfigKey, ConfigError> {
     TOPIC_SETTINGS.iter().find(|entry| entry.key == key).ok_or_else(|| ConfigError::Unknown {
         key: key.chars().take(KEY_CHARS_TOLD).collect(),

@@ -4,7 +4,7 @@
 //! routing epoch along (`PartitionProduceData::routing_epoch`); retries go where the first attempt went.
 
 use bytes::Bytes;
-use millstream_model::{PartitionId, RoutingEpoch, TopicId};
+use millstream_model::{Offset, PartitionId, RoutingEpoch, TopicId};
 
 use crate::{ErrorCode, codec::message};
 
@@ -79,5 +79,20 @@ message! {
         pub needs_values: bool,
         /// Whether the partitioner sees headers.
         pub needs_headers: bool,
+        /// The present way of placing records and those before it that are remembered, oldest first; none where there was never another.
+        pub epochs: Vec<EpochOfRouting> [tag 0],
+    }
+
+    /// One way of placing a topic's records.
+    pub struct EpochOfRouting {
+        /// Its number.
+        pub routing_epoch: RoutingEpoch,
+        /// How many partitions records went to.
+        pub partitions: i32,
+        /// The partitioner, `name@version`; null: the key's hash.
+        pub partitioner: Option<String>,
+        /// For each partition that there was before, where its marker is: what lies before that was placed earlier, by those who name
+        /// their epoch. -1 where that is not known.
+        pub markers: Vec<Offset>,
     }
 }

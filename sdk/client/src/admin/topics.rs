@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millstream_model::{BrokerId, LeaderEpoch, Offset, PartitionId, TopicId};
+use millstream_model::{BrokerId, LeaderEpoch, Offset, PARTITIONER, PARTITIONER_PARAM, PartitionId, TopicId};
 use millstream_protocol::{
     extension::routing::{DescribeRoutingRequest, TopicRouting},
     messages::{
@@ -202,7 +202,7 @@ impl Admin {
     /// same topic at the same time stays changed.
     ///
     /// # Errors
-    /// There is no such topic; a setting is unknown, or fixed since the topic was created, or named twice, or a value is refused.
+    /// There is no such topic; a setting is unknown, or named twice, or a value is refused.
     pub async fn alter_topic(&self, name: &str, changes: Vec<ConfigChange>) -> Result<(), CallError> {
         let what = format!("topic {name:?}");
         let resource = AlterConfigsResource {
@@ -214,6 +214,34 @@ impl Admin {
         let response = self.cluster.ask_once(Target::Any, request).await?;
         let altered = response.responses.into_iter().next().ok_or_else(|| left_out(&what))?;
         CallError::check(&what, altered.error_code, altered.error_message.as_deref())
+    }
+
+    /// Gives a topic another partitioner, or none, with these parameters and no others; together with other changes of its settings, as
+    /// [`Admin::alter_topic`]. It is in force when this returns. Producers that run place what they send by it from then on; each key keeps
+    /// its order for who reads all that was placed before, in every partition, before what was placed after.
+    ///
+    /// # Errors
+    /// There is no such topic or module, the module does not start with these parameters, or as [`Admin::alter_topic`].
+    pub async fn alter_partitioner(
+        &self,
+        name: &str,
+        partitioner: Option<&str>,
+        params: Vec<(String, String)>,
+        mut changes: Vec<ConfigChange>,
+    ) -> Result<(), CallError> {
+        let param = |name: &str| format!("{PARTITIONER_PARAM}{name}");
+        for there in self.topic_configs(name).await? {
+            let is_given = || params.iter().any(|(given, _)| param(given) == there.name);
+            if there.name.starts_with(PARTITIONER_PARAM) && !is_given() {
+                changes.push(ConfigChange::Reset { name: there.name });
+            }
+        }
+        changes.push(match partitioner {
+            Some(module) => ConfigChange::Set { name: PARTITIONER.into(), value: module.into() },
+            None => ConfigChange::Reset { name: PARTITIONER.into() },
+        });
+        changes.extend(params.into_iter().map(|(name, value)| ConfigChange::Set { name: param(&name), value }));
+        self.alter_topic(name, changes).await
     }
 
     /// Deletes a topic and its records.

@@ -5,7 +5,7 @@ use millstream_protocol::{
     ErrorCode,
     messages::fetch::{FetchResponse, PartitionData},
 };
-use millstream_record::{Batch, BatchError, Batches, batches};
+use millstream_record::{Batch, BatchError, Batches, RoutingMarker, batches};
 
 /// One partition's part of an answer.
 pub(super) struct Answer {
@@ -20,6 +20,8 @@ pub(super) struct Answer {
     pub(super) batches: Vec<Batch>,
     /// Where reading goes on.
     pub(super) next: Offset,
+    /// The topic is routed anew from somewhere in the answer on: there may be more partitions.
+    pub(super) is_routed_anew: bool,
     /// The first batch that cannot be used, by its base offset, with the reason.
     pub(super) damage: Option<(Offset, String)>,
 }
@@ -51,6 +53,7 @@ fn check_partition(partition: PartitionId, from: Offset, data: PartitionData) ->
         high_watermark: known(data.high_watermark),
         batches: Vec::new(),
         next: from,
+        is_routed_anew: false,
         damage: None,
     };
     if answer.error.is_some() {
@@ -63,8 +66,9 @@ fn check_partition(partition: PartitionId, from: Offset, data: PartitionData) ->
             Ok(None) => {}
             Ok(Some((batch, end))) => {
                 answer.next = end;
-                if !batch.header().attributes.is_control() {
-                    answer.batches.push(batch);
+                match batch.header().attributes.is_control() {
+                    true => answer.is_routed_anew |= RoutingMarker::of(&batch).is_some(),
+                    false => answer.batches.push(batch),
                 }
             }
             Err(found) => {

@@ -183,6 +183,9 @@ impl Consumer {
         };
         for answer in answers {
             let (partition, bytes) = (answer.partition, answer.bytes());
+            if answer.is_routed_anew {
+                self.growth.is_due();
+            }
             match self.take_partition(answer) {
                 Ok(taken) => {
                     if !self.undecoded.contains(&partition) {
@@ -206,7 +209,7 @@ impl Consumer {
 
     /// Takes one partition's part of an answer: moves the position over it.
     fn take_partition(&mut self, answer: Answer) -> Result<Option<FetchedBatches>, ConsumeError> {
-        let Answer { partition, from, error, log_start, high_watermark, batches, next, damage } = answer;
+        let Answer { partition, from, error, log_start, high_watermark, batches, next, damage, .. } = answer;
         let Some(state) = self.partitions.get_mut(&partition) else { return Ok(None) };
         let topic = || Arc::clone(&self.name);
         if let Some((code, message)) = error {

@@ -1,4 +1,5 @@
-//! Partitions that a topic has got since the consumer was made: looked for now and then, and read from their beginning.
+//! Partitions that a topic has got since the consumer was made: looked for now and then, and when a partition says so, and read from their
+//! beginning.
 //!
 //! Only for who reads all partitions, and not up to an end: that was the end when the consumer was made.
 
@@ -12,7 +13,8 @@ use crate::{CallError, cluster::Topic};
 
 /// What is known of new partitions.
 pub(super) struct Growth {
-    looked_at: Monotonic,
+    /// None: it is time to look.
+    looked_at: Option<Monotonic>,
     /// Asking for the topic's partitions: what is read goes on meanwhile.
     pub(super) looking: Option<BoxFuture<'static, Result<Arc<Topic>, CallError>>>,
     /// Those that are new, and not placed yet. Their first record came after the consumer's start, whatever that was.
@@ -21,7 +23,12 @@ pub(super) struct Growth {
 
 impl Growth {
     pub(super) fn new(now: Monotonic) -> Self {
-        Self { looked_at: now, looking: None, new: BTreeSet::new() }
+        Self { looked_at: Some(now), looking: None, new: BTreeSet::new() }
+    }
+
+    /// There is a reason to look now.
+    pub(super) fn is_due(&mut self) {
+        self.looked_at = None;
     }
 }
 
@@ -33,11 +40,12 @@ impl Consumer {
     /// Asks for the partitions once more, if it is time.
     pub(super) fn look_again(&mut self) {
         let now = self.cluster.env.clock.now();
-        let due = now - self.growth.looked_at >= self.cluster.options.metadata_max_age;
+        let max_age = self.cluster.options.metadata_max_age;
+        let due = self.growth.looked_at.is_none_or(|looked_at| now - looked_at >= max_age);
         if !due || self.growth.looking.is_some() || !self.reads_all() {
             return;
         }
-        self.growth.looked_at = now;
+        self.growth.looked_at = Some(now);
         let (cluster, name) = (Arc::clone(&self.cluster), Arc::clone(&self.name));
         self.growth.looking = Some(Box::pin(async move { cluster.refresh_topic(&name).await }));
     }

@@ -60,7 +60,8 @@ pub enum StartFrom {
 #[derive(Clone, Debug)]
 pub struct ConsumerOptions {
     /// Which partitions; empty is all, and without [`ConsumerOptions::until_end`] also those that the topic gets later: they are read from
-    /// their beginning, and noticed within [`ClientOptions::metadata_max_age`](crate::ClientOptions::metadata_max_age).
+    /// their beginning, and noticed as soon as another one is read so far (of a view, within
+    /// [`ClientOptions::metadata_max_age`](crate::ClientOptions::metadata_max_age)).
     pub partitions: Vec<PartitionId>,
     /// Where to start.
     pub start: StartFrom,

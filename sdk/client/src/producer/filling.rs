@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use millstream_env::Monotonic;
-use millstream_model::{Offset, PartitionId, RoutingEpoch};
+use millstream_model::{Offset, PartitionId, RoutingEpoch, limits::BATCH_BYTES_MAX};
 use millstream_record::{BatchBuilder, BatchOptions, Compression, set_producer};
 
 use super::{Delivered, Item, Pending, window::Stamp};
@@ -52,6 +52,11 @@ impl Filling {
 
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// The routing epoch in which its records were placed; -1: their sender has placed them.
+    pub(super) fn routing_epoch(&self) -> RoutingEpoch {
+        self.routing_epoch
     }
 
     /// The batch, to be delivered by `deadline`; none when it cannot be encoded, which its senders are told.
@@ -116,6 +121,36 @@ impl Batch {
             let offset = base.map(|base| Offset(base.0.saturating_add(place)));
             pending.done(Ok(Delivered { partition, offset }));
         }
+    }
+
+    /// Its records as they were sent, in order: they are to be placed anew.
+    pub(super) fn into_items(self, topic: &Arc<str>) -> Vec<Item> {
+        let refused = |error: &dyn std::fmt::Display| ProduceError::Record {
+            topic: Arc::clone(topic),
+            detail: error.to_string().into(),
+        };
+        let batch = millstream_record::Batch::parse_one(self.bytes);
+        let records = match batch.and_then(|batch| batch.records(BATCH_BYTES_MAX)) {
+            Ok(records) => records,
+            Err(error) => {
+                self.pending.into_iter().for_each(|pending| pending.done(Err(refused(&error))));
+                return Vec::new();
+            }
+        };
+        let mut items = Vec::with_capacity(self.pending.len());
+        for (record, pending) in records.zip(self.pending) {
+            match record {
+                Ok(record) => items.push(Item {
+                    headers: record.headers.iter().collect(),
+                    key: record.key,
+                    value: record.value,
+                    timestamp: record.timestamp,
+                    pending,
+                }),
+                Err(error) => pending.done(Err(refused(&error))),
+            }
+        }
+        items
     }
 
     /// Tells its senders that it was given up.

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! send -> memory bound -> partition given ---------------------------------> partition's queue -> batch -> Produce
-//!                      -> open, topic has a partitioner: Assign --------------^
-//!                      -> open, none: murmur2 of the key, or anywhere --------^
+//!                      -> open, topic has a partitioner: Assign --------------^                     |
+//!                      -> open, none: murmur2 of the key, or anywhere --------^ <--- placed anew ---+ stale routing
 //! ```
+//!
+//! What is left open is sent with the routing epoch in which it was placed. When the topic's partitioner or number of partitions changes,
+//! brokers take no more of the old epoch than they have: then nothing new is placed until every batch has been answered, and what was not
+//! taken goes first (`route`). So each key keeps its order, as a reader sees it that reads the old epoch's part of every partition first.
 //!
 //! A partition has up to five batches under way, numbered, and the next one gathers meanwhile; a batch is repeated until it is
 //! answered for good. The broker takes a producer's batches in the order of their numbers and each number once, so what is sent
@@ -175,10 +179,12 @@ struct Item {
 
 /// What a partition's queue holds, in order.
 enum Entry {
-    /// A record, and the routing epoch in which a partitioner chose the partition (-1 when none did).
+    /// A record, and the routing epoch in which its partition was chosen (-1 when its sender chose).
     Record(Item, RoutingEpoch),
     /// A batch that the caller encoded.
     Encoded(Bytes, Pending),
+    /// The topic is routed anew: to be told once all before it have their fate, with the records that the broker does not take any more.
+    Turn(oneshot::Sender<Vec<Item>>),
 }
 
 /// Counts what was sent and not answered.

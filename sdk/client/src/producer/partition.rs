@@ -3,7 +3,7 @@
 //! What is under way, and in which order it may go again, is decided in `window`; this is the shell around it, that fills
 //! batches, talks to brokers, waits and tells.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use millstream_env::{BoxFuture, Monotonic};
@@ -15,7 +15,7 @@ use millstream_protocol::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Acks, Entry, Shared,
+    Acks, Entry, Item, Shared,
     filling::{Batch, Filling},
     queues::Spread,
     waits::Wait,
@@ -52,6 +52,8 @@ pub(super) async fn run(
         flushed,
         window,
         attempts: FuturesUnordered::new(),
+        returned: BTreeMap::new(),
+        behind: Vec::new(),
         waiting: None,
         first_id: true,
     };
@@ -105,6 +107,10 @@ struct Queue {
     flushed: watch::Receiver<u64>,
     window: Window<Batch>,
     attempts: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// What the broker does not take any more, since the topic is routed anew: by the batches' numbers.
+    returned: BTreeMap<u64, Vec<Item>>,
+    /// What came behind that and was not sent.
+    behind: Vec<Item>,
     waiting: Option<BoxFuture<'static, Waited>>,
     /// The next pause.
     pause: Duration,
@@ -130,9 +136,15 @@ impl Queue {
                     return;
                 }
                 self.linger = None;
-                if let Some(batch) = self.filling.take().and_then(|filling| filling.cut(deadline)) {
-                    let count = batch.count();
-                    self.push(batch, count, false);
+                match self.filling.take() {
+                    Some(stale) if self.spread.is_stale(stale.routing_epoch()) => self.give_back(stale),
+                    Some(filling) => {
+                        if let Some(batch) = filling.cut(deadline) {
+                            let count = batch.count();
+                            self.push(batch, count, false);
+                        }
+                    }
+                    None => {}
                 }
             }
             match self.held.take() {
@@ -141,8 +153,13 @@ impl Queue {
                 Some(Entry::Encoded(bytes, pending)) if self.window.is_empty() => {
                     self.push(Batch::new(bytes, RoutingEpoch(-1), vec![pending], deadline), 1, true);
                 }
-                Some(encoded) => {
-                    self.held = Some(encoded);
+                // All before it have their fate.
+                Some(Entry::Turn(tell)) if self.window.is_empty() => {
+                    let returned = std::mem::take(&mut self.returned).into_values().flatten();
+                    let _ = tell.send(returned.chain(std::mem::take(&mut self.behind)).collect());
+                }
+                Some(other) => {
+                    self.held = Some(other);
                     return;
                 }
                 None => {}
@@ -151,6 +168,13 @@ impl Queue {
                 return;
             }
         }
+    }
+
+    /// Keeps what was gathered to be placed anew: the broker would not take it.
+    fn give_back(&mut self, filling: Filling) {
+        let deadline = self.deadline();
+        let items = filling.cut(deadline).map(|batch| batch.into_items(&self.topic));
+        self.behind.extend(items.into_iter().flatten());
     }
 
     fn push(&mut self, batch: Batch, count: i32, alone: bool) {
@@ -168,6 +192,15 @@ impl Queue {
             self.held = Some(entry);
             return;
         };
+        if self.spread.is_stale(routing_epoch) {
+            // Behind what is being gathered, if that is of the same epoch.
+            if let Some(filling) = self.filling.take_if(|filling| filling.routing_epoch() == routing_epoch) {
+                self.linger = None;
+                self.give_back(filling);
+            }
+            self.behind.push(item);
+            return;
+        }
         if let Some(filling) = &mut self.filling {
             match filling.has_room(&item, routing_epoch) {
                 true => filling.push(item),
@@ -312,6 +345,15 @@ impl Queue {
 
     fn failed(&mut self, serial: u64, error: CallError) {
         let Some(batch) = self.window.batch(serial) else { return };
+        let epoch = batch.routing_epoch;
+        if error.code() == Some(ErrorCode::StaleRouting) && epoch.0 >= 0 {
+            // It is certainly not in the log, nor will it be.
+            if let Some(batch) = self.window.failed(serial, Failure::Final) {
+                tracing::debug!(topic = %self.topic, partition = %self.partition, %epoch, "is placed anew");
+                self.returned.insert(serial, batch.into_items(&self.topic));
+            }
+            return self.spread.set_stale(epoch);
+        }
         let again = batch.last.is_some();
         let failure = match error.code() {
             Some(ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId) => Failure::OutOfOrder,
@@ -395,6 +437,8 @@ async fn attempt(
     let stream = partition.0.unsigned_abs() as usize % cluster.options.produce_streams;
     let channel = cluster.channel(Target::Broker(leader), Role::Produce(stream)).await?;
     let timeout = cluster.options.request_timeout;
+    // Of what is not answered, nobody would hear that it is placed anew.
+    let routing_epoch = if options.acks == Acks::None { RoutingEpoch(-1) } else { routing_epoch };
     let data = PartitionProduceData { index: partition, records: Some(records), routing_epoch };
     let request = ProduceRequest {
         transactional_id: None,

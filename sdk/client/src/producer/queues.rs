@@ -8,11 +8,11 @@ use std::{
     },
 };
 
-use millstream_model::{PartitionId, key_partition};
+use millstream_model::{PartitionId, RoutingEpoch, key_partition};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Entry, Shared, partition, routing::Routing};
+use super::{Entry, Item, Shared, partition, routing::Routing};
 use crate::{ProduceError, cluster::Cluster};
 
 /// A topic's partitions.
@@ -21,20 +21,50 @@ pub(super) struct Queues {
     pub(super) routing: Routing,
     /// By partition; made when first used.
     queues: Mutex<BTreeMap<PartitionId, mpsc::UnboundedSender<Entry>>>,
-    spread: Arc<Spread>,
+    pub(super) spread: Arc<Spread>,
     sticky: Mutex<Sticky>,
+    /// Whether all that is left open goes to the task that routes: it has been asked to turn to another routing epoch, or has records that
+    /// were sent before.
+    turning: Mutex<bool>,
 }
 
-/// What the partitions tell, so that keyless records go where they are taken.
-#[derive(Default)]
+/// What the partitions tell, so that records go where they are taken.
 pub(super) struct Spread {
     /// Counts the batches cut, so that keyless records move on to another partition with every batch.
     cuts: AtomicU64,
     /// Partitions whose storage has failed, as the answers to batches say that wait for it.
     out: Mutex<BTreeSet<PartitionId>>,
+    /// The routing epoch that brokers call over; -1: none yet.
+    stale: watch::Sender<RoutingEpoch>,
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Self { cuts: AtomicU64::new(0), out: Mutex::default(), stale: watch::Sender::new(RoutingEpoch(-1)) }
+    }
 }
 
 impl Spread {
+    /// A broker takes nothing any more that was placed in this routing epoch.
+    pub(super) fn set_stale(&self, epoch: RoutingEpoch) {
+        self.stale.send_if_modified(|stale| std::mem::replace(stale, epoch) != epoch);
+    }
+
+    /// Nothing of that epoch is left. (Epochs begin anew where a topic is deleted and another one made under its name.)
+    pub(super) fn clear_stale(&self) {
+        self.set_stale(RoutingEpoch(-1));
+    }
+
+    /// Whether records that were placed in this routing epoch are to be placed anew.
+    pub(super) fn is_stale(&self, epoch: RoutingEpoch) -> bool {
+        epoch.0 >= 0 && epoch == *self.stale.borrow()
+    }
+
+    /// Tells when another epoch is over.
+    pub(super) fn watch_stale(&self) -> watch::Receiver<RoutingEpoch> {
+        self.stale.subscribe()
+    }
+
     /// A batch was cut.
     pub(super) fn cut(&self) {
         self.cuts.fetch_add(1, Ordering::Relaxed);
@@ -71,11 +101,56 @@ impl Queues {
             spread: Arc::default(),
             // As if a batch had been cut: the first record, too, looks whether its partition is well.
             sticky: Mutex::new(Sticky { partition: i32::try_from(start).unwrap_or(0), cuts: u64::MAX }),
+            turning: Mutex::new(false),
         }
     }
 
+    /// Places a record at once, where no partitioner is to be asked and nothing is in the way; gives it back otherwise.
+    pub(super) fn place(&self, shared: &Arc<Shared>, item: Item) -> Option<Item> {
+        // Held until the record is in its queue: whoever turns the topic finds there all that was placed before.
+        let turning = self.turning.lock();
+        let rules = self.routing.current();
+        if *turning || rules.partitioner {
+            return Some(item);
+        }
+        let partition = self.default_partition(&shared.cluster, item.key.as_deref());
+        self.push(shared, partition, Entry::Record(item, rules.epoch));
+        None
+    }
+
+    /// From here on everything that is left open goes to the task that routes.
+    pub(super) fn turn(&self) {
+        *self.turning.lock() = true;
+    }
+
+    /// Records may be placed at once again, if `is_done` says that none waits before them.
+    pub(super) fn turned(&self, is_done: impl FnOnce() -> bool) {
+        let mut turning = self.turning.lock();
+        *turning = *turning && !is_done();
+    }
+
+    /// Waits until all that is in the queues has its fate. Gives the records that brokers do not take any more where they were placed: by
+    /// partition, in the order in which they were sent.
+    pub(super) async fn drain(&self) -> Vec<Item> {
+        let told: Vec<_> = {
+            let queues = self.queues.lock();
+            let turn = |queue: &mpsc::UnboundedSender<Entry>| {
+                let (tell, told) = oneshot::channel();
+                // When the task is gone, so is the runtime.
+                let _ = queue.send(Entry::Turn(tell));
+                told
+            };
+            queues.values().map(turn).collect()
+        };
+        let mut returned = Vec::new();
+        for told in told {
+            returned.extend(told.await.unwrap_or_default());
+        }
+        returned
+    }
+
     pub(super) fn check(&self, partition: PartitionId) -> Result<(), ProduceError> {
-        let partitions = self.routing.partitions();
+        let partitions = self.routing.known();
         if (0..partitions).contains(&partition.0) {
             return Ok(());
         }

@@ -1,25 +1,31 @@
-//! Asking a topic's partitioner where records go, ahead of producing them.
+//! Placing records that leave their partition open: by asking the topic's partitioner, ahead of producing them; and anew, when the topic
+//! is routed anew.
 //!
 //! Records of a topic pass here in order. A few questions are under way at a time; their answers are used in the order
-//! asked, so that records enter their partitions' queues as they came. An answer is kept for good: repeats of a Produce go
-//! where the first attempt went.
+//! asked, so that records enter their partitions' queues as they came. An answer is kept: repeats of a Produce go where the first
+//! attempt went, until the broker says that the routing epoch is over, and that it has not taken them.
+//!
+//! Then the producer turns to the next epoch. Nothing more is placed; each batch that is under way is repeated until it was taken or is
+//! refused for that reason, so that none can be in the log in two places; what was not taken is placed in the next epoch, in the order in
+//! which it was sent, and then what came meanwhile. (A partition's batches are numbered anew after that, in the producer's next epoch
+//! there: see `window`.)
 //!
 //! A record that the partitioner refuses does not take its neighbours along: the question is asked again without it, and
 //! it alone. Only a question about a single record is a verdict on that record.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, future::Either, stream::FuturesOrdered};
+use futures::{StreamExt, future::OptionFuture, stream::FuturesOrdered};
 use millstream_model::{PartitionId, RoutingEpoch};
 use millstream_protocol::{ErrorCode, extension::routing::AssignRequest};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Entry, Item, Shared, queues::Queues, routing::Rules};
 use crate::{
     CallError, ProduceError,
     assign_frame::{self, Shown},
-    cluster::{Role, Target},
+    cluster::{Role, Target, is_unknown},
 };
 
 /// Questions under way at a time.
@@ -29,53 +35,195 @@ const RECORDS_MAX: usize = 1000;
 /// Bytes of one question's records; one record may exceed it.
 const BYTES_MAX: usize = 128 << 10;
 
-/// A record's partition and the epoch of the choice, or why it has none.
-type Choice = Result<(PartitionId, RoutingEpoch), ProduceError>;
+/// What became of a record's question.
+enum Choice {
+    /// Its partition, and the epoch of the choice.
+    At(PartitionId, RoutingEpoch),
+    /// There is none for it.
+    Refused(ProduceError),
+    /// It was asked in an epoch that is over.
+    Stale,
+}
 
-/// Routes one topic's records until the producer has let go of the topic and every record is in its partition's queue.
-pub(super) async fn run(shared: Arc<Shared>, queues: Arc<Queues>, mut items: mpsc::UnboundedReceiver<Item>) {
-    let mut under_way = FuturesOrdered::new();
-    let mut open = true;
-    while open || !under_way.is_empty() {
-        let may_ask = open && under_way.len() < IN_FLIGHT_MAX;
-        let next = {
-            let answered = async {
-                match under_way.next().await {
-                    Some(answer) => answer,
-                    None => std::future::pending::<Vec<(Item, Choice)>>().await,
+type Chosen = Vec<(Item, Choice)>;
+/// Questions, in the order asked.
+type UnderWay<'a> = FuturesOrdered<Pin<Box<dyn Future<Output = Chosen> + Send + 'a>>>;
+
+/// Routes one topic's records until the producer has let go of the topic and every record has its fate.
+pub(super) async fn run(shared: Arc<Shared>, queues: Arc<Queues>, items: mpsc::UnboundedReceiver<Item>) {
+    let stale = queues.spread.watch_stale();
+    let mut route =
+        Route { shared: &shared, queues: &queues, items, stale, open: true, first: VecDeque::new(), gave_up: false };
+    let mut under_way = UnderWay::new();
+    loop {
+        if route.is_to_turn() {
+            route.turn(&mut under_way, Vec::new()).await;
+            continue;
+        }
+        if under_way.is_empty() && route.first.is_empty() {
+            route.queues.turned(|| route.items.is_empty() && !route.is_over());
+            if !route.open {
+                // What was placed may still come back.
+                route.first.extend(route.queues.drain().await);
+                if route.first.is_empty() && !route.is_to_turn() {
+                    return;
                 }
-            };
-            let asked = async {
-                match may_ask {
-                    true => items.recv().await,
-                    false => std::future::pending().await,
-                }
-            };
-            // Answers first: they keep the queues filled. Both can be dropped unfinished without losing anything.
-            match futures::future::select(std::pin::pin!(answered), std::pin::pin!(asked)).await {
-                Either::Left((answer, _)) => Either::Left(answer),
-                Either::Right((item, _)) => Either::Right(item),
+                continue;
             }
-        };
-        match next {
-            Either::Left(choices) => {
-                for (item, choice) in choices {
+        }
+        let may_place = under_way.len() < IN_FLIGHT_MAX;
+        match route.next(&mut under_way, may_place).await {
+            Event::Chosen(chosen) if chosen.iter().any(|(_, choice)| matches!(choice, Choice::Stale)) => {
+                route.turn(&mut under_way, chosen).await;
+            }
+            Event::Chosen(chosen) => {
+                for (item, choice) in chosen {
                     match choice {
-                        Ok((partition, epoch)) => queues.push(&shared, partition, Entry::Record(item, epoch)),
-                        Err(error) => item.pending.done(Err(error)),
+                        Choice::At(partition, epoch) => {
+                            route.queues.push(&shared, partition, Entry::Record(item, epoch));
+                        }
+                        Choice::Refused(error) => item.pending.done(Err(error)),
+                        Choice::Stale => {}
                     }
                 }
             }
-            Either::Right(None) => open = false,
-            Either::Right(Some(first)) => {
-                let mut bytes = shown_bytes(&first);
-                let mut group = vec![first];
-                while group.len() < RECORDS_MAX && bytes < BYTES_MAX {
-                    let Ok(item) = items.try_recv() else { break };
-                    bytes += shown_bytes(&item);
-                    group.push(item);
+            Event::Item(None) => route.open = false,
+            Event::Item(Some(item)) if route.is_over() => route.first.push_front(item),
+            Event::Item(Some(item)) => route.place(&mut under_way, item),
+            Event::Stale => {}
+        }
+    }
+}
+
+enum Event {
+    Chosen(Chosen),
+    /// None: there will be no more.
+    Item(Option<Item>),
+    /// A broker calls an epoch over.
+    Stale,
+}
+
+struct Route<'a> {
+    shared: &'a Arc<Shared>,
+    queues: &'a Queues,
+    items: mpsc::UnboundedReceiver<Item>,
+    stale: watch::Receiver<RoutingEpoch>,
+    /// More items may come.
+    open: bool,
+    /// What is to be placed before them.
+    first: VecDeque<Item>,
+    /// There was no other epoch for as long as a record may wait: it is looked for again when there is something to place.
+    gave_up: bool,
+}
+
+impl<'a> Route<'a> {
+    /// Whether a broker takes nothing any more that is placed by the known rules.
+    fn is_over(&self) -> bool {
+        self.queues.spread.is_stale(self.queues.routing.current().epoch)
+    }
+
+    fn is_to_turn(&self) -> bool {
+        self.is_over() && (!self.gave_up || !self.first.is_empty() || !self.items.is_empty())
+    }
+
+    async fn next(&mut self, under_way: &mut UnderWay<'a>, may_place: bool) -> Event {
+        if may_place && let Some(item) = self.first.pop_front() {
+            return Event::Item(Some(item));
+        }
+        let may_take = may_place && self.open;
+        let answered = OptionFuture::from(if under_way.is_empty() { None } else { Some(under_way.next()) });
+        let taken = OptionFuture::from(if may_take { Some(self.items.recv()) } else { None });
+        tokio::select! {
+            // Answers first: they keep the queues filled. All can be dropped unfinished without losing anything.
+            biased;
+            Some(Some(chosen)) = answered => Event::Chosen(chosen),
+            _ = self.stale.changed() => Event::Stale,
+            Some(item) = taken => Event::Item(item),
+            else => Event::Stale,
+        }
+    }
+
+    /// Places an item, and what waits behind it, as far as one question goes.
+    fn place(&mut self, under_way: &mut UnderWay<'a>, item: Item) {
+        let rules = self.queues.routing.current();
+        if !rules.partitioner {
+            let partition = self.queues.default_partition(&self.shared.cluster, item.key.as_deref());
+            self.queues.push(self.shared, partition, Entry::Record(item, rules.epoch));
+            return;
+        }
+        let mut bytes = shown_bytes(&item);
+        let mut group = vec![item];
+        while group.len() < RECORDS_MAX && bytes < BYTES_MAX {
+            let Some(item) = self.first.pop_front().or_else(|| self.items.try_recv().ok()) else { break };
+            bytes += shown_bytes(&item);
+            group.push(item);
+        }
+        under_way.push_back(Box::pin(choose(self.shared, self.queues, group)));
+    }
+
+    /// Turns to the topic's present routing epoch. `asked`: what was asked in the one before, the oldest answer.
+    async fn turn(&mut self, under_way: &mut UnderWay<'a>, asked: Chosen) {
+        self.queues.turn();
+        let mut again = VecDeque::new();
+        let mut answers = Some(asked);
+        while let Some(chosen) = answers {
+            for (item, choice) in chosen {
+                match choice {
+                    Choice::Refused(error) => item.pending.done(Err(error)),
+                    Choice::At(..) | Choice::Stale => again.push_back(item),
                 }
-                under_way.push_back(choose(&shared, &queues, group));
+            }
+            answers = under_way.next().await;
+        }
+        let before = self.queues.routing.current().epoch;
+        let outcome = self.next_epoch().await;
+        if matches!(outcome, Ok(true)) {
+            // What is not sent yet need not be.
+            self.queues.spread.set_stale(before);
+        }
+        if !matches!(outcome, Ok(false)) {
+            // The oldest first.
+            let mut returned = VecDeque::from(self.queues.drain().await);
+            returned.append(&mut again);
+            again = returned;
+        }
+        if matches!(outcome, Ok(true)) {
+            self.queues.spread.clear_stale();
+        }
+        again.append(&mut self.first);
+        self.first = again;
+        self.gave_up = outcome.is_err();
+        if let Err(error) = outcome {
+            while let Some(item) = self.first.pop_front().or_else(|| self.items.try_recv().ok()) {
+                item.pending.done(Err(error.clone()));
+            }
+        }
+    }
+
+    /// Takes the topic's present rules. Whether they are of another epoch; waited for where a broker has called the known one over.
+    async fn next_epoch(&self) -> Result<bool, ProduceError> {
+        let Shared { cluster, options, .. } = &**self.shared;
+        let after = options.delivery_timeout;
+        let mut retry = cluster.retry(after);
+        loop {
+            let over = self.is_over();
+            let last = match self.queues.routing.refresh(cluster, &self.queues.name).await {
+                Ok(true) => return Ok(true),
+                Ok(false) if !over => {
+                    // Asked again at once, it might say the same.
+                    retry.wait().await;
+                    return Ok(false);
+                }
+                Ok(false) => {
+                    let what = format!("topic {}", self.queues.name);
+                    let why = "its next routing epoch is not in force yet";
+                    CallError::refused(what, ErrorCode::StaleRouting, Some(why))
+                }
+                Err(error) if !error.is_retriable() || is_unknown(&error) => return Err(error.into()),
+                Err(error) => error,
+            };
+            if !retry.wait().await {
+                return Err(ProduceError::Expired { after, last });
             }
         }
     }
@@ -86,7 +234,7 @@ fn shown_bytes(item: &Item) -> usize {
 }
 
 /// Finds every record's partition, in order.
-async fn choose(shared: &Shared, queues: &Queues, group: Vec<Item>) -> Vec<(Item, Choice)> {
+async fn choose(shared: &Shared, queues: &Queues, group: Vec<Item>) -> Chosen {
     let mut chosen = Vec::with_capacity(group.len());
     let mut groups = VecDeque::from([group]);
     while let Some(mut group) = groups.pop_front() {
@@ -98,8 +246,16 @@ async fn choose(shared: &Shared, queues: &Queues, group: Vec<Item>) -> Vec<(Item
                         -1 => queues.default_partition(&shared.cluster, item.key.as_deref()),
                         _ => partition,
                     };
-                    chosen.push((item, queues.check(partition).map(|()| (partition, epoch))));
+                    let choice = match queues.check(partition) {
+                        Ok(()) => Choice::At(partition, epoch),
+                        Err(error) => Choice::Refused(error),
+                    };
+                    chosen.push((item, choice));
                 }
+            }
+            Err(refusal) if refusal.is_stale() => {
+                let rest = std::iter::once(group).chain(std::mem::take(&mut groups)).flatten();
+                chosen.extend(rest.map(|item| (item, Choice::Stale)));
             }
             Err(refusal) if group.len() > 1 && refusal.is_about_records => {
                 // Before the record, it alone, after it; in halves when it is not known which one.
@@ -115,7 +271,9 @@ async fn choose(shared: &Shared, queues: &Queues, group: Vec<Item>) -> Vec<(Item
                     }
                 }
             }
-            Err(refusal) => chosen.extend(group.into_iter().map(|item| (item, Err(refusal.error.clone())))),
+            Err(refusal) => {
+                chosen.extend(group.into_iter().map(|item| (item, Choice::Refused(refusal.error.clone()))));
+            }
         }
     }
     chosen
@@ -128,6 +286,13 @@ struct Refusal {
     is_about_records: bool,
     /// Which one, if the broker says so.
     record: Option<usize>,
+}
+
+impl Refusal {
+    /// Whether the question was about an epoch that is over.
+    fn is_stale(&self) -> bool {
+        matches!(&self.error, ProduceError::Call(call) if call.code() == Some(ErrorCode::StaleRouting))
+    }
 }
 
 impl From<CallError> for Refusal {
@@ -147,15 +312,11 @@ async fn ask(shared: &Shared, queues: &Queues, group: &[Item]) -> Result<(Routin
             Err(refusal) => refusal,
         };
         let ProduceError::Call(call) = &refusal.error else { return Err(refusal) };
-        let stale = call.code() == Some(ErrorCode::StaleRouting);
-        if !stale && !call.is_retriable() {
+        if !call.is_retriable() {
             return Err(refusal);
         }
         if !retry.wait().await {
             return Err(Refusal { error: ProduceError::Expired { after, last: call.clone() }, ..refusal });
-        }
-        if stale {
-            queues.routing.refresh(&shared.cluster, &queues.name).await?;
         }
     }
 }

@@ -1,5 +1,7 @@
 //! How a topic's records find their partitions, asked of the broker and kept.
 
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use millstream_env::Monotonic;
 use millstream_model::{Needs, RoutingEpoch};
 use millstream_protocol::{ErrorCode, extension::routing::DescribeRoutingRequest};
@@ -13,6 +15,7 @@ use crate::{
 /// How a topic's records find their partitions, as last heard of.
 pub(super) struct Routing {
     rules: Mutex<Rules>,
+    known: AtomicI32,
     /// When they are to be asked for again.
     due: Mutex<Monotonic>,
 }
@@ -31,7 +34,8 @@ impl Routing {
     pub(super) async fn ask(cluster: &Cluster, topic: &str) -> Result<Self, CallError> {
         let partitions = cluster.topic(topic).await?.partition_count();
         let rules = Self::rules(cluster, topic, partitions).await?;
-        Ok(Self { rules: Mutex::new(rules), due: Mutex::new(next_look(cluster)) })
+        let known = AtomicI32::new(rules.partitions);
+        Ok(Self { rules: Mutex::new(rules), known, due: Mutex::new(next_look(cluster)) })
     }
 
     async fn rules(cluster: &Cluster, topic: &str, partitions: i32) -> Result<Rules, CallError> {
@@ -61,12 +65,14 @@ impl Routing {
         })
     }
 
+    /// How many partitions records are placed on.
     pub(super) fn partitions(&self) -> i32 {
         self.rules.lock().partitions
     }
 
-    pub(super) fn has_partitioner(&self) -> bool {
-        self.rules.lock().partitioner
+    /// How many partitions there are, as last heard of: records are placed on the new ones once the producer has turned to them.
+    pub(super) fn known(&self) -> i32 {
+        self.known.load(Ordering::Relaxed)
     }
 
     pub(super) fn current(&self) -> Rules {
@@ -83,12 +89,29 @@ impl Routing {
         is_due
     }
 
-    /// Asks again: they are old, or the broker has called them stale.
-    pub(super) async fn refresh(&self, cluster: &Cluster, topic: &str) -> Result<(), CallError> {
+    /// Asks whether the topic is routed anew by now. The epoch that is over, if it is: turning to the new one takes more than knowing of it.
+    pub(super) async fn look(&self, cluster: &Cluster, topic: &str) -> Result<Option<RoutingEpoch>, CallError> {
+        let found = self.asked(cluster, topic).await?;
+        let mut rules = self.rules.lock();
+        if found.epoch != rules.epoch {
+            return Ok(Some(rules.epoch));
+        }
+        *rules = found;
+        Ok(None)
+    }
+
+    /// Takes the rules as they are now. Whether they are of another epoch than those before.
+    pub(super) async fn refresh(&self, cluster: &Cluster, topic: &str) -> Result<bool, CallError> {
+        let found = self.asked(cluster, topic).await?;
+        let before = std::mem::replace(&mut *self.rules.lock(), found);
+        Ok(before.epoch != found.epoch)
+    }
+
+    async fn asked(&self, cluster: &Cluster, topic: &str) -> Result<Rules, CallError> {
         let partitions = cluster.refresh_topic(topic).await?.partition_count();
-        let rules = Self::rules(cluster, topic, partitions).await?;
-        *self.rules.lock() = rules;
-        Ok(())
+        let found = Self::rules(cluster, topic, partitions).await?;
+        self.known.store(found.partitions, Ordering::Relaxed);
+        Ok(found)
     }
 }
 

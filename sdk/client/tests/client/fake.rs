@@ -44,6 +44,10 @@ pub(crate) struct Topic {
     pub(crate) logs: Vec<Vec<Batch>>,
     pub(crate) partitioner: Option<Partitioner>,
     pub(crate) needs_values: bool,
+    /// How often it was routed anew: the routing epoch in force is so much more than [`FIRST_EPOCH`].
+    pub(crate) turns: i32,
+    /// By partition: where it passed to the next epoch, each time.
+    pub(crate) fences: BTreeMap<usize, Vec<i64>>,
     /// What is said of how many partitions there are, if it is not the truth.
     pub(crate) claims: Option<i32>,
     /// Where the logs begin: what was before is deleted.
@@ -54,7 +58,19 @@ pub(crate) struct Topic {
     pub(crate) filter: Option<(i64, i64)>,
 }
 
+/// The routing epoch of a topic that was never routed anew.
+pub(crate) const FIRST_EPOCH: i32 = 7;
+
 impl Topic {
+    /// The routing epoch that a partition is in.
+    fn epoch(&self, partition: usize) -> i32 {
+        FIRST_EPOCH + self.fences.get(&partition).map_or(0, |fences| fences.len() as i32)
+    }
+
+    fn in_force(&self) -> RoutingEpoch {
+        RoutingEpoch(FIRST_EPOCH + self.turns)
+    }
+
     pub(crate) fn end(&self, partition: usize) -> i64 {
         self.logs[partition].last().map_or(0, |batch| batch.header().end_offset().0)
     }
@@ -149,6 +165,37 @@ impl FakeBroker {
         id[0] = state.topics.len() as u8 + 1;
         let id = TopicId(uuid::Uuid::from_bytes(id));
         state.topics.insert(name.into(), Topic { id, logs: vec![Vec::new(); partitions], ..Topic::default() });
+    }
+
+    /// Has a topic routed anew, with more partitions, step by step as a broker does; `wait` lies between the steps.
+    pub(crate) async fn route_anew<F: Future<Output = ()>>(
+        &self,
+        name: &str,
+        more: usize,
+        partitioner: Option<Partitioner>,
+        wait: impl Fn() -> F,
+    ) {
+        let topic = |change: &dyn Fn(&mut Topic)| change(self.state.lock().topics.get_mut(name).unwrap());
+        let before = self.state.lock().topics[name].logs.len();
+        topic(&|topic| {
+            topic.claims = Some(before as i32);
+            for new in before..before + more {
+                topic.logs.push(Vec::new());
+                topic.fences.insert(new, vec![0; topic.turns as usize + 1]);
+            }
+        });
+        for partition in 0..before {
+            wait().await;
+            topic(&|topic| {
+                let end = topic.end(partition);
+                topic.fences.entry(partition).or_default().push(end);
+            });
+        }
+        wait().await;
+        topic(&|topic| {
+            topic.turns += 1;
+            (topic.claims, topic.partitioner) = (None, partitioner);
+        });
     }
 
     pub(crate) fn append(&self, name: &str, partition: usize, batch: Bytes) {
@@ -273,6 +320,11 @@ impl FakeBroker {
                     Some(Fault::Refuse(code)) if code.retriable() || !matches!(looked_up, Ok(Some(_))) => Some(code),
                     _ => state.refuse.or_else(|| state.failing.get(&part.index.0).copied()),
                 };
+                let epoch = state.topics[&name].epoch(partition);
+                let is_stale = part.routing_epoch.0 >= 0 && part.routing_epoch.0 != epoch;
+                // What is there already is told so first.
+                let stale = is_stale && !matches!(looked_up, Ok(Some(_)));
+                let refused = refused.or(stale.then_some(ErrorCode::StaleRouting));
                 let outcome = match (refused, looked_up) {
                     (Some(code), _) | (None, Err(code)) => Err(code),
                     (None, Ok(Some(duplicate))) => Ok(duplicate),
@@ -430,7 +482,7 @@ impl FakeBroker {
             TopicRouting {
                 topic_id: topic.id,
                 partitions: topic.claims.unwrap_or(topic.logs.len() as i32),
-                routing_epoch: RoutingEpoch(7),
+                routing_epoch: topic.in_force(),
                 partitioner: topic.partitioner.map(|_| "by-test@1".into()),
                 needs_values: topic.needs_values,
                 topic: name,
@@ -447,11 +499,14 @@ impl FakeBroker {
             return AssignResponse { error_code: ErrorCode::StaleRouting, ..AssignResponse::default() };
         }
         let topic = &state.topics[&request.topic];
+        let routing_epoch = topic.in_force();
+        if request.routing_epoch != routing_epoch {
+            return AssignResponse { error_code: ErrorCode::StaleRouting, routing_epoch, ..AssignResponse::default() };
+        }
         let (partitioner, needs_values) = (topic.partitioner.unwrap(), topic.needs_values);
         let records: Vec<_> = raw::records(&request.frame[48..]).map(Result::unwrap).collect();
         assert_eq!(records.len(), request.count as usize);
         assert!(records.iter().all(|record| record.value.is_some() == needs_values), "values are shown when needed");
-        assert_eq!(request.routing_epoch, RoutingEpoch(7));
         state.asked.push(records.iter().map(|record| record.key.map(<[u8]>::to_vec)).collect());
         let mut partitions = Vec::new();
         for (index, record) in (0..).zip(&records) {
@@ -467,7 +522,7 @@ impl FakeBroker {
                 }
             }
         }
-        AssignResponse { routing_epoch: RoutingEpoch(7), partitions, ..AssignResponse::default() }
+        AssignResponse { routing_epoch, partitions, ..AssignResponse::default() }
     }
 
     fn create_topics(&self, request: &CreateTopicsRequest) -> Option<CreateTopicsResponse> {

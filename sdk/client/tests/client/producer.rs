@@ -9,7 +9,7 @@ use millstream_model::{Offset, PartitionId, TimestampMs, key_partition};
 use millstream_record::{BatchBuilder, BatchOptions};
 
 use crate::{
-    fake::{FakeBroker, Fault, Topic},
+    fake::{FakeBroker, Fault, Partitioner, Topic},
     setting,
 };
 
@@ -417,6 +417,133 @@ fn partitioned_keys_keep_their_order_over_failures() {
         }
         keys_keep_their_order(&world, &broker, ProducerOptions::default(), &client, 200);
     }
+}
+
+/// By the key's last digit.
+fn by_last_byte(key: Option<&[u8]>) -> Option<i32> {
+    key.and_then(<[u8]>::last).map(|byte| i32::from(byte % 2))
+}
+
+/// The same otherwise.
+fn by_last_byte_of_three(key: Option<&[u8]>) -> Option<i32> {
+    key.and_then(<[u8]>::last).map(|byte| i32::from(byte % 3))
+}
+
+/// Partitions are added and partitioners come, change and go, under load and failures. A reader that reads what every partition has of
+/// one routing epoch before it goes on to the next sees each key's records in the order sent, and each once.
+#[test]
+fn keys_keep_their_order_over_changes_of_routing() {
+    for seed in 0..60 {
+        let (world, broker, client) = setting(seed);
+        broker.topic("t", 2);
+        let changes = 1 + world.rng().below(3);
+        {
+            let mut state = broker.state.lock();
+            state.produce_time = Duration::from_micros(world.rng().below(3000));
+            state.faults = faults(&world);
+            let topic = state.topics.get_mut("t").unwrap();
+            topic.partitioner = (seed % 3 == 0).then_some(by_last_byte as Partitioner);
+        }
+        let options = ProducerOptions {
+            linger: Duration::from_micros(world.rng().below(2000)),
+            batch_bytes: 200 + world.rng().below(2000) as usize,
+            compression: if seed % 2 == 0 { Compression::None } else { Compression::Lz4 },
+            ..ProducerOptions::default()
+        };
+        let pause = |ms: u64| world.env().clock.sleep(Duration::from_millis(world.rng().below(ms)));
+        let producer = client.producer(options);
+        let count = 600;
+        let produce = async {
+            let mut deliveries = Vec::new();
+            for number in 0..count {
+                deliveries.push(producer.send(record(&format!("key-{}", number % 10), number)).await.unwrap());
+                if world.rng().below(10) == 0 {
+                    pause(8).await;
+                }
+            }
+            producer.flush().await;
+            for delivery in deliveries {
+                delivery.await.unwrap();
+            }
+        };
+        let change = async {
+            for change in 0..changes {
+                pause(150).await;
+                let partitioners: [Option<Partitioner>; 3] = [Some(by_last_byte_of_three), None, Some(by_last_byte)];
+                let partitioner = partitioners[change as usize];
+                broker.route_anew("t", 1 + change as usize, partitioner, || pause(20)).await;
+            }
+        };
+        world.run_until(async { futures::join!(produce, change) });
+        let state = broker.state.lock();
+        let topic = &state.topics["t"];
+        let mut read: BTreeMap<String, Vec<(usize, usize, u32)>> = BTreeMap::new();
+        let mut there = 0;
+        for partition in 0..topic.logs.len() {
+            for found in topic.records(partition) {
+                let fences = topic.fences.get(&partition).map_or(&[][..], Vec::as_slice);
+                let epoch = fences.iter().filter(|fence| **fence <= found.offset.0).count();
+                let number = text(found.value.as_ref()).parse().unwrap();
+                read.entry(text(found.key.as_ref())).or_default().push((epoch, partition, number));
+                there += 1;
+            }
+        }
+        assert_eq!(there, count, "seed {seed}: each is there once");
+        for (key, mut records) in read {
+            // Of one epoch a key is in one partition, in which the sort leaves the order as it is.
+            records.sort_by_key(|(epoch, ..)| *epoch);
+            let numbers: Vec<_> = records.iter().map(|(_, _, number)| *number).collect();
+            assert!(numbers.is_sorted(), "seed {seed}: {key}: {records:?}");
+            let places: std::collections::BTreeSet<_> =
+                records.iter().map(|(epoch, place, _)| (epoch, place)).collect();
+            let epochs: std::collections::BTreeSet<_> = records.iter().map(|(epoch, ..)| epoch).collect();
+            assert_eq!(places.len(), epochs.len(), "seed {seed}: {key} is in one partition of an epoch: {records:?}");
+        }
+    }
+}
+
+/// The next epoch may never come into force. What cannot be placed is told so, and the producer is well once it has.
+#[test]
+fn patience_with_a_change_of_routing_ends() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    let options = ProducerOptions { delivery_timeout: Duration::from_secs(3), ..ProducerOptions::default() };
+    let producer = client.producer(options);
+    world.run_until(producer.produce(record("k", 0))).unwrap();
+    broker.state.lock().topics.get_mut("t").unwrap().fences.insert(0, vec![1]);
+    let error = world.run_until(producer.produce(record("k", 1))).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::StaleRouting));
+    assert!(error.to_string().contains("not in force yet"), "{error}");
+    broker.state.lock().topics.get_mut("t").unwrap().turns = 1;
+    world.run_until(producer.produce(record("k", 2))).unwrap();
+    let there: Vec<_> = broker.state.lock().topics["t"].records(0).iter().map(|r| text(r.value.as_ref())).collect();
+    assert_eq!(there, ["0", "2"]);
+}
+
+/// Nobody tells it that an epoch is over: it asks now and then.
+#[test]
+fn without_acknowledgements_new_partitions_are_used_too() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    let producer = client.producer(ProducerOptions { acks: Acks::None, ..ProducerOptions::default() });
+    let send_all = || {
+        world.run_until(async {
+            for at in 0..30 {
+                producer.produce(record(&format!("key{at}"), at)).await.unwrap();
+            }
+        });
+        world.run_for(Duration::from_secs(1));
+    };
+    send_all();
+    world.run_until(broker.route_anew("t", 3, None, || std::future::ready(())));
+    send_all();
+    world.run_for(Duration::from_secs(60));
+    send_all();
+    send_all();
+    let state = broker.state.lock();
+    let ends: Vec<_> = (0..4).map(|at| state.topics["t"].end(at)).collect();
+    assert_eq!(ends.iter().sum::<i64>(), 120);
+    assert!(ends.iter().all(|end| *end > 0), "{ends:?}");
 }
 
 #[test]
