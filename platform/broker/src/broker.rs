@@ -238,6 +238,7 @@ impl Broker {
             catalog,
             partitions,
             modules,
+            bound,
             address,
         });
         Ok(Prepared { shared, recovered })

@@ -1,6 +1,6 @@
 //! What every part of a broker may use.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use millstream_catalog::{Catalog, Command, Outcome, Refused, State, apply};
 use millstream_env::{Env, Monotonic};
@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     /// The connections that are served.
     pub(crate) connections: TaskTracker,
+    /// Where it listens.
+    pub(crate) bound: SocketAddr,
     /// Where clients are told to find this broker.
     pub(crate) address: Address,
     pub(crate) started_at: TimestampMs,

@@ -9,7 +9,7 @@ pub const RESOURCE_BROKER: i8 = 4;
 
 /// A value's source: set on the topic.
 pub const SOURCE_TOPIC: i8 = 1;
-/// A value's source: the broker's configuration file.
+/// A value's source: what the broker was started with.
 pub const SOURCE_STATIC_BROKER: i8 = 4;
 /// A value's source: nobody set it.
 pub const SOURCE_DEFAULT: i8 = 5;
@@ -73,7 +73,7 @@ message! {
         pub is_sensitive: bool,
         /// Where else it could come from.
         pub synonyms: Vec<DescribeConfigsSynonym>,
-        /// Its type (Kafka's `ConfigType`: 1 boolean, 2 string, 3 int, 5 long, 7 list); 0 is unknown.
+        /// Its type (Kafka's `ConfigType`: 1 boolean, 2 string, 3 int, 4 short, 5 long, 6 double, 7 list); 0 is unknown.
         pub config_type: i8 [3..],
         /// What it does, for people.
         pub documentation: Option<String> [3..],
