@@ -195,7 +195,7 @@ fn topics_that_cannot_be_are_refused() {
             &["topic", "alter", "plain", "--config", "millstream.partitioner=x@1"],
             b"",
             REFUSED,
-            &["partitioner", "plain"],
+            &["plain", "no module x@1", "push it first"],
         ),
         (&["topic", "alter", "absent", "--config", "segment.ms=1"], b"", REFUSED, &["absent"]),
         (&["topic", "alter", "seen", "--config", "segment.ms=1"], b"", REFUSED, &["seen", "view"]),
