@@ -279,7 +279,6 @@ impl Producer {
     pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, ProduceError> {
         let ProducerRecord { topic, partition, key, value, headers, timestamp } = record;
         let topic = self.topic(&topic).await?;
-        topic.look_again(&self.shared);
         if let Some(partition) = partition {
             topic.check(&self.shared, partition).await?;
         }

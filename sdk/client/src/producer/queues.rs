@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Entry, Item, Shared, partition, routing::Routing};
-use crate::{ProduceError, cluster::Cluster};
+use crate::{CallError, ProduceError, cluster::Cluster};
 
 /// A topic's partitions.
 pub(super) struct Queues {
@@ -63,6 +63,11 @@ impl Spread {
     /// Tells when another epoch is over.
     pub(super) fn watch_stale(&self) -> watch::Receiver<RoutingEpoch> {
         self.stale.subscribe()
+    }
+
+    /// How many batches were cut so far.
+    pub(super) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Relaxed)
     }
 
     /// A batch was cut.
@@ -147,6 +152,14 @@ impl Queues {
             returned.extend(told.await.unwrap_or_default());
         }
         returned
+    }
+
+    /// Asks whether the topic is routed anew by now. If it is, whoever routes is told.
+    pub(super) async fn look(&self, cluster: &Cluster) -> Result<(), CallError> {
+        if let Some(over) = self.routing.look(cluster, &self.name).await? {
+            self.spread.set_stale(over);
+        }
+        Ok(())
     }
 
     pub(super) fn check(&self, partition: PartitionId) -> Result<(), ProduceError> {

@@ -17,6 +17,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, future::OptionFuture, stream::FuturesOrdered};
+use millstream_env::BoxFuture;
 use millstream_model::{PartitionId, RoutingEpoch};
 use millstream_protocol::{ErrorCode, extension::routing::AssignRequest};
 use tokio::sync::{mpsc, watch};
@@ -52,8 +53,17 @@ type UnderWay<'a> = FuturesOrdered<Pin<Box<dyn Future<Output = Chosen> + Send + 
 /// Routes one topic's records until the producer has let go of the topic and every record has its fate.
 pub(super) async fn run(shared: Arc<Shared>, queues: Arc<Queues>, items: mpsc::UnboundedReceiver<Item>) {
     let stale = queues.spread.watch_stale();
-    let mut route =
-        Route { shared: &shared, queues: &queues, items, stale, open: true, first: VecDeque::new(), gave_up: false };
+    let mut route = Route {
+        shared: &shared,
+        queues: &queues,
+        items,
+        stale,
+        open: true,
+        first: VecDeque::new(),
+        gave_up: false,
+        look_due: look_due(&shared),
+        looked_at_cuts: 0,
+    };
     let mut under_way = UnderWay::new();
     loop {
         if route.is_to_turn() {
@@ -91,8 +101,14 @@ pub(super) async fn run(shared: Arc<Shared>, queues: Arc<Queues>, items: mpsc::U
             Event::Item(Some(item)) if route.is_over() => route.first.push_front(item),
             Event::Item(Some(item)) => route.place(&mut under_way, item),
             Event::Stale => {}
+            Event::LookDue => route.look_again(),
         }
     }
+}
+
+/// When it is next to be looked whether the topic is routed anew.
+fn look_due(shared: &Shared) -> BoxFuture<'static, ()> {
+    shared.cluster.env.clock.sleep(shared.cluster.options.metadata_max_age)
 }
 
 enum Event {
@@ -101,11 +117,13 @@ enum Event {
     Item(Option<Item>),
     /// A broker calls an epoch over.
     Stale,
+    /// It is time to look whether the topic is routed anew.
+    LookDue,
 }
 
 struct Route<'a> {
     shared: &'a Arc<Shared>,
-    queues: &'a Queues,
+    queues: &'a Arc<Queues>,
     items: mpsc::UnboundedReceiver<Item>,
     stale: watch::Receiver<RoutingEpoch>,
     /// More items may come.
@@ -114,9 +132,28 @@ struct Route<'a> {
     first: VecDeque<Item>,
     /// There was no other epoch for as long as a record may wait: it is looked for again when there is something to place.
     gave_up: bool,
+    look_due: BoxFuture<'static, ()>,
+    /// How many batches had been cut when that was looked for last.
+    looked_at_cuts: u64,
 }
 
 impl<'a> Route<'a> {
+    /// Looks whether the topic is routed anew by now, if anything was sent since that was done last. Nobody waits for it.
+    fn look_again(&mut self) {
+        self.look_due = look_due(self.shared);
+        let cuts = self.queues.spread.cuts();
+        if std::mem::replace(&mut self.looked_at_cuts, cuts) == cuts {
+            return;
+        }
+        let (shared, queues) = (Arc::clone(self.shared), Arc::clone(self.queues));
+        let look = async move {
+            if let Err(error) = queues.look(&shared.cluster).await {
+                tracing::debug!(topic = %queues.name, %error, "new partitions are looked for later");
+            }
+        };
+        drop(self.shared.cluster.env.spawn.spawn("produce look", Box::pin(look)));
+    }
+
     /// Whether a broker takes nothing any more that is placed by the known rules.
     fn is_over(&self) -> bool {
         self.queues.spread.is_stale(self.queues.routing.current().epoch)
@@ -139,7 +176,7 @@ impl<'a> Route<'a> {
             Some(Some(chosen)) = answered => Event::Chosen(chosen),
             _ = self.stale.changed() => Event::Stale,
             Some(item) = taken => Event::Item(item),
-            else => Event::Stale,
+            () = &mut self.look_due => Event::LookDue,
         }
     }
 
@@ -201,7 +238,7 @@ impl<'a> Route<'a> {
     }
 
     /// Takes the topic's present rules. Whether they are of another epoch; waited for where a broker has called the known one over.
-    async fn next_epoch(&self) -> Result<bool, ProduceError> {
+    async fn next_epoch(&mut self) -> Result<bool, ProduceError> {
         let Shared { cluster, options, .. } = &**self.shared;
         let after = options.delivery_timeout;
         let mut retry = cluster.retry(after);

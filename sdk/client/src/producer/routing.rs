@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use millstream_env::Monotonic;
 use millstream_model::{Needs, RoutingEpoch};
 use millstream_protocol::{ErrorCode, extension::routing::DescribeRoutingRequest};
 use parking_lot::Mutex;
@@ -16,8 +15,6 @@ use crate::{
 pub(super) struct Routing {
     rules: Mutex<Rules>,
     known: AtomicI32,
-    /// When they are to be asked for again.
-    due: Mutex<Monotonic>,
 }
 
 /// What [`Routing`] holds, at one moment.
@@ -35,7 +32,7 @@ impl Routing {
         let partitions = cluster.topic(topic).await?.partition_count();
         let rules = Self::rules(cluster, topic, partitions).await?;
         let known = AtomicI32::new(rules.partitions);
-        Ok(Self { rules: Mutex::new(rules), known, due: Mutex::new(next_look(cluster)) })
+        Ok(Self { rules: Mutex::new(rules), known })
     }
 
     async fn rules(cluster: &Cluster, topic: &str, partitions: i32) -> Result<Rules, CallError> {
@@ -79,16 +76,6 @@ impl Routing {
         *self.rules.lock()
     }
 
-    /// Whether it is time to ask again, and nobody else was told so.
-    pub(super) fn is_due(&self, cluster: &Cluster) -> bool {
-        let mut due = self.due.lock();
-        let is_due = cluster.env.clock.now() >= *due;
-        if is_due {
-            *due = next_look(cluster);
-        }
-        is_due
-    }
-
     /// Asks whether the topic is routed anew by now. The epoch that is over, if it is: turning to the new one takes more than knowing of it.
     pub(super) async fn look(&self, cluster: &Cluster, topic: &str) -> Result<Option<RoutingEpoch>, CallError> {
         let found = self.asked(cluster, topic).await?;
@@ -113,8 +100,4 @@ impl Routing {
         self.known.store(found.partitions, Ordering::Relaxed);
         Ok(found)
     }
-}
-
-fn next_look(cluster: &Cluster) -> Monotonic {
-    Monotonic(cluster.env.clock.now().0.saturating_add(cluster.options.metadata_max_age))
 }

@@ -38,23 +38,9 @@ impl Topic {
     /// Whether there is such a partition: the broker is asked, if it is not known.
     pub(super) async fn check(&self, shared: &Shared, partition: PartitionId) -> Result<(), ProduceError> {
         if self.queues.check(partition).is_err() {
-            look(shared, &self.queues).await?;
+            self.queues.look(&shared.cluster).await?;
         }
         self.queues.check(partition)
-    }
-
-    /// Looks whether the topic is routed anew by now, if it is time; nobody waits for it.
-    pub(super) fn look_again(&self, shared: &Arc<Shared>) {
-        if !self.queues.routing.is_due(&shared.cluster) {
-            return;
-        }
-        let (of_look, queues) = (Arc::clone(shared), Arc::clone(&self.queues));
-        let look = async move {
-            if let Err(error) = look(&of_look, &queues).await {
-                tracing::debug!(topic = %queues.name, %error, "new partitions are looked for later");
-            }
-        };
-        drop(shared.cluster.env.spawn.spawn("produce look", Box::pin(look)));
     }
 
     /// Puts an entry behind the others of its partition.
@@ -69,11 +55,4 @@ impl Topic {
             let _ = self.route.send(item);
         }
     }
-}
-
-async fn look(shared: &Shared, queues: &Queues) -> Result<(), CallError> {
-    if let Some(over) = queues.routing.look(&shared.cluster, &queues.name).await? {
-        queues.spread.set_stale(over);
-    }
-    Ok(())
 }
