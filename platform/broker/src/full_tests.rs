@@ -4,7 +4,7 @@ use std::{io::IoSlice, path::Path};
 
 use millstream_catalog::{Reporter, TransformState};
 use millstream_env::{OpenMode, sim::World};
-use millstream_model::{Digest, ModuleKind, ModuleRef, ProducerEpoch, ProducerId, TransformId};
+use millstream_model::{ModuleRef, ProducerEpoch, ProducerId, TransformId};
 use millstream_protocol::{
     extension::{modules::ModulePushRequest, transforms::TransformDeployRequest, views::ViewCreateRequest},
     messages::{
@@ -17,7 +17,7 @@ use millstream_protocol::{
 use super::*;
 use crate::{
     handlers::{alter_configs, create_partitions, create_topics, init_producer_id, modules, transforms, views},
-    testing::{TOPIC, create, start},
+    testing::{TOPIC, create, push_module, start},
 };
 
 async fn create_topic(shared: &Arc<Shared>, name: &str, num_partitions: i32) -> (ErrorCode, Option<String>) {
@@ -51,15 +51,7 @@ fn while_what_is_set_aside_is_given_up_nothing_is_made_or_changed_and_deletions_
     world.run_until(create(&broker, 2));
     let shared = broker.shared().clone();
     let module: ModuleRef = "m@1".parse().unwrap();
-    let push = Command::PushModule {
-        module: module.clone(),
-        digest: Digest([1; 32]),
-        size_bytes: 1,
-        kinds: [ModuleKind::Mapper].into(),
-        needs: Default::default(),
-        declarations: Vec::new(),
-        at: TimestampMs(0),
-    };
+    let push = push_module(&module);
     world.run_until(shared.propose(push)).unwrap();
     assert_eq!(world.run_until(create_topic(&shared, "out", 1)).0, ErrorCode::None);
     world.disk().set_capacity(Some(world.disk().used_bytes()));

@@ -2,7 +2,9 @@
 
 use millstream_catalog::Command;
 use millstream_env::sim::World;
-use millstream_model::{BrokerId, PartitionId, TimestampMs, TopicConfig, TopicId, TopicName};
+use millstream_model::{
+    BrokerId, Digest, ModuleKind, ModuleRef, PartitionId, TimestampMs, TopicConfig, TopicId, TopicName,
+};
 use millstream_protocol::{
     ErrorCode,
     messages::topics::{DeleteTopicState, DeleteTopicsRequest},
@@ -57,6 +59,19 @@ pub(crate) async fn create(broker: &Broker, partitions: i32) {
     let shared = broker.shared();
     shared.catalog.propose(command).await.unwrap();
     shared.partitions.follow(&shared.catalog).await.unwrap();
+}
+
+/// What has the catalog know of a mapper. Nobody can run it: there are no bytes of it.
+pub(crate) fn push_module(module: &ModuleRef) -> Command {
+    Command::PushModule {
+        module: module.clone(),
+        digest: Digest([1; 32]),
+        size_bytes: 1,
+        kinds: [ModuleKind::Mapper].into(),
+        needs: Default::default(),
+        declarations: Vec::new(),
+        at: TimestampMs(0),
+    }
 }
 
 /// Deletes the topic.

@@ -136,14 +136,14 @@ mod tests {
 
     use millstream_catalog::{OnError, StartAt};
     use millstream_env::sim::World;
-    use millstream_model::{Digest, ModuleKind, ModuleRef, Offset, PartitionId, TimestampMs, TransformId};
+    use millstream_model::{ModuleRef, Offset, PartitionId, TimestampMs, TransformId};
     use millstream_protocol::messages::topics::CreatePartitionsAssignment;
     use uuid::Uuid;
 
     use super::*;
     use crate::{
         Broker,
-        testing::{TOPIC, append, create, start, stop},
+        testing::{TOPIC, append, create, push_module, start, stop},
         transform::stored,
     };
 
@@ -244,15 +244,7 @@ mod tests {
     /// The catalog knows a transform, which nobody can run: its module is not there.
     fn deploy(world: &World, broker: &Broker, id: TransformId) {
         let module: ModuleRef = "m@1".parse().unwrap();
-        let push = Command::PushModule {
-            module: module.clone(),
-            digest: Digest([1; 32]),
-            size_bytes: 1,
-            kinds: [ModuleKind::Mapper].into(),
-            needs: Default::default(),
-            declarations: Vec::new(),
-            at: TimestampMs(0),
-        };
+        let push = push_module(&module);
         let out = Command::CreateTopic {
             id: TopicId(Uuid::from_u128(8)),
             name: "out".parse().unwrap(),

@@ -183,13 +183,13 @@ pub(super) fn offline_replicas(led: &Partitions, topic: &Topic, partition: Parti
 mod tests {
     use millstream_catalog::{Command, State};
     use millstream_env::sim::World;
-    use millstream_model::{Digest, ModuleKind, TimestampMs, ViewId};
+    use millstream_model::{TimestampMs, ViewId};
     use uuid::Uuid;
 
     use super::*;
     use crate::{
         Broker, NewTopics,
-        testing::{create, start, stop, try_start_with},
+        testing::{create, push_module, start, stop, try_start_with},
     };
 
     fn named(name: &str) -> MetadataRequestTopic {
@@ -280,15 +280,7 @@ mod tests {
         let broker = start(&world);
         world.run_until(create(&broker, 2));
         let module: millstream_model::ModuleRef = "m@1".parse().unwrap();
-        let push = Command::PushModule {
-            module: module.clone(),
-            digest: Digest([1; 32]),
-            size_bytes: 1,
-            kinds: [ModuleKind::Mapper].into(),
-            needs: Default::default(),
-            declarations: Vec::new(),
-            at: TimestampMs(0),
-        };
+        let push = push_module(&module);
         let view = Command::CreateView {
             id: ViewId(Uuid::from_u128(9)),
             name: TopicName::new("v").unwrap(),
