@@ -253,13 +253,10 @@ impl Catalog {
         Ok(found)
     }
 
-    /// [`Catalog::find`] and [`FoundCatalog::start`] in one: opens the catalog, replays what was committed, and waits until this broker, the only voter, has elected itself. A new
-    /// one gets its cluster id.
-    ///
-    /// Must be called on a tokio runtime. It reads the catalog's files before its first await point.
+    /// [`Catalog::find`] and [`FoundCatalog::start`] in one. It reads the catalog's files before its first await point.
     ///
     /// # Errors
-    /// [`OpenError`] says which file and what to do. Where the files are refused for what they hold, they are left as they are.
+    /// Of both.
     pub async fn open(options: CatalogOptions, env: Env) -> Result<Self, OpenError> {
         Self::find(options, &env)?.start(env).await
     }

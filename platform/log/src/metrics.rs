@@ -80,12 +80,7 @@ impl PartitionLog {
     #[must_use]
     pub fn metrics(&self) -> LogMetrics {
         let state = self.state();
-        LogMetrics {
-            start: state.start,
-            end: state.end,
-            bytes: state.parts.iter().map(|part| part.len).sum(),
-            segments: state.parts.len(),
-        }
+        LogMetrics { start: state.start, end: state.end, bytes: state.size_bytes(), segments: state.parts.len() }
     }
 }
 

@@ -102,7 +102,7 @@ impl PartitionLog {
     /// What the log's batches take on disk, bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.state.lock().parts.iter().map(|part| part.len).sum()
+        self.state.lock().size_bytes()
     }
 
     /// The producers whose batches would be known again, by id.

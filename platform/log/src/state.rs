@@ -212,6 +212,11 @@ pub(crate) struct Checkpoint {
 }
 
 impl State {
+    /// What the log's batches take on disk, bytes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.len).sum()
+    }
+
     pub(crate) fn new(
         parts: Vec<Part>,
         start: Offset,

@@ -115,7 +115,7 @@ async fn alter(
             check_insync_replicas_min(&config, replicas.unwrap_or(1))?;
         }
         let (id, from, to) = (topic.id, Box::new(topic.config.clone()), Box::new(config));
-        let routes_anew = (&from.partitioner, &from.partitioner_params) != (&to.partitioner, &to.partitioner_params);
+        let routes_anew = !from.routes_as(&to);
         let alters_routing = routes_anew || from.partitioner_enforce != to.partitioner_enforce;
         let would_be = Topic { config: (*to).clone(), ..(**topic).clone() };
         let command = match alters_routing {
@@ -216,7 +216,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{Broker, BrokerOptions, handlers::describe_configs, partition::Partition};
+    use crate::{Broker, BrokerOptions, handlers::describe_configs, partition::Partition, testing::push_module};
 
     const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
 
@@ -236,15 +236,7 @@ mod tests {
         };
         shared.catalog.propose(topic).await.unwrap();
         let module = "m@1".parse::<millstream_model::ModuleRef>().unwrap();
-        let push = Command::PushModule {
-            module: module.clone(),
-            digest: millstream_model::Digest([1; 32]),
-            size_bytes: 1,
-            kinds: [millstream_model::ModuleKind::Mapper].into(),
-            needs: Default::default(),
-            declarations: Vec::new(),
-            at: TimestampMs(0),
-        };
+        let push = push_module(&module);
         shared.catalog.propose(push).await.unwrap();
         let view = Command::CreateView {
             id: ViewId(Uuid::from_u128(8)),

@@ -158,14 +158,8 @@ pub(super) fn alter_topic(
     to: TopicConfig,
 ) -> Result<Outcome, Refused> {
     let topic = state.topics.get(&id).ok_or(Refused::UnknownTopicId(id))?;
-    if topic.config != *from {
-        return Err(Refused::StaleTopic(topic.name.clone()));
-    }
-    let routing = |config: &TopicConfig| {
-        let TopicConfig { partitioner, partitioner_enforce, partitioner_params, .. } = config.clone();
-        (partitioner, partitioner_enforce, partitioner_params)
-    };
-    if routing(from) != routing(&to) {
+    let alters_routing = !from.routes_as(&to) || from.partitioner_enforce != to.partitioner_enforce;
+    if alters_routing && topic.config == *from {
         return Err(Refused::PartitionerChanged(topic.name.clone()));
     }
     alter_routing(state, id, from, to)
@@ -185,7 +179,7 @@ pub(super) fn alter_routing(
         return Ok(Outcome::Unchanged);
     }
     let mut opened = None;
-    if (&from.partitioner, &from.partitioner_params) != (&to.partitioner, &to.partitioner_params) {
+    if !from.routes_as(&to) {
         let (partitioner, params) = (to.partitioner.clone(), to.partitioner_params.clone());
         let next = Next { partitions: topic.routed_partitions(), partitioner, params };
         opened = Some(routing::opening(state, topic, next)?);

@@ -114,6 +114,12 @@ impl Default for TopicConfig {
 }
 
 impl TopicConfig {
+    /// Whether both place records alike: by the same partitioner, or none, with the same parameters.
+    #[must_use]
+    pub fn routes_as(&self, other: &Self) -> bool {
+        (&self.partitioner, &self.partitioner_params) == (&other.partitioner, &other.partitioner_params)
+    }
+
     /// Builds a configuration from pairs of Kafka's form; what is not named keeps its default, the last of two wins.
     ///
     /// # Errors
