@@ -55,7 +55,7 @@ pub(crate) async fn accept_connections(shared: Arc<Shared>, door: Arc<Door>) {
 /// `_standing`: until it has ended.
 async fn serve_connection(shared: Arc<Shared>, connection: Arc<dyn Connection>, _standing: Standing) {
     let peer = connection.peer();
-    debug!(address = %peer.address, transport = peer.transport, "connected");
+    debug!(address = %peer.address, transport = peer.transport, principal = peer.principal, "connected");
     let reading = shared.catch_up.connection(peer.network());
     // Once the connection is gone, or the broker stops, nobody waits for what has not come yet.
     let hurry = shared.stop.child_token();
@@ -92,7 +92,8 @@ async fn serve_stream(shared: Arc<Shared>, connection: Arc<dyn Connection>, stre
         Err(StreamEnd::Gone) => debug!(address = %peer.address, "stream ended: nobody takes its answers"),
         Err(StreamEnd::Io(error)) => debug!(address = %peer.address, %error, "stream ended"),
         Err(end) => {
-            info!(address = %peer.address, transport = peer.transport, reason = %end, "stream closed");
+            let (transport, principal) = (peer.transport, &peer.principal);
+            info!(address = %peer.address, transport, principal, reason = %end, "stream closed");
             if matches!(end, StreamEnd::Refused(_)) {
                 // The only way to say why: the bytes cannot be trusted to be a request that has an answer.
                 connection.close(&end.to_string());

@@ -77,7 +77,7 @@ pub struct Peer {
     pub address: SocketAddr,
     /// `quic`, `tcp` or `tcp+tls` (or `sim`).
     pub transport: &'static str,
-    /// The name in its verified certificate, if it showed one.
+    /// Whom its verified certificate names, if it showed one: `User:CN=alice,O=Example`, as in Kafka.
     pub principal: Option<String>,
 }
 

@@ -1,5 +1,7 @@
 //! The flags that several commands take.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use millstream_model::Address;
 
@@ -19,13 +21,23 @@ pub(crate) struct Common {
         default_value = "127.0.0.1:9092"
     )]
     pub(crate) broker: Vec<Address>,
+    /// The certificate to show to brokers that ask for one, in PEM; the default is the client profile's.
+    #[arg(long, global = true, env = "MILLSTREAM_CLIENT_CERT", value_name = "FILE")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, global = true, env = "MILLSTREAM_CLIENT_KEY", value_name = "FILE")]
+    pub(crate) client_key: Option<PathBuf>,
 }
 
-/// For commands that ask no broker: the flag is taken, as everywhere, but nobody is told of it.
+/// For commands that ask no broker: the flags are taken, as everywhere, but nobody is told of them.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Unasked {
     #[arg(id = "broker", short = 'b', long = "broker", hide = true, value_delimiter = ',')]
     _broker: Vec<Address>,
+    #[arg(id = "client_cert", long = "client-cert", hide = true)]
+    _client_cert: Option<PathBuf>,
+    #[arg(id = "client_key", long = "client-key", hide = true)]
+    _client_key: Option<PathBuf>,
 }
 
 /// The flag of every command that answers. (`transform deploy` has one of its own, which names topics too.)

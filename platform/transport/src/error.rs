@@ -95,6 +95,19 @@ pub enum ConnectError {
         /// What the check said.
         detail: String,
     },
+    /// The broker asks for a client's certificate and does not accept what it was shown.
+    #[error(
+        "{address} refuses this client for its certificate: {why} ({detail}). Give one that the broker's --tls-client-ca has signed: \
+         --client-cert and --client-key, MILLSTREAM_CLIENT_CERT and MILLSTREAM_CLIENT_KEY, or the client profile's"
+    )]
+    Unauthenticated {
+        /// What was given.
+        address: String,
+        /// What the broker has against it.
+        why: &'static str,
+        /// What the broker said.
+        detail: String,
+    },
     /// Something else than a Millstream broker of this version.
     #[error("{address} speaks QUIC, but not millstream/1: it is another kind of server, or another version")]
     Protocol {
@@ -133,7 +146,9 @@ impl ConnectError {
         match self {
             Self::NobodyThere { .. } | Self::NoAnswer { .. } | Self::Full { .. } | Self::Handshake { .. } => true,
             Self::Io { .. } => true,
-            Self::Address { .. } | Self::Certificate { .. } | Self::Protocol { .. } => false,
+            Self::Address { .. } | Self::Certificate { .. } | Self::Unauthenticated { .. } | Self::Protocol { .. } => {
+                false
+            }
         }
     }
 }
@@ -144,7 +159,7 @@ impl From<ConnectError> for io::Error {
             ConnectError::Address { .. } => io::ErrorKind::InvalidInput,
             ConnectError::NobodyThere { .. } | ConnectError::Full { .. } => io::ErrorKind::ConnectionRefused,
             ConnectError::NoAnswer { .. } => io::ErrorKind::TimedOut,
-            ConnectError::Certificate { .. } => io::ErrorKind::PermissionDenied,
+            ConnectError::Certificate { .. } | ConnectError::Unauthenticated { .. } => io::ErrorKind::PermissionDenied,
             ConnectError::Protocol { .. } => io::ErrorKind::Unsupported,
             ConnectError::Handshake { .. } => io::ErrorKind::ConnectionAborted,
             ConnectError::Io { source, .. } => source.kind(),

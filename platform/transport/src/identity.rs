@@ -34,12 +34,22 @@ const SERVER_DAYS: u32 = 397;
 const RENEW_DAYS: u32 = 30;
 
 /// What a listener proves itself with, and the CA that clients must trust to believe it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct ServerIdentity {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
     /// The CA's certificate in PEM: what goes into a client profile.
     pub ca_pem: String,
+}
+
+impl ServerIdentity {
+    /// Whether a client that trusts the CA would take this for the broker at `host`; if not, why.
+    ///
+    /// # Errors
+    /// What the client would say.
+    pub fn is_believed_at(&self, host: &str) -> Result<(), String> {
+        tls::believable(self, host).map_err(|error| error.to_string())
+    }
 }
 
 impl Clone for ServerIdentity {

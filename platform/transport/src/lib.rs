@@ -4,17 +4,22 @@
 //! - [`TcpNet`]: the compatibility transport for Kafka clients: TCP, one frame stream per connection. A listener may ask for TLS.
 //! - [`listen_both`]: both on one port number.
 //! - [`identity`]: the development CA and certificate that a broker keeps in its data directory.
+//! - [`own`]: certificates that somebody else has made, a broker's and a client's.
+//! - [`Credentials`]: what a listener shows of these, and asks for; replaced while it listens.
 //! - [`profile`]: what a client must know of a cluster (addresses, CA), as a file that the tools find by themselves.
 //!
 //! This is the only crate that knows quinn. Frames are those of [`millstream_env::Frame`]: Kafka's 4-byte big-endian
 //! length and the bytes that it counts. A length of zero, a negative one and one above [`Limits::frame_bytes_max`] end
 //! the stream with an error before anything is allocated for it.
 
+mod credentials;
 mod error;
 mod frame;
 pub mod identity;
 mod limits;
+pub mod own;
 mod places;
+mod principal;
 pub mod profile;
 mod quic;
 mod reset;
@@ -29,13 +34,15 @@ use std::{
     sync::Arc,
 };
 
+pub use credentials::Credentials;
 pub use error::{ConnectError, FrameError, ListenError};
 pub use identity::ServerIdentity;
 pub use limits::Limits;
+pub use own::ClientCertificate;
 pub use profile::Profile;
 pub use quic::{QuicListener, QuicNet};
 pub use tcp::{TcpListener, TcpNet};
-pub use tls::{Trust, TrustError};
+pub use tls::{ClientCheck, Trust, TrustError};
 
 /// The application protocol that clients and brokers agree on in the TLS handshake.
 pub const ALPN: &[u8] = b"millstream/1";
@@ -101,24 +108,24 @@ impl BoundPort {
     /// Must be called on a tokio runtime, where the accepting tasks will run until the listeners are closed or dropped.
     ///
     /// # Errors
-    /// The identity cannot be used.
+    /// The sockets cannot be waited on.
     pub fn listen(
         self,
-        identity: &ServerIdentity,
+        credentials: &Credentials,
         tcp: TcpSecurity,
         limits: &Limits,
     ) -> Result<Listeners, ListenError> {
-        let quic = QuicListener::start(self.udp, identity, limits)?;
-        let tls = (tcp == TcpSecurity::Tls).then_some(identity);
+        let quic = QuicListener::start(self.udp, credentials, limits)?;
+        let tls = (tcp == TcpSecurity::Tls).then_some(credentials);
         let tcp = TcpListener::start(self.tcp, tls, limits)?;
         Ok(Listeners { quic: Arc::new(quic), tcp: Arc::new(tcp) })
     }
 }
 
-/// [`BoundPort::bind`] and [`BoundPort::listen`] in one, with plain TCP.
+/// [`BoundPort::bind`] and [`BoundPort::listen`] in one, with plain TCP, for clients without certificates.
 ///
 /// # Errors
 /// As of both.
 pub fn listen_both(address: SocketAddr, identity: &ServerIdentity, limits: &Limits) -> Result<Listeners, ListenError> {
-    BoundPort::bind(address)?.listen(identity, TcpSecurity::Plain, limits)
+    BoundPort::bind(address)?.listen(&Credentials::new(identity, None)?, TcpSecurity::Plain, limits)
 }

@@ -5,6 +5,9 @@
 //!   "others": [{ "brokers": ["127.0.0.1:9192"], "ca_pem": "-----BEGIN CERTIFICATE-----\n..." }] }
 //! ```
 //!
+//! `client_cert` and `client_key` beside `ca_pem` are the user's own: files, in PEM, with what brokers are shown that ask for a client's
+//! certificate. A path that is not absolute starts at the profile's directory.
+//!
 //! The first two lines are of the broker that was started last, which is the whole profile for a user with one broker. The
 //! user's other brokers stay below `others`, each found by its address.
 //!
@@ -46,6 +49,12 @@ pub struct KnownCluster {
     pub brokers: Vec<String>,
     /// The certificates of the CAs that the brokers' certificates must come from, PEM.
     pub ca_pem: String,
+    /// The file of the certificate to show to brokers that ask for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<PathBuf>,
+    /// The file of its private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<PathBuf>,
 }
 
 impl KnownCluster {
@@ -96,7 +105,8 @@ impl Profile {
     /// A profile of one cluster.
     #[must_use]
     pub fn new(brokers: Vec<String>, ca_pem: String) -> Self {
-        Self { cluster: KnownCluster { brokers, ca_pem }, others: Vec::new() }
+        let cluster = KnownCluster { brokers, ca_pem, client_cert: None, client_key: None };
+        Self { cluster, others: Vec::new() }
     }
 
     /// Reads a profile.
@@ -150,9 +160,14 @@ impl Profile {
         lock.lock().map_err(fail)?;
         if let Ok(before) = Self::load(path) {
             let known = std::iter::once(before.cluster).chain(before.others);
-            let mine = &self.cluster;
-            self.others =
-                known.filter(|known| known.ca_pem != mine.ca_pem && !known.has_any_of(&mine.brokers)).collect();
+            let mine = &mut self.cluster;
+            let (same, others): (Vec<_>, _) =
+                known.partition(|known| known.ca_pem == mine.ca_pem || known.has_any_of(&mine.brokers));
+            self.others = others;
+            // What the user has put there stays.
+            if let Some(same) = same.into_iter().find(|same| same.client_cert.is_some()) {
+                (mine.client_cert, mine.client_key) = (same.client_cert, same.client_key);
+            }
             self.others.truncate(OTHERS_MAX);
         }
         self.write(path)
@@ -165,14 +180,33 @@ impl Profile {
     /// # Errors
     /// The profile's certificates are malformed.
     pub fn trust(&self, brokers: &[String], origin: impl Into<String>) -> Result<Trust, TrustError> {
+        let pem: Vec<_> = self.meant(brokers).into_iter().map(|known| known.ca_pem.as_str()).collect();
+        Trust::from_pem(&pem.join("\n"), origin)
+    }
+
+    /// The files of the certificate to show to `brokers`, and of its key, if the profile names any. `path` is the profile's.
+    ///
+    /// # Errors
+    /// [`ProfileError::Malformed`]: only one of the two is named.
+    pub fn certificate(&self, brokers: &[String], path: &Path) -> Result<Option<(PathBuf, PathBuf)>, ProfileError> {
+        let named =
+            self.meant(brokers).into_iter().find(|known| known.client_cert.is_some() || known.client_key.is_some());
+        let Some(KnownCluster { client_cert, client_key, .. }) = named else { return Ok(None) };
+        let (Some(certificate), Some(key)) = (client_cert, client_key) else {
+            let detail = "client_cert and client_key belong together, and one of them is missing".into();
+            return Err(ProfileError::Malformed { path: path.into(), detail });
+        };
+        let from_here = |file: &Path| path.parent().map_or_else(|| file.to_owned(), |dir| dir.join(file));
+        Ok(Some((from_here(certificate), from_here(key))))
+    }
+
+    fn meant(&self, brokers: &[String]) -> Vec<&KnownCluster> {
         let all = || std::iter::once(&self.cluster).chain(&self.others);
         let meant: Vec<_> = match brokers {
             [] => vec![&self.cluster],
             _ => all().filter(|known| known.has_any_of(brokers)).collect(),
         };
-        let meant = if meant.is_empty() { all().collect() } else { meant };
-        let pem: Vec<_> = meant.into_iter().map(|known| known.ca_pem.as_str()).collect();
-        Trust::from_pem(&pem.join("\n"), origin)
+        if meant.is_empty() { all().collect() } else { meant }
     }
 }
 
@@ -282,7 +316,7 @@ mod tests {
             crate::identity::ensure(&dir.path().join(name), &[]).unwrap().ca_pem
         };
         let mut profile = Profile::new(vec!["a:1".into()], ca("a"));
-        profile.others.push(KnownCluster { brokers: vec!["b:2".into()], ca_pem: ca("b") });
+        profile.others.push(KnownCluster { brokers: vec!["b:2".into()], ..Profile::new(Vec::new(), ca("b")).cluster });
         let check = |brokers: &[&str], expected: usize| {
             let brokers: Vec<_> = brokers.iter().map(ToString::to_string).collect();
             assert_eq!(profile.trust(&brokers, "here").unwrap().roots.len(), expected, "{brokers:?}");
@@ -307,5 +341,24 @@ mod tests {
         assert!(profile.trust(&[], "here").is_err());
         profile.clone().write_beside_others(&path).unwrap();
         assert_eq!(Profile::load(&path).unwrap(), profile);
+    }
+
+    #[test]
+    fn what_the_user_shows_stays_when_the_broker_writes_again_and_is_found_beside_the_profile() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("profile.json");
+        let mine = || Profile::new(vec!["a:1".into()], "pem".into());
+        let mut shown = mine();
+        shown.cluster.client_cert = Some("me.pem".into());
+        assert!(matches!(shown.certificate(&[], &path), Err(ProfileError::Malformed { .. })), "without its key");
+        shown.cluster.client_key = Some("/keys/me.key".into());
+        shown.write(&path).unwrap();
+        mine().write_beside_others(&path).unwrap();
+        Profile::new(vec!["b:2".into()], "other".into()).write_beside_others(&path).unwrap();
+        let read = Profile::load(&path).unwrap();
+        let expected = Some((dir.path().join("me.pem"), "/keys/me.key".into()));
+        assert_eq!(read.certificate(&["a:1".into()], &path).unwrap(), expected);
+        assert_eq!(read.certificate(&["b:2".into()], &path).unwrap(), None);
+        assert_eq!(read.certificate(&[], &path).unwrap(), None, "the last broker's is meant");
     }
 }

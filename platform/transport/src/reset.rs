@@ -23,7 +23,8 @@ const ID_SIGNATURE_BYTES: usize = 4;
 /// what a recorded packet that comes again and again costs us, and a thousand clients hear of a restart within a second.
 const RESET_PAUSE: Duration = Duration::from_millis(1);
 
-/// The configuration of a listener's endpoint, the same for every start with this identity.
+/// The configuration of a listener's endpoint, the same for every start with this identity. It stays while the listener does: after a
+/// restart with another key, clients of before are left to their idle time-outs.
 pub(crate) fn endpoint_config(identity: &ServerIdentity) -> Result<EndpointConfig, ListenError> {
     let ids = SignedIds::of(identity)?;
     let mut config = EndpointConfig::new(Arc::new(derive(identity, b"stateless reset")?));

@@ -22,13 +22,12 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    ConnectError, Limits, ListenError, ServerIdentity,
+    ConnectError, Credentials, Limits, ListenError,
     frame::{Activity, Assembly, FrameReader, FrameWriter, Outlet, ReadLimits, WriteLimits, advance},
     places::{Place, Places},
     seldom::Seldom,
     socket::{bind_tcp, resolve},
     tcp_tls::{Handshakes, Turn},
-    tls,
 };
 
 /// What a peer came over.
@@ -110,20 +109,17 @@ pub struct TcpListener {
 }
 
 impl TcpListener {
-    /// Starts accepting on a bound socket: TLS where there is an identity, plain otherwise.
+    /// Starts accepting on a bound socket: TLS where there are credentials, plain otherwise.
     pub(crate) fn start(
         socket: std::net::TcpListener,
-        tls: Option<&ServerIdentity>,
+        tls: Option<&Credentials>,
         limits: &Limits,
     ) -> Result<Self, ListenError> {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let fail = |address| move |source| ListenError::Bind { protocol: "TCP", address, source };
         let address = socket.local_addr().map_err(fail(unknown))?;
         let socket = tokio::net::TcpListener::from_std(socket).map_err(fail(address))?;
-        let handshakes = match tls {
-            Some(identity) => Some(Handshakes::new(Arc::new(tls::tcp_server(identity)?), limits)),
-            None => None,
-        };
+        let handshakes = tls.map(|credentials| Handshakes::new(credentials.clone(), limits));
         let closed = CancellationToken::new();
         let (tx, rx) = mpsc::channel(BACKLOG);
         let places = Places::new(limits);
@@ -242,7 +238,7 @@ impl Door {
             let activity = Activity::new(self.limits.tcp_idle_timeout);
             let source = FrameReader::new(session.read, self.read_limits(&activity));
             let sink = FrameWriter::new(session.write, WriteLimits::accepted(&self.limits, Some(activity)));
-            let peer = Peer { address: peer, transport: TLS, principal: None };
+            let peer = Peer { address: peer, transport: TLS, principal: session.principal };
             self.hand_over(TcpConnection::new(&socket, peer, Box::pin(source), Box::pin(sink))).await;
         }
     }

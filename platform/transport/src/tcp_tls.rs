@@ -19,9 +19,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    Limits,
+    Credentials, Limits,
     frame::{Outlet, advance},
     places::{Place, Places},
+    principal::principal,
     seldom::Seldom,
     tcp::Socket,
 };
@@ -35,12 +36,13 @@ const FAREWELL_BYTES: usize = 64 << 10;
 
 /// A listener's handshakes.
 pub(crate) struct Handshakes {
-    config: Arc<rustls::ServerConfig>,
+    credentials: Credentials,
     limits: Limits,
     under_way: Places,
     refused: Seldom,
     plain: Seldom,
     failed: Seldom,
+    unauthenticated: Seldom,
 }
 
 /// One that may begin.
@@ -49,7 +51,7 @@ pub(crate) struct Turn {
 }
 
 impl Handshakes {
-    pub(crate) fn new(config: Arc<rustls::ServerConfig>, limits: &Limits) -> Self {
+    pub(crate) fn new(credentials: Credentials, limits: &Limits) -> Self {
         let per_address_max = (limits.handshakes_max / ADDRESS_SHARE).max(1);
         let bounds = Limits {
             connections_max: limits.handshakes_max,
@@ -57,12 +59,13 @@ impl Handshakes {
             ..limits.clone()
         };
         Self {
-            config,
+            credentials,
             limits: limits.clone(),
             under_way: Places::new(&bounds),
             refused: Seldom::default(),
             plain: Seldom::default(),
             failed: Seldom::default(),
+            unauthenticated: Seldom::default(),
         }
     }
 
@@ -91,8 +94,14 @@ impl Handshakes {
                     tracing::warn!(
                         %peer, left_out,
                         "a client that does not speak TLS was closed: this port does. Have Kafka clients use \
-                         security.protocol=SSL and the CA in DATA_DIR/tls/ca.pem, or start the broker with --tcp-tls off"
+                         security.protocol=SSL and the broker's CA (DATA_DIR/tls/ca.pem, unless --tls-cert is given), or start the broker with --tcp-tls off"
                     );
+                }
+                end_in_order(&socket);
+            }
+            Ok(Err(Failure::Tls(error))) if is_about_the_client(&error) => {
+                if let Some(left_out) = self.unauthenticated.turn() {
+                    tracing::warn!(%peer, %error, left_out, "a client was refused for its certificate");
                 }
                 end_in_order(&socket);
             }
@@ -114,9 +123,12 @@ impl Handshakes {
             Ok(_) if first[0] != HANDSHAKE => return Err(Failure::Plain),
             Ok(_) => {}
         }
-        let accepted = TlsAcceptor::from(Arc::clone(&self.config)).accept(BothEnds(Arc::clone(socket))).await;
-        let (read, write) = tokio::io::split(accepted.map_err(Failure::Tls)?);
-        Ok(Session { read: TlsReadEnd(read), write: TlsWriteEnd(write) })
+        let accepted = TlsAcceptor::from(self.credentials.tcp()).accept(BothEnds(Arc::clone(socket))).await;
+        let accepted = accepted.map_err(Failure::Tls)?;
+        let shown = accepted.get_ref().1.peer_certificates();
+        let principal = shown.and_then(|shown| principal(shown.first()?));
+        let (read, write) = tokio::io::split(accepted);
+        Ok(Session { read: TlsReadEnd(read), write: TlsWriteEnd(write), principal })
     }
 }
 
@@ -125,6 +137,12 @@ enum Failure {
     Gone,
     Plain,
     Tls(io::Error),
+}
+
+/// Whether a handshake has failed for what the client has shown, or has not.
+fn is_about_the_client(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
 }
 
 /// Ends our side of a connection so that the peer finds an end and not a reset, as far as it has stopped sending.
@@ -144,6 +162,8 @@ fn end_in_order(socket: &Socket) {
 pub(crate) struct Session {
     pub(crate) read: TlsReadEnd,
     pub(crate) write: TlsWriteEnd,
+    /// Of the client's certificate, if it showed one.
+    pub(crate) principal: Option<String>,
 }
 
 /// What came, decrypted.

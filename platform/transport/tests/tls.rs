@@ -11,7 +11,9 @@ use std::{
 
 use futures::{SinkExt, StreamExt};
 use millstream_env::{Connection, Listener};
-use millstream_transport::{BoundPort, FrameError, Limits, Listeners, ServerIdentity, TcpSecurity, identity};
+use millstream_transport::{
+    BoundPort, Credentials, FrameError, Limits, Listeners, ServerIdentity, TcpSecurity, identity,
+};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -49,7 +51,7 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let identity = identity::ensure(&dir.path().join("tls"), &[]).unwrap();
         let port = BoundPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let listeners = port.listen(&identity, TcpSecurity::Tls, limits).unwrap();
+        let listeners = port.listen(&Credentials::new(&identity, None).unwrap(), TcpSecurity::Tls, limits).unwrap();
         Self { listeners, identity, _dir: dir }
     }
 
@@ -178,7 +180,9 @@ async fn a_client_that_does_not_speak_tls_is_closed_in_order_without_a_byte() {
 async fn a_client_that_speaks_tls_on_a_plain_port_finds_the_end() {
     let server = Server::silent(&Limits::default());
     let port = BoundPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let plain = port.listen(&server.identity, TcpSecurity::Plain, &Limits::default()).unwrap();
+    let plain = port
+        .listen(&Credentials::new(&server.identity, None).unwrap(), TcpSecurity::Plain, &Limits::default())
+        .unwrap();
     let tls = Server { listeners: plain, identity: server.identity, _dir: server._dir };
     let refuse = async {
         let connection = tls.listeners.tcp.accept().await.unwrap();

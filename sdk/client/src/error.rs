@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use millstream_model::{Offset, PartitionId};
 use millstream_protocol::{ApiKey, ErrorCode};
-use millstream_transport::{ConnectError as TransportError, TrustError, profile::ProfileError};
+use millstream_transport::{ConnectError as TransportError, TrustError, own::OwnError, profile::ProfileError};
 
 /// Why there is no [`crate::Client`].
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum ConnectError {
     /// The CA certificate is malformed.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The client's certificate or its key cannot be used.
+    #[error("the client's certificate: {0}")]
+    Certificate(#[from] OwnError),
     /// No broker was reached, or the one reached is of no use.
     #[error(transparent)]
     Call(#[from] CallError),

@@ -47,7 +47,7 @@ mod offsets;
 mod options;
 mod producer;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 pub use admin::{
     Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, PushedModule,
@@ -69,8 +69,8 @@ pub use millstream_protocol::{
     messages::cluster::DescribeClusterBroker,
 };
 pub use millstream_record::{Batch, Compression, Header};
-use millstream_transport::{Profile, QuicNet, Trust, profile};
-pub use options::{ClientOptions, Security};
+use millstream_transport::{ClientCertificate, Profile, QuicNet, Trust, profile};
+pub use options::{CertificateFiles, ClientOptions, Security};
 pub use producer::{Acks, Delivered, Delivery, Producer, ProducerOptions, ProducerRecord};
 
 use self::cluster::Cluster;
@@ -109,7 +109,7 @@ impl Client {
     }
 
     /// Connects over any network: Kafka's plain TCP ([`millstream_transport::TcpNet`]), or a simulated one.
-    /// [`ClientOptions::brokers`] and [`ClientOptions::security`] are not looked at.
+    /// [`ClientOptions::brokers`], [`ClientOptions::security`] and [`ClientOptions::certificate`] are not looked at.
     ///
     /// # Errors
     /// No broker reached.
@@ -162,14 +162,29 @@ impl Client {
     }
 }
 
-/// Whom to believe and whom to ask.
+/// Whom to believe, what to show, and whom to ask.
 fn resolve(options: &ClientOptions) -> Result<(Trust, Vec<String>), ConnectError> {
+    let given = options.certificate.as_ref().map(|files| (files.certificate.clone(), files.key.clone()));
+    let showing = |trust: Trust, files: Option<(PathBuf, PathBuf)>| match files {
+        Some((certificate, key)) => {
+            ClientCertificate::read(&certificate, &key).map(|read| trust.with_certificate(read))
+        }
+        None => Ok(trust),
+    };
     let (profile, path) = match &options.security {
         Security::Profile => profile::load_default()?,
         Security::ProfileFile(path) => (Profile::load(path)?, path.clone()),
-        Security::Ca(pem) => return Ok((Trust::from_pem(pem, "the client's options")?, options.brokers.clone())),
+        Security::Ca(pem) => {
+            let trust = Trust::from_pem(pem, "the client's options")?;
+            return Ok((showing(trust, given)?, options.brokers.clone()));
+        }
     };
     let trust = profile.trust(&options.brokers, path.display().to_string())?;
+    let files = match given {
+        Some(given) => Some(given),
+        None => profile.certificate(&options.brokers, &path)?,
+    };
+    let trust = showing(trust, files)?;
     let brokers = if options.brokers.is_empty() { profile.cluster.brokers } else { options.brokers.clone() };
     Ok((trust, brokers))
 }

@@ -16,6 +16,15 @@ pub enum Security {
     Ca(String),
 }
 
+/// What a client proves itself with to brokers that ask for it: files in PEM, read when it connects first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The client's certificate, and behind it those that lead to its CA.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
 /// How a client finds, believes and talks to its brokers. `ClientOptions::default()` asks the user's profile for everything.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
@@ -23,6 +32,8 @@ pub struct ClientOptions {
     pub brokers: Vec<String>,
     /// Whose certificates are believed.
     pub security: Security,
+    /// What is shown to brokers that ask for a certificate; none is "what the profile says", if anything.
+    pub certificate: Option<CertificateFiles>,
     /// The client's name for itself, shown by brokers.
     pub client_id: String,
     /// How long one request may take, its answer included. Reads are repeated within this time when a connection ends.
@@ -45,6 +56,7 @@ impl Default for ClientOptions {
         Self {
             brokers: Vec::new(),
             security: Security::default(),
+            certificate: None,
             client_id: "millstream".into(),
             request_timeout: Duration::from_secs(30),
             backoff_min: Duration::from_millis(20),

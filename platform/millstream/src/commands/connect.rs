@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use millstream_client::{Client, ClientOptions};
+use millstream_client::{CertificateFiles, Client, ClientOptions};
 use millstream_transport::Limits;
 
-use crate::flags::Common;
+use crate::{failure::Malformed, flags::Common};
 
 /// How long a broker may take to answer; far above what any request takes but those that compile.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -31,8 +31,17 @@ pub(crate) async fn connect_to_compile(common: &Common) -> anyhow::Result<Client
 
 async fn connect_for(common: &Common, request_timeout: Duration) -> anyhow::Result<Client> {
     let limits = Limits { idle_timeout: SILENCE_MAX, keep_alive: SILENCE_MAX / 4, ..Limits::default() };
+    let certificate = match (&common.client_cert, &common.client_key) {
+        (Some(certificate), Some(key)) => Some(CertificateFiles { certificate: certificate.clone(), key: key.clone() }),
+        (None, None) => None,
+        _ => {
+            let told = "--client-cert and --client-key belong together: one of them is not given";
+            return Err(Malformed(told.into()).into());
+        }
+    };
     let options = ClientOptions {
         limits,
+        certificate,
         brokers: common.broker.iter().map(ToString::to_string).collect(),
         client_id: "millstream-cli".into(),
         request_timeout,

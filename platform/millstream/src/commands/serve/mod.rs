@@ -9,6 +9,7 @@ mod kafka;
 mod limits;
 mod ready;
 mod settings;
+mod tls;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,22 +18,21 @@ use clap::Args;
 use millstream_broker::{Broker, BrokerOptions};
 use millstream_env::Budget;
 use millstream_model::Address;
-use millstream_transport::{
-    BoundPort, Limits, ListenError, Listeners, Profile, QuicListener, TcpSecurity, identity, profile,
-};
+use millstream_transport::{BoundPort, Limits, ListenError, Listeners, Profile, QuicListener, TcpSecurity, profile};
 use tracing::{info, warn};
 
 use self::{
     http::{HttpServer, Site},
     ready::Ready,
-    settings::{Http, Settings, Switch},
+    settings::{ClientAuth, Http, Settings, Switch},
+    tls::{Keeper, Source},
 };
 use crate::{
     failure::explain,
     flags::{Form, Unasked},
     log_filter::LogFilter,
     output::{Output, say},
-    signals::Signals,
+    signals::{Hangup, Signals},
 };
 
 /// How long a stopped broker waits until its QUIC clients have heard that it closes their connections.
@@ -54,6 +54,10 @@ The configuration file is TOML; its keys are the flags' names:
     advertise = \"broker-1.example.com:9092\"
     http = \"127.0.0.1:9644\"
     tcp-tls = \"on\"
+    tls-cert = \"/etc/millstream/broker.pem\"
+    tls-key = \"/etc/millstream/broker.key\"
+    tls-client-ca = \"/etc/millstream/clients-ca.pem\"
+    tls-client-auth = \"required\"
     node-id = 1
     frame-memory = 1073741824
     retention-check-ms = 300000
@@ -70,6 +74,8 @@ environment as MILLSTREAM_NUM_PARTITIONS and so on:
     default.replication.factor  replicas of each partition, likewise; 1
     auto.create.topics.enable   whether a topic is made when a Kafka client asks for one that is not there; true
 
+SIGHUP has the files of certificates read again, which otherwise happens within a dozen seconds: new connections are shown what they hold then, \
+open ones go on, and files that cannot be used change nothing. \
 SIGINT or SIGTERM stops the broker in order; a second one stops it at once, which the next start recovers from. \
 RUST_LOG says what is logged, such as RUST_LOG=debug."
 )]
@@ -97,6 +103,30 @@ pub(crate) struct Serve {
     /// need security.protocol=SSL and the CA in DATA_DIR/tls/ca.pem. The default is off.
     #[arg(long, value_name = "off|on", env = "MILLSTREAM_TCP_TLS", value_enum, hide_possible_values = true)]
     tcp_tls: Option<Switch>,
+    /// The certificate to show, in PEM: the broker's own first, then those that lead to its CA. The default is one that the broker makes,
+    /// with a CA of its own in DATA_DIR/tls.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// The CA that the client profile tells clients to trust, in PEM; the default is the last certificate in --tls-cert.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// Ask clients for certificates of these CAs, in PEM.
+    #[arg(long, value_name = "FILE", env = "MILLSTREAM_TLS_CLIENT_CA")]
+    tls_client_ca: Option<PathBuf>,
+    /// Whether a client without a certificate is refused, on QUIC and TCP alike: `none` does not ask, `requested` takes it in, `required`
+    /// does not. A wrong one is refused whenever it is asked for. The default is required if --tls-client-ca is given. (Kafka's
+    /// ssl.client.auth.)
+    #[arg(
+        long,
+        value_name = "none|requested|required",
+        env = "MILLSTREAM_TLS_CLIENT_AUTH",
+        value_enum,
+        hide_possible_values = true
+    )]
+    tls_client_auth: Option<ClientAuth>,
     /// The broker's number in its cluster; the default is 1.
     #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = clap::value_parser!(i32).range(0..))]
     node_id: Option<i32>,
@@ -141,13 +171,14 @@ impl Serve {
         let settings = Settings::resolve(self)?;
         // Before anything takes long, so that a stop is heard at any time.
         let mut signals = Signals::new().context("cannot listen for signals")?;
+        let hangup = Hangup::new().context("cannot listen for signals")?;
         let starting = Box::pin(Running::start(&settings, log));
         let running = tokio::select! {
             running = starting => running?,
             signal = signals.next() => bail!("stopped by {signal} before the broker was ready"),
         };
         running.tell(&settings, form)?;
-        running.serve(signals).await
+        running.serve(signals, hangup).await
     }
 }
 
@@ -157,9 +188,40 @@ struct Running {
     quic: Arc<QuicListener>,
     bound: SocketAddr,
     http: Option<HttpServer>,
+    keeper: Keeper,
+    told: Told,
     profile: Option<PathBuf>,
     /// The data directory was empty.
     is_new: bool,
+}
+
+/// What clients are told, but for the CA.
+#[derive(Clone, Debug)]
+struct Told {
+    address: String,
+    data_dir: PathBuf,
+}
+
+impl Told {
+    /// Writes what clients need to know: beside the data, and where this user's clients look for it. Returns the latter, if any. A broker
+    /// can do without: on a full disk it must start, so that room can be made.
+    fn write(&self, ca_pem: String) -> Option<PathBuf> {
+        let profile = Profile::new(vec![self.address.clone()], ca_pem);
+        if let Err(error) = profile.write(&self.data_dir.join("client.json")) {
+            warn!(error = explain(&error), "the profile in the data directory is not of this start");
+        }
+        let Some(path) = profile::default_path() else {
+            warn!("there is no place for this user's client profile: set {}", profile::PROFILE_VARIABLE);
+            return None;
+        };
+        match profile.write_beside_others(&path) {
+            Ok(()) => Some(path),
+            Err(error) => {
+                warn!(error = explain(&error), "clients must be given DATA_DIR/client.json");
+                None
+            }
+        }
+    }
 }
 
 impl Running {
@@ -168,7 +230,7 @@ impl Running {
         let port = bind(settings.listen)?;
         let bound = port.address();
         if !bound.ip().is_loopback() {
-            warn!(address = %bound, "whoever reaches this address may do everything: there are no access rights yet");
+            settings.warn_of_openness(bound);
         }
         let site = Arc::new(Site::new(log));
         let http = http::listen(settings.http).await?;
@@ -202,7 +264,7 @@ impl Running {
             ),
         }
         let is_new = recovered.created;
-        let (listeners, ca_pem) = match listen(port, settings, frames) {
+        let (listeners, keeper) = match listen(port, settings, frames) {
             Ok(listening) => listening,
             Err(refused) => {
                 // The refusal is what counts; what could not be written is recovered by the next start.
@@ -213,29 +275,9 @@ impl Running {
         let quic = listeners.quic.clone();
         let broker = Arc::new(prepared.serve(vec![listeners.quic, listeners.tcp]));
         site.serves(broker.clone());
-        let mut running = Self { broker, quic, bound, http, profile: None, is_new };
-        running.profile = running.write_profile(settings, ca_pem);
-        Ok(running)
-    }
-
-    /// What clients need to know: beside the data, and where this user's clients look for it. Returns the latter, if any. A broker can do
-    /// without: on a full disk it must start, so that room can be made.
-    fn write_profile(&self, settings: &Settings, ca_pem: String) -> Option<PathBuf> {
-        let profile = Profile::new(vec![settings.address(self.bound)], ca_pem);
-        if let Err(error) = profile.write(&settings.data_dir.join("client.json")) {
-            warn!(error = explain(&error), "the profile in the data directory is not of this start");
-        }
-        let Some(path) = profile::default_path() else {
-            warn!("there is no place for this user's client profile: set {}", profile::PROFILE_VARIABLE);
-            return None;
-        };
-        match profile.write_beside_others(&path) {
-            Ok(()) => Some(path),
-            Err(error) => {
-                warn!(error = explain(&error), "clients must be given DATA_DIR/client.json");
-                None
-            }
-        }
+        let told = Told { address: settings.address(bound), data_dir: data_dir.clone() };
+        let profile = told.write(keeper.ca_pem().to_owned());
+        Ok(Self { broker, quic, bound, http, keeper, told, profile, is_new })
     }
 
     /// Tells people and programs that the broker is ready.
@@ -275,8 +317,9 @@ impl Running {
     }
 
     /// Until a signal or a failure.
-    async fn serve(self, mut signals: Signals) -> anyhow::Result<()> {
+    async fn serve(self, mut signals: Signals, hangup: Hangup) -> anyhow::Result<()> {
         tokio::select! {
+            () = self.keeper.keep(hangup, self.told) => {}
             signal = signals.next() => info!(signal, "stopping; another signal stops at once"),
             failed = self.broker.failed() => {
                 return Err(anyhow::Error::new(failed).context("the broker has stopped itself"));
@@ -308,11 +351,10 @@ fn bind(address: SocketAddr) -> anyhow::Result<BoundPort> {
     })
 }
 
-/// Listens with the data directory's identity, which is made if it is not there. Returns its CA too, for clients.
-fn listen(port: BoundPort, settings: &Settings, frames: Budget) -> anyhow::Result<(Listeners, String)> {
-    let dir = settings.data_dir.join("tls");
-    let identity = identity::ensure(&dir, &settings.hosts())
-        .with_context(|| format!("cannot use the data directory {}", settings.data_dir.display()))?;
+/// Listens with the operator's certificate, else with the data directory's, which is made if it is not there.
+fn listen(port: BoundPort, settings: &Settings, frames: Budget) -> anyhow::Result<(Listeners, Keeper)> {
+    let source = Source::new(settings.tls.clone(), settings.data_dir.clone(), settings.hosts());
+    let keeper = Keeper::start(source)?;
     let limits = Limits { budget: frames, ..Limits::default() };
-    Ok((port.listen(&identity, settings.tcp, &limits)?, identity.ca_pem))
+    Ok((port.listen(keeper.credentials(), settings.tcp, &limits)?, keeper))
 }

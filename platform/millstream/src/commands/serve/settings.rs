@@ -50,6 +50,39 @@ pub(crate) enum Switch {
     On,
 }
 
+/// Whether clients are asked for certificates; the words of Kafka's `ssl.client.auth`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ClientAuth {
+    None,
+    Requested,
+    Required,
+}
+
+/// What the listeners show, and ask clients for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tls {
+    /// None: a certificate of the broker's own making.
+    pub(crate) own: Option<Own>,
+    /// None: clients are not asked.
+    pub(crate) clients: Option<Clients>,
+}
+
+/// The operator's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Own {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) ca: Option<PathBuf>,
+}
+
+/// Whose certificates clients may show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Clients {
+    pub(crate) ca: PathBuf,
+    pub(crate) required: bool,
+}
+
 /// All that a broker is started with.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -58,6 +91,7 @@ pub(crate) struct Settings {
     pub(crate) advertise: Option<Address>,
     pub(crate) http: Http,
     pub(crate) tcp: TcpSecurity,
+    pub(crate) tls: Tls,
     pub(crate) node_id: BrokerId,
     pub(crate) frame_memory: usize,
     pub(crate) new_topics: NewTopics,
@@ -83,6 +117,11 @@ struct File {
     #[serde(default, deserialize_with = "http_text")]
     http: Option<Http>,
     tcp_tls: Option<Switch>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_ca: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
+    tls_client_auth: Option<ClientAuth>,
     #[serde(default, deserialize_with = "node_id_number")]
     node_id: Option<i32>,
     #[serde(default, deserialize_with = "address_texts")]
@@ -210,16 +249,21 @@ impl Settings {
             );
             return Err(Malformed(told).into());
         }
+        let tcp = match given.tcp_tls.or(file.tcp_tls) {
+            Some(Switch::On) => TcpSecurity::Tls,
+            Some(Switch::Off) | None => TcpSecurity::Plain,
+        };
+        let own = own(given.tls_cert.or(file.tls_cert), given.tls_key.or(file.tls_key), given.tls_ca.or(file.tls_ca))?;
+        let client_ca = given.tls_client_ca.or(file.tls_client_ca);
+        let tls = Tls { own, clients: clients(client_ca, given.tls_client_auth.or(file.tls_client_auth), tcp)? };
         let frame_memory = given.frame_memory.or(file.frame_memory).unwrap_or_else(frame_memory_default);
         Ok(Self {
             data_dir,
             listen,
             advertise,
             http: given.http.or(file.http).unwrap_or(Http::IfFree(HTTP_DEFAULT)),
-            tcp: match given.tcp_tls.or(file.tcp_tls) {
-                Some(Switch::On) => TcpSecurity::Tls,
-                Some(Switch::Off) | None => TcpSecurity::Plain,
-            },
+            tcp,
+            tls,
             new_topics: kafka::resolve(&given.set, kafka::environment, &file.kafka)?,
             node_id: BrokerId(given.node_id.or(file.node_id).unwrap_or(NODE_ID_DEFAULT)),
             retention_check: millis(given.retention_check_ms, file.retention_check_ms, RETENTION_CHECK_MS_DEFAULT),
@@ -239,10 +283,59 @@ impl Settings {
         listen.map(|ip| ip.to_string()).into_iter().chain(advertise).collect()
     }
 
+    /// Says to whom an address that others reach is open. That it was given is taken for consent.
+    pub(crate) fn warn_of_openness(&self, bound: SocketAddr) {
+        let plain = match self.tcp {
+            TcpSecurity::Plain => "; what Kafka's clients send and read can be read on the way (--tcp-tls on)",
+            TcpSecurity::Tls => "",
+        };
+        match &self.tls.clients {
+            Some(Clients { ca, required: true }) => tracing::info!(
+                address = %bound,
+                "whoever shows a certificate of a CA in {} may do everything: there are no access rights yet",
+                ca.display()
+            ),
+            _ => tracing::warn!(
+                address = %bound,
+                "whoever reaches this address may do everything: there are no access rights yet, and no client has to prove who it \
+                 is (--tls-client-ca){plain}"
+            ),
+        }
+    }
+
     /// Where clients connect to.
     pub(crate) fn address(&self, bound: SocketAddr) -> String {
         self.advertise.as_ref().map_or_else(|| bound.to_string(), ToString::to_string)
     }
+}
+
+fn own(certificate: Option<PathBuf>, key: Option<PathBuf>, ca: Option<PathBuf>) -> anyhow::Result<Option<Own>> {
+    match (certificate, key, ca) {
+        (Some(certificate), Some(key), ca) => Ok(Some(Own { certificate, key, ca })),
+        (None, None, None) => Ok(None),
+        (None, None, Some(_)) => {
+            Err(Malformed("--tls-ca is the CA of the certificate in --tls-cert, which is not given".into()).into())
+        }
+        _ => Err(Malformed("--tls-cert and --tls-key belong together: one of them is not given".into()).into()),
+    }
+}
+
+fn clients(ca: Option<PathBuf>, auth: Option<ClientAuth>, tcp: TcpSecurity) -> anyhow::Result<Option<Clients>> {
+    let (ca, required) = match (ca, auth) {
+        (_, Some(ClientAuth::None)) | (None, None) => return Ok(None),
+        (None, Some(_)) => {
+            let told = "--tls-client-auth asks clients for certificates: give --tls-client-ca FILE, the CAs that they must come from";
+            return Err(Malformed(told.into()).into());
+        }
+        // Whoever names a CA means to have it count.
+        (Some(ca), auth) => (ca, auth != Some(ClientAuth::Requested)),
+    };
+    if required && tcp == TcpSecurity::Plain {
+        let told = "clients must show certificates (--tls-client-ca), but the TCP port, which is plain, would take anybody: give \
+                    --tcp-tls on, or --tls-client-auth requested";
+        return Err(Malformed(told.into()).into());
+    }
+    Ok(Some(Clients { ca, required }))
 }
 
 /// `$XDG_DATA_HOME/millstream`, else `$HOME/.local/share/millstream`: the same wherever the broker is started from.
@@ -350,6 +443,35 @@ mod tests {
         check(None, "tcp-tls = \"on\"", TcpSecurity::Tls);
         check(Some(Switch::On), "", TcpSecurity::Tls);
         check(Some(Switch::Off), "tcp-tls = \"on\"", TcpSecurity::Plain);
+    }
+
+    #[test]
+    fn certificates_are_given_whole_or_not_at_all() {
+        let check = |text: &str, expected: Result<(bool, Option<bool>), &str>| {
+            let text = text.replace(' ', "\n");
+            let told = merge(Serve::default(), &text).map_err(|error| error.to_string());
+            match (&told, expected) {
+                (Ok(settings), Ok(expected)) => {
+                    let asked = settings.tls.clients.as_ref().map(|clients| clients.required);
+                    assert_eq!((settings.tls.own.is_some(), asked), expected, "{text:?}");
+                }
+                (Err(told), Err(words)) => assert!(told.contains(words), "{text:?}: {told}"),
+                _ => panic!("{text:?}: {told:?}"),
+            }
+        };
+        check("", Ok((false, None)));
+        check("tls-cert=\"c\" tls-key=\"k\"", Ok((true, None)));
+        check("tls-cert=\"c\" tls-key=\"k\" tls-ca=\"a\"", Ok((true, None)));
+        check("tls-cert=\"c\"", Err("--tls-cert and --tls-key"));
+        check("tls-key=\"k\" tls-ca=\"a\"", Err("--tls-cert and --tls-key"));
+        check("tls-ca=\"a\"", Err("--tls-cert, which is not given"));
+        check("tcp-tls=\"on\" tls-client-ca=\"a\"", Ok((false, Some(true))));
+        check("tcp-tls=\"on\" tls-client-ca=\"a\" tls-client-auth=\"required\"", Ok((false, Some(true))));
+        check("tls-client-ca=\"a\" tls-client-auth=\"requested\"", Ok((false, Some(false))));
+        check("tls-client-ca=\"a\" tls-client-auth=\"none\"", Ok((false, None)));
+        check("tls-client-auth=\"none\"", Ok((false, None)));
+        check("tls-client-auth=\"required\"", Err("--tls-client-ca FILE"));
+        check("tls-client-ca=\"a\"", Err("--tcp-tls on"));
     }
 
     #[test]

@@ -1,0 +1,151 @@
+//! Certificates that somebody else has made: an operator's for a broker, a client's for itself; from PEM files.
+
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use millstream_env::{OpenMode, real::open_plain};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+use crate::{ServerIdentity, Trust, tls};
+
+/// Largest file that is read, bytes: a bundle of every public CA has a quarter of that.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+/// Letters of a line between these (RFC 7468, 2).
+const PEM_LINE: usize = 64;
+
+/// Why a file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnError {
+    /// It cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{} cannot be used: {detail}", .path.display())]
+    Unusable {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+fn unusable(path: &Path, detail: impl std::fmt::Display) -> OwnError {
+    OwnError::Unusable { path: path.into(), detail: detail.to_string() }
+}
+
+/// An operator's certificate for a broker.
+///
+/// `certificate`: the broker's own first, then those that lead to its CA; `key`: its private key. `ca`: what clients are to trust; the
+/// last of `certificate` if there is none. Of either file only certificates are handed on: a private key beside them, as in one file for all,
+/// stays here. Blocking: some file reads.
+///
+/// # Errors
+/// A file cannot be read, is no PEM of its kind, the key is another certificate's, or the certificate is not valid at this time.
+pub fn server_identity(certificate: &Path, key: &Path, ca: Option<&Path>) -> Result<ServerIdentity, OwnError> {
+    let chain = certificates(certificate, &read(certificate)?)?;
+    let ca_pem = match ca {
+        Some(ca) => pem_of(&certificates(ca, &read(ca)?)?),
+        None => pem_of(&chain[chain.len() - 1..]),
+    };
+    let identity = ServerIdentity { chain, key: private_key(key)?, ca_pem };
+    tls::tcp_server(&identity, None).map_err(|error| unusable(certificate, mismatch(key, error)))?;
+    if let Err(tls::Unbelievable::Now(error)) = tls::believable(&identity, "localhost") {
+        return Err(unusable(certificate, error));
+    }
+    Ok(identity)
+}
+
+fn mismatch(key: &Path, error: impl std::fmt::Display) -> String {
+    format!("{error}; its private key is expected in {}", key.display())
+}
+
+/// Whose certificates a broker takes from clients: those of these CAs, in PEM. Blocking.
+///
+/// # Errors
+/// The file cannot be read, or holds none.
+pub fn client_roots(ca: &Path) -> Result<Arc<RootCertStore>, OwnError> {
+    let trust = Trust::from_pem(&read(ca)?, "").map_err(|error| unusable(ca, error.detail))?;
+    Ok(trust.roots)
+}
+
+/// What a client proves itself with.
+#[derive(Debug)]
+pub struct ClientCertificate {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+impl Clone for ClientCertificate {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
+}
+
+impl ClientCertificate {
+    /// Reads it: `certificate`, the client's own first, and its private `key`, both PEM. Blocking.
+    ///
+    /// # Errors
+    /// As [`server_identity`].
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self, OwnError> {
+        let chain = certificates(certificate, &read(certificate)?)?;
+        let read = Self { chain, key: private_key(key)? };
+        tls::certified(&read).map_err(|error| unusable(certificate, mismatch(key, error)))?;
+        Ok(read)
+    }
+}
+
+/// At least one.
+fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>, OwnError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(unusable(path, format!("it holds no certificate in PEM ({BEGIN})"))),
+        Ok(found) => Ok(found),
+        Err(error) => Err(unusable(path, error)),
+    }
+}
+
+/// Certificates, and nothing else, in PEM.
+fn pem_of(certificates: &[CertificateDer<'_>]) -> String {
+    let mut pem = String::new();
+    for certificate in certificates {
+        let body = BASE64_STANDARD.encode(certificate);
+        let lines = body.as_bytes().chunks(PEM_LINE).map(String::from_utf8_lossy);
+        pem.extend([BEGIN.into()].into_iter().chain(lines).chain([END.into()]).flat_map(|line| [line, "\n".into()]));
+    }
+    pem
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, OwnError> {
+    let expected = "expected is a private key in PEM, without a password (-----BEGIN PRIVATE KEY-----)";
+    PrivateKeyDer::from_pem_slice(read(path)?.as_bytes())
+        .map_err(|error| unusable(path, format!("{error}; {expected}")))
+}
+
+fn read(path: &Path) -> Result<String, OwnError> {
+    let fail = |source| OwnError::Io { path: path.into(), source };
+    let file = open_plain(path, OpenMode::Read).map_err(fail)?;
+    let length = file.metadata().map_err(fail)?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(unusable(path, format!("it has {length} bytes")));
+    }
+    // It may be written while it is read.
+    io::read_to_string(file.take(FILE_BYTES_MAX)).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => unusable(path, "it is not text"),
+        _ => fail(error),
+    })
+}
