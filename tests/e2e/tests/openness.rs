@@ -1,7 +1,5 @@
 //! To whom a broker is open: this machine only, on every port, unless it was told another address; and that is warned of.
 
-#![expect(clippy::unwrap_used, reason = "tests: a failure here is the test's")]
-
 use std::net::SocketAddr;
 
 use millstream_test_support::broker::Broker;

@@ -135,7 +135,7 @@ impl Keeper {
                 Judged::Exchange(found) => self.exchange(found, &told).await,
                 Judged::Unusable(wrong) => Err(wrong),
             };
-            if let Some(wrong) = settling.to_say(failed, asked) {
+            if let Some(wrong) = settling.news_of(failed, asked) {
                 error!(error = wrong, "the certificates are not replaced, those in use stay");
             }
         }
@@ -202,7 +202,7 @@ impl<T: PartialEq> Settling<T> {
     }
 
     /// What is to be said of an exchange: what was wrong, if that is new, or somebody waits for an answer.
-    fn to_say(&mut self, exchanged: Result<(), String>, asked: bool) -> Option<String> {
+    fn news_of(&mut self, exchanged: Result<(), String>, asked: bool) -> Option<String> {
         let before = std::mem::replace(&mut self.said, exchanged.err());
         self.said.clone().filter(|wrong| asked || before.as_ref() != Some(wrong))
     }
@@ -220,20 +220,18 @@ mod tests {
         let mut done = Vec::new();
         for (looked, asked) in looks {
             let asked = *asked == "!";
-            let exchanged = match settling.judge(&in_use, looked.map_err(String::from), asked) {
-                Judged::InUse => Ok(done.push("in use".to_owned())),
-                Judged::Wait => Ok(done.push("wait".to_owned())),
+            done.push(match settling.judge(&in_use, looked.map_err(String::from), asked) {
+                Judged::InUse => "in use".to_owned(),
+                Judged::Wait => "wait".to_owned(),
                 Judged::Exchange(found) => {
                     in_use = found;
-                    settling.to_say(Ok(()), asked);
-                    Ok(done.push(format!("use {found}")))
+                    assert_eq!(settling.news_of(Ok(()), asked), None);
+                    format!("use {found}")
                 }
-                Judged::Unusable(wrong) => Err(wrong),
-            };
-            if let Err(wrong) = exchanged {
-                let said = settling.to_say(Err(wrong), asked);
-                done.push(said.map_or("known".to_owned(), |wrong| format!("say {wrong}")));
-            }
+                Judged::Unusable(wrong) => {
+                    settling.news_of(Err(wrong), asked).map_or("known".to_owned(), |wrong| format!("say {wrong}"))
+                }
+            });
             assert_eq!(settling.is_waiting(), done.last().is_some_and(|done| done == "wait"));
         }
         assert_eq!(done, expected, "{looks:?}");
