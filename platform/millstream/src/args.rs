@@ -1,7 +1,7 @@
 //! What can be typed after `millstream`: the command families.
 
 use clap::{
-    Parser, Subcommand,
+    CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ErrorKind},
 };
 
@@ -66,6 +66,22 @@ pub(crate) enum Command {
     Bench(not_built::Words),
 }
 
+impl Cli {
+    /// What was typed.
+    ///
+    /// # Errors
+    /// What is shown instead, help included.
+    pub(crate) fn of_process() -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        if let (Command::Serve(serve), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+            serve.note_sources(matches);
+        }
+        Ok(cli)
+    }
+}
+
 /// An error without clap's tip to write `-- --flag`: what looks like a flag is a mistake here, and no name.
 pub(crate) fn without_misleading_tips(mut error: clap::Error) -> clap::Error {
     if error.kind() == ErrorKind::UnknownArgument {
@@ -76,8 +92,6 @@ pub(crate) fn without_misleading_tips(mut error: clap::Error) -> clap::Error {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(words: &str) -> Result<Cli, clap::Error> {
@@ -169,8 +183,7 @@ mod tests {
             ("transform deploy t --on-error panic", ErrorKind::InvalidValue, "panic"),
             ("transform deploy t --input a", ErrorKind::MissingRequiredArgument, "--module"),
             ("view create v --topic t", ErrorKind::MissingRequiredArgument, "--chain"),
-            ("serve --listen nowhere", ErrorKind::ValueValidation, "nowhere"),
-            ("serve --tcp-tls maybe", ErrorKind::InvalidValue, "maybe"),
+            ("serve --listen", ErrorKind::InvalidValue, "--listen"),
         ] {
             match parse(words) {
                 Ok(_) => panic!("{words} was taken"),

@@ -17,7 +17,6 @@ mod values;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 
 use crate::{
     args::{Cli, Command},
@@ -30,7 +29,7 @@ fn main() -> ExitCode {
     if words.nth(1).is_some_and(|word| word == millstream_wasm::COMPILE_ARGUMENT) {
         return millstream_wasm::compile_main(words);
     }
-    let cli = Cli::try_parse().unwrap_or_else(|error| args::without_misleading_tips(error).exit());
+    let cli = Cli::of_process().unwrap_or_else(|error| args::without_misleading_tips(error).exit());
     let log = LogFilter::start(matches!(cli.command, Command::Serve(_)));
     failure::exit_code(run(cli, log))
 }

@@ -4,6 +4,7 @@
 //! tells how far it is; the data directory, locked before anything in it is touched; its identity (CA and certificate); the listeners; the clients' profile;
 //! and the ready file last. A start that is refused leaves no trace.
 
+mod check;
 mod http;
 mod kafka;
 mod limits;
@@ -11,20 +12,19 @@ mod ready;
 mod settings;
 mod tls;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{ArgMatches, Args, parser::ValueSource};
 use millstream_broker::{Broker, BrokerOptions};
 use millstream_env::Budget;
-use millstream_model::Address;
 use millstream_transport::{BoundPort, Limits, ListenError, Listeners, Profile, QuicListener, TcpSecurity, profile};
 use tracing::{info, warn};
 
 use self::{
     http::{HttpServer, Site},
     ready::Ready,
-    settings::{ClientAuth, Http, Settings, Switch},
+    settings::Settings,
     tls::{Keeper, Source},
 };
 use crate::{
@@ -45,7 +45,8 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
     after_help = "\
 Examples:
   millstream serve
-  millstream serve --data-dir /var/lib/millstream --listen 0.0.0.0:9092 --advertise broker-1.example.com:9092",
+  millstream serve --data-dir /var/lib/millstream --listen 0.0.0.0:9092 --advertise broker-1.example.com:9092
+  millstream serve --config /etc/millstream.toml --check-config",
     after_long_help = "\
 The configuration file is TOML; its keys are the flags' names:
 
@@ -86,79 +87,80 @@ pub(crate) struct Serve {
     /// Where everything is kept; one broker at a time may use it. The default is $XDG_DATA_HOME/millstream, else
     /// ~/.local/share/millstream.
     #[arg(long, value_name = "DIR", env = "MILLSTREAM_DATA_DIR")]
-    data_dir: Option<PathBuf>,
+    data_dir: Option<OsString>,
     /// Where to listen: QUIC on this UDP port, Kafka's protocol on the same TCP port. Port 0 takes a free one. The default is
     /// 127.0.0.1:9092.
-    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_LISTEN", value_parser = settings::parse_listen)]
-    listen: Option<SocketAddr>,
+    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_LISTEN")]
+    listen: Option<OsString>,
     /// What clients are told to connect to, if it is not the address listened on. Needed to listen on every interface (0.0.0.0
     /// or [::]), where there is no one address to tell.
     #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_ADVERTISE")]
-    advertise: Option<Address>,
+    advertise: Option<OsString>,
     /// Where to serve health, metrics and the log's level over HTTP, to whoever reaches the address; `none`: nowhere. The default is
     /// 127.0.0.1:9644, or nowhere if that is in use.
-    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP", value_parser = settings::parse_http)]
-    http: Option<Http>,
+    #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP")]
+    http: Option<OsString>,
     /// Whether Kafka's protocol is spoken in TLS 1.2 or 1.3 on the TCP port, with the certificate that QUIC has: Kafka's clients then
     /// need security.protocol=SSL and the CA in DATA_DIR/tls/ca.pem. The default is off.
-    #[arg(long, value_name = "off|on", env = "MILLSTREAM_TCP_TLS", value_enum, hide_possible_values = true)]
-    tcp_tls: Option<Switch>,
+    #[arg(long, value_name = "off|on", env = "MILLSTREAM_TCP_TLS")]
+    tcp_tls: Option<OsString>,
     /// The certificate to show, in PEM: the broker's own first, then those that lead to its CA. The default is one that the broker makes,
     /// with a CA of its own in DATA_DIR/tls.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_TLS_CERT")]
-    tls_cert: Option<PathBuf>,
+    tls_cert: Option<OsString>,
     /// Its private key, in PEM.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_TLS_KEY")]
-    tls_key: Option<PathBuf>,
+    tls_key: Option<OsString>,
     /// The CA that the client profile tells clients to trust, in PEM; the default is the last certificate in --tls-cert.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_TLS_CA")]
-    tls_ca: Option<PathBuf>,
+    tls_ca: Option<OsString>,
     /// Ask clients for certificates of these CAs, in PEM.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_TLS_CLIENT_CA")]
-    tls_client_ca: Option<PathBuf>,
+    tls_client_ca: Option<OsString>,
     /// Whether a client without a certificate is refused, on QUIC and TCP alike: `none` does not ask, `requested` takes it in, `required`
     /// does not. A wrong one is refused whenever it is asked for. The default is required if --tls-client-ca is given. (Kafka's
     /// ssl.client.auth.)
-    #[arg(
-        long,
-        value_name = "none|requested|required",
-        env = "MILLSTREAM_TLS_CLIENT_AUTH",
-        value_enum,
-        hide_possible_values = true
-    )]
-    tls_client_auth: Option<ClientAuth>,
+    #[arg(long, value_name = "none|requested|required", env = "MILLSTREAM_TLS_CLIENT_AUTH")]
+    tls_client_auth: Option<OsString>,
     /// The broker's number in its cluster; the default is 1.
-    #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID", value_parser = clap::value_parser!(i32).range(0..))]
-    node_id: Option<i32>,
+    #[arg(long, value_name = "N", env = "MILLSTREAM_NODE_ID")]
+    node_id: Option<OsString>,
     /// The cluster to join: not built yet.
-    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_JOIN", value_delimiter = ',', hide = true)]
-    join: Option<Vec<Address>>,
+    #[arg(long, value_name = "HOST:PORT", env = "MILLSTREAM_JOIN", hide = true)]
+    join: Option<OsString>,
     /// Most memory that large requests and answers may take together, bytes; the default is a quarter of the machine's, at
     /// most 2 GiB.
-    #[arg(long, value_name = "BYTES", env = "MILLSTREAM_FRAME_MEMORY", value_parser = settings::parse_frame_memory)]
-    frame_memory: Option<u64>,
+    #[arg(long, value_name = "BYTES", env = "MILLSTREAM_FRAME_MEMORY")]
+    frame_memory: Option<OsString>,
     /// How often to look for records that topics need not keep any longer, milliseconds; the default is 300000, five minutes.
-    #[arg(long, value_name = "MS", env = "MILLSTREAM_RETENTION_CHECK_MS", value_parser = clap::value_parser!(u64).range(1..))]
-    retention_check_ms: Option<u64>,
+    #[arg(long, value_name = "MS", env = "MILLSTREAM_RETENTION_CHECK_MS")]
+    retention_check_ms: Option<OsString>,
     /// How often to look for topics to be compacted, milliseconds; the default is 15000.
-    #[arg(long, value_name = "MS", env = "MILLSTREAM_COMPACTION_CHECK_MS", value_parser = clap::value_parser!(u64).range(1..))]
-    compaction_check_ms: Option<u64>,
+    #[arg(long, value_name = "MS", env = "MILLSTREAM_COMPACTION_CHECK_MS")]
+    compaction_check_ms: Option<OsString>,
     /// Readers of old records are held back as far as producers wait longer for them; this is the least part of their speed that they
     /// keep, all together, percent. 100: they are never held back. The default is 25.
-    #[arg(long, value_name = "PERCENT", env = "MILLSTREAM_CATCH_UP_SHARE", value_parser = clap::value_parser!(u8).range(1..=100))]
-    catch_up_share: Option<u8>,
+    #[arg(long, value_name = "PERCENT", env = "MILLSTREAM_CATCH_UP_SHARE")]
+    catch_up_share: Option<OsString>,
     /// Set one of Kafka's settings, such as num.partitions=3; may be given several times. `--help` names those that there are.
     #[arg(long = "set", value_name = "NAME=VALUE")]
-    set: Vec<kafka::Given>,
+    set: Vec<OsString>,
     /// Write where the broker listens to this file, as JSON, once it is ready.
     #[arg(long, value_name = "FILE", env = "MILLSTREAM_READY_FILE")]
-    ready_file: Option<PathBuf>,
+    ready_file: Option<OsString>,
+    /// Tell the settings that are in force and where each is from, or all that is wrong with them, and end: 0 or 2 (1 for a certificate that
+    /// cannot be used). Nothing is made, and no broker is started.
+    #[arg(long)]
+    check_config: bool,
     /// Bytes of a journal file: for tests, which want to see files used again and again.
     #[arg(long, value_name = "BYTES", hide = true)]
-    journal_file_bytes: Option<u64>,
+    journal_file_bytes: Option<OsString>,
     /// Bytes that all journal files may take together: for tests.
     #[arg(long, value_name = "BYTES", hide = true)]
-    journal_bytes: Option<u64>,
+    journal_bytes: Option<OsString>,
+    /// Which of these the environment gave, by their names in this struct.
+    #[arg(skip)]
+    of_environment: Vec<String>,
     #[command(flatten)]
     form: Form,
     #[command(flatten)]
@@ -166,9 +168,47 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
+    /// Notes where its words are from. (What they mean, and what is wrong with them, is told of all together.)
+    pub(crate) fn note_sources(&mut self, matches: &ArgMatches) {
+        let is_of_environment = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::EnvVariable);
+        self.of_environment = matches.ids().filter(is_of_environment).map(ToString::to_string).collect();
+    }
+
+    /// What the command line gives, by the flags' names.
+    fn flags(&self) -> Vec<(&'static str, OsString)> {
+        let all = [
+            ("data-dir", &self.data_dir),
+            ("listen", &self.listen),
+            ("advertise", &self.advertise),
+            ("http", &self.http),
+            ("tcp-tls", &self.tcp_tls),
+            ("tls-cert", &self.tls_cert),
+            ("tls-key", &self.tls_key),
+            ("tls-ca", &self.tls_ca),
+            ("tls-client-ca", &self.tls_client_ca),
+            ("tls-client-auth", &self.tls_client_auth),
+            ("node-id", &self.node_id),
+            ("join", &self.join),
+            ("frame-memory", &self.frame_memory),
+            ("retention-check-ms", &self.retention_check_ms),
+            ("compaction-check-ms", &self.compaction_check_ms),
+            ("catch-up-share", &self.catch_up_share),
+            ("ready-file", &self.ready_file),
+            ("journal-file-bytes", &self.journal_file_bytes),
+            ("journal-bytes", &self.journal_bytes),
+        ];
+        let of_line = |name: &str| !self.of_environment.iter().any(|other| *other == name.replace('-', "_"));
+        let given = all.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+        given.filter(|(name, _)| of_line(name)).collect()
+    }
+
     pub(crate) async fn run(self, log: LogFilter) -> anyhow::Result<()> {
         let form = self.form;
-        let settings = Settings::resolve(self)?;
+        let resolved = Settings::resolve(&self);
+        if self.check_config {
+            return check::tell(resolved, form.output);
+        }
+        let settings = resolved.settings.map_err(settings::Mistakes::into_error)?;
         // Before anything takes long, so that a stop is heard at any time.
         let mut signals = Signals::new().context("cannot listen for signals")?;
         let hangup = Hangup::new().context("cannot listen for signals")?;

@@ -8,10 +8,16 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
-use millstream_transport::{ClientCheck, Credentials, ServerIdentity, identity, own};
+use millstream_transport::{
+    ClientCheck, Credentials, ServerIdentity, identity,
+    own::{self, OwnError},
+};
 use tracing::{error, info, warn};
 
-use super::{Told, settings::Tls};
+use super::{
+    Told,
+    settings::{Clients, Own, Tls},
+};
 use crate::{failure::explain, signals::Hangup};
 
 /// How often files are looked at.
@@ -49,15 +55,13 @@ impl Source {
     }
 
     fn look(&self) -> anyhow::Result<Found> {
-        let identity = match &self.tls.own {
-            Some(own) => own::server_identity(&own.certificate, &own.key, own.ca.as_deref())?,
+        let (own, clients) = read(&self.tls)?;
+        let identity = match own {
+            Some(own) => own,
             None => identity::ensure(&self.made(), &self.hosts)
                 .with_context(|| format!("cannot use the data directory {}", self.data_dir.display()))?,
         };
-        let check = |asked: &super::settings::Clients| -> anyhow::Result<ClientCheck> {
-            Ok(ClientCheck { roots: own::client_roots(&asked.ca)?, required: asked.required })
-        };
-        Ok(Found { identity, clients: self.tls.clients.as_ref().map(check).transpose()? })
+        Ok(Found { identity, clients })
     }
 
     /// The same while the broker runs: clients trust the CA that there was at its start, so that no other one is made.
@@ -87,6 +91,18 @@ impl Source {
             }
         }
     }
+}
+
+/// Whether the operator's files can be used.
+pub(super) fn check(tls: &Tls) -> anyhow::Result<()> {
+    Ok(read(tls).map(drop)?)
+}
+
+/// What the operator's files hold.
+fn read(tls: &Tls) -> Result<(Option<ServerIdentity>, Option<ClientCheck>), OwnError> {
+    let identity = |own: &Own| own::server_identity(&own.certificate, &own.key, own.ca.as_deref());
+    let check = |asked: &Clients| Ok(ClientCheck { roots: own::client_roots(&asked.ca)?, required: asked.required });
+    Ok((tls.own.as_ref().map(identity).transpose()?, tls.clients.as_ref().map(check).transpose()?))
 }
 
 /// Keeps the listeners' credentials up to date.
