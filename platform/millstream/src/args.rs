@@ -6,7 +6,7 @@ use clap::{
 };
 
 use crate::{
-    commands::{cluster, completions, consume, module, not_built, produce, serve, topic, transform, view},
+    commands::{bench, cluster, completions, consume, module, not_built, produce, serve, topic, transform, view},
     flags::Common,
 };
 
@@ -53,6 +53,9 @@ pub(crate) enum Command {
     /// Describe the cluster.
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    /// Measure: put a load on a broker, open or closed, and tell how it bears it.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Write a script that has a shell complete these commands.
     Completions(completions::Completions),
     /// Consumer groups: not built yet.
@@ -61,9 +64,6 @@ pub(crate) enum Command {
     /// Access rights: not built yet.
     #[command(hide = true, disable_help_flag = true)]
     Acl(not_built::Words),
-    /// Measurements: not built yet.
-    #[command(hide = true, disable_help_flag = true)]
-    Bench(not_built::Words),
 }
 
 impl Cli {
@@ -143,9 +143,13 @@ mod tests {
             "view delete v",
             "cluster describe",
             "completions bash",
+            "bench produce --producers 8 --batch 100 --size 1024 --durability fsync --seconds 5 --output json",
+            "bench produce --topic t --rate 50000 --keys 10 --acks 1 --compression zstd --warmup 0 --progress",
+            "bench consume --topic t --consumers 3",
+            "bench consume --records 1000 --partitions 2",
+            "bench e2e --rate 1000 --durability replicated",
             // Not built, and said so when they are run.
             "group list --anything",
-            "bench produce --help",
             "transform logs t",
         ] {
             if let Err(error) = parse(words) {
@@ -184,6 +188,10 @@ mod tests {
             ("transform deploy t --input a", ErrorKind::MissingRequiredArgument, "--module"),
             ("view create v --topic t", ErrorKind::MissingRequiredArgument, "--chain"),
             ("serve --listen", ErrorKind::InvalidValue, "--listen"),
+            ("bench produce --producers 0", ErrorKind::ValueValidation, "--producers"),
+            ("bench produce --rate 0", ErrorKind::ValueValidation, "--rate"),
+            ("bench produce --topic t --partitions 3", ErrorKind::ArgumentConflict, "--topic"),
+            ("bench consume --topic t --records 3", ErrorKind::ArgumentConflict, "--topic"),
         ] {
             match parse(words) {
                 Ok(_) => panic!("{words} was taken"),

@@ -1,5 +1,6 @@
 //! The commands, one file or folder per family.
 
+pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod completions;
 mod connect;
@@ -31,7 +32,7 @@ pub(crate) async fn run(cli: Cli, log: LogFilter) -> anyhow::Result<()> {
         Command::Cluster(cluster) => cluster.run(&common).await,
         Command::Group(_) => not_built::refuse("group", "read with `consume --partition` and `--from` meanwhile"),
         Command::Acl(_) => not_built::refuse("acl", "whoever reaches the port may do everything: keep it on loopback"),
-        Command::Bench(_) => not_built::refuse("bench", "`produce` tells how fast it was"),
+        Command::Bench(bench) => bench.run(&common).await,
         Command::Completions(completions) => completions.run(),
     }
 }

@@ -100,7 +100,7 @@ enum Format {
 
 /// How batches are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Compression {
+pub(crate) enum Compression {
     None,
     Gzip,
     Snappy,
@@ -122,7 +122,7 @@ impl From<Compression> for ClientCompression {
 
 /// Who must have a record before it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Acks {
+pub(crate) enum Acks {
     /// Every replica in sync, as durable as the topic says.
     #[value(alias = "-1")]
     All,
