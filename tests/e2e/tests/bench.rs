@@ -96,6 +96,20 @@ fn each_measures_with_a_topic_of_its_own_that_is_gone_afterwards() {
     broker.stop().unwrap();
 }
 
+/// More is due than anybody gets through: what was sent is measured, the rest is told.
+#[test]
+fn a_load_that_cannot_be_kept_is_told() {
+    let mut broker = Broker::start().unwrap();
+    let words = ["bench", "produce", "--rate", "10000000", "--size", "10", "--seconds", "1", "--warmup", "0"];
+    let finished = broker.cli(&[&words[..], &["--output", "json"]].concat()).unwrap().ok().unwrap();
+    let report = &finished.json().unwrap()[0];
+    check(report, &["acknowledged"]);
+    assert!(number(report, "/unsent") > 0.0, "{report}");
+    assert_eq!(number(report, "/records") + number(report, "/unsent"), 10_000_000.0, "{report}");
+    assert!(finished.stderr.contains("the load was not kept"), "{}", finished.stderr);
+    broker.stop().unwrap();
+}
+
 #[test]
 fn what_cannot_be_measured_is_refused() {
     let mut broker = Broker::start().unwrap();

@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn a_mark_is_found_again_behind_its_stamp_and_no_other() {
         for is_counted in [false, true] {
-            let mark = Mark { since: Duration::from_micros(77), is_counted };
+            let mark = Mark { since: Duration::from_micros(0x5a5a_5a5a), is_counted };
             for size in [0, STAMP_BYTES, 1024] {
                 let value = Values::new(size, Some(*b"12345678")).value(3, mark);
                 assert_eq!(value.len(), size.max(STAMP_BYTES));
