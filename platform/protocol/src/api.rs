@@ -105,6 +105,14 @@ macro_rules! apis {
                 }
             }
 
+            /// A random one of an api.
+            #[cfg(any(test, feature = "sample"))]
+            pub fn sample(api: ApiKey, rng: &mut crate::sample::SampleRng) -> Self {
+                match api {
+                    $(ApiKey::$name => Self::$name(crate::sample::Sample::sample(rng)),)*
+                }
+            }
+
             pub(crate) fn read(api: ApiKey, version: i16, reader: &mut Reader) -> Result<Self, DecodeError> {
                 Ok(match api {
                     $(ApiKey::$name => Self::$name(read_body(reader, version)?),)*
@@ -132,6 +140,14 @@ macro_rules! apis {
             pub fn tells_error(&self) -> bool {
                 match self {
                     $(Self::$name(message) => crate::codec::Field::tells_error(message),)*
+                }
+            }
+
+            /// A random one of an api.
+            #[cfg(any(test, feature = "sample"))]
+            pub fn sample(api: ApiKey, rng: &mut crate::sample::SampleRng) -> Self {
+                match api {
+                    $(ApiKey::$name => Self::$name(crate::sample::Sample::sample(rng)),)*
                 }
             }
 

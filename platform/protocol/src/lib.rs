@@ -15,8 +15,8 @@ mod error_code;
 pub mod extension;
 mod frame;
 pub mod messages;
-#[cfg(test)]
-mod sample;
+#[cfg(any(test, feature = "sample"))]
+pub mod sample;
 pub mod session;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Random values of every message, for tests: the macro that declares a message also says how to draw one.
+//! Random values of every message, for tests and fuzzers: the macro that declares a message also says how to draw one.
 
 use bytes::Bytes;
 use millstream_model::{
@@ -10,23 +10,28 @@ use uuid::Uuid;
 use crate::{ErrorCode, RecordParts};
 
 /// SplitMix64: small, and the same everywhere for one seed.
-pub(crate) struct SampleRng(pub(crate) u64);
+#[derive(Clone, Debug)]
+pub struct SampleRng(pub u64);
 
 impl SampleRng {
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    #[expect(clippy::should_implement_trait, reason = "it never ends")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 }
 
 /// Can be drawn.
-pub(crate) trait Sample {
+pub trait Sample {
+    /// Draws one.
     fn sample(rng: &mut SampleRng) -> Self;
 }
 

@@ -62,7 +62,7 @@ macro_rules! message {
             }
         }
 
-        #[cfg(test)]
+        #[cfg(any(test, feature = "sample"))]
         impl $crate::sample::Sample for $name {
             #[allow(unused_variables, reason = "a message may have no fields")]
             fn sample(rng: &mut $crate::sample::SampleRng) -> Self {

@@ -2,9 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{apis_and_versions, header, sample_request, sample_response};
+use super::{apis_and_versions, header};
 use crate::{
-    ApiKey, DecodeError,
+    ApiKey, DecodeError, Request, Response,
     codec::{Field, Nullable, REQUEST_ELEMENTS_MAX, Reader, STRING_BYTES_MAX, decode_body},
     decode_request, decode_response, encode_request, encode_response,
     messages::{
@@ -27,8 +27,8 @@ fn frames() -> impl Iterator<Item = (ApiKey, i16, bool, Bytes)> {
     apis_and_versions().flat_map(|(api, version)| {
         (0..3).flat_map(move |seed| {
             let rng = &mut SampleRng(seed);
-            let request = encode_request(version, 7, Some("c"), &sample_request(api, rng)).unwrap().to_bytes();
-            let response = encode_response(&header(api, version), &sample_response(api, rng)).unwrap().to_bytes();
+            let request = encode_request(version, 7, Some("c"), &Request::sample(api, rng)).unwrap().to_bytes();
+            let response = encode_response(&header(api, version), &Response::sample(api, rng)).unwrap().to_bytes();
             let frames = [(api, version, true, request), (api, version, false, response)];
             frames.into_iter().filter(|(_, _, _, frame)| frame.len() < 1500)
         })

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{apis_and_versions, header, sample_request, sample_response};
+use super::{apis_and_versions, header};
 use crate::{
     ApiKey, Request, Response, api_versions,
     codec::{Field, PART_BYTES_MIN, Writer, decode_body, encode_body},
@@ -16,7 +16,7 @@ use crate::{
 fn a_request_read_and_written_again_is_the_same_bytes() {
     for (api, version) in apis_and_versions() {
         for seed in 0..50 {
-            let request = sample_request(api, &mut SampleRng(seed));
+            let request = Request::sample(api, &mut SampleRng(seed));
             let frame = encode_request(version, 7, Some("clïent"), &request).unwrap().to_bytes();
             let (head, read) = decode_request(frame.clone()).unwrap_or_else(|e| panic!("{api} {version} {seed}: {e}"));
             assert_eq!((head.api, head.version, head.correlation_id), (api, version, 7));
@@ -39,7 +39,7 @@ fn a_response_tells_of_an_error_where_one_of_its_codes_is_of_an_error() {
     let (mut errors, mut fine) = (0, 0);
     for api in ApiKey::ALL {
         for seed in 0..200 {
-            let response = sample_response(*api, &mut SampleRng(seed));
+            let response = Response::sample(*api, &mut SampleRng(seed));
             let text = format!("{response:?}");
             let expected = text.split("error_code: ").skip(1).any(|code| !code.starts_with("None"));
             assert_eq!(response.tells_error(), expected, "{text}");
@@ -53,7 +53,7 @@ fn a_response_tells_of_an_error_where_one_of_its_codes_is_of_an_error() {
 fn a_response_read_and_written_again_is_the_same_bytes() {
     for (api, version) in apis_and_versions() {
         for seed in 0..50 {
-            let response = sample_response(api, &mut SampleRng(seed));
+            let response = Response::sample(api, &mut SampleRng(seed));
             let frame = encode_response(&header(api, version), &response).unwrap().to_bytes();
             let (correlation_id, read) =
                 decode_response(api, version, frame.clone()).unwrap_or_else(|e| panic!("{api} {version} {seed}: {e}"));
