@@ -1,4 +1,4 @@
-//! The project's chores: guests, quickstart, test, compat, bench, tidy.
+//! The project's chores: guests, quickstart, test, fuzz, compat, bench, tidy.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod compat;
 mod flights;
+mod fuzz;
 mod guests;
 mod quickstart;
 mod run;
@@ -32,6 +33,8 @@ enum Chore {
     },
     /// Cut the power of a broker on an ext4 and an XFS image, and see whether it kept its word. Needs root.
     Powercut(test::PowerCuts),
+    /// Try any bytes on what reads bytes from outside, by libFuzzer.
+    Fuzz(fuzz::Options),
     /// Put other peoples' clients through one script, and write what came of it to tests/compat/COMPATIBILITY.md.
     Compat(compat::Options),
     /// Install the Wasm toolchain if needed and build the guest examples; the last line printed is where they are.
@@ -81,6 +84,7 @@ fn chore(chore: Chore) -> anyhow::Result<()> {
         Chore::Quickstart(options) => quickstart::run(&options),
         Chore::Test { words } => test::all(&words),
         Chore::Powercut(options) => test::power_cuts(&options),
+        Chore::Fuzz(options) => fuzz::run_all(&options),
         Chore::Compat(options) => compat::run_all(&options),
         Chore::Guests => {
             println!("{}", guests::build(&run::root(), &run::millstream()?)?.display());

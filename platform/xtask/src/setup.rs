@@ -1,4 +1,4 @@
-//! What the tests need on a machine that has only Rust: kcat, curl, strace and XFS's programs from Debian, kafka-python from PyPI.
+//! What the tests need on a machine that has only Rust: kcat, curl, strace, g++ and XFS's programs from Debian, kafka-python from PyPI.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,6 +34,14 @@ pub(crate) fn strace() -> anyhow::Result<()> {
         return Ok(());
     }
     debian(&["strace"]).context("strace is needed to test what a failed sync does; install it by hand")
+}
+
+/// Makes sure that libFuzzer, which is C++, can be compiled.
+pub(crate) fn cpp() -> anyhow::Result<()> {
+    if output(Command::new("c++").arg("--version")).is_some() {
+        return Ok(());
+    }
+    debian(&["g++"]).context("a C++ compiler is needed to build libFuzzer; install one by hand")
 }
 
 /// Makes sure that file systems can be made whose power is cut.

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: sets up what the tests need, runs all of them, and lets none be left out.
+//! `cargo xtask test`: sets up what the tests need, runs all of them and the fuzz targets, and lets none be left out.
 
 use std::{
     io::{BufRead, BufReader},
@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 
 use crate::{
-    guests,
+    fuzz, guests,
     run::{self, cargo, root, run, shown, target},
     setup,
 };
@@ -37,6 +37,7 @@ pub(crate) fn all(words: &[String]) -> anyhow::Result<()> {
     if words.is_empty() {
         ensure!(counts.passed > 0, "no test was run");
         broken_promises()?;
+        fuzz::briefly()?;
         println!("tests: {} passed, {} failed", counts.passed, counts.failed);
     }
     Ok(())

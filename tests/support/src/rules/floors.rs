@@ -22,6 +22,7 @@ const FLOORS: &[&[&str]] = &[
         "millstream-tests-compat",
         "millstream-tests-hostile",
         "millstream-tests-sim",
+        "millstream-tests-fuzz",
         "millstream-tests-bench",
     ],
 ];
