@@ -11,7 +11,7 @@
 //! - [`Spawn`]: tasks, and loops that own a thread in the real world.
 //!
 //! Beside them, [`replace_file`] and [`read_file`] for small files; a [`Budget`]: bytes that those who read frames and those who write them share; [`Buffers`] that are used
-//! again; and a [`Histogram`] of durations.
+//! again; a [`Histogram`] of durations; and what becomes of freed memory ([`heap`]).
 
 pub mod ambient;
 mod ballast;
@@ -19,6 +19,7 @@ mod budget;
 mod buffers;
 mod clock;
 mod disk;
+pub mod heap;
 mod histogram;
 mod net;
 pub mod real;

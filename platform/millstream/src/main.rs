@@ -30,7 +30,11 @@ fn main() -> ExitCode {
         return millstream_wasm::compile_main(words);
     }
     let cli = Cli::of_process().unwrap_or_else(|error| args::without_misleading_tips(error).exit());
-    let log = LogFilter::start(matches!(cli.command, Command::Serve(_)));
+    let serves = matches!(cli.command, Command::Serve(_));
+    if serves {
+        millstream_env::heap::give_back_what_is_freed();
+    }
+    let log = LogFilter::start(serves);
     failure::exit_code(run(cli, log))
 }
 
