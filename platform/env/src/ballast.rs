@@ -18,7 +18,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    Disk, DiskFile, DiskLock, OpenMode, Room,
+    Disk, DiskFile, DiskLock, Identity, OpenMode, Room,
     disk::{Lack, lack},
 };
 
@@ -180,6 +180,10 @@ impl Disk for Ballasted {
 
     fn is_link(&self, path: &Path) -> io::Result<bool> {
         self.0.disk.is_link(path)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        self.0.disk.identity(path)
     }
 
     fn room(&self, path: &Path) -> io::Result<Room> {

@@ -186,6 +186,13 @@ pub trait Disk: Send + Sync + 'static {
     /// The operating system's, where it cannot tell.
     fn is_link(&self, path: &Path) -> io::Result<bool>;
 
+    /// Which file or directory a path leads to: what is moved keeps it, what is put in its place has another. Not to be kept: it is of one
+    /// run.
+    ///
+    /// # Errors
+    /// The operating system's; `NotFound` where there is nothing.
+    fn identity(&self, path: &Path) -> io::Result<Identity>;
+
     /// Renames a file or directory, replacing a file that has the new name.
     ///
     /// # Errors
@@ -236,6 +243,10 @@ pub trait Disk: Send + Sync + 'static {
     /// `WouldBlock` if somebody else holds it; else the operating system's.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
 }
+
+/// Tells a file or directory from all others of its machine: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity(pub(crate) u64, pub(crate) u64);
 
 /// An exclusive lock on a file, released on drop.
 pub trait DiskLock: Send + Sync {

@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use crate::{
-    BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Monotonic, OpenMode, Rng, Room, Spawn, Task,
+    BoxFuture, Clock, Disk, DiskFile, DiskLock, Env, Identity, Monotonic, OpenMode, Rng, Room, Spawn, Task,
     disk::{not_a_directory, not_a_file},
 };
 
@@ -173,6 +173,10 @@ impl Disk for RealDisk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        fs::metadata(path).map(|found| Identity(found.dev(), found.ino()))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -173,7 +173,7 @@ impl Handle {
             if opened.gone {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            self.place.check(&*self.handles.disk)?;
+            self.check_place()?;
             let file = self.handles.disk.open(&self.path, mode)?;
             *opened = Opened {
                 file: Some(file.clone()),
@@ -186,6 +186,11 @@ impl Handle {
         };
         self.handles.add(self);
         Ok(file)
+    }
+
+    /// Makes sure, before something is done to the file by its name, that it is the log's.
+    pub(crate) fn check_place(&self) -> io::Result<()> {
+        self.place.check(&*self.handles.disk)
     }
 
     /// Buffers to read into.

@@ -143,7 +143,8 @@
 //! is told once of each damaged place.
 //!
 //! Nothing in a segment names its log. Beside the mark is which log it is (`made`): a directory that was exchanged with another's as a whole,
-//! or put back in the wrong place, is found by that, before anything of it is changed. The mark tells how the last segment begins (`mark`), so
+//! or put back in the wrong place, is found by that, before anything of it is changed; under a running storage also by which directory it is
+//! (`place`), since a log that was never synced has no mark. The mark tells how the last segment begins (`mark`), so
 //! that a start finds one file that was exchanged with another log's: the log is out of service. That costs a read of one header for each log. A *closed* segment
 //! that was exchanged is not detected: what it holds is served, and only where it ends at another offset than it must is that told, as
 //! damage. What would tell is a note of how each begins, which had to be kept, durably and for every segment, through retention,

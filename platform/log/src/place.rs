@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use millstream_env::Disk;
+use millstream_env::{Disk, Identity};
+use parking_lot::Mutex;
 
 use crate::{LogId, made::Noted};
 
@@ -15,21 +16,26 @@ use crate::{LogId, made::Noted};
 pub(crate) struct Place {
     id: LogId,
     dir: PathBuf,
+    /// The directory that was there when it was last known to be the log's; none: that it is there was never asked.
+    seen: Mutex<Option<Identity>>,
 }
 
 /// In a log's place is the directory of another one.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the directory there is that of the log {of}, as its mark says: directories were exchanged under the running broker"
-)]
+#[error("the directory there is {}: directories were exchanged under the running broker", other(.of.as_ref()))]
 struct Exchanged {
-    of: LogId,
+    /// Whose it is, if its mark says so.
+    of: Option<LogId>,
+}
+
+fn other(of: Option<&LogId>) -> String {
+    of.map_or("not the one that was there".into(), |of| format!("that of the log {of}, as its mark says"))
 }
 
 impl Place {
     /// The place of a log.
     pub(crate) fn new(data_dir: &Path, id: LogId) -> Self {
-        Self { id, dir: data_dir.join(id.path()) }
+        Self { id, dir: data_dir.join(id.path()), seen: Mutex::default() }
     }
 
     /// Whose it is.
@@ -42,16 +48,26 @@ impl Place {
         &self.dir
     }
 
-    /// Refuses what is there if its mark says that it is another log's. A directory without a mark, or one of an earlier version, does
-    /// not tell.
+    /// Refuses what is there if it is not the directory that was there before, unless its mark says that it is this log's; or if it is seen
+    /// for the first time, and its mark says that it is another's.
     ///
-    /// To be asked before a file there is opened by its name to be written, or is replaced or removed: all would be another's. Costs the
-    /// opening and reading of a small file.
+    /// To be asked before a file there is opened by its name to be written, or is replaced or removed: all would be another's. The mark alone
+    /// does not do: a log that was not synced yet has none. Costs a `stat`, and the reading of a small file where the directory is not known.
     pub(crate) fn check(&self, disk: &dyn Disk) -> io::Result<()> {
-        match Noted::of_dir(disk, &self.dir).other_than(self.id) {
-            Some(of) => Err(io::Error::new(io::ErrorKind::InvalidData, Exchanged { of })),
-            None => Ok(()),
+        // Where there is nothing, who is about to open something finds out.
+        let there = disk.identity(&self.dir).ok();
+        let mut seen = self.seen.lock();
+        if there.is_some() && there == *seen {
+            return Ok(());
         }
+        let says = Noted::of_dir(disk, &self.dir).log;
+        let of = says.filter(|says| *says != self.id);
+        let is_strange = there.is_some() && seen.is_some() && says.is_none();
+        if of.is_some() || is_strange {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, Exchanged { of }));
+        }
+        *seen = there.or(*seen);
+        Ok(())
     }
 }
 

@@ -85,9 +85,10 @@ impl Segment {
         self.handle.opened().map_or(Ok(()), |file| file.set_len(len))
     }
 
-    /// Removes the file, if there is one.
+    /// Removes the file, if there is one. (Not one of another log's, whose directory is in the place.)
     pub(crate) fn remove(&self) -> io::Result<()> {
         self.handle.release();
+        self.handle.check_place()?;
         missing_is_fine(self.disk.remove_file(&self.path))
     }
 

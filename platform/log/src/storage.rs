@@ -388,6 +388,7 @@ impl Storage {
             }
             made => made.map_err(io("make"))?,
         }
+        log.its_place().check(&*self.journal.disk).map_err(io("look for"))?;
         if options.durability == Durability::Replicated {
             let refuse = |action, path: &Path, source| match lack(&source) {
                 // What was made of it is made again, or taken for what it is by the next start.

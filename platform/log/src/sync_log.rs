@@ -153,6 +153,8 @@ impl PartitionLog {
                 file.sync_data().map_err(failing("sync", path))?;
             }
         }
+        // Syncs take their time, and what follows goes by names.
+        self.check_place()?;
         self.store_indexes(plan);
         if let Some(epochs) = &plan.epochs {
             let path = self.epochs_path();

@@ -13,6 +13,7 @@ use crate::{
     held,
     journal::Journal,
     made::Noted,
+    place::is_exchanged,
     snapshot,
     state::Part,
     sync_error::sync_dir,
@@ -40,6 +41,7 @@ impl PartitionLog {
     /// Moves the files of segments away, durably.
     pub(crate) fn move_to_trash(&self, retired: &[Part]) -> io::Result<()> {
         let disk = self.disk();
+        self.its_place().check(disk)?;
         let trash = self.journal().options.dir.join("trash").join(format!("{:016x}", self.journal().rng.next_u64()));
         disk.create_dir_all(&trash)?;
         for part in retired {
@@ -68,6 +70,14 @@ impl PartitionLog {
     /// Moves a deleted log's directory out of the way, durably. What is in `trash` is removed in steps.
     pub(crate) fn discard(&self, name: &str) -> io::Result<()> {
         let journal = self.journal();
+        match self.its_place().check(&*journal.last_disk) {
+            Err(error) if is_exchanged(&error) => {
+                let path = self.dir().display();
+                tracing::warn!(log = %self.id(), %path, "it was deleted, and what is in its place is kept: {error}");
+                return Ok(());
+            }
+            checked => checked?,
+        }
         // It makes room.
         held::remove_aside(&*journal.last_disk, &journal.options.dir, self.id())?;
         discard(&*journal.last_disk, self.id(), self.dir(), &journal.options.dir.join("trash"), name)

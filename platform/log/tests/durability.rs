@@ -46,8 +46,7 @@ impl Bench {
 
     /// From the `nth` try on no mark can be written.
     fn refuse_marks(&self, nth: u64) {
-        // Each is looked at before, whether it is the log's.
-        let lacking = Fault::nth(DiskOperation::Open, 2 * nth).on("/mark").with(FaultError::Descriptors);
+        let lacking = Fault::nth(DiskOperation::Open, nth).on("/mark").with(FaultError::Descriptors);
         self.world.disk().inject(lacking.for_good());
     }
 }
@@ -418,8 +417,7 @@ fn a_change_that_a_damaged_slot_of_the_mark_told_of_counts() {
             expected.extend(bench.append(3));
             // The frame is durable before the one mark of it, which no other follows.
             let lacking = |nth: u64| {
-                // Each is looked at before, whether it is the log's.
-                let lacking = Fault::nth(DiskOperation::Open, 2 * nth).on("/0/records-0/mark");
+                let lacking = Fault::nth(DiskOperation::Open, nth).on("/0/records-0/mark");
                 bench.world.disk().inject(lacking.with(FaultError::Descriptors).for_good());
             };
             lacking(3);

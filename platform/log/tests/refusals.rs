@@ -257,8 +257,7 @@ fn a_log_that_is_shorter_than_the_sound_slot_of_its_mark_says_is_out_of_service(
     let storage = open(&world).unwrap();
     let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
     // The mark before the cut can be written, and the one after it cannot.
-    // (Each is looked at before, whether it is the log's.)
-    let lacking = Fault::nth(DiskOperation::Open, 4).on("/0/records-0/mark").with(FaultError::Descriptors);
+    let lacking = Fault::nth(DiskOperation::Open, 2).on("/0/records-0/mark").with(FaultError::Descriptors);
     world.disk().inject(lacking.for_good());
     drop(log.truncate(Offset(3)).unwrap());
     world.run_for(Duration::from_secs(1));

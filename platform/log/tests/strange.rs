@@ -12,7 +12,7 @@ use std::{
 
 use common::{batch, log_id, options};
 use millstream_env::real;
-use millstream_log::{LogId, LogOptions, OpenError, OpenLogError, Storage};
+use millstream_log::{LogId, LogOptions, OpenError, OpenLogError, Storage, StorageOptions};
 use millstream_model::{Durability, LeaderEpoch, Offset, PartitionId, TopicId};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
@@ -544,6 +544,57 @@ async fn directories_that_are_exchanged_under_a_running_storage_end_it_and_are_w
         for turn in 0..2 {
             assert_eq!(serve(&root, &ends, &[], true).await, [], "{what}, put back, start {turn}");
         }
+    }
+}
+
+/// Nothing in a log that was never synced says whose it is: no mark, and its segments name nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_are_directories_of_logs_that_were_never_synced() {
+    let [(one, _), _, (two, _)] = three_logs();
+    for (depth, rolls) in [(0, true), (0, false), (2, true), (2, false)] {
+        let what = format!("{depth} above, a segment begins: {rolls}");
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("data");
+        // No sync of its own: neither for open files nor for the journal.
+        let unpressed = StorageOptions { open_segments_max: 100, ..options(&root) };
+        let (storage, _) = Storage::open(unpressed, real::env()).unwrap();
+        for (id, records) in [(one, 4), (two, 7)] {
+            let options = LogOptions { segment_bytes: 8 << 10, ..LogOptions::default() };
+            let log = storage.open_log(id, options).unwrap();
+            log.start_epoch(EPOCH).unwrap().await.unwrap();
+            for time in 0..records {
+                log.append(batch(1, 3_000, time + i64::from(id == two)), EPOCH).unwrap().ticket.await.unwrap();
+            }
+        }
+        let places = [one, two].map(|id| dir_of(&root, id));
+        assert!(places.iter().all(|place| !place.join("mark").exists()));
+        let exchanged = places.clone().map(|place| place.ancestors().nth(depth).unwrap().to_owned());
+        exchange(temp.path(), &exchanged[0], &exchanged[1]);
+        let held = exchanged.clone().map(|place| contents(&place));
+        let log = storage.log(one).unwrap();
+        let failed = match rolls {
+            // Where its next segment would begin is one of the other's.
+            true => log.append(batch(1, 3_000, 4), EPOCH).err().unwrap().to_string(),
+            false => storage.close().await.unwrap_err().to_string(),
+        };
+        for part in ["not the one that was there", "directories were exchanged", "put each directory back"] {
+            assert!(failed.contains(part), "{what}: no {part:?} in {failed}");
+        }
+        storage.abandon().await;
+        let after = exchanged.clone().map(|place| contents(&place));
+        let names = |of: &[Vec<(PathBuf, Vec<u8>)>; 2]| {
+            of.clone().map(|files| files.into_iter().map(|(path, _)| path).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&after), names(&held), "{what}");
+        assert!(after == held, "{what}: a file has other bytes");
+        exchange(temp.path(), &exchanged[0], &exchanged[1]);
+        let (storage, _) = Storage::open(options(&root), real::env()).unwrap();
+        for (id, records) in [(one, 4), (two, 7)] {
+            let log = storage.log(id).unwrap();
+            assert_eq!(log.end_offset(), Offset(records), "{what}: {id}");
+            assert_eq!(common::read_all(&log, Offset(records), 5_000).len() as i64, records, "{what}: {id}");
+        }
+        storage.close().await.unwrap();
     }
 }
 

@@ -126,6 +126,7 @@ fn load(journal: &Arc<Journal>, id: LogId) -> Result<PartitionLog, OpenError> {
     if let Some(of) = noted.other_than(id) {
         return Err(OpenError::Misplaced { path: dir.to_owned(), of });
     }
+    place.check(disk).map_err(io("look for", dir))?;
     let found =
         mark_file.map(|file| Mark::load(disk, &mark_path, file)).transpose().map_err(|source| match source.kind() {
             io::ErrorKind::InvalidData => OpenError::Damaged { path: mark_path.clone(), reason: source.to_string() },

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use millstream_env::{Disk, DiskFile, DiskLock, OpenMode, Room};
+use millstream_env::{Disk, DiskFile, DiskLock, Identity, OpenMode, Room};
 
 /// What is done when the first of the files is opened.
 type Going = Box<dyn FnOnce() + Send>;
@@ -102,6 +102,10 @@ impl Disk for Meddling {
 
     fn is_link(&self, path: &Path) -> io::Result<bool> {
         self.disk.is_link(path)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        self.disk.identity(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 
 use self::tree::{InodeId, Tree};
 use super::{SimRng, rng::below};
-use crate::{Disk, DiskFile, DiskLock, Lack, OpenMode, Rng, Room, lack};
+use crate::{Disk, DiskFile, DiskLock, Identity, Lack, OpenMode, Rng, Room, lack};
 
 /// What a crash keeps or loses as one.
 pub const SECTOR_BYTES: usize = 512;
@@ -338,6 +338,11 @@ impl Disk for SimDisk {
 
     fn is_link(&self, _path: &Path) -> io::Result<bool> {
         Ok(false)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        let InodeId(id) = self.state.lock().tree.find(path)?;
+        Ok(Identity(0, id))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

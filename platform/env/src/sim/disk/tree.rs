@@ -12,7 +12,7 @@ use crate::{OpenMode, Rng, disk::not_a_file, sim::rng::below};
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct InodeId(u64);
+pub(super) struct InodeId(pub(super) u64);
 
 const ROOT: InodeId = InodeId(0);
 
