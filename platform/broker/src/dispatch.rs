@@ -103,7 +103,9 @@ pub(crate) fn dispatch(
         Request::IncrementalAlterConfigs(request) => {
             answer!(IncrementalAlterConfigs, handlers::alter_configs::change(shared, request))
         }
-        Request::DescribeCluster(_) => now!(DescribeCluster, handlers::cluster::describe(&shared)),
+        Request::DescribeCluster(request) => {
+            now!(DescribeCluster, handlers::cluster::describe(&shared, &request))
+        }
         Request::DescribeLogDirs(request) => {
             now!(DescribeLogDirs, handlers::describe_log_dirs::handle(&shared, request))
         }

@@ -22,6 +22,8 @@ pub struct BrokerOptions {
     pub projection_dir: Option<PathBuf>,
     /// What clients are told to connect to; none: the address that was bound.
     pub advertise: Option<Address>,
+    /// Whether Kafka's protocol is spoken in TLS on the TCP port: what clients are told of it.
+    pub tcp_in_tls: bool,
     /// Who compiles modules: a child process of this executable, unless told otherwise.
     pub compiler: Compiler,
     /// What may be asked for on each stream before it is answered.
@@ -56,6 +58,7 @@ impl BrokerOptions {
             projection_dir: Some(data_dir.join("catalog/view")),
             data_dir,
             advertise: None,
+            tcp_in_tls: false,
             compiler: Compiler::this_executable(),
             session: SessionLimits::default(),
             frames: Budget::new(FRAMES_BYTES_DEFAULT),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millstream_catalog::{State, Topic, View};
-use millstream_model::{TopicId, ViewId};
+use millstream_model::{TopicId, TopicName, ViewId};
 use millstream_protocol::ErrorCode;
 
 use crate::errors::WireError;
@@ -87,6 +87,11 @@ pub(crate) fn topic_named<'a>(state: &'a State, name: &str, instead: &str) -> Re
         }
         _ => state.topic(name).ok_or_else(|| unknown_topic(name)),
     }
+}
+
+/// As [`unknown_topic`], or that nothing can be named so. Kafka's brokers tell these two apart where something is described.
+pub(crate) fn no_topic(name: &str) -> WireError {
+    TopicName::new(name).map_or_else(|error| WireError::new(ErrorCode::InvalidTopic, error), |_| unknown_topic(name))
 }
 
 pub(crate) fn unknown_topic(name: &str) -> WireError {

@@ -18,7 +18,7 @@ mod state;
 
 pub use apply::{
     CHAIN_MAX, CLUSTER_PARTITIONS_MAX, Outcome, PRODUCER_IDS_BLOCK, ROUTINGS_MAX, SKIPS_MAX, TRANSFORM_TOPICS_MAX,
-    apply,
+    apply, check_assignment,
 };
 pub use catalog::{Catalog, CatalogOptions, FoundCatalog, OpenError, ProposeError};
 pub use command::{COMMAND_BYTES_MAX, COMMAND_VERSION, Command, CommandError, FAILURE_BYTES_MAX, Reporter};

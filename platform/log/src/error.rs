@@ -129,7 +129,7 @@ pub enum OpenError {
         reason: String,
     },
     /// A file that must be sound is not: its medium lost what was durable.
-    #[error("{} is damaged: {reason}; restore it from a copy, or take the broker's replicas from its peers", path.display())]
+    #[error("{} is damaged: {reason}; restore it from a copy", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug)]
 pub struct StorageOptions {
     /// The data directory; made if it does not exist. The storage owns `LOCK`, `FORMAT`, `CLEAN`, `journal/` and `logs/`
-    /// in it, `BALLAST`, `RESERVE`, `JOURNAL`, `METADATA` and `trash/`, and leaves the rest alone.
+    /// in it, `BALLAST`, `RESERVE`, `JOURNAL`, `METADATA`, `held/` and `trash/`, and leaves the rest alone.
     pub dir: PathBuf,
     /// How large a journal file is, bytes; a multiple of 4096, 64 KiB to 2 GiB. A batch must fit into one with its frame.
     pub journal_file_bytes: u64,

@@ -89,6 +89,9 @@ async fn alter(
     validate_only: bool,
 ) -> Result<(), WireError> {
     match *resource_type {
+        RESOURCE_TOPIC if name.is_empty() => {
+            return Err(WireError::new(ErrorCode::InvalidRequest, "Default topic resources are not allowed."));
+        }
         RESOURCE_TOPIC => {}
         RESOURCE_BROKER => {
             let message = "a broker's settings are given when it is started (`millstream serve --help`): they cannot be changed \
@@ -308,6 +311,7 @@ mod tests {
         for (kind, name, changes, code, said) in [
             (RESOURCE_TOPIC, "absent", vec![], ErrorCode::UnknownTopicOrPartition, "absent"),
             (RESOURCE_TOPIC, "v", vec![], ErrorCode::InvalidTopic, "view"),
+            (RESOURCE_TOPIC, "", vec![], ErrorCode::InvalidRequest, "Default topic"),
             (RESOURCE_BROKER, "1", vec![("retention.ms", 0, Some("1"))], ErrorCode::InvalidRequest, "broker"),
             (8, "1", vec![], ErrorCode::InvalidRequest, "type 8"),
             (RESOURCE_TOPIC, "t", vec![("no.such", 0, Some("1"))], ErrorCode::InvalidConfig, "no.such"),

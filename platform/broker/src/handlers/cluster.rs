@@ -3,12 +3,35 @@
 use millstream_protocol::{
     ErrorCode,
     extension::{Pair, cluster::ClusterInfoResponse},
-    messages::cluster::{DescribeClusterBroker, DescribeClusterResponse},
+    messages::{
+        cluster::{
+            DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse, ENDPOINT_BROKERS,
+            ENDPOINT_CONTROLLERS,
+        },
+        metadata::{CLUSTER_OPERATIONS, OPERATIONS_UNKNOWN},
+    },
 };
 
 use crate::shared::Shared;
 
-pub(crate) fn describe(shared: &Shared) -> DescribeClusterResponse {
+pub(crate) fn describe(shared: &Shared, request: &DescribeClusterRequest) -> DescribeClusterResponse {
+    let refused = |error_code, message: String| DescribeClusterResponse {
+        error_code,
+        error_message: Some(message),
+        endpoint_type: request.endpoint_type,
+        ..Default::default()
+    };
+    match request.endpoint_type {
+        ENDPOINT_BROKERS => {}
+        ENDPOINT_CONTROLLERS => {
+            let message = "this is a broker's address, and controllers have none of their own: ask for brokers";
+            return refused(ErrorCode::MismatchedEndpointType, message.into());
+        }
+        other => {
+            let message = format!("{other} is no type of endpoint: 1 asks for brokers");
+            return refused(ErrorCode::UnsupportedEndpointType, message);
+        }
+    }
     let state = shared.catalog.state();
     let brokers = state.brokers.values().filter_map(|broker| {
         let address = broker.addresses.first()?;
@@ -23,6 +46,11 @@ pub(crate) fn describe(shared: &Shared) -> DescribeClusterResponse {
         cluster_id: state.cluster_id.to_string(),
         controller_id: shared.options.id,
         brokers: brokers.collect(),
+        cluster_authorized_operations: if request.include_cluster_authorized_operations {
+            CLUSTER_OPERATIONS
+        } else {
+            OPERATIONS_UNKNOWN
+        },
         ..Default::default()
     }
 }
@@ -48,5 +76,31 @@ pub(crate) fn info(shared: &Shared) -> ClusterInfoResponse {
             pair("data directory", shared.options.data_dir.display().to_string()),
             pair("up for", format!("{} s", (shared.env.clock.now() - shared.started).as_secs())),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_env::sim::World;
+
+    use super::*;
+    use crate::testing::{start, stop};
+
+    #[test]
+    fn brokers_are_described_and_no_other_kind_of_endpoint() {
+        let world = World::new(1);
+        let broker = start(&world);
+        let ask = |endpoint_type, include_cluster_authorized_operations| {
+            let request =
+                DescribeClusterRequest { endpoint_type, include_cluster_authorized_operations, ..Default::default() };
+            let answer = describe(broker.shared(), &request);
+            (answer.error_code, answer.brokers.len(), answer.cluster_authorized_operations)
+        };
+        assert_eq!(ask(ENDPOINT_BROKERS, false), (ErrorCode::None, 1, OPERATIONS_UNKNOWN));
+        // What Kafka's brokers tell who asks one that allows everything.
+        assert_eq!(ask(ENDPOINT_BROKERS, true), (ErrorCode::None, 1, 8096));
+        assert_eq!(ask(ENDPOINT_CONTROLLERS, true), (ErrorCode::MismatchedEndpointType, 0, OPERATIONS_UNKNOWN));
+        assert_eq!(ask(0, true), (ErrorCode::UnsupportedEndpointType, 0, OPERATIONS_UNKNOWN));
+        stop(&world, broker);
     }
 }

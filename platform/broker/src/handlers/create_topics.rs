@@ -1,15 +1,16 @@
 //! CreateTopics: names and settings checked, agreed on, and led by this broker before the answer.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use millstream_catalog::{Command, State, Topic};
-use millstream_model::{TimestampMs, TopicConfig, TopicId, TopicName};
+use millstream_catalog::{Command, State, Topic, check_assignment};
+use millstream_model::{BrokerId, PartitionId, TimestampMs, TopicConfig, TopicId, TopicName};
 use millstream_protocol::{
     ErrorCode,
     messages::{
         configs::{SOURCE_DEFAULT, SOURCE_TOPIC},
         topics::{
-            CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest, CreateTopicsResponse,
+            CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfigs, CreatableTopicResult,
+            CreateTopicsRequest, CreateTopicsResponse,
         },
     },
 };
@@ -25,11 +26,20 @@ use crate::{
 pub(super) const LEFT_OPEN: i16 = -1;
 
 pub(crate) async fn handle(shared: Arc<Shared>, request: CreateTopicsRequest) -> CreateTopicsResponse {
-    let mut topics = Vec::with_capacity(request.topics.len());
+    let mut named: HashMap<String, usize> = HashMap::new();
+    for topic in &request.topics {
+        *named.entry(topic.name.clone()).or_default() += 1;
+    }
+    let mut topics = Vec::with_capacity(named.len());
     let mut messages = Messages::new();
     for topic in request.topics {
-        let name = topic.name.clone();
-        topics.push(match create(&shared, topic, request.validate_only).await {
+        // As in Kafka's brokers, what is named twice is answered once.
+        let Some((name, times)) = named.remove_entry(&topic.name) else { continue };
+        let outcome = match times {
+            1 => create(&shared, topic, request.validate_only).await,
+            _ => Err(WireError::new(ErrorCode::InvalidRequest, "Duplicate topic name.")),
+        };
+        topics.push(match outcome {
             Ok(result) => result,
             Err(error) => CreatableTopicResult {
                 name,
@@ -49,19 +59,16 @@ pub(super) async fn create(
     validate_only: bool,
 ) -> Result<CreatableTopicResult, WireError> {
     let name = TopicName::new(&topic.name).map_err(|error| WireError::new(ErrorCode::InvalidTopic, error))?;
-    if !topic.assignments.is_empty() {
-        return Err(WireError::not_built("choosing the replicas of each partition"));
-    }
+    let assigned = assigned(&topic)?;
     let settings = topic.configs.iter().map(|config| (config.name.as_str(), config.value.as_deref().unwrap_or("")));
     let config = TopicConfig::from_pairs(settings)?;
-    let defaults = &shared.options.new_topics;
-    let partitions =
-        if topic.num_partitions == i32::from(LEFT_OPEN) { defaults.partitions } else { topic.num_partitions };
-    let replication_factor =
-        if topic.replication_factor == LEFT_OPEN { defaults.replication_factor } else { topic.replication_factor };
+    let (partitions, replication_factor) = counts(shared, &topic, assigned.as_deref());
     // The catalog refuses a number below 1, in its own words.
     check_insync_replicas_min(&config, usize::try_from(replication_factor).unwrap_or(0).max(1))?;
     let state = shared.catalog.state();
+    if let Some(assigned) = &assigned {
+        assigned.iter().try_for_each(|given| check_assignment(&state, given, assigned[0].len()))?;
+    }
     if let Some(module) = &config.partitioner {
         crate::pools::find(&state, module)?;
     }
@@ -75,9 +82,13 @@ pub(super) async fn create(
     };
     // Refused by what the catalog knows before an instance is made; the agreed log decides in the end.
     let would_be = shared.dry_run(&command)?;
+    let made = would_be.topic(name.as_str());
+    if let (Some(assigned), Some(made)) = (&assigned, made) {
+        check_assigned(made, assigned)?;
+    }
     if !validate_only {
         shared.require_room(partitions.unsigned_abs().into())?;
-        if let Some(topic) = would_be.topic(name.as_str()) {
+        if let Some(topic) = made {
             shared.blame(&command, check_partitioner(shared, &would_be, topic).await)?;
         }
         shared.propose(command).await?;
@@ -98,6 +109,58 @@ pub(super) async fn create(
         configs: Some(configs.collect()),
         ..Default::default()
     })
+}
+
+/// The replicas that a client chooses for each partition, if it does: then it leaves both numbers open.
+fn assigned(topic: &CreatableTopic) -> Result<Option<Vec<&[BrokerId]>>, WireError> {
+    if topic.assignments.is_empty() {
+        return Ok(None);
+    }
+    let both = |what| {
+        let message = format!("A manual partition assignment was specified, but {what} was not set to -1.");
+        Err(WireError::new(ErrorCode::InvalidRequest, message))
+    };
+    if topic.replication_factor != LEFT_OPEN {
+        return both("replication factor");
+    }
+    if topic.num_partitions != i32::from(LEFT_OPEN) {
+        return both("numPartitions");
+    }
+    let mut given: Vec<&CreatableReplicaAssignment> = topic.assignments.iter().collect();
+    given.sort_by_key(|given| given.partition_index);
+    if let Some([_, twice]) = given.array_windows().find(|[one, two]| one.partition_index == two.partition_index) {
+        let message = format!("Found multiple manual partition assignments for partition {}", twice.partition_index);
+        return Err(WireError::new(ErrorCode::InvalidReplicaAssignment, message));
+    }
+    if (0..).map(PartitionId).zip(&given).any(|(index, given)| given.partition_index != index) {
+        let message = "partitions should be a consecutive 0-based integer sequence";
+        return Err(WireError::new(ErrorCode::InvalidReplicaAssignment, message));
+    }
+    Ok(Some(given.into_iter().map(|given| &given.broker_ids[..]).collect()))
+}
+
+/// How many partitions a topic is to have, and replicas of each: what is asked for, else what was chosen, else the broker's defaults.
+fn counts(shared: &Shared, topic: &CreatableTopic, assigned: Option<&[&[BrokerId]]>) -> (i32, i16) {
+    let defaults = &shared.options.new_topics;
+    if let Some(assigned) = assigned {
+        let replicas = assigned.first().map_or(0, |brokers| brokers.len());
+        // One without replicas is refused by its rule, and not for their number.
+        let replicas = i16::try_from(replicas.max(1)).unwrap_or(i16::MAX);
+        return (i32::try_from(assigned.len()).unwrap_or(i32::MAX), replicas);
+    }
+    let partitions =
+        if topic.num_partitions == i32::from(LEFT_OPEN) { defaults.partitions } else { topic.num_partitions };
+    let replication_factor =
+        if topic.replication_factor == LEFT_OPEN { defaults.replication_factor } else { topic.replication_factor };
+    (partitions, replication_factor)
+}
+
+/// Whether a client's choice of replicas is what the topic `made` would get: a choice among several brokers is not built.
+fn check_assigned(made: &Topic, assigned: &[&[BrokerId]]) -> Result<(), WireError> {
+    match made.partitions.iter().zip(assigned).all(|(made, given)| made.replicas == *given) {
+        true => Ok(()),
+        false => Err(WireError::not_built("choosing among several brokers for each partition")),
+    }
 }
 
 /// Whether so many replicas can be in sync as a topic asks for. Kafka takes more, and refuses acks=all for ever then; here the high
@@ -155,6 +218,54 @@ mod tests {
         assert_eq!(told("segment.ms"), (false, SOURCE_DEFAULT));
         assert_eq!(told("millstream.partitioner"), (false, SOURCE_DEFAULT));
         assert_eq!(told("millstream.partitioner.param.field"), (false, SOURCE_TOPIC));
+        stop(&world, broker);
+    }
+
+    #[test]
+    fn replicas_can_be_chosen_as_kafkas_brokers_have_it() {
+        let world = World::new(1);
+        let broker = start(&world);
+        let chosen = |given: &[(i32, &[i32])]| CreatableTopic {
+            name: "t".into(),
+            num_partitions: -1,
+            replication_factor: -1,
+            assignments: given
+                .iter()
+                .map(|(index, brokers)| CreatableReplicaAssignment {
+                    partition_index: PartitionId(*index),
+                    broker_ids: brokers.iter().copied().map(BrokerId).collect(),
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let create = |topics: Vec<CreatableTopic>| {
+            let request = CreateTopicsRequest { topics, ..Default::default() };
+            let answer = world.run_until(handle(broker.shared().clone(), request));
+            let told =
+                |result: CreatableTopicResult| (result.error_code, result.num_partitions, result.replication_factor);
+            answer.topics.into_iter().map(told).collect::<Vec<_>>()
+        };
+        let (bad, unclear) = (ErrorCode::InvalidReplicaAssignment, ErrorCode::InvalidRequest);
+        let refused: [&[(i32, &[i32])]; 6] = [
+            &[(0, &[])],
+            &[(0, &[7])],
+            &[(0, &[1, 1])],
+            &[(0, &[1]), (0, &[1])],
+            &[(0, &[1]), (2, &[1])],
+            &[(1, &[1])],
+        ];
+        for given in refused {
+            assert_eq!(create(vec![chosen(given)])[0].0, bad, "{given:?}");
+        }
+        let sound: &[(i32, &[i32])] = &[(1, &[1]), (0, &[1])];
+        assert_eq!(create(vec![CreatableTopic { num_partitions: 2, ..chosen(sound) }])[0].0, unclear);
+        assert_eq!(create(vec![CreatableTopic { replication_factor: 1, ..chosen(sound) }])[0].0, unclear);
+        // Named twice: answered once, and not made.
+        let twice = create(vec![chosen(sound), chosen(sound)]);
+        assert_eq!((twice.len(), twice[0].0), (1, unclear));
+        assert!(broker.shared().catalog.state().topic("t").is_none());
+        assert_eq!(create(vec![chosen(sound)]), [(ErrorCode::None, 2, 1)]);
+        assert_eq!(broker.shared().catalog.state().topic("t").unwrap().partitions.len(), 2);
         stop(&world, broker);
     }
 

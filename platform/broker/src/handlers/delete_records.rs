@@ -80,6 +80,10 @@ fn advance(
     asked: &DeleteRecordsPartition,
 ) -> Result<Moved, WireError> {
     let readable = readable.map_err(Clone::clone)?;
+    if !readable.topic().config.cleanup_policy.deletes() {
+        let message = "the topic is compacted: its records go when their keys are written anew, or with tombstones";
+        return Err(WireError::new(ErrorCode::PolicyViolation, message));
+    }
     let partition = shared.led(readable, asked.partition_index)?;
     let end = partition.high_watermark();
     let start = if asked.offset == HIGH_WATERMARK { end } else { asked.offset };
@@ -98,7 +102,9 @@ fn advance(
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
+    use millstream_catalog::Command;
     use millstream_env::sim::World;
+    use millstream_model::{CleanupPolicy, TopicConfig};
     use millstream_protocol::messages::records::DeleteRecordsTopic;
 
     use super::*;
@@ -148,6 +154,24 @@ mod tests {
         let late = world.run_until(handle(broker.shared().clone(), request(HIGH_WATERMARK.0, 0)));
         assert_eq!(told(late), (Offset(-1), ErrorCode::RequestTimedOut));
         assert_eq!(partition(&broker).log.start_offset(), Offset(10));
+        world.run_until(broker.shutdown()).unwrap();
+    }
+
+    #[test]
+    fn a_topic_that_is_only_compacted_keeps_its_records() {
+        let world = World::new(1);
+        let broker = with_records(&world, 3);
+        let alter = |from: CleanupPolicy, to: CleanupPolicy| {
+            let config = |cleanup_policy| Box::new(TopicConfig { cleanup_policy, ..TopicConfig::default() });
+            let command = Command::AlterTopic { id: TOPIC, from: config(from), to: config(to) };
+            world.run_until(broker.shared().propose(command)).unwrap();
+        };
+        let ask = |offset| told(world.run_until(handle(broker.shared().clone(), request(offset, 30_000))));
+        alter(CleanupPolicy::Delete, CleanupPolicy::Compact);
+        assert_eq!(ask(2), (Offset(-1), ErrorCode::PolicyViolation));
+        assert_eq!(partition(&broker).log.start_offset(), Offset(0));
+        alter(CleanupPolicy::Compact, CleanupPolicy::CompactDelete);
+        assert_eq!(ask(2), (Offset(2), ErrorCode::None));
         world.run_until(broker.shutdown()).unwrap();
     }
 

@@ -14,7 +14,7 @@ use millstream_protocol::{
 
 use crate::{
     errors::{Messages, WireError},
-    readable::Readable,
+    readable::{Readable, no_topic},
     shared::Shared,
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeProducersRequest) ->
     let state = shared.catalog.state();
     let (mut messages, mut left, mut named) = (Messages::new(), PRODUCERS_MAX, HashSet::new());
     let topics = request.topics.into_iter().map(|topic| {
-        let readable = Readable::named(&state, &topic.name);
+        let readable = Readable::by_name(&state, &topic.name).ok_or_else(|| no_topic(&topic.name));
         // As in Kafka's brokers, what is named again is answered once. (Of a topic that is not there, each answer costs nothing.)
         let is_new =
             |index: &PartitionId| readable.as_ref().map_or(true, |readable| named.insert((readable.id(), *index)));
@@ -113,13 +113,19 @@ mod tests {
             name: name.into(),
             partition_indexes: partitions.iter().copied().map(PartitionId).collect(),
         };
-        let request = DescribeProducersRequest { topics: vec![topic("t", &[0, 1, 2, 1]), topic("absent", &[0])] };
+        let request = DescribeProducersRequest {
+            topics: vec![topic("t", &[0, 1, 2, 1]), topic("absent", &[0]), topic("a/b", &[0])],
+        };
         let answer = handle(broker.shared(), request);
-        let [t, absent] = &answer.topics[..] else { panic!("{answer:?}") };
+        let [t, absent, illegal] = &answer.topics[..] else { panic!("{answer:?}") };
         assert_eq!((&*t.name, &*absent.name), ("t", "absent"));
-        let codes: Vec<_> = t.partitions.iter().chain(&absent.partitions).map(|answer| answer.error_code).collect();
+        let codes: Vec<_> = [t, absent, illegal]
+            .into_iter()
+            .flat_map(|topic| &topic.partitions)
+            .map(|answer| answer.error_code)
+            .collect();
         let unknown = ErrorCode::UnknownTopicOrPartition;
-        assert_eq!(codes, [ErrorCode::None, ErrorCode::None, unknown, unknown]);
+        assert_eq!(codes, [ErrorCode::None, ErrorCode::None, unknown, unknown, ErrorCode::InvalidTopic]);
         assert!(t.partitions[2].error_message.as_ref().is_some_and(|message| message.contains("it has 2")));
         assert_eq!(t.partitions[0].active_producers, []);
         let [known] = &t.partitions[1].active_producers[..] else { panic!("{t:?}") };

@@ -7,17 +7,25 @@ use millstream_protocol::{
     ErrorCode,
     messages::metadata::{
         Cursor, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, DescribedPartition, DescribedTopic,
+        TOPIC_OPERATIONS,
     },
 };
 
 use super::metadata::offline_replicas;
-use crate::{partitions::Partitions, readable::Readable, shared::Shared};
+use crate::{
+    partitions::Partitions,
+    readable::{Readable, no_topic},
+    shared::Shared,
+};
 
 /// Most partitions of a page, whatever the client asks for (Kafka's `max.request.partition.size.limit`).
 const PAGE_PARTITIONS_MAX: usize = 2000;
 
 pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeTopicPartitionsRequest) -> DescribeTopicPartitionsResponse {
     let state = shared.catalog.state();
+    if request.cursor.as_ref().is_some_and(|cursor| cursor.partition_index.0 < 0) {
+        return refuse_all(&request);
+    }
     let (from, skipped) = match &request.cursor {
         Some(cursor) => (cursor.topic_name.as_str(), usize::try_from(cursor.partition_index.0).unwrap_or(0)),
         None => ("", 0),
@@ -44,6 +52,17 @@ pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeTopicPartitionsReque
         }
     }
     DescribeTopicPartitionsResponse { topics: page.topics, ..Default::default() }
+}
+
+/// The answer has no error of its own: as in Kafka's brokers, each topic that was asked for has it.
+fn refuse_all(request: &DescribeTopicPartitionsRequest) -> DescribeTopicPartitionsResponse {
+    let refused = |name: &str| DescribedTopic {
+        error_code: ErrorCode::InvalidRequest,
+        name: Some(name.to_owned()),
+        ..Default::default()
+    };
+    let names: BTreeSet<&str> = request.topics.iter().map(|topic| topic.name.as_str()).collect();
+    DescribeTopicPartitionsResponse { topics: names.into_iter().map(refused).collect(), ..Default::default() }
 }
 
 struct Page {
@@ -80,6 +99,7 @@ impl Page {
             topic_id: readable.id(),
             is_internal: matches!(readable, Readable::View { .. }),
             partitions,
+            topic_authorized_operations: TOPIC_OPERATIONS,
             ..Default::default()
         });
         (end < topic.partitions.len()).then(|| i32::try_from(end).unwrap_or(i32::MAX))
@@ -90,7 +110,7 @@ impl Page {
             return Some(0);
         }
         self.left -= 1;
-        let error_code = ErrorCode::UnknownTopicOrPartition;
+        let error_code = no_topic(name).code;
         self.topics.push(DescribedTopic { error_code, name: Some(name.to_owned()), ..Default::default() });
         None
     }
@@ -139,7 +159,12 @@ mod tests {
         assert_eq!(ask(&broker, &names, 3, Some(("z", 0))), (vec![absent("z")], None));
         // One at least; and a page that ends with its topic says so.
         assert_eq!(ask(&broker, &["t"], -1, Some(("t", 4))), (vec![t(&[4])], None));
-        assert_eq!(ask(&broker, &["t"], 0, Some(("t", -7))), (vec![t(&[0])], Some(("t".into(), 1))));
+        assert_eq!(ask(&broker, &["t"], 0, Some(("t", 0))), (vec![t(&[0])], Some(("t".into(), 1))));
+        // What cannot be is told of each.
+        let told = |name: &str, code| (name.to_owned(), code, vec![]);
+        let invalid = ErrorCode::InvalidRequest;
+        assert_eq!(ask(&broker, &names, 9, Some(("t", -7))).0, ["a", "t", "z"].map(|name| told(name, invalid)));
+        assert_eq!(ask(&broker, &["no/name"], 9, None), (vec![told("no/name", ErrorCode::InvalidTopic)], None));
         assert_eq!(ask(&broker, &["t"], 5, Some(("t", i32::MAX))), (vec![t(&[])], None));
         assert_eq!(ask(&broker, &["t"], i32::MAX, Some(("u", 0))), (vec![], None));
         stop(&world, broker);

@@ -11,7 +11,8 @@ use millstream_protocol::{
     ErrorCode,
     messages::{
         metadata::{
-            MetadataBroker, MetadataPartition, MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataTopic,
+            CLUSTER_OPERATIONS, MetadataBroker, MetadataPartition, MetadataRequest, MetadataRequestTopic,
+            MetadataResponse, MetadataTopic, OPERATIONS_UNKNOWN, TOPIC_OPERATIONS,
         },
         topics::CreatableTopic,
     },
@@ -35,7 +36,8 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: MetadataRequest) -> Met
         _ => HashMap::new(),
     };
     let state = shared.catalog.state();
-    let mut answer = Answer::of(&shared.partitions, unmade);
+    let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { OPERATIONS_UNKNOWN };
+    let mut answer = Answer::of(&shared.partitions, unmade, operations);
     match request.topics {
         None => {
             state.topics_by_name().for_each(|topic| answer.describe(&Readable::Topic(topic.clone())));
@@ -49,6 +51,11 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: MetadataRequest) -> Met
         cluster_id: Some(state.cluster_id.to_string()),
         controller_id: shared.options.id,
         topics: answer.topics,
+        cluster_authorized_operations: if request.include_cluster_authorized_operations {
+            CLUSTER_OPERATIONS
+        } else {
+            OPERATIONS_UNKNOWN
+        },
         ..Default::default()
     }
 }
@@ -90,11 +97,14 @@ struct Answer<'a> {
     unknown: HashSet<(Option<String>, TopicId)>,
     /// Topics that could not be made, and why.
     unmade: HashMap<String, ErrorCode>,
+    /// What is told of what the client may do to each topic that is there.
+    operations: i32,
 }
 
 impl<'a> Answer<'a> {
-    fn of(led: &'a Partitions, unmade: HashMap<String, ErrorCode>) -> Self {
-        Self { led, topics: Vec::new(), partitions: 0, described: HashSet::new(), unknown: HashSet::new(), unmade }
+    fn of(led: &'a Partitions, unmade: HashMap<String, ErrorCode>, operations: i32) -> Self {
+        let (described, unknown) = (HashSet::new(), HashSet::new());
+        Self { led, topics: Vec::new(), partitions: 0, described, unknown, unmade, operations }
     }
 
     /// Why there is nothing of this name.
@@ -136,7 +146,8 @@ impl<'a> Answer<'a> {
             return;
         }
         self.partitions += partitions;
-        self.topics.push(describe(self.led, readable));
+        let topic_authorized_operations = self.operations;
+        self.topics.push(MetadataTopic { topic_authorized_operations, ..describe(self.led, readable) });
     }
 }
 
@@ -294,6 +305,28 @@ mod tests {
         }
         assert_eq!(ask(&world, &broker, &["v"]), [("v".to_owned(), ErrorCode::None, 2)]);
         assert_eq!(state(&broker).topics.len(), 1);
+        stop(&world, broker);
+    }
+
+    #[test]
+    fn operations_are_told_to_who_asks_for_them() {
+        let world = World::new(1);
+        let broker = start(&world);
+        world.run_until(create(&broker, 1));
+        let ask = |wanted| {
+            let request = MetadataRequest {
+                topics: Some(vec![named("t"), named("a b")]),
+                include_topic_authorized_operations: wanted,
+                include_cluster_authorized_operations: wanted,
+                ..Default::default()
+            };
+            let answer = world.run_until(handle(broker.shared().clone(), request));
+            let of_topics = answer.topics.iter().map(|topic| topic.topic_authorized_operations).collect::<Vec<_>>();
+            (answer.cluster_authorized_operations, of_topics)
+        };
+        // What Kafka's brokers tell who asks one that allows everything.
+        assert_eq!(ask(true), (8096, vec![3576, OPERATIONS_UNKNOWN]));
+        assert_eq!(ask(false), (OPERATIONS_UNKNOWN, vec![OPERATIONS_UNKNOWN; 2]));
         stop(&world, broker);
     }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     brokers::PRODUCER_IDS_BLOCK,
     routing::ROUTINGS_MAX,
-    topics::CLUSTER_PARTITIONS_MAX,
+    topics::{CLUSTER_PARTITIONS_MAX, check_assignment},
     transforms::{SKIPS_MAX, TRANSFORM_TOPICS_MAX},
     views::CHAIN_MAX,
 };

@@ -133,7 +133,10 @@ pub(super) fn create_partitions(
 }
 
 /// Whether a client's choice of a partition's replicas can be: brokers that there are, each once, as many as the topic's others have.
-fn check_assignment(state: &State, given: &[BrokerId], replicas: usize) -> Result<(), Refused> {
+///
+/// # Errors
+/// With the first rule that it breaks.
+pub fn check_assignment(state: &State, given: &[BrokerId], replicas: usize) -> Result<(), Refused> {
     if given.is_empty() {
         return Err(Refused::NoReplicas);
     }

@@ -5,13 +5,18 @@ use millstream_model::BrokerId;
 use super::metadata::OPERATIONS_UNKNOWN;
 use crate::{ErrorCode, codec::message};
 
+/// "Brokers", of [`DescribeClusterRequest::endpoint_type`].
+pub const ENDPOINT_BROKERS: i8 = 1;
+/// "Controllers", likewise.
+pub const ENDPOINT_CONTROLLERS: i8 = 2;
+
 message! {
     /// Asks about the cluster.
     pub struct DescribeClusterRequest: 0..=2, flexible 0 {
         /// Whether to tell which operations on the cluster the client may do.
         pub include_cluster_authorized_operations: bool,
         /// 1 for brokers, 2 for controllers.
-        pub endpoint_type: i8 [1..] = 1,
+        pub endpoint_type: i8 [1..] = ENDPOINT_BROKERS,
         /// Whether to list fenced brokers too.
         pub include_fenced_brokers: bool [2..],
     }
@@ -27,7 +32,7 @@ message! {
         /// The same for people.
         pub error_message: Option<String>,
         /// 1 for brokers, 2 for controllers.
-        pub endpoint_type: i8 [1..] = 1,
+        pub endpoint_type: i8 [1..] = ENDPOINT_BROKERS,
         /// The cluster's id.
         pub cluster_id: String,
         /// A broker that takes admin requests.

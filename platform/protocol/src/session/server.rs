@@ -188,18 +188,6 @@ impl Session {
         self.complete(slot, state)
     }
 
-    /// Completes a slot with an answer from [`encode_response`], for handlers that write their answers in parallel.
-    ///
-    /// # Errors
-    /// [`Close::Slot`].
-    pub fn respond_encoded(&mut self, slot: Slot, answer: Frame) -> Result<(), Close> {
-        let state = match &self.waiting(slot)?.state {
-            State::Waiting { answered: true, .. } => State::Ready(answer),
-            _ => State::Skipped,
-        };
-        self.complete(slot, state)
-    }
-
     /// Completes a slot without an answer: what a request with acks=0 gets.
     ///
     /// # Errors

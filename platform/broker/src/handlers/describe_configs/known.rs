@@ -186,6 +186,7 @@ pub(super) fn broker_settings(shared: &Shared) -> Vec<OfBroker> {
     let default = BrokerOptions::new(BrokerId(1), Path::new("").into());
     let (new_topics, usual) = (&options.new_topics, &default.new_topics);
     let id = options.id.to_string();
+    let protocol = if options.tcp_in_tls { "SSL" } else { "PLAINTEXT" };
     let data_dir = options.data_dir.display().to_string();
     let setting = |name, value: String, default: Option<String>, kind, documentation| OfBroker {
         name,
@@ -197,7 +198,7 @@ pub(super) fn broker_settings(shared: &Shared) -> Vec<OfBroker> {
     let mut settings = vec![
         setting(
             "advertised.listeners",
-            format!("PLAINTEXT://{}", shared.address),
+            format!("{protocol}://{}", shared.address),
             None,
             ConfigType::String,
             "Where clients are told to connect to.",
@@ -219,7 +220,7 @@ pub(super) fn broker_settings(shared: &Shared) -> Vec<OfBroker> {
         ),
         setting(
             "listeners",
-            format!("PLAINTEXT://{}", shared.bound),
+            format!("{protocol}://{}", shared.bound),
             None,
             ConfigType::String,
             "Where the broker listens: Kafka's protocol on TCP, and QUIC on UDP, on one port.",

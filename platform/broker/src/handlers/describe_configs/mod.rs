@@ -22,7 +22,7 @@ use millstream_protocol::{
 use self::known::{OfBroker, OfTopic, broker_settings, topic_setting};
 use crate::{
     errors::{Messages, WireError},
-    readable::unknown_topic,
+    readable::no_topic,
     shared::Shared,
 };
 
@@ -106,7 +106,7 @@ fn entries(
     match resource.resource_type {
         RESOURCE_TOPIC => {
             let state = shared.catalog.state();
-            let topic = state.topic(name).ok_or_else(|| unknown_topic(name))?;
+            let topic = state.topic(name).ok_or_else(|| no_topic(name))?;
             let wanted = topic.config.pairs().filter(|(key, ..)| is_wanted(key));
             Ok(wanted.map(|(key, value, is_default)| of_topic(key, value, is_default, asked)).collect())
         }

@@ -37,6 +37,17 @@ fn synonyms(entry: &DescribeConfigsEntry) -> Vec<(&str, Option<&str>, i8)> {
 }
 
 #[test]
+fn a_name_that_no_topic_can_have_is_told_as_such() {
+    let world = World::new(1);
+    let broker = try_start_with(&world, NewTopics::default()).unwrap();
+    for (name, expected) in
+        [("", ErrorCode::InvalidTopic), ("a/b", ErrorCode::InvalidTopic), ("ab", ErrorCode::UnknownTopicOrPartition)]
+    {
+        assert_eq!(told(&broker, (RESOURCE_TOPIC, name), None, VALUES), Err(expected), "{name:?}");
+    }
+}
+
+#[test]
 fn a_brokers_settings_are_told_with_their_sources() {
     let world = World::new(1);
     let new_topics = NewTopics { partitions: 3, ..NewTopics::default() };

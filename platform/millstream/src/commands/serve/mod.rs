@@ -278,6 +278,7 @@ impl Running {
         let frames = Budget::new(settings.frame_memory);
         let defaults = BrokerOptions::new(settings.node_id, data_dir.clone());
         let options = BrokerOptions {
+            tcp_in_tls: settings.tcp != TcpSecurity::Plain,
             advertise: settings.advertise.clone(),
             frames: frames.clone(),
             new_topics: settings.new_topics.clone(),
