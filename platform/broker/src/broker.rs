@@ -183,6 +183,8 @@ impl Broker {
         found.check_followed(storage.followed()).map_err(refused)?;
         // A topic can be deleted on a full disk, or no room could ever be made.
         let catalog = found.start(Env { disk: storage.disk(), ..env.clone() }).await.map_err(refused)?;
+        // The directory, too: an older copy in its place would be found by the next start, and not what was agreed since.
+        storage.watch(catalog_dir(&options));
         storage.watch(catalog_dir(&options).join("LOCK"));
         if logs::are_ahead(&storage, &catalog.state()) {
             return Err(foreign_catalog(&options));
@@ -214,6 +216,12 @@ impl Broker {
         }
         storage.follow(catalog.state_at().0).map_err(|error| StartError::Partitions(Box::new(error)))?;
         modules.sweep(&catalog.state()).await;
+        let (asked, there) = (options.new_topics.replication_factor, catalog.state().brokers.len());
+        if usize::try_from(asked).is_ok_and(|asked| asked > there) {
+            warn!(
+                "default.replication.factor is {asked}, of {there} brokers: no topic is made whose creator leaves that open"
+            );
+        }
 
         logs::settle(&storage, &catalog, options.id);
         let partitions = Partitions::new(options.id, storage.clone(), env.clone());

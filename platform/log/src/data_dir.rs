@@ -13,8 +13,9 @@ use millstream_env::{Disk, DiskLock, Env};
 use uuid::Uuid;
 
 use crate::{
-    OpenError,
-    bytes_io::{read_file, replace_file},
+    OpenError, StorageFailed,
+    bytes_io::{failing, read_file, replace_file},
+    sync_error::sync_dir,
 };
 
 /// The newest format of data directories.
@@ -83,6 +84,13 @@ impl DataDir {
         }
         Ok(())
     }
+}
+
+/// Notes, durably, that the directory was left in order.
+pub(crate) fn close(disk: &dyn Disk, dir: &Path) -> Result<(), StorageFailed> {
+    let path = dir.join(CLEAN);
+    replace_file(disk, &path, &[b""], true).map_err(failing("write", &path))?;
+    sync_dir(disk, dir).map_err(failing("sync", dir))
 }
 
 /// What a directory says of itself; none if it says nothing, and may become ours.
@@ -198,6 +206,11 @@ mod tests {
         };
         let logs = |disk: &dyn Disk| disk.rename(Path::new("/data/logs"), Path::new("/moved-logs"));
         let watched = |disk: &dyn Disk| disk.remove_file(Path::new("/data/catalog/LOCK"));
+        let copied = |disk: &dyn Disk| {
+            disk.rename(Path::new("/data/catalog"), Path::new("/moved-catalog"))?;
+            disk.create_dir_all(Path::new("/data/catalog"))?;
+            disk.open(Path::new("/data/catalog/LOCK"), millstream_env::OpenMode::Create).map(drop)
+        };
         for (name, take_away) in [
             ("removed", &remove as &dyn Fn(&dyn Disk) -> std::io::Result<()>),
             ("replaced", &replace),
@@ -205,13 +218,14 @@ mod tests {
             ("emptied", &emptied),
             ("logs", &logs),
             ("watched", &watched),
+            ("copied", &copied),
         ] {
             let (world, told) = (World::new(1), told::LevelsTold::by("::journal"));
             tracing::subscriber::with_default(told.clone(), || {
                 let storage = Storage::open(StorageOptions::new("/data"), world.env()).unwrap().0;
                 world.disk().create_dir_all(Path::new("/data/catalog")).unwrap();
                 world.disk().open(Path::new("/data/catalog/LOCK"), millstream_env::OpenMode::Create).unwrap();
-                storage.watch("/data/catalog/LOCK");
+                storage.watch(if name == "copied" { "/data/catalog" } else { "/data/catalog/LOCK" });
                 let log =
                     storage.open_log(LogId::records(TopicId::NIL, PartitionId(0)), LogOptions::default()).unwrap();
                 world.run_for(Duration::from_secs(10));

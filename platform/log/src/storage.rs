@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use millstream_env::{Disk, DiskLock, Env, Room, Task, is_of_wrong_type, lack, taken_away};
+use millstream_env::{Disk, DiskLock, Env, Identity, Room, Task, is_of_wrong_type, lack, taken_away};
 use millstream_model::{Durability, ProducerId};
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -100,7 +100,13 @@ impl Deleted {
 }
 
 /// Paths without which the next start does not find what this process has written.
-type Watched = Arc<Mutex<Vec<PathBuf>>>;
+/// Each with what was there when it began to be watched: a copy in its place is none of it.
+type Watched = Arc<Mutex<Vec<(PathBuf, Option<Identity>)>>>;
+
+fn watched(disk: &dyn Disk, path: PathBuf) -> (PathBuf, Option<Identity>) {
+    let there = disk.identity(&path).ok();
+    (path, there)
+}
 
 /// Fails the storage once the data directory is not there any more, or one of its parts: files that are open can be written and synced
 /// on, and the next start finds none of them. Asks for the lock's file, which nobody else touches.
@@ -115,7 +121,11 @@ async fn watch(journal: Arc<Journal>, lock: Weak<dyn DiskLock>, parts: Watched, 
             let missing = match is_there {
                 false => Some(look_at),
                 true => {
-                    let gone = parts.into_iter().find(|part| journal.disk.exists(part).is_ok_and(|exists| !exists));
+                    let is_gone = |(part, there): &(PathBuf, Option<Identity>)| match journal.disk.identity(part) {
+                        Ok(now) => there.is_some_and(|there| there != now),
+                        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+                    };
+                    let gone = parts.into_iter().find(is_gone).map(|(part, _)| part);
                     // The file that is written is always there, whatever is recycled.
                     let emptied = || journal.disk.read_dir(&journal.dir()).is_ok_and(|files| files.is_empty());
                     gone.or_else(|| emptied().then(|| journal.dir()))
@@ -127,6 +137,19 @@ async fn watch(journal: Arc<Journal>, lock: Weak<dyn DiskLock>, parts: Watched, 
         };
         env.spawn.blocking("data-dir-watch", Box::new(look)).join().await;
     }
+}
+
+/// Recovers the logs, with room set aside before, since recovery may have need of it, and after. `clean`: see [`recover::recover`].
+fn recovered(journal: &Arc<Journal>, clean: &mut bool) -> Result<recover::Outcome, OpenError> {
+    // A full disk is no reason not to start.
+    let set_aside = || journal.set_aside(0).map_err(|(path, error)| data_dir::io("reserve", &path)(error));
+    if !set_aside()? {
+        // Nothing can be deleted before it has gone through.
+        journal.reserve.release();
+    }
+    let outcome = recover::recover(journal, clean)?;
+    set_aside()?;
+    Ok(outcome)
 }
 
 impl Storage {
@@ -144,14 +167,13 @@ impl Storage {
         let lock: Arc<dyn DiskLock> = dir.lock.into();
         let interval = options.sync_interval;
         let journal = Arc::new(Journal::new(options, &env, dir.id));
-        // Before recovery, which may have need of it. A full disk is no reason not to start.
-        let set_aside = || journal.set_aside(0).map_err(|(path, error)| data_dir::io("reserve", &path)(error));
-        if !set_aside()? {
-            // Nothing can be deleted before it has gone through.
-            journal.reserve.release();
-        }
-        let outcome = recover::recover(&journal, dir.clean)?;
-        set_aside()?;
+        let mut clean = dir.clean;
+        let outcome = recovered(&journal, &mut clean).inspect_err(|_| {
+            // As it was found: what a start refuses for its journal, say, a later one may do without.
+            if clean && let Err(failed) = data_dir::close(&*journal.disk, &journal.options.dir) {
+                tracing::warn!("that the last run ended in order is not noted any more: {failed}");
+            }
+        })?;
         let followed = Followed::of_dir(&*journal.disk, &journal.options.dir)?;
         let recovered = Recovered {
             directory_id: dir.id,
@@ -210,8 +232,11 @@ impl Storage {
                 }),
             )
         };
-        let watched: Watched = Arc::new(Mutex::new(vec![journal.dir(), journal.options.dir.join("logs")]));
-        let watch = watch(journal.clone(), Arc::downgrade(&lock), watched.clone(), env.clone());
+        let parts: Watched = {
+            let parts = [journal.dir(), journal.options.dir.join("logs")];
+            Arc::new(Mutex::new(parts.map(|part| watched(&*journal.disk, part)).into()))
+        };
+        let watch = watch(journal.clone(), Arc::downgrade(&lock), parts.clone(), env.clone());
         let watch = env.spawn.spawn("data-dir-watch", Box::pin(watch));
         let storage = Self {
             journal,
@@ -219,7 +244,7 @@ impl Storage {
             logs: Mutex::new(Logs { open: outcome.logs, refused, deleted: Deleted::default() }),
             tasks: tokio::sync::Mutex::new(vec![commit, sync]),
             timers: Mutex::new(vec![ticker, watch]),
-            watched,
+            watched: parts,
             _lock: lock,
         };
         Ok((storage, recovered))
@@ -231,10 +256,10 @@ impl Storage {
         self.journal.directory_id
     }
 
-    /// Has the storage fail, too, once there is nothing at `path`: what was acknowledged rests on what somebody else keeps there. Looked
+    /// Has the storage fail, too, once there is nothing at `path`, or something else than now: what was acknowledged rests on what somebody else keeps there. Looked
     /// at each second.
     pub fn watch(&self, path: impl Into<PathBuf>) {
-        self.watched.lock().push(path.into());
+        self.watched.lock().push(watched(&*self.journal.disk, path.into()));
     }
 
     /// How far the cluster's metadata was followed, as far as that was noted, or one of the logs tells ([`LogOptions::made_by`]); 0:

@@ -8,14 +8,13 @@ use millstream_env::Lack;
 
 use crate::{
     PartitionLog, StorageFailed,
-    bytes_io::{failing, replace_file},
     carry::{self, Carry},
     data_dir,
     journal::{Journal, PanicGuard},
     pin::Pin,
     ring::{self, Means, prepare_next},
     sync_all::sync_all,
-    sync_error::{SyncError, refused, sync_dir},
+    sync_error::{SyncError, refused},
     sync_log::Synced,
     sync_plan::Cause,
     trash::{Reaper, remove_empty_dirs},
@@ -300,9 +299,7 @@ fn finish(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         log.end_cut();
         log.end_change();
     }
-    let clean = journal.options.dir.join(data_dir::CLEAN);
-    replace_file(&*journal.disk, &clean, &[b""], true).map_err(failing("write", &clean))?;
-    sync_dir(&*journal.disk, &journal.options.dir).map_err(failing("sync", &journal.options.dir))?;
+    data_dir::close(&*journal.disk, &journal.options.dir)?;
     Ok(true)
 }
 

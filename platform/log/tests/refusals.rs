@@ -323,3 +323,35 @@ fn a_log_that_the_journal_has_needs_no_mark() {
         assert_eq!(records(&storage), usize::from(durable) + 1);
     }
 }
+
+/// What the operator removes then, such as a journal that is damaged, the next start does without: the segments have all of it.
+#[test]
+fn a_start_that_is_refused_leaves_the_note_that_the_last_run_ended_in_order() {
+    let world = World::new(1);
+    let storage = open(&world).unwrap();
+    let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+    for time in 0..5 {
+        world.run_until(log.append(batch(1, 100, time), LeaderEpoch(0)).unwrap().ticket).unwrap();
+    }
+    world.run_until(storage.close()).unwrap();
+    drop((log, storage));
+    let clean = Path::new("/data/CLEAN");
+    let journal = world.disk().read_dir(Path::new("/data/journal")).unwrap();
+    let active = journal.iter().find(|path| path.extension().is_some_and(|of| of == "journal")).unwrap();
+    world.disk().corrupt(active, 20, 1).unwrap();
+    for turn in 0..2 {
+        world.first().kill();
+        assert!(world.disk().exists(clean).unwrap(), "start {turn}");
+        let refused = open(&world).err().unwrap();
+        assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
+    }
+    world.first().kill();
+    for path in &journal {
+        world.disk().remove_file(path).unwrap();
+    }
+    let (storage, recovered) = Storage::open(options(Path::new("/data")), world.env()).unwrap();
+    assert!(recovered.clean);
+    let log = storage.open_log(log_id(0), LogOptions::default()).unwrap();
+    assert_eq!(log.end_offset(), Offset(5));
+    assert!(!world.disk().exists(clean).unwrap(), "it is in use");
+}

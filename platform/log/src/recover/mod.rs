@@ -37,8 +37,9 @@ pub(crate) struct Outcome {
     pub(crate) replayed_bytes: u64,
 }
 
-/// Recovers a data directory; `clean`: the last run closed it. Every step can be repeated: a crash on the way only means to begin again.
-pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, OpenError> {
+/// Recovers a data directory; `clean`: the last run closed it, and nothing has been done to it since. It stays set where this fails before
+/// that. Every step can be repeated: a crash on the way only means to begin again.
+pub(crate) fn recover(journal: &Arc<Journal>, clean: &mut bool) -> Result<Outcome, OpenError> {
     let disk = &*journal.disk;
     let logs_dir = journal.options.dir.join("logs");
     let trash = journal.options.dir.join("trash");
@@ -63,7 +64,7 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
         orphans: HashMap::new(),
         unmade: HashSet::new(),
         touched: HashMap::new(),
-        clean,
+        clean: *clean,
         frames: 0,
         bytes: 0,
     };
@@ -73,10 +74,12 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: bool) -> Result<Outcome, Op
     })?;
     let files = JournalFiles::list(journal)?;
     // After an orderly close the segments have everything.
-    if !clean {
+    if !*clean {
         files.check_whole(journal, !replay.logs.is_empty() || !replay.refused.is_empty())?;
     }
-    let next = replay.run(&files)?;
+    let next = replay.run(&files);
+    *clean &= next.is_err() && replay.touched.is_empty() && replay.held.is_empty();
+    let next = next?;
     journal.queue().next_lsn = next;
     journal.ring().committed_lsn = next - 1;
     let mut touched: Vec<_> = replay.touched.values().cloned().collect();

@@ -377,6 +377,14 @@ impl Replay<'_> {
                 Err(error) if error.is_of_one_log() => self.refuse(id, error),
                 made => made?,
             }
+            if self.clean {
+                tracing::warn!(
+                    log = %id,
+                    path = %dir.display(),
+                    "the last run ended in order, and its directory has gone since: it is made again from what the journal has of it. \
+                     If it was moved away, do not put it back any more: it is older from here on"
+                );
+            }
         }
         Ok(())
     }
