@@ -1,4 +1,4 @@
-//! What clients may not do on a full disk: all that is not a deletion.
+//! What clients may not do on a full disk: all that makes no room.
 
 use std::{io::IoSlice, path::Path};
 
@@ -27,8 +27,8 @@ async fn create_topic(shared: &Arc<Shared>, name: &str, num_partitions: i32) -> 
     (answer.error_code, answer.error_message)
 }
 
-async fn alter(shared: &Arc<Shared>) -> (ErrorCode, Option<String>) {
-    let change = AlterableConfig { name: "retention.ms".into(), value: Some("1".into()), ..Default::default() };
+async fn alter(shared: &Arc<Shared>, name: &str, value: &str) -> (ErrorCode, Option<String>) {
+    let change = AlterableConfig { name: name.into(), value: Some(value.into()), ..Default::default() };
     let resource =
         AlterConfigsResource { resource_type: RESOURCE_TOPIC, resource_name: "t".into(), configs: vec![change] };
     let request = IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() };
@@ -45,7 +45,7 @@ async fn grow(shared: &Arc<Shared>, count: i32) -> (ErrorCode, Option<String>) {
 
 /// What is refused is not in the metadata, whose writes end the broker where there is no room left for them.
 #[test]
-fn while_what_is_set_aside_is_given_up_nothing_is_made_or_changed_and_deletions_are() {
+fn while_what_is_set_aside_is_given_up_nothing_is_made_or_changed_but_what_makes_room_is() {
     let world = World::new(1);
     let broker = start(&world);
     world.run_until(create(&broker, 2));
@@ -75,7 +75,8 @@ fn while_what_is_set_aside_is_given_up_nothing_is_made_or_changed_and_deletions_
     let pushed = world.run_until(modules::push(shared.clone(), pushed));
     let refused = [
         world.run_until(create_topic(&shared, "more", 1)),
-        world.run_until(alter(&shared)),
+        world.run_until(alter(&shared, "max.message.bytes", "5000")),
+        world.run_until(alter(&shared, "retention.ms", "-1")),
         world.run_until(grow(&shared, 3)),
         (view.error_code, view.error_message),
         (transform.error_code, transform.error_message),
@@ -98,13 +99,17 @@ fn while_what_is_set_aside_is_given_up_nothing_is_made_or_changed_and_deletions_
         let state = Command::SetTransformState { id, revision: 1, reporter, state: TransformState::Paused };
         assert_eq!(world.run_until(shared.propose(state)).unwrap_err().code, code);
     }
+    // What lets go of records makes room.
+    for (name, value) in [("retention.ms", "1000"), ("retention.bytes", "1000"), ("cleanup.policy", "compact,delete")] {
+        assert_eq!(world.run_until(alter(&shared, name, value)), (ErrorCode::None, None), "{name}");
+    }
     for deletion in [Command::DeleteModule { module }, Command::DeleteTopic { id: TOPIC }] {
         world.run_until(shared.propose(deletion)).unwrap();
     }
     world.disk().set_capacity(None);
     world.run_for(std::time::Duration::from_secs(10));
     assert_eq!(world.run_until(create_topic(&shared, "t", 1)).0, ErrorCode::None);
-    assert_eq!(world.run_until(alter(&shared)).0, ErrorCode::None);
+    assert_eq!(world.run_until(alter(&shared, "max.message.bytes", "5000")).0, ErrorCode::None);
 }
 
 #[test]

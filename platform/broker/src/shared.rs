@@ -80,12 +80,15 @@ impl Shared {
         if self.storage.has_room(logs) {
             return Ok(());
         }
-        let message = match logs {
-            0 => "the disk is full: make room, by deleting topics or otherwise; then this can be done".to_owned(),
-            _ => format!(
-                "the disk has no room for {logs} new partitions: make some, by deleting topics or otherwise; then this can be done"
-            ),
+        let lacks = match logs {
+            0 => "the disk is full".to_owned(),
+            1 => "the disk has no room for another partition".to_owned(),
+            _ => format!("the disk has no room for {logs} new partitions"),
         };
+        let message = format!(
+            "{lacks}: make some, by deleting topics, by having topics keep less (retention.ms, retention.bytes), or otherwise; then this \
+             can be done"
+        );
         Err(WireError::new(ErrorCode::KafkaStorage, message))
     }
 

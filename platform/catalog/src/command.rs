@@ -270,11 +270,11 @@ impl Command {
             | Self::RoutingOpened { .. }
             | Self::RegisterBroker { .. }
             | Self::SetTransformState { reporter: Some(_), .. } => true,
+            Self::AlterTopic { from, to, .. } => to.keeps_less_than(from),
             Self::CreateCluster { .. }
             | Self::CreateTopic { .. }
             | Self::CreatePartitions { .. }
             | Self::AllocateProducerIds { .. }
-            | Self::AlterTopic { .. }
             | Self::AlterRouting { .. }
             | Self::PushModule { .. }
             | Self::CreateView { .. }

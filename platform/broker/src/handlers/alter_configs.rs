@@ -139,7 +139,9 @@ async fn alter(
         if validate_only {
             return Ok(());
         }
-        shared.require_room(0)?;
+        if !command.makes_room() {
+            shared.require_room(0)?;
+        }
         if routes_anew {
             check_partitioner(shared, &state, &would_be).await?;
         }

@@ -1,6 +1,6 @@
 //! `millstream topic`: partitioned logs.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use millstream_client::{Admin, CallError, ConfigChange, NewTopic, TopicDescription, TopicListing, ViewInfo};
 use millstream_model::{PARTITIONER, PARTITIONER_PARAM};
 use serde::Serialize;
@@ -79,6 +79,9 @@ impl Create {
     }
 }
 
+/// What can be changed of a topic: one of them at least.
+const CHANGES: [&str; 6] = ["config", "reset", "partitions", "partitioner", "param", "no_partitioner"];
+
 /// Settings to change, the partitioner among them: all of them are changed, or none. Then the number of partitions.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -90,11 +93,12 @@ Examples:
 
 `millstream topic describe NAME` shows the settings. Of another partitioner all parameters are given anew. Producers go over to more
 partitions, or another partitioner, by themselves, and lose nothing and the order of no key; what came before stays where it is.")]
+#[command(group = ArgGroup::new("change").required(true).multiple(true).args(CHANGES))]
 pub(crate) struct Alter {
     /// The topic's name.
     name: String,
     /// A setting and its new value, such as retention.ms=86400000; may be repeated.
-    #[arg(long, value_name = "K=V", required_unless_present_any = ["reset", "partitions", "partitioner", "no_partitioner"])]
+    #[arg(long, value_name = "K=V")]
     config: Vec<Pair>,
     /// A setting that gets its default again; may be repeated.
     #[arg(long, value_name = "K")]
@@ -118,6 +122,7 @@ pub(crate) struct Alter {
 impl Alter {
     async fn run(self, admin: &Admin) -> anyhow::Result<()> {
         let Self { name, config, reset, partitions, partitioner, param, no_partitioner, form } = self;
+        let compacts = config.iter().any(|pair| pair.name == "cleanup.policy" && pair.value.contains("compact"));
         let set = pairs(config).into_iter().map(|(name, value)| ConfigChange::Set { name, value });
         let changes: Vec<_> = set.chain(reset.into_iter().map(|name| ConfigChange::Reset { name })).collect();
         let (mut done, count, mut json) = (Vec::new(), changes.len(), json!({"name": name}));
@@ -132,6 +137,9 @@ impl Alter {
         if count > 0 {
             let settings = if count == 1 { "a setting".into() } else { format!("{count} settings") };
             done.push(format!("{settings} of topic {name} changed"));
+            if compacts {
+                done.push("of each key its newest record stays, and records without a key are removed".into());
+            }
         }
         if let Some(count) = partitions {
             admin.create_partitions(&name, count).await?;

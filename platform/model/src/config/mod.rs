@@ -120,6 +120,25 @@ impl TopicConfig {
         (&self.partitioner, &self.partitioner_params) == (&other.partitioner, &other.partitioner_params)
     }
 
+    /// Whether a topic with these settings keeps no record that it would not keep with the `other` ones, and fewer of some: less time,
+    /// fewer bytes, or records that one more policy removes.
+    #[must_use]
+    pub fn keeps_less_than(&self, other: &Self) -> bool {
+        // None keeps all.
+        let is_less = |own: Option<u64>, other: Option<u64>| own.unwrap_or(u64::MAX) < other.unwrap_or(u64::MAX);
+        let (time, bytes) = ((self.retention_ms, other.retention_ms), (self.retention_bytes, other.retention_bytes));
+        let (own, others) = (self.cleanup_policy, other.cleanup_policy);
+        let keeps_more = is_less(time.1, time.0)
+            || is_less(bytes.1, bytes.0)
+            || (others.deletes() && !own.deletes())
+            || (others.compacts() && !own.compacts());
+        let keeps_less = is_less(time.0, time.1)
+            || is_less(bytes.0, bytes.1)
+            || (own.deletes() && !others.deletes())
+            || (own.compacts() && !others.compacts());
+        keeps_less && !keeps_more
+    }
+
     /// Builds a configuration from pairs of Kafka's form; what is not named keeps its default, the last of two wins.
     ///
     /// # Errors

@@ -298,6 +298,11 @@ impl Running {
         match (recovered.created, recovered.clean) {
             (true, _) => info!("the data directory {shown} is new"),
             (false, true) => info!("the data directory {shown} was left in order"),
+            (false, false) if recovered.replayed_bytes == 0 => {
+                info!(
+                    "the data directory {shown} was not left in order, as after a start that failed; nothing was missing"
+                );
+            }
             (false, false) => info!(
                 "the data directory {shown} was not left in order, as after a crash: {} bytes that were written last were gone \
                  through again",
