@@ -207,10 +207,6 @@ impl Link {
                 self.server.skip(slot).expect("it waits");
                 State::Skipped
             }
-            1 => {
-                self.server.respond_encoded(slot, frame.clone()).expect("it waits");
-                if answered { State::Ready(frame.to_bytes()) } else { State::Skipped }
-            }
             _ => {
                 self.server.respond(slot, &response).expect("it waits");
                 if answered { State::Ready(frame.to_bytes()) } else { State::Skipped }
@@ -282,8 +278,8 @@ impl Link {
         };
         let Some(Pending { slot: Some((_, header)), answered, .. }) = self.pending.iter().find(waits) else {
             assert_eq!(self.server.skip(slot), Err(Close::Slot(slot)));
-            let encoded = Bytes::from_static(b"answer").into();
-            return assert_eq!(self.server.respond_encoded(slot, encoded), Err(Close::Slot(slot)));
+            let response = Response::sample(ApiKey::Metadata, &mut SampleRng(0));
+            return assert_eq!(self.server.respond(slot, &response), Err(Close::Slot(slot)));
         };
         let other = ApiKey::ALL[choices.below(ApiKey::ALL.len())];
         if *answered && other != header.api {
