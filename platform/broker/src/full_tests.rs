@@ -77,6 +77,7 @@ fn while_what_is_set_aside_is_given_up_nothing_is_made_or_changed_but_what_makes
         world.run_until(create_topic(&shared, "more", 1)),
         world.run_until(alter(&shared, "max.message.bytes", "5000")),
         world.run_until(alter(&shared, "retention.ms", "-1")),
+        world.run_until(alter(&shared, "retention.ms", "604799999")),
         world.run_until(grow(&shared, 3)),
         (view.error_code, view.error_message),
         (transform.error_code, transform.error_message),

@@ -239,12 +239,13 @@ fn read_server(dir: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDe
     let (pem_path, key_path) = (dir.join("server.pem"), dir.join("server.key"));
     let pem = read(&pem_path)?.ok_or_else(|| damaged(&pem_path, CERTIFICATE, "it is missing"))?;
     let key = read(&key_path)?.ok_or_else(|| damaged(&key_path, KEY, "it is missing"))?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| damaged(&key_path, KEY, error))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| damaged(&key_path, KEY, tls::no_pem(&error)))?;
     Ok((vec![first_certificate(&pem_path, &pem)?], key))
 }
 
 fn first_certificate(path: &Path, pem: &str) -> Result<CertificateDer<'static>, IdentityError> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| damaged(path, CERTIFICATE, error))
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| damaged(path, CERTIFICATE, tls::no_pem(&error)))
 }
 
 fn name(common: &str) -> rcgen::DistinguishedName {

@@ -13,6 +13,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
+use x509_parser::{parse_x509_certificate, x509::X509Version};
+
 use crate::{ServerIdentity, Trust, tls};
 
 /// Largest file that is read, bytes: a bundle of every public CA has a quarter of that.
@@ -77,8 +79,18 @@ fn mismatch(key: &Path, error: impl std::fmt::Display) -> String {
 /// Whose certificates a broker takes from clients: those of these CAs, in PEM. Blocking.
 ///
 /// # Errors
-/// The file cannot be read, or holds none.
+/// The file cannot be read, holds none, or one that is no CA's: whoever has the key of such a one could make certificates of any name.
 pub fn client_roots(ca: &Path) -> Result<Arc<RootCertStore>, OwnError> {
+    for certificate in certificates(ca, &read(ca)?)? {
+        let (_, parsed) = parse_x509_certificate(&certificate).map_err(|_| unusable(ca, "it holds no certificate"))?;
+        let constraints = parsed.basic_constraints().map_err(|_| unusable(ca, "it holds no certificate"))?;
+        // Roots of the first version have no extensions that could say so; but they have signed themselves.
+        let is_old_root = parsed.version() == X509Version::V1 && parsed.subject() == parsed.issuer();
+        if !constraints.is_some_and(|constraints| constraints.value.ca) && !is_old_root {
+            let detail = format!("the certificate of {} in it is not a CA's (basicConstraints)", parsed.subject());
+            return Err(unusable(ca, detail));
+        }
+    }
     let trust = Trust::from_pem(&read(ca)?, "").map_err(|error| unusable(ca, error.detail))?;
     Ok(trust.roots)
 }
@@ -115,7 +127,7 @@ fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>, 
     match found {
         Ok(found) if found.is_empty() => Err(unusable(path, format!("it holds no certificate in PEM ({BEGIN})"))),
         Ok(found) => Ok(found),
-        Err(error) => Err(unusable(path, error)),
+        Err(error) => Err(unusable(path, tls::no_pem(&error))),
     }
 }
 
@@ -133,7 +145,7 @@ fn pem_of(certificates: &[CertificateDer<'_>]) -> String {
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, OwnError> {
     let expected = "expected is a private key in PEM, without a password (-----BEGIN PRIVATE KEY-----)";
     PrivateKeyDer::from_pem_slice(read(path)?.as_bytes())
-        .map_err(|error| unusable(path, format!("{error}; {expected}")))
+        .map_err(|error| unusable(path, format!("{}; {expected}", tls::no_pem(&error))))
 }
 
 fn read(path: &Path) -> Result<String, OwnError> {
@@ -148,4 +160,67 @@ fn read(path: &Path) -> Result<String, OwnError> {
         io::ErrorKind::InvalidData => unusable(path, "it is not text"),
         _ => fail(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.pem");
+        std::fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    /// A key whose line breaks are gone, as where it went through a variable.
+    #[test]
+    fn nothing_of_a_private_key_is_told() {
+        let key = KeyPair::generate().unwrap().serialize_pem();
+        let secret = key.lines().nth(1).unwrap();
+        let in_numbers = format!("{:?}", secret.as_bytes());
+        for text in [
+            key.replace('\n', ""),
+            key.replace('\n', "\\n"),
+            key.replace("-----END", "-----EMD"),
+            key.clone() + "-----BEGIN",
+        ] {
+            let (_dir, path) = file(&text);
+            let errors = [
+                private_key(&path).err(),
+                certificates(&path, &text).err(),
+                client_roots(&path).err(),
+                ClientCertificate::read(&path, &path).err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                let told = format!("{error} {error:?}");
+                assert!(!told.contains(&secret[..8]) && !told.contains(in_numbers.trim_matches(['[', ']'])), "{told}");
+            }
+            assert!(client_roots(&path).is_err());
+        }
+    }
+
+    #[test]
+    fn only_certificates_of_cas_are_taken_for_cas() {
+        let with = |is_ca| {
+            let mut params = CertificateParams::new(vec!["somebody.example".to_owned()]).unwrap();
+            params.is_ca = is_ca;
+            params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        let ca = with(IsCa::Ca(BasicConstraints::Unconstrained));
+        for (text, expected) in [
+            (ca.clone(), None),
+            (with(IsCa::NoCa), Some("not a CA's")),
+            (with(IsCa::ExplicitNoCa), Some("not a CA's")),
+            (ca + &with(IsCa::NoCa), Some("not a CA's")),
+            (String::new(), Some("holds no certificate")),
+        ] {
+            let (_dir, path) = file(&text);
+            let told = client_roots(&path).err().map(|error| error.to_string());
+            assert_eq!(told.is_some(), expected.is_some(), "{told:?}");
+            assert!(told.zip(expected).is_none_or(|(told, part)| told.contains(part)));
+        }
+    }
 }

@@ -10,7 +10,10 @@ use rustls::{
     CertificateError, CipherSuite, ClientConfig, RootCertStore, ServerConfig, SignatureScheme,
     client::{ResolvesClientCert, WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
@@ -37,6 +40,19 @@ pub struct TrustError {
     pub detail: String,
 }
 
+/// Why a text is no PEM, in words that quote nothing of it: what stands on a wrong line may be a private key.
+pub(crate) fn no_pem(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "it is no PEM: a section has no line that ends it (-----END ...-----)",
+        pem::Error::IllegalSectionStart { .. } => {
+            "it is no PEM: there is more on a line that begins a section (-----BEGIN ...-----)"
+        }
+        pem::Error::Base64Decode(_) => "it is no PEM: a section is not base64",
+        pem::Error::NoItemsFound => "it holds none in PEM",
+        _ => "it is no PEM",
+    }
+}
+
 impl Trust {
     /// Takes one or more certificates in PEM. `origin` is for messages: usually the path of the client profile.
     ///
@@ -47,7 +63,7 @@ impl Trust {
         let refuse = |detail: String| TrustError { origin: origin.clone(), detail };
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
+            let certificate = certificate.map_err(|error| refuse(no_pem(&error).into()))?;
             roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
         }
         if roots.is_empty() {

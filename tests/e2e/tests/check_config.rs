@@ -116,5 +116,6 @@ fn certificates_are_looked_at_as_a_start_does() {
         let finished = serve(home.path(), &environment, more);
         assert_eq!(finished.code, Some(1), "{}", finished.stderr);
         assert!(finished.stderr.contains(absent.to_str().unwrap()), "{}", finished.stderr);
+        assert_eq!(names(home.path()), BTreeSet::new(), "a refused start leaves no trace");
     }
 }

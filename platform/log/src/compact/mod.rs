@@ -422,6 +422,8 @@ impl Pass<'_> {
         }
         // Before the other names go, or a power cut could leave neither.
         log.sync_dir_alone(disk)?;
+        // That has taken its time, and they go by their names.
+        log.its_place().check(disk).map_err(writing("remove", &first.segment.path))?;
         for (part, _) in &group[1..] {
             // A log that was cut meanwhile may have begun a new segment there.
             let state = log.state();

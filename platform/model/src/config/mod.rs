@@ -120,10 +120,15 @@ impl TopicConfig {
         (&self.partitioner, &self.partitioner_params) == (&other.partitioner, &other.partitioner_params)
     }
 
-    /// Whether a topic with these settings keeps no record that it would not keep with the `other` ones, and fewer of some: less time,
-    /// fewer bytes, or records that one more policy removes.
+    /// Whether a topic with these settings keeps no record that it would not keep with the `other` ones, and notably fewer: half the time or
+    /// bytes at most, or less by one more policy. Nothing else may differ.
     #[must_use]
     pub fn keeps_less_than(&self, other: &Self) -> bool {
+        let (retention_bytes, retention_ms, cleanup_policy) =
+            (other.retention_bytes, other.retention_ms, other.cleanup_policy);
+        if (Self { retention_bytes, retention_ms, cleanup_policy, ..self.clone() }) != *other {
+            return false;
+        }
         // None keeps all.
         let is_less = |own: Option<u64>, other: Option<u64>| own.unwrap_or(u64::MAX) < other.unwrap_or(u64::MAX);
         let (time, bytes) = ((self.retention_ms, other.retention_ms), (self.retention_bytes, other.retention_bytes));
@@ -132,8 +137,10 @@ impl TopicConfig {
             || is_less(bytes.1, bytes.0)
             || (others.deletes() && !own.deletes())
             || (others.compacts() && !own.compacts());
-        let keeps_less = is_less(time.0, time.1)
-            || is_less(bytes.0, bytes.1)
+        // By halves: else it could be had again and again of a topic, on a disk that is full.
+        let is_half =
+            |own: Option<u64>, other: Option<u64>| own.is_some_and(|own| own <= other.unwrap_or(u64::MAX) / 2);
+        let keeps_less = own.deletes() && (is_half(time.0, time.1) || is_half(bytes.0, bytes.1))
             || (own.deletes() && !others.deletes())
             || (own.compacts() && !others.compacts());
         keeps_less && !keeps_more

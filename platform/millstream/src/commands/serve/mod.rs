@@ -266,6 +266,8 @@ impl Told {
 
 impl Running {
     async fn start(settings: &Settings, log: LogFilter) -> anyhow::Result<Self> {
+        // Before anything is made or recovered. They are read again when there is something to listen with.
+        tls::check(&settings.tls)?;
         let data_dir = &settings.data_dir;
         let port = bind(settings.listen)?;
         let bound = port.address();

@@ -1,6 +1,6 @@
 //! The configuration file: what it gives, and where. It is read to its end, whatever is wrong on the way.
 
-use std::{fs, ops::Range, path::Path, sync::Arc};
+use std::{collections::HashSet, fs, ops::Range, path::Path, sync::Arc};
 
 use toml::{
     Spanned,
@@ -104,12 +104,13 @@ impl File {
         file.kafka.retain(is_whole);
         // A name may be dotted and quoted, which are two for TOML.
         file.kafka.sort_by(|one, other| one.key_at.cmp(&other.key_at));
-        file.kafka.dedup_by(|next, first| {
-            let again = next.name == first.name;
-            if again {
-                mistakes.add(Some(Origin::File(next.key_at.clone())), format!("{} is given twice", next.name));
+        let mut seen = HashSet::new();
+        file.kafka.retain(|entry| {
+            let is_new = seen.insert(entry.name.clone());
+            if !is_new {
+                mistakes.add(Some(Origin::File(entry.key_at.clone())), format!("{} is given twice", entry.name));
             }
-            again
+            is_new
         });
         file
     }
