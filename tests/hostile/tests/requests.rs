@@ -520,7 +520,7 @@ fn topics_that_are_refused_leave_no_modules_at_work() {
                 config("millstream.partitioner.param.strict", "perhaps"),
             ];
             CreatableTopic {
-                name: "never".into(),
+                name: format!("never-{number}"),
                 num_partitions: 1,
                 replication_factor: 1,
                 configs,
