@@ -1,5 +1,6 @@
 //! Whom a client's certificate names, as Kafka does by default: `User:` and the subject's distinguished name in the form of RFC 2253,
-//! such as `User:CN=alice,O=Example`. A certificate without a subject names the first of its alternative names instead.
+//! such as `User:CN=alice,O=Example`. A certificate without a subject names the first of its alternative names instead, written as a part of
+//! one is, so that it is nobody's subject. (In Kafka it names nobody.)
 
 use std::{fmt::Write, net::IpAddr};
 
@@ -35,7 +36,7 @@ pub(crate) fn principal(certificate: &CertificateDer<'_>) -> Option<String> {
 fn alternative_name(certificate: &X509Certificate<'_>) -> Option<String> {
     let names = certificate.subject_alternative_name().ok()??;
     names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => Some((*name).to_owned()),
+        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => Some(escaped(name)),
         GeneralName::IPAddress(bytes) => {
             let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
             v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok().map(|ip| ip.to_string())
@@ -88,15 +89,21 @@ fn encoded(attribute: &AttributeTypeAndValue<'_>) -> Vec<u8> {
     bytes
 }
 
+/// As Java's `X500Principal.getName()` has it: more than RFC 2253 asks for.
 fn escaped(text: &str) -> String {
-    let last = text.chars().count().saturating_sub(1);
+    let is_blank = |c| matches!(c, ' ' | '\r');
+    let leading = text.len() - text.trim_start_matches(is_blank).len();
+    let trailing = text.trim_end_matches(is_blank).len();
     let mut escaped = String::new();
-    for (at, c) in text.chars().enumerate() {
-        let special = matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';');
-        if special || (at == 0 && matches!(c, '#' | ' ')) || (at == last && c == ' ') {
+    for (at, c) in text.char_indices() {
+        let is_special = matches!(c, ',' | '=' | '+' | '<' | '>' | '#' | ';' | '"' | '\\');
+        if is_special || at < leading || at >= trailing {
             escaped.push('\\');
         }
-        escaped.push(c);
+        match c {
+            '\0' => escaped.push_str("\\00"),
+            c => escaped.push(c),
+        }
     }
     escaped
 }
@@ -126,8 +133,18 @@ mod tests {
         check(&[(common.clone(), "alice")], std::slice::from_ref(&dns), Some("User:CN=alice"));
         let whole =
             [(DnType::CountryName, "GB"), (DnType::OrganizationName, "Ex, Ltd"), (common.clone(), " #Zoë+\"x\" ")];
-        check(&whole, &[], Some(r#"User:CN=\ #Zoë\+\"x\"\ ,O=Ex\, Ltd,C=GB"#));
-        check(&[(common, "#1")], &[], Some(r"User:CN=\#1"));
+        // What OpenJDK 17 prints for these.
+        check(&whole, &[], Some(r#"User:CN=\ \#Zoë\+\"x\"\ ,O=Ex\, Ltd,C=GB"#));
+        for (name, expected) in [
+            ("#1", r"User:CN=\#1"),
+            ("a=b", r"User:CN=a\=b"),
+            ("a b", "User:CN=a b"),
+            ("  two  ", r"User:CN=\ \ two\ \ "),
+            ("   ", r"User:CN=\ \ \ "),
+            ("a\0b", r"User:CN=a\00b"),
+        ] {
+            check(&[(common.clone(), name)], &[], Some(expected));
+        }
         // Java's name for an e-mail address is its number.
         let mail = DnType::CustomDnType(vec![1, 2, 840, 113_549, 1, 9, 1]);
         check(&[(mail, "a@b")], &[], Some("User:1.2.840.113549.1.9.1=#0c03614062"));
@@ -139,6 +156,8 @@ mod tests {
         let dns = SanType::DnsName("alice.example".try_into().unwrap());
         check(&[], &[uri, dns.clone()], Some("User:spiffe://example/alice"));
         check(&[], &[dns], Some("User:alice.example"));
+        let posing = SanType::URI("CN=alice,O=Example".try_into().unwrap());
+        check(&[], &[posing], Some(r"User:CN\=alice\,O\=Example"));
         check(&[], &[SanType::IpAddress([192, 0, 2, 1].into())], Some("User:192.0.2.1"));
         check(&[], &[], None);
     }
