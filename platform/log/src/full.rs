@@ -47,8 +47,8 @@ impl Journal {
         if !self.full.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 path = %path.display(),
-                "the disk is full: records are refused. Make room, by deleting topics, by having topics keep less, or otherwise, or raise the quota or the limit on a \
-                 file's length (ulimit -f)"
+                "the disk is full: records are refused. Make room, by deleting topics, by having topics keep less, or otherwise, or raise the \
+                 quota or the limit on a file's length (ulimit -f)"
             );
         }
     }

@@ -60,9 +60,9 @@ impl Place {
         if there.is_some() && there == *seen {
             return Ok(());
         }
-        let says = Noted::of_dir(disk, &self.dir).log;
-        let of = says.filter(|says| *says != self.id);
-        let is_strange = there.is_some() && seen.is_some() && says.is_none();
+        let noted = Noted::of_dir(disk, &self.dir);
+        let of = noted.other_than(self.id);
+        let is_strange = there.is_some() && seen.is_some() && noted.log.is_none();
         if of.is_some() || is_strange {
             return Err(io::Error::new(io::ErrorKind::InvalidData, Exchanged { of }));
         }

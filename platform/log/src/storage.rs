@@ -256,8 +256,8 @@ impl Storage {
         self.journal.directory_id
     }
 
-    /// Has the storage fail, too, once there is nothing at `path`, or something else than now: what was acknowledged rests on what somebody else keeps there. Looked
-    /// at each second.
+    /// Has the storage fail, too, once there is nothing at `path`, or something else than now: what was acknowledged rests on what somebody
+    /// else keeps there. Looked at each second.
     pub fn watch(&self, path: impl Into<PathBuf>) {
         self.watched.lock().push(watched(&*self.journal.disk, path.into()));
     }

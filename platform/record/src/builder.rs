@@ -32,6 +32,25 @@ pub struct BatchOptions {
     pub control: bool,
 }
 
+impl BatchOptions {
+    /// What this batch carries: for one that is to stand in its place.
+    ///
+    /// # Errors
+    /// [`BatchError::Codec`].
+    pub fn like(header: &BatchHeader) -> Result<Self, BatchError> {
+        Ok(Self {
+            compression: header.attributes.compression()?,
+            base_offset: header.base_offset,
+            partition_leader_epoch: header.partition_leader_epoch,
+            producer_id: header.producer_id,
+            producer_epoch: header.producer_epoch,
+            base_sequence: header.base_sequence,
+            transactional: header.attributes.is_transactional(),
+            control: header.attributes.is_control(),
+        })
+    }
+}
+
 impl Default for BatchOptions {
     fn default() -> Self {
         Self {

@@ -1,6 +1,6 @@
 //! AlterConfigs and IncrementalAlterConfigs: settings of topics changed, agreed on, and in force on this broker before the answer.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use millstream_catalog::{Command, ProposeError, Refused, Topic};
 use millstream_model::TopicConfig;
@@ -13,7 +13,10 @@ use millstream_protocol::{
     },
 };
 
-use super::create_topics::{check_insync_replicas_min, check_partitioner};
+use super::{
+    create_topics::{check_insync_replicas_min, check_partitioner},
+    wire::times_named,
+};
 use crate::{
     errors::{Messages, WireError},
     readable::topic_named,
@@ -59,13 +62,9 @@ async fn alter_all(
     resources: Vec<((i8, String), Changes)>,
     validate_only: bool,
 ) -> Vec<AlterConfigsResourceResponse> {
-    let mut named: HashMap<(i8, String), usize> = HashMap::new();
-    for (key, _) in &resources {
-        *named.entry(key.clone()).or_default() += 1;
-    }
+    let mut named = times_named(resources.iter().map(|(key, _)| key.clone()));
     let (mut responses, mut messages) = (Vec::new(), Messages::new());
     for (key, changes) in resources {
-        // As in Kafka's brokers, what is named twice is answered once.
         let Some(times) = named.remove(&key) else { continue };
         let outcome = match times {
             1 => alter(shared, &key, &changes, validate_only).await,

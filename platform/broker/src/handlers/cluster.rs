@@ -8,7 +8,7 @@ use millstream_protocol::{
             DescribeClusterBroker, DescribeClusterRequest, DescribeClusterResponse, ENDPOINT_BROKERS,
             ENDPOINT_CONTROLLERS,
         },
-        metadata::{CLUSTER_OPERATIONS, OPERATIONS_UNKNOWN},
+        metadata::{CLUSTER_OPERATIONS, operations_if},
     },
 };
 
@@ -46,11 +46,7 @@ pub(crate) fn describe(shared: &Shared, request: &DescribeClusterRequest) -> Des
         cluster_id: state.cluster_id.to_string(),
         controller_id: shared.options.id,
         brokers: brokers.collect(),
-        cluster_authorized_operations: if request.include_cluster_authorized_operations {
-            CLUSTER_OPERATIONS
-        } else {
-            OPERATIONS_UNKNOWN
-        },
+        cluster_authorized_operations: operations_if(request.include_cluster_authorized_operations, CLUSTER_OPERATIONS),
         ..Default::default()
     }
 }
@@ -82,6 +78,7 @@ pub(crate) fn info(shared: &Shared) -> ClusterInfoResponse {
 #[cfg(test)]
 mod tests {
     use millstream_env::sim::World;
+    use millstream_protocol::messages::metadata::OPERATIONS_UNKNOWN;
 
     use super::*;
     use crate::testing::{start, stop};

@@ -5,7 +5,7 @@
 //! Views of the topic show them at once. Transforms that read it begin at the first record of each: that is written down before anybody
 //! can append to one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use futures::future::{Either, select};
 use millstream_catalog::{Command, ProposeError, Refused};
@@ -18,7 +18,7 @@ use millstream_protocol::{
 };
 use tracing::info;
 
-use super::wire::{client_wait, to_its_end};
+use super::wire::{client_wait, times_named, to_its_end};
 use crate::{
     errors::{Messages, WireError},
     readable::topic_named,
@@ -29,14 +29,10 @@ use crate::{
 const ATTEMPTS: usize = 10;
 
 pub(crate) async fn handle(shared: Arc<Shared>, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
-    let mut named: HashMap<String, usize> = HashMap::new();
-    for topic in &request.topics {
-        *named.entry(topic.name.clone()).or_default() += 1;
-    }
+    let mut named = times_named(request.topics.iter().map(|topic| topic.name.clone()));
     let mut deadline = shared.env.clock.sleep(client_wait(request.timeout_ms));
     let (mut results, mut messages) = (Vec::new(), Messages::new());
     for topic in request.topics {
-        // As in Kafka's brokers, what is named twice is answered once.
         let Some(times) = named.remove(&topic.name) else { continue };
         let mut result = CreatePartitionsTopicResult { name: topic.name.clone(), ..Default::default() };
         let outcome = match times {

@@ -1,6 +1,6 @@
 //! CreateTopics: names and settings checked, agreed on, and led by this broker before the answer.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use millstream_catalog::{Command, State, Topic, check_assignment};
 use millstream_model::{BrokerId, PartitionId, TimestampMs, TopicConfig, TopicId, TopicName};
@@ -16,6 +16,7 @@ use millstream_protocol::{
 };
 use uuid::Uuid;
 
+use super::wire::times_named;
 use crate::{
     errors::{Messages, WireError},
     pools::Use,
@@ -26,14 +27,10 @@ use crate::{
 pub(super) const LEFT_OPEN: i16 = -1;
 
 pub(crate) async fn handle(shared: Arc<Shared>, request: CreateTopicsRequest) -> CreateTopicsResponse {
-    let mut named: HashMap<String, usize> = HashMap::new();
-    for topic in &request.topics {
-        *named.entry(topic.name.clone()).or_default() += 1;
-    }
+    let mut named = times_named(request.topics.iter().map(|topic| topic.name.clone()));
     let mut topics = Vec::with_capacity(named.len());
     let mut messages = Messages::new();
     for topic in request.topics {
-        // As in Kafka's brokers, what is named twice is answered once.
         let Some((name, times)) = named.remove_entry(&topic.name) else { continue };
         let outcome = match times {
             1 => create(&shared, topic, request.validate_only).await,

@@ -12,7 +12,7 @@ use millstream_protocol::{
     messages::{
         metadata::{
             CLUSTER_OPERATIONS, MetadataBroker, MetadataPartition, MetadataRequest, MetadataRequestTopic,
-            MetadataResponse, MetadataTopic, OPERATIONS_UNKNOWN, TOPIC_OPERATIONS,
+            MetadataResponse, MetadataTopic, TOPIC_OPERATIONS, operations_if,
         },
         topics::CreatableTopic,
     },
@@ -36,7 +36,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: MetadataRequest) -> Met
         _ => HashMap::new(),
     };
     let state = shared.catalog.state();
-    let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { OPERATIONS_UNKNOWN };
+    let operations = operations_if(request.include_topic_authorized_operations, TOPIC_OPERATIONS);
     let mut answer = Answer::of(&shared.partitions, unmade, operations);
     match request.topics {
         None => {
@@ -51,11 +51,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: MetadataRequest) -> Met
         cluster_id: Some(state.cluster_id.to_string()),
         controller_id: shared.options.id,
         topics: answer.topics,
-        cluster_authorized_operations: if request.include_cluster_authorized_operations {
-            CLUSTER_OPERATIONS
-        } else {
-            OPERATIONS_UNKNOWN
-        },
+        cluster_authorized_operations: operations_if(request.include_cluster_authorized_operations, CLUSTER_OPERATIONS),
         ..Default::default()
     }
 }
@@ -195,6 +191,7 @@ mod tests {
     use millstream_catalog::{Command, State};
     use millstream_env::sim::World;
     use millstream_model::{TimestampMs, ViewId};
+    use millstream_protocol::messages::metadata::OPERATIONS_UNKNOWN;
     use uuid::Uuid;
 
     use super::*;

@@ -1,6 +1,10 @@
 //! What more than one handler reads off the wire or puts onto it: names, modules, parameters, times to wait.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    time::Duration,
+};
 
 use millstream_model::{ModuleRef, TopicName};
 use millstream_protocol::{ErrorCode, extension::Pair};
@@ -40,6 +44,16 @@ pub(super) fn params(pairs: Vec<Pair>) -> Result<BTreeMap<String, String>, WireE
 /// Parameters onto the wire.
 pub(super) fn pairs(params: &BTreeMap<String, String>) -> Vec<Pair> {
     params.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
+}
+
+/// How often each is named: as in Kafka's brokers, what is named twice is answered once, as a mistake, and nothing is done to it. Whoever goes
+/// over what was asked for takes each out as it is met.
+pub(super) fn times_named<K: Eq + Hash>(keys: impl Iterator<Item = K>) -> HashMap<K, usize> {
+    let mut times = HashMap::new();
+    for key in keys {
+        *times.entry(key).or_default() += 1;
+    }
+    times
 }
 
 /// Runs a change to its end in a task of its own: a client that goes away half-way leaves no half of it.

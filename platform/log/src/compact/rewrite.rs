@@ -50,19 +50,7 @@ pub(super) fn look(batch: &Batch, mut look: impl FnMut(Candidate<'_>)) -> Result
 pub(super) fn rewrite(batch: &Batch, mut keep: impl FnMut(Candidate<'_>) -> bool) -> Result<Left, RewriteError> {
     let header = batch.header();
     let section = batch.section(UNPACKED_BYTES_MAX)?;
-    let mut builder = BatchBuilder::with_capacity(
-        BatchOptions {
-            compression: header.attributes.compression()?,
-            base_offset: header.base_offset,
-            partition_leader_epoch: header.partition_leader_epoch,
-            producer_id: header.producer_id,
-            producer_epoch: header.producer_epoch,
-            base_sequence: header.base_sequence,
-            transactional: header.attributes.is_transactional(),
-            control: header.attributes.is_control(),
-        },
-        section.len(),
-    );
+    let mut builder = BatchBuilder::with_capacity(BatchOptions::like(header)?, section.len());
     let mut records = 0;
     for (index, record) in (0..).zip(raw::records(&section)) {
         let record = record.map_err(|source| BatchError::Record { index, source })?;

@@ -9,6 +9,12 @@ use crate::{
 
 /// "The operations that the client may do are not told": what the authorized-operations fields hold unless asked for.
 pub const OPERATIONS_UNKNOWN: i32 = i32::MIN;
+/// `operations`, if they are asked for.
+#[must_use]
+pub const fn operations_if(asked: bool, operations: i32) -> i32 {
+    if asked { operations } else { OPERATIONS_UNKNOWN }
+}
+
 /// All operations on a topic, a bit each as Kafka numbers them: read, write, create, delete, alter, describe, and the same two of its settings.
 pub const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
 /// All operations on the cluster, likewise: create, alter, describe, act as a part of it, its settings, and idempotent writes.

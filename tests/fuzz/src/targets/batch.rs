@@ -190,16 +190,7 @@ fn changes(batch: &Batch, records: Option<&[Record]>) {
 /// A view builds what it gives out of what it read.
 fn is_built_again(batch: &Batch, records: &[Record]) {
     let header = batch.header();
-    let options = BatchOptions {
-        compression: header.attributes.compression().expect("records that were unpacked"),
-        base_offset: header.base_offset,
-        partition_leader_epoch: header.partition_leader_epoch,
-        producer_id: header.producer_id,
-        producer_epoch: header.producer_epoch,
-        base_sequence: header.base_sequence,
-        transactional: header.attributes.is_transactional(),
-        control: header.attributes.is_control(),
-    };
+    let options = BatchOptions::like(header).expect("records that were unpacked");
     let mut builder = BatchBuilder::new(options);
     for record in records {
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
