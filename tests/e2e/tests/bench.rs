@@ -80,6 +80,9 @@ fn each_measures_with_a_topic_of_its_own_that_is_gone_afterwards() {
     let read = report(&broker, &[&read, &brief[..]].concat());
     check(&read, &["waited"]);
     assert_eq!(number(&read, "/bytes"), number(&read, "/records") * 100.0);
+    // Fewer records than fill a batch for each, and a partition of the user's without any.
+    let few = ["consume", "--records", "60", "--consumers", "6"];
+    check(&report(&broker, &[&few, &brief[..]].concat()), &["waited"]);
     assert_eq!(topics(&broker), 0);
 
     // One of the user's stays, and is read again; a page for people names what it tells.
@@ -92,7 +95,10 @@ fn each_measures_with_a_topic_of_its_own_that_is_gone_afterwards() {
     }
     let again = report(&broker, &[&["consume", "--topic", "mine"], &brief[..]].concat());
     check(&again, &["waited"]);
-    assert_eq!(topics(&broker), 1);
+    broker.cli(&["topic", "create", "uneven", "--partitions", "3"]).unwrap().ok().unwrap();
+    broker.cli_with(&["produce", "uneven", "--partition", "1"], b"one\n").unwrap().ok().unwrap();
+    check(&report(&broker, &[&["consume", "--topic", "uneven", "--consumers", "3"], &brief[..]].concat()), &["waited"]);
+    assert_eq!(topics(&broker), 2);
     broker.stop().unwrap();
 }
 

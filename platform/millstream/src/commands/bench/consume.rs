@@ -1,6 +1,13 @@
 //! `bench consume`: how fast a topic is read, from its beginning, again and again.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -11,7 +18,9 @@ use tokio::task::JoinSet;
 use super::{
     Shared,
     load::{Mark, Values, close},
+    measured,
     place::Place,
+    prepared,
     report::{Latency, Report},
     run::Run,
 };
@@ -47,13 +56,10 @@ const RECORDS_DEFAULT: u64 = 100_000;
 
 impl Consume {
     pub(crate) async fn run(self, common: &Common) -> anyhow::Result<()> {
-        let client = connect(common).await?;
-        let mut signals = Signals::new()?;
-        let place = Place::find(&client, &self.shared).await?;
-        let measured = self.measure(common, &client, &place, &mut signals).await;
-        place.leave(&client, &mut signals).await;
-        close(vec![client]).await;
-        measured?.tell(self.shared.form)
+        measured(common, &self.shared, async |client, place, signals| {
+            self.measure(common, client, place, signals).await
+        })
+        .await
     }
 
     async fn measure(
@@ -63,11 +69,38 @@ impl Consume {
         place: &Place,
         signals: &mut Signals,
     ) -> anyhow::Result<Report> {
+        let (partitions, clients) = prepared(signals, self.prepare(common, client, place)).await?;
+        // Once all are connected.
+        let run = Arc::new(Run::new(self.shared.warmup(), self.shared.seconds())?);
+        let (mut lanes, has_records) = (JoinSet::new(), Arc::new(AtomicBool::new(false)));
+        for (lane, client) in clients.iter().enumerate() {
+            let partitions = partitions.iter().copied().skip(lane).step_by(clients.len()).collect();
+            let (run, client, name) = (Arc::clone(&run), client.clone(), place.name.clone());
+            lanes.spawn(read(run, lane, client, name, partitions, Arc::clone(&has_records)));
+        }
+        let outcome = run.watch(lanes, signals, self.shared.progress).await?;
+        close(clients).await;
+        if outcome.failed.is_none() && !outcome.interrupted && !has_records.load(Ordering::Relaxed) {
+            bail!("{} has no records to read in {}", place.name, counted(partitions.len() as u64, "partition"));
+        }
+        let latency = vec![("waited", Latency::of(&outcome.tally))];
+        let told = format!(
+            "{} of {}",
+            counted(self.consumers.into(), "consumer"),
+            counted(partitions.len() as u64, "partition")
+        );
+        Ok(Report::new("consume", "closed", place, outcome, latency).told(told))
+    }
+
+    /// The topic's partitions, with something to read, and a connection for each consumer.
+    async fn prepare(
+        &self,
+        common: &Common,
+        client: &Client,
+        place: &Place,
+    ) -> anyhow::Result<(Vec<PartitionId>, Vec<Client>)> {
         if self.shared.topic.is_none() {
-            tokio::select! {
-                filled = self.fill(client, place) => filled?,
-                signal = signals.next() => bail!("stopped by {signal} before anything was measured"),
-            }
+            self.fill(client, place).await?;
         }
         let all = client.consumer(&place.name, ConsumerOptions::default()).await;
         let all = all.with_context(|| format!("cannot read {}", place.name))?;
@@ -78,24 +111,11 @@ impl Consume {
             let has = counted(partitions.len() as u64, "partition");
             bail!("{} has {has}: it can be divided among no more consumers than that (--consumers)", place.name);
         }
-        let run = Arc::new(Run::new(self.shared.warmup(), self.shared.seconds())?);
-        let mut lanes = JoinSet::new();
-        let mut clients = Vec::new();
-        for lane in 0..consumers {
-            let client = connect(common).await?;
-            let partitions = partitions.iter().copied().skip(lane).step_by(consumers).collect();
-            lanes.spawn(read(Arc::clone(&run), lane, client.clone(), place.name.clone(), partitions));
-            clients.push(client);
+        let mut clients = Vec::with_capacity(consumers);
+        for _ in 0..consumers {
+            clients.push(connect(common).await?);
         }
-        let outcome = run.watch(lanes, signals, self.shared.progress).await?;
-        close(clients).await;
-        let latency = vec![("waited", Latency::of(&outcome.tally))];
-        let told = format!(
-            "{} of {}",
-            counted(self.consumers.into(), "consumer"),
-            counted(partitions.len() as u64, "partition")
-        );
-        Ok(Report::new("consume", "closed", place, outcome, latency).told(told))
+        Ok((partitions, clients))
     }
 
     /// Writes what is to be read.
@@ -105,28 +125,33 @@ impl Consume {
         say(format_args!("writing {records} records of {} bytes", self.shared.size));
         let producer = client.producer(ProducerOptions::default());
         let values = Values::new(self.shared.size as usize, None);
-        let mut last = None;
+        let partitions = u64::from(partitions.unsigned_abs());
+        // Batches of a hundred, or a few for each partition.
+        let together = (records / partitions).clamp(1, 100);
+        let mut last = BTreeMap::new();
         for number in 0..records {
-            let partition = Some(PartitionId((number / 100 % u64::from(partitions.unsigned_abs())) as i32));
+            let partition = PartitionId((number / together % partitions) as i32);
             let (topic, value) = (place.name.clone(), Some(values.value(number, Mark::default())));
-            last = Some(producer.send(ProducerRecord { topic, partition, value, ..ProducerRecord::default() }).await?);
+            let record = ProducerRecord { topic, partition: Some(partition), value, ..ProducerRecord::default() };
+            last.insert(partition, producer.send(record).await?);
         }
         producer.flush().await;
-        // An error that holds for one holds for all of them.
-        if let Some(last) = last {
-            last.await.context("cannot fill the topic")?;
+        // An error that holds for the last of a partition holds for those before.
+        for delivery in last.into_values() {
+            delivery.await.context("cannot fill the topic")?;
         }
         Ok(())
     }
 }
 
-/// One consumer: to the end, and again from the beginning.
+/// One consumer: to the end, and again from the beginning; not where there is nothing. `has_records`: set once there is something.
 async fn read(
     run: Arc<Run>,
     lane: usize,
     client: Client,
     name: String,
     partitions: Vec<PartitionId>,
+    has_records: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let what = || format!("cannot read {name}");
     loop {
@@ -146,6 +171,7 @@ async fn read(
             let Some(mut record) = consumer.next().await.with_context(what)? else { break };
             let waited = start.elapsed();
             is_empty = false;
+            has_records.store(true, Ordering::Relaxed);
             let (mut records, mut bytes) = (0, 0);
             loop {
                 records += 1;
@@ -162,7 +188,7 @@ async fn read(
             }
         }
         if is_empty {
-            bail!("{name} has no records to read in {}", counted(partitions.len() as u64, "partition"));
+            return Ok(());
         }
     }
 }

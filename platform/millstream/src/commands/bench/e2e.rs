@@ -15,8 +15,10 @@ use millstream_client::{Consumer, ConsumerOptions, StartFrom};
 use super::{
     Shared,
     load::{Mark, STAMP_BYTES, Sending, close},
+    measured,
     meter::Tally,
     place::Place,
+    prepared,
     report::{Latency, Report},
     run::{Outcome, Run},
 };
@@ -48,27 +50,25 @@ pub(crate) struct E2e {
 
 impl E2e {
     pub(crate) async fn run(self, common: &Common) -> anyhow::Result<()> {
-        let client = connect(common).await?;
-        let mut signals = Signals::new()?;
-        let place = Place::find(&client, &self.shared).await?;
-        let measured = self.measure(common, &place, &mut signals).await;
-        place.leave(&client, &mut signals).await;
-        close(vec![client]).await;
-        measured?.tell(self.shared.form)
+        measured(common, &self.shared, async |_, place, signals| self.measure(common, place, signals).await).await
     }
 
     async fn measure(&self, common: &Common, place: &Place, signals: &mut Signals) -> anyhow::Result<Report> {
-        let reading = connect(common).await?;
-        let options = ConsumerOptions { start: StartFrom::End, ..ConsumerOptions::default() };
         // It knows where it begins before anything is sent.
-        let consumer = reading.consumer(&place.name, options).await;
-        let consumer = consumer.with_context(|| format!("cannot read {}", place.name))?;
+        let (reading, consumer) = prepared(signals, async {
+            let reading = connect(common).await?;
+            let options = ConsumerOptions { start: StartFrom::End, ..ConsumerOptions::default() };
+            let consumer = reading.consumer(&place.name, options).await;
+            Ok((reading, consumer.with_context(|| format!("cannot read {}", place.name))?))
+        })
+        .await?;
         let nanos = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
         let stamp = (nanos as u64 ^ u64::from(std::process::id()).rotate_left(40)).to_be_bytes();
 
         let run = || Run::new(self.shared.warmup(), self.shared.seconds()).map(Arc::new);
         let size = self.shared.size.max(STAMP_BYTES as u32);
-        let (run, lanes, clients) = self.sending.start(common, place, size, run, Some(stamp)).await?;
+        let starting = self.sending.start(common, place, size, run, Some(stamp));
+        let (run, lanes, clients) = prepared(signals, starting).await?;
         let all_sent = Arc::new(Sent::default());
         let receiving = tokio::spawn(receive(consumer, Arc::clone(&run), stamp, Arc::clone(&all_sent)));
         let outcome = run.watch(lanes, signals, self.shared.progress).await?;

@@ -23,7 +23,7 @@ use crate::{
 
 /// Connections that producers share.
 const CONNECTIONS_MAX: usize = 16;
-/// Bytes that all producers together may have under way.
+/// Bytes that all producers together may have under way, but for a MiB each.
 const UNDER_WAY_BYTES: usize = 256 << 20;
 /// What values are cut out of.
 const NOISE_BYTES: usize = 1 << 20;

@@ -85,14 +85,14 @@ impl Tally {
         self.latency.mean().round() / 1e3
     }
 
-    pub(super) fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         // Of the same bounds.
         let _ = self.latency.add(&other.latency);
         self.records += other.records;
         self.bytes += other.bytes;
         self.begun += other.begun;
         self.errors += other.errors;
-        self.first_error = self.first_error.take().or(other.first_error);
+        self.first_error = self.first_error.take().or_else(|| other.first_error.clone());
         self.last = self.last.max(other.last);
     }
 
@@ -121,7 +121,7 @@ impl Meter {
     pub(super) fn take(&self, into: &mut Tally) {
         for lane in 0..self.0.len() {
             let mut tally = self.of(lane);
-            into.add(tally.clone());
+            into.add(&tally);
             tally.clear();
         }
     }

@@ -21,9 +21,16 @@ mod run;
 
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
+use millstream_client::Client;
 
-use crate::flags::{Common, Form};
+use self::{place::Place, report::Report};
+use super::connect::connect;
+use crate::{
+    flags::{Common, Form},
+    signals::Signals,
+};
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -72,6 +79,29 @@ struct Shared {
     progress: bool,
     #[command(flatten)]
     form: Form,
+}
+
+/// Measures with a topic: the user's, or one that is made before and deleted afterwards, whatever comes of it. Then tells the report.
+async fn measured(
+    common: &Common,
+    shared: &Shared,
+    measure: impl AsyncFnOnce(&Client, &Place, &mut Signals) -> anyhow::Result<Report>,
+) -> anyhow::Result<()> {
+    let client = connect(common).await?;
+    let mut signals = Signals::new()?;
+    let place = prepared(&mut signals, Place::find(&client, shared)).await?;
+    let measured = measure(&client, &place, &mut signals).await;
+    place.leave(&client, &mut signals).await;
+    load::close(vec![client]).await;
+    measured?.tell(shared.form)
+}
+
+/// What comes before the clock runs. A signal ends it: a topic that is being made then may be there afterwards.
+async fn prepared<T>(signals: &mut Signals, preparing: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        prepared = preparing => prepared,
+        signal = signals.next() => bail!("stopped by {signal} before anything was measured"),
+    }
 }
 
 impl Shared {

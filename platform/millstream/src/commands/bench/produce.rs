@@ -7,11 +7,13 @@ use clap::Args;
 use super::{
     Shared,
     load::{Sending, close},
+    measured,
     place::Place,
+    prepared,
     report::{Latency, Report},
     run::Run,
 };
-use crate::{commands::connect::connect, flags::Common, signals::Signals};
+use crate::{flags::Common, signals::Signals};
 
 /// A load to produce.
 #[derive(Debug, Args)]
@@ -32,18 +34,13 @@ pub(crate) struct Produce {
 
 impl Produce {
     pub(crate) async fn run(self, common: &Common) -> anyhow::Result<()> {
-        let client = connect(common).await?;
-        let mut signals = Signals::new()?;
-        let place = Place::find(&client, &self.shared).await?;
-        let measured = self.measure(common, &place, &mut signals).await;
-        place.leave(&client, &mut signals).await;
-        close(vec![client]).await;
-        measured?.tell(self.shared.form)
+        measured(common, &self.shared, async |_, place, signals| self.measure(common, place, signals).await).await
     }
 
     async fn measure(&self, common: &Common, place: &Place, signals: &mut Signals) -> anyhow::Result<Report> {
         let run = || Run::new(self.shared.warmup(), self.shared.seconds()).map(Arc::new);
-        let (run, lanes, clients) = self.sending.start(common, place, self.shared.size, run, None).await?;
+        let starting = self.sending.start(common, place, self.shared.size, run, None);
+        let (run, lanes, clients) = prepared(signals, starting).await?;
         let outcome = run.watch(lanes, signals, self.shared.progress).await?;
         close(clients).await;
         let latency = vec![("acknowledged", Latency::of(&outcome.tally))];

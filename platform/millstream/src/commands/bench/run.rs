@@ -47,7 +47,7 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) tally: Tally,
-    /// Seconds from when counting began until the last record was done.
+    /// Seconds from when counting began until the time was over or the last record was done, whichever came later.
     pub(super) seconds: f64,
     /// Records that were due and not sent.
     pub(super) unsent: u64,
@@ -147,19 +147,25 @@ impl Run {
                         say(self.line(now, &part, now.saturating_duration_since(ticked)));
                     }
                     ticked = ticked.max(now);
-                    tally.add(part);
+                    tally.add(&part);
                 }
                 () = tokio::time::sleep_until(deadline.into()) => break,
             }
         }
         lanes.abort_all();
         let unsent = self.unsent();
-        self.stop();
         self.meter.take(&mut tally);
-        let end = tally.last().unwrap_or_else(Instant::now);
+        let end = self.ended(tally.last());
+        self.stop();
         let seconds = end.saturating_duration_since(self.counted_from).as_secs_f64();
         let cpu_seconds = cpu() - cpu_before.unwrap_or_else(cpu);
         Ok(Outcome { tally, seconds, unsent, cpu_seconds, interrupted, failed })
+    }
+
+    /// Until when what was done is counted by: a load that stands still until the end has had all of the time.
+    fn ended(&self, last: Option<Instant>) -> Instant {
+        let over = self.end.min(self.stopped.get().copied().unwrap_or(self.end)).min(Instant::now());
+        last.map_or(over, |last| last.max(over))
     }
 
     /// How the last while went.
@@ -210,6 +216,21 @@ mod tests {
         let outcome = run.watch(lanes, &mut signals, false).await.unwrap();
         assert_eq!((outcome.tally.records, outcome.interrupted), (5, false));
         assert_eq!(outcome.failed.unwrap().to_string(), "the disk is gone");
+    }
+
+    #[test]
+    fn what_stands_still_has_had_the_time_all_the_same() {
+        let run = Run::new(Duration::ZERO, Duration::from_millis(20)).unwrap();
+        while Instant::now() < run.end {
+            std::thread::yield_now();
+        }
+        assert_eq!(run.ended(Some(run.start)), run.end, "nothing came after the first moment");
+        assert_eq!(run.ended(None), run.end);
+        let late = run.end + Duration::from_secs(3);
+        assert_eq!(run.ended(Some(late)), late, "what was under way is waited for");
+        let stopped = Run::new(Duration::ZERO, Duration::from_secs(3600)).unwrap();
+        stopped.stop();
+        assert!(stopped.ended(None) < stopped.end);
     }
 
     #[test]
