@@ -86,8 +86,8 @@ impl Shared {
             _ => format!("the disk has no room for {logs} new partitions"),
         };
         let message = format!(
-            "{lacks}: make some, by deleting topics, by having topics keep less (retention.ms, retention.bytes), or otherwise; then this \
-             can be done"
+            "{lacks}: make some, by deleting topics, by having topics keep half or less (retention.ms or retention.bytes, and nothing else \
+             with it), or otherwise; then this can be done"
         );
         Err(WireError::new(ErrorCode::KafkaStorage, message))
     }

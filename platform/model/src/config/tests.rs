@@ -124,3 +124,29 @@ fn bad_values_and_unknown_keys_are_refused() {
     }
     assert!(matches!(config.set("no.such", "1"), Err(ConfigError::Unknown { .. })));
 }
+
+#[test]
+fn less_is_kept_by_half_and_nothing_else_is_changed_with_it() {
+    let config = |pairs: &[(&str, &str)]| TopicConfig::from_pairs(pairs.iter().copied()).unwrap();
+    let week = "604800000";
+    for (to, from, expected) in [
+        (&[("retention.ms", "302400000")][..], &[("retention.ms", week)][..], true),
+        (&[("retention.ms", "302400001")], &[("retention.ms", week)], false),
+        (&[("retention.ms", "-1")], &[("retention.ms", week)], false),
+        (&[("retention.ms", week)], &[("retention.ms", "-1")], true),
+        (&[("retention.bytes", "1000")], &[], true),
+        (&[("retention.bytes", "999")], &[("retention.bytes", "1000")], false),
+        (&[("cleanup.policy", "compact,delete")], &[], true),
+        (&[("cleanup.policy", "compact")], &[], false),
+        (&[], &[("cleanup.policy", "compact")], false),
+        // One less and one more.
+        (&[("retention.ms", "1"), ("retention.bytes", "-1")], &[("retention.bytes", "5")], false),
+        // Nothing goes by its time there.
+        (&[("cleanup.policy", "compact"), ("retention.ms", "1")], &[("cleanup.policy", "compact")], false),
+        // Something else rides along.
+        (&[("retention.ms", "1"), ("max.message.bytes", "2048")], &[], false),
+        (&[], &[], false),
+    ] {
+        assert_eq!(config(to).keeps_less_than(&config(from)), expected, "{from:?} to {to:?}");
+    }
+}

@@ -223,6 +223,8 @@ mod tests {
         assert_eq!(told("kafka = 1"), "m.toml:1:9: kafka: expected a table of Kafka's settings");
         let twice = told("[kafka]\nnum.partitions = 1\n\"num.partitions\" = 2\n");
         assert_eq!(twice, "m.toml:3:1: num.partitions is given twice");
+        let apart = told("[kafka]\nnum.partitions = 1\ndefault.replication.factor = 1\n\"num.partitions\" = 2\n");
+        assert_eq!(apart, "m.toml:4:1: num.partitions is given twice");
     }
 
     #[test]
