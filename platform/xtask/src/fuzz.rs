@@ -172,8 +172,10 @@ fn judge(name: &str, status: ExitStatus, log: &str) -> anyhow::Result<()> {
     };
     let input = input.lines().next().unwrap_or_default();
     let input = input.strip_prefix(&format!("{}/", root().display())).unwrap_or(input);
+    // Where only the output is kept, the input is in it.
+    let content = log.lines().find_map(|line| line.strip_prefix("Base64: ")).unwrap_or("not shown");
     bail!(
-        "{status}\n    {shown}\nthe input is {input}; to try it again:\n    cargo xtask fuzz --target {name} --input {input}"
+        "{status}\n    {shown}\nthe input is {input}; to try it again:\n    cargo xtask fuzz --target {name} --input {input}\nin base64: {content}"
     )
 }
 
@@ -194,7 +196,7 @@ mod tests {
                    stack backtrace:\n   0: main\nSUMMARY: libFuzzer: deadly signal\nartifact_prefix='/x/'; Test unit written to /x/crash-1\nBase64: AA==\n";
         let told = judge("request", ExitStatus::from_raw(77 << 8), log).unwrap_err().to_string();
         assert!(told.contains("held 9 bytes") && !told.contains("INFO") && !told.contains("main"), "{told}");
-        assert!(told.ends_with("cargo xtask fuzz --target request --input /x/crash-1"), "{told}");
+        assert!(told.ends_with("cargo xtask fuzz --target request --input /x/crash-1\nin base64: AA=="), "{told}");
     }
 
     #[test]

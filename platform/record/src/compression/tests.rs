@@ -103,6 +103,17 @@ fn what_others_packed_is_unpacked() {
     GOLDENS.iter().for_each(|(compression, packed)| check(*compression, packed));
 }
 
+/// The legacy format (`lz4 -l`) has blocks of 8 MiB, whatever is in them.
+#[test]
+fn what_is_no_lz4_frame_is_refused_before_its_blocks_are_made() {
+    let text = "6d696c6c73747265616d206d696c6c73747265616d0a";
+    for packed in [format!("02214c18 18000000 f007 {text}"), "04224d".to_owned(), String::new()] {
+        let (result, held) = peak(|| unpack(Compression::Lz4, &hex(&packed), 100));
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("no LZ4 frame") && held < 10_000, "{packed}: {error}, {held} bytes held");
+    }
+}
+
 #[test]
 fn what_we_pack_begins_as_other_readers_expect() {
     let begins = |compression, start: &[u8]| assert!(pack(compression, b"abc").unwrap().starts_with(start));
