@@ -27,20 +27,22 @@ pub(crate) enum Prepared {
     Later(BoxFuture<'static, Work>),
 }
 
-/// Whatever takes its time and must come before a request is started: unpacking batches, and room in the journal for what
-/// it appends. A slow disk slows those who append, through the transport's flow control; those who read go on.
+/// Whatever takes its time and must come before a request is started: unpacking batches, asking partitioners whether they lie where
+/// they belong, and room in the journal for what it appends. A slow disk slows those who append, through the transport's flow control; those who read go on.
 pub(crate) fn prepare(shared: &Arc<Shared>, version: i16, request: Request) -> Prepared {
     let Request::Produce(request) = request else { return Prepared::Now(Work::Other(request)) };
     let mut checked = produce::check(shared, version, request);
     let packed = checked.unpack_small();
-    if !packed && shared.storage.writable().now_or_never().is_some() {
+    if !packed && !checked.is_to_be_verified() && shared.storage.writable().now_or_never().is_some() {
         return Prepared::Now(Work::Produce(checked));
     }
     let shared = shared.clone();
     let later = async move {
         let unpacked = if packed { checked.unpack(&shared).await } else { Some(checked) };
+        let Some(mut checked) = unpacked else { return Work::Failed };
+        checked.verify(&shared).await;
         shared.storage.writable().await;
-        unpacked.map_or(Work::Failed, Work::Produce)
+        Work::Produce(checked)
     };
     Prepared::Later(later.boxed())
 }

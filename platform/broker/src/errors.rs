@@ -20,6 +20,8 @@ const MESSAGES_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct WireError {
     pub(crate) code: ErrorCode,
     pub(crate) message: String,
+    /// The record that it is about, by its place among those that were sent together; none: about no single one.
+    pub(crate) record: Option<u32>,
 }
 
 impl WireError {
@@ -29,7 +31,13 @@ impl WireError {
             message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
             message.push_str(" ...");
         }
-        Self { code, message }
+        Self { code, message, record: None }
+    }
+
+    /// The same, about a single record.
+    #[must_use]
+    pub(crate) fn about(self, record: Option<u32>) -> Self {
+        Self { record, ..self }
     }
 
     /// The code for an answer in Kafka's own protocol, whose clients know none of ours: the nearest that they show in words, and
@@ -72,14 +80,19 @@ impl WireError {
         Self::new(code, format!("module {module} does not start: {error}"))
     }
 
-    /// Why `partitioner` has chosen no partitions.
+    /// Why `partitioner` has chosen no partitions, and at which of the call's records.
     pub(crate) fn unplaced(partitioner: &str, error: &CallError) -> Self {
+        let record = match error {
+            CallError::Output(OutputError::Assigned { index, .. }) => Some(*index),
+            CallError::Guest(failure) => failure.at,
+            _ => None,
+        };
         let code = match error {
             CallError::Output(OutputError::Assigned { .. }) => ErrorCode::PartitionOutOfRange,
             error if error.is_retriable() => ErrorCode::Overloaded,
             _ => ErrorCode::CallFailed,
         };
-        Self::new(code, format!("{partitioner}: {error}"))
+        Self::new(code, format!("{partitioner}: {error}")).about(record)
     }
 }
 
@@ -107,6 +120,9 @@ impl From<PartitionAppendError> for WireError {
             PartitionAppendError::Rules(refused) => return (*refused).into(),
             PartitionAppendError::StaleRouting { .. } => ErrorCode::StaleRouting,
             PartitionAppendError::Marker(_) => ErrorCode::UnknownServer,
+            PartitionAppendError::Compacted(BatchError::Record { index, .. }) => {
+                return Self::new(ErrorCode::InvalidRecord, &error).about(Some(*index));
+            }
             PartitionAppendError::Compacted(_) => ErrorCode::InvalidRecord,
             PartitionAppendError::Log(error) => match error {
                 AppendError::Malformed(_) | AppendError::Empty => ErrorCode::CorruptMessage,
@@ -157,7 +173,11 @@ impl From<BatchError> for WireError {
             } => ErrorCode::InvalidTimestamp,
             _ => ErrorCode::InvalidRecord,
         };
-        Self::new(code, error)
+        let record = match &error {
+            BatchError::Record { index, .. } => Some(*index),
+            _ => None,
+        };
+        Self::new(code, error).about(record)
     }
 }
 

@@ -17,6 +17,7 @@ mod metrics;
 mod options;
 mod partition;
 mod partitions;
+mod placement;
 mod pools;
 mod producer_ids;
 mod readable;

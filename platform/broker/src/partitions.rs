@@ -247,6 +247,16 @@ impl Partitions {
         Ok(())
     }
 
+    /// Puts a topic's change in force, as the catalog has it: settings, durability, more partitions, a new routing. Returns once all of
+    /// it is; dropped, or after an error, the rest is done at the next change or start.
+    pub(crate) async fn put_in_force(&self, catalog: &Catalog, altered: TopicId) -> Result<(), FollowError> {
+        self.follow(catalog).await?;
+        self.change(catalog).await?;
+        self.open_routings(catalog, Some(altered)).await?;
+        // What has come into force by that.
+        self.follow(catalog).await
+    }
+
     /// Changes the durability of the led partitions whose topics ask for another than their logs have: of an altered topic, or of
     /// one that was altered shortly before a crash. The catalog says what it is to be; the logs say what it is.
     ///

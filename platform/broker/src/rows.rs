@@ -53,7 +53,7 @@ pub(crate) struct Unpacked {
 
 impl Unpacked {
     /// Unpacks the batch to at most `bytes_max` bytes. A control batch has no records to show.
-    fn open(batch: &Batch, from: Offset, bytes_max: usize) -> Result<Self, RowsError> {
+    pub(crate) fn open(batch: &Batch, from: Offset, bytes_max: usize) -> Result<Self, RowsError> {
         let header = *batch.header();
         let section = match header.attributes.is_control() {
             true => Bytes::new(),

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use millstream_client::{Client, ConsumerOptions, ProducerOptions, ProducerRecord};
-use millstream_model::RoutingEpoch;
+use millstream_model::{PartitionId, RoutingEpoch};
 use millstream_test_support::{broker::Broker, guests, sdk};
 
 const KEYS: i64 = 50;
@@ -165,4 +165,45 @@ fn an_epoch_is_opened_over_kill_9_and_producers_go_over_to_it() {
         producing.join().unwrap()
     });
     runtime.block_on(check(&client, count));
+}
+
+/// Who chooses partitions himself, as every Kafka client does, must choose as the partitioner would.
+#[test]
+fn a_topic_that_verifies_takes_only_what_lies_where_its_partitioner_puts_it() {
+    let broker = Broker::start().unwrap();
+    let file = guests::component("partition-by-field").unwrap();
+    good(&broker, &["module", "push", file.to_str().unwrap(), "--name", "by-field", "--version", "1"]);
+    let by_field = ["--partitioner", "by-field@1", "--param", "field=id", "--param", "strict=true"];
+    good(&broker, &[&["topic", "create", "t", "--partitions", "4"], &by_field[..]].concat());
+    good(&broker, &["topic", "alter", "t", "--config", "millstream.partitioner.enforce=verify"]);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = sdk::alert(&broker).await.unwrap();
+        let producer = client.producer(ProducerOptions::default());
+        let send = async |partition, value: String| {
+            let record =
+                ProducerRecord { topic: "t".into(), partition, value: Some(value.into()), ..Default::default() };
+            producer.send(record).await.unwrap().await
+        };
+        let mut places = BTreeSet::new();
+        for id in 0..12 {
+            let value = format!("{{\"id\":{id}}}");
+            let chosen = send(None, value.clone()).await.unwrap().partition;
+            assert_eq!(send(Some(chosen), value.clone()).await.unwrap().partition, chosen, "{id}");
+            let refused = send(Some(PartitionId((chosen.0 + 1) % 4)), value).await.unwrap_err().to_string();
+            let told = format!("by partitioner by-field@1 of t it belongs to {chosen}, and");
+            assert!(refused.contains(&told), "{refused}");
+            places.insert(chosen);
+        }
+        assert!(places.len() > 1, "{places:?}");
+        let refused = send(Some(PartitionId(0)), "{}".into()).await.unwrap_err().to_string();
+        assert!(refused.contains("field missing"), "{refused}");
+        let mut consumer =
+            client.consumer("t", ConsumerOptions { until_end: true, ..Default::default() }).await.unwrap();
+        let mut there = 0;
+        while consumer.next().await.unwrap().is_some() {
+            there += 1;
+        }
+        assert_eq!(there, 24, "what was refused is not there");
+    });
 }

@@ -118,9 +118,8 @@ async fn alter(
         }
         let (id, from, to) = (topic.id, Box::new(topic.config.clone()), Box::new(config));
         let routes_anew = !from.routes_as(&to);
-        let alters_routing = routes_anew || from.partitioner_enforce != to.partitioner_enforce;
         let would_be = Topic { config: (*to).clone(), ..(**topic).clone() };
-        let command = match alters_routing {
+        let command = match from.alters_routing(&to) {
             true => Command::AlterRouting { id, from, to },
             false => Command::AlterTopic { id, from, to },
         };
@@ -153,11 +152,7 @@ async fn alter(
             }
         }
     }
-    shared.partitions.follow(&shared.catalog).await?;
-    shared.partitions.change(&shared.catalog).await?;
-    shared.partitions.open_routings(&shared.catalog, Some(altered)).await?;
-    // What has come into force by that.
-    shared.partitions.follow(&shared.catalog).await?;
+    shared.partitions.put_in_force(&shared.catalog, altered).await?;
     Ok(())
 }
 

@@ -119,9 +119,7 @@ async fn create_once(
         ProposeError::Refused(refused) => failed(refused),
         other => other.into(),
     })?;
-    shared.partitions.follow(&shared.catalog).await?;
-    shared.partitions.open_routings(&shared.catalog, Some(id)).await?;
-    shared.partitions.follow(&shared.catalog).await?;
+    shared.partitions.put_in_force(&shared.catalog, id).await?;
     info!(topic = name, before = there, partitions = count, "has more partitions");
     Ok(())
 }

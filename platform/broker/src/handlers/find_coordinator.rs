@@ -18,7 +18,7 @@ const TYPE_SHARE: i8 = 2;
 
 pub(crate) fn handle(version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
     let nobody = BrokerId(-1);
-    let WireError { code: error_code, message } = refusal(request.key_type);
+    let WireError { code: error_code, message, .. } = refusal(request.key_type);
     if version < VERSION_MANY {
         let error_message = Some(message);
         return FindCoordinatorResponse { error_code, error_message, node_id: nobody, port: -1, ..Default::default() };

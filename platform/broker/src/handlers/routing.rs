@@ -5,7 +5,7 @@
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use millstream_catalog::{Routing, State, Topic};
-use millstream_model::{PartitionId, key_partition};
+use millstream_model::PartitionId;
 use millstream_protocol::{
     ErrorCode,
     extension::routing::{
@@ -13,13 +13,11 @@ use millstream_protocol::{
     },
 };
 use millstream_record::crc32c;
-use millstream_wasm::{
-    CallError,
-    frame::{FLAG_HEADERS_ELIDED, FLAG_VALUES_ELIDED, FRAME_BYTES_TARGET, InputFrame, OutputError},
-};
+use millstream_wasm::frame::{FLAG_HEADERS_ELIDED, FLAG_VALUES_ELIDED, FRAME_BYTES_TARGET, InputFrame};
 
 use crate::{
     errors::{Messages, WireError},
+    placement::Placement,
     readable::topic_named,
     shared::Shared,
 };
@@ -34,30 +32,19 @@ pub(crate) async fn assign(shared: Arc<Shared>, request: AssignRequest) -> Assig
     let state = shared.catalog.state();
     let topic = match find_topic(&state, &request.topic) {
         Ok(topic) => topic,
-        Err(error) => return refuse(error, -1),
+        Err(error) => return refuse(error),
     };
     let mut response = match place(&shared, &state, topic, &request).await {
         Ok(partitions) => AssignResponse { partitions, ..Default::default() },
-        Err(Unplaced { error, record }) => refuse(error, record),
+        Err(error) => refuse(error),
     };
     response.routing_epoch = topic.routing_epoch;
     response
 }
 
-fn refuse(error: WireError, error_record: i32) -> AssignResponse {
+fn refuse(error: WireError) -> AssignResponse {
+    let error_record = error.record.and_then(|record| i32::try_from(record).ok()).unwrap_or(-1);
     AssignResponse { error_code: error.code, error_message: Some(error.message), error_record, ..Default::default() }
-}
-
-/// Why no record has a partition, and the record that it is about (-1: none in particular).
-struct Unplaced {
-    error: WireError,
-    record: i32,
-}
-
-impl From<WireError> for Unplaced {
-    fn from(error: WireError) -> Self {
-        Self { error, record: -1 }
-    }
 }
 
 async fn place(
@@ -65,47 +52,38 @@ async fn place(
     state: &State,
     topic: &Topic,
     request: &AssignRequest,
-) -> Result<Vec<PartitionId>, Unplaced> {
+) -> Result<Vec<PartitionId>, WireError> {
     if request.routing_epoch.0 >= 0 && request.routing_epoch != topic.routing_epoch {
         let (asked, current) = (request.routing_epoch, topic.routing_epoch);
         let message = format!("routing epoch {asked}; {} is in epoch {current}", topic.name);
-        return Err(WireError::new(ErrorCode::StaleRouting, message).into());
+        return Err(WireError::new(ErrorCode::StaleRouting, message));
     }
     let bytes_max = BYTES_MAX.max(topic.config.message_bytes_max);
     if request.frame.len() > bytes_max {
         let message = format!("{} bytes to be placed at once; at most {bytes_max}: ask in parts", request.frame.len());
-        return Err(WireError::new(ErrorCode::MessageTooLarge, message).into());
+        return Err(WireError::new(ErrorCode::MessageTooLarge, message));
     }
     let frame = InputFrame::parse(request.frame.clone(), RECORDS_MAX)
         .map_err(|error| WireError::new(ErrorCode::InvalidRequest, format!("the records to be placed: {error}")))?;
     if i64::from(frame.count()) != i64::from(request.count) {
         let message = format!("the frame has {} records, the request says {}", frame.count(), request.count);
-        return Err(WireError::new(ErrorCode::InvalidRequest, message).into());
+        return Err(WireError::new(ErrorCode::InvalidRequest, message));
     }
-    let partitions = topic.routed_partitions();
-    let defaults = Defaults::new(&frame, partitions);
-    let Some(pool) = shared.modules.partitioner(state, topic).await? else {
-        return Ok((0..frame.count()).map(|index| defaults.partition(index)).collect());
-    };
-    let needs = pool.factory().declarations().needs;
-    let flags = frame.header().flags;
+    let placement = Placement::of(shared, state, topic).await?;
+    let (needs, flags) = (placement.needs(), frame.header().flags);
     if (needs.values && flags & FLAG_VALUES_ELIDED != 0) || (needs.headers && flags & FLAG_HEADERS_ELIDED != 0) {
         let message = "the frame leaves out what the partitioner needs: ask DescribeRouting";
-        return Err(WireError::new(ErrorCode::InvalidRequest, message).into());
+        return Err(WireError::new(ErrorCode::InvalidRequest, message));
     }
+    let keyless = keyless(&frame, topic.routed_partitions());
     let mut placed = Vec::with_capacity(frame.count() as usize);
     for range in calls(&frame) {
         let first = range.start;
-        let part = frame.slice(range);
-        let assigned = pool.assign(&part, partitions.cast_unsigned()).await;
-        let assigned = assigned.map_err(|error| unplaced(topic, error, first))?;
-        placed.extend(
-            (first..).zip(assigned).map(
-                |(index, partition)| {
-                    if partition < 0 { defaults.partition(index) } else { PartitionId(partition) }
-                },
-            ),
-        );
+        let chosen = placement.choose(&frame.slice(range)).await.map_err(|error| {
+            let record = error.record.map(|record| first.saturating_add(record));
+            error.about(record)
+        })?;
+        placed.extend(chosen.into_iter().map(|chosen| chosen.unwrap_or(keyless)));
     }
     Ok(placed)
 }
@@ -128,37 +106,11 @@ fn calls(frame: &InputFrame) -> Vec<Range<u32>> {
     calls
 }
 
-/// Where Kafka's default puts records. Those without a key have no order among each other to keep: all of one request go to one
-/// partition, so that they make one batch there, and other requests' to others. The request's bytes decide, so that the
-/// same question has the same answer.
-struct Defaults<'a> {
-    frame: &'a InputFrame,
-    partitions: i32,
-    keyless: PartitionId,
-}
-
-impl<'a> Defaults<'a> {
-    fn new(frame: &'a InputFrame, partitions: i32) -> Self {
-        let keyless = crc32c(frame.bytes()) % partitions.max(1).cast_unsigned();
-        Self { frame, partitions, keyless: PartitionId(keyless.cast_signed()) }
-    }
-
-    fn partition(&self, index: u32) -> PartitionId {
-        self.frame.key(index).map_or(self.keyless, |key| key_partition(key, self.partitions))
-    }
-}
-
-/// `first`: the index of the call's first record within the request.
-fn unplaced(topic: &Topic, error: CallError, first: u32) -> Unplaced {
-    let record = |at: u32| i32::try_from(first.saturating_add(at)).unwrap_or(-1);
-    let record = match &error {
-        CallError::Output(OutputError::Assigned { index, .. }) => record(*index),
-        CallError::Guest(failure) => failure.at.map_or(-1, record),
-        _ => -1,
-    };
-    let partitioner = topic.config.partitioner.as_ref().map(ToString::to_string).unwrap_or_default();
-    let what = format!("partitioner {partitioner} of {}", topic.name);
-    Unplaced { error: WireError::unplaced(&what, &error), record }
+/// Where records without a key go that have no order among each other to keep: all of one request to one partition, so that they make
+/// one batch there, and other requests' to others. The request's bytes decide, so that the same question has the same answer.
+fn keyless(frame: &InputFrame, partitions: i32) -> PartitionId {
+    let partition = crc32c(frame.bytes()) % partitions.max(1).cast_unsigned();
+    PartitionId(partition.cast_signed())
 }
 
 pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> DescribeRoutingResponse {
@@ -235,11 +187,9 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for request in 0..100 {
             let frame = frame(request, &records);
-            let (defaults, again) = (Defaults::new(&frame, 6), Defaults::new(&frame, 6));
-            let placed: Vec<_> = (0..3).map(|index| defaults.partition(index)).collect();
-            assert_eq!(placed, (0..3).map(|index| again.partition(index)).collect::<Vec<_>>());
-            assert_eq!((placed[0], placed[1]), (placed[2], key_partition(b"k", 6)));
-            seen.insert(placed[0].0);
+            let partition = keyless(&frame, 6);
+            assert_eq!(partition, keyless(&frame, 6));
+            seen.insert(partition.0);
         }
         assert_eq!(seen, (0..6).collect());
     }

@@ -161,8 +161,7 @@ pub(super) fn alter_topic(
     to: TopicConfig,
 ) -> Result<Outcome, Refused> {
     let topic = state.topics.get(&id).ok_or(Refused::UnknownTopicId(id))?;
-    let alters_routing = !from.routes_as(&to) || from.partitioner_enforce != to.partitioner_enforce;
-    if alters_routing && topic.config == *from {
+    if from.alters_routing(&to) && topic.config == *from {
         return Err(Refused::PartitionerChanged(topic.name.clone()));
     }
     alter_routing(state, id, from, to)

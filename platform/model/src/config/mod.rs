@@ -120,6 +120,12 @@ impl TopicConfig {
         (&self.partitioner, &self.partitioner_params) == (&other.partitioner, &other.partitioner_params)
     }
 
+    /// Whether a change to the `other` settings is about routing: how records are placed, or whether clients are believed that place them.
+    #[must_use]
+    pub fn alters_routing(&self, other: &Self) -> bool {
+        !self.routes_as(other) || self.partitioner_enforce != other.partitioner_enforce
+    }
+
     /// Whether a topic with these settings keeps no record that it would not keep with the `other` ones, and notably fewer: half the time or
     /// bytes at most, or less by one more policy. Nothing else may differ.
     #[must_use]

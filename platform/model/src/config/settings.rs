@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CleanupPolicy, Durability, Ratio, TimestampType, TopicConfig};
+use super::{CleanupPolicy, Durability, PartitionerEnforce, Ratio, TimestampType, TopicConfig};
 use crate::limits;
 
 /// A setting that was refused. The text says what the setting takes.
@@ -310,8 +310,20 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "millstream.partitioner.enforce",
-        show: |_| Some("off".into()),
-        set: |_, key, text| only(key, text, "off", &["verify"], "off or verify"),
+        show: |config| {
+            Some(match config.partitioner_enforce {
+                PartitionerEnforce::Off => "off".into(),
+                PartitionerEnforce::Verify => "verify".into(),
+            })
+        },
+        set: |config, key, text| {
+            config.partitioner_enforce = match text {
+                "off" => PartitionerEnforce::Off,
+                "verify" => PartitionerEnforce::Verify,
+                _ => return Err(ConfigError::Value { key, value: text.into(), takes: "off or verify" }),
+            };
+            Ok(())
+        },
     },
 ];
 

@@ -74,10 +74,12 @@ pub enum TimestampType {
     LogAppendTime,
 }
 
-/// What `millstream.partitioner.enforce` says. Only `off` is built.
+/// What `millstream.partitioner.enforce` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PartitionerEnforce {
     /// Clients that choose partitions themselves are believed.
     Off,
+    /// What they send must lie where the topic's partitioner would have put it (without one: where Kafka's default puts keys).
+    Verify,
 }

@@ -149,7 +149,7 @@ static OF_TOPICS: &[OfTopic] = &[
         "millstream.partitioner.enforce",
         ConfigType::String,
         None,
-        "Whether partitions that clients choose themselves are checked.",
+        "Whether partitions that clients choose themselves must be those that the partitioner chooses: off or verify.",
     ),
 ];
 

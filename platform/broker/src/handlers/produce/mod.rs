@@ -3,25 +3,29 @@
 //! The plain path: a batch is checked where it lies in the request's frame (checksum, counts, lengths) and goes to the log
 //! as it is; nothing is decoded or encoded again.
 //!
-//! A request is worked on in three steps, so that what is cheap to refuse costs nothing more, and appends keep the order
+//! A request is worked on in four steps, so that what is cheap to refuse costs nothing more, and appends keep the order
 //! of the requests:
 //!
 //! 1. [`check`]: all that can be told without unpacking anything.
 //! 2. [`Checked::unpack`]: packed batches are unpacked to be checked, away from the runtime's threads.
-//! 3. [`Checked::append`]: appends now; the future waits for the disk and answers.
+//! 3. [`Checked::verify`]: where a topic asks for it, partitioners are asked whether clients have chosen as they would.
+//! 4. [`Checked::append`]: appends now; the future waits for the disk and answers.
+
+mod verify;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
 use millstream_model::{
-    Offset, PartitionId, ProducerId, RoutingEpoch, TimestampMs, TimestampType, TopicConfig, TopicId, limits,
+    Offset, PartitionId, PartitionerEnforce, ProducerId, RoutingEpoch, TimestampMs, TimestampType, TopicConfig,
+    TopicId, limits,
 };
 use millstream_protocol::{
     ErrorCode,
     messages::produce::{
-        PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceData,
-        TopicProduceResponse,
+        BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
+        TopicProduceData, TopicProduceResponse,
     },
 };
 use millstream_record::{Batch, BatchError, BatchHeader, Compression};
@@ -31,7 +35,7 @@ use super::wire::{CLIENT_WAIT_MAX, client_wait};
 use crate::{
     errors::{Messages, WireError},
     jobs::Wanted,
-    partition::{Partition, PendingAppend},
+    partition::{Partition, PartitionAppendError, PendingAppend},
     readable::Readable,
     reply::Reply,
     shared::Shared,
@@ -73,13 +77,35 @@ struct CheckedTopic {
 struct CheckedBatch {
     partition: Arc<Partition>,
     batch: Batch,
-    /// The routing epoch in which its sender has placed its records; -1: it does not say.
-    routing_epoch: RoutingEpoch,
+    /// Who has placed its records.
+    placed: Placed,
+    /// What its records take, unpacked, bytes; what they take packed until they were looked into.
+    records_bytes: usize,
     /// What it may unpack to, bytes; none once its records were looked at, or need not be.
     packed: Option<usize>,
     /// Why it is not appended, by what may have changed since it was sent first: routing, settings, time. An idempotent producer's that
     /// was appended before is answered as that all the same: told that it failed, its producer would believe so, or send it elsewhere.
     refused: Option<Arc<WireError>>,
+}
+
+/// Who has placed a batch's records, and in which routing epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Placed {
+    /// Its sender, who says in which epoch it has asked (Assign).
+    Asked(RoutingEpoch),
+    /// Its sender by himself.
+    Alone,
+    /// Its sender by himself, and the partitioner has agreed.
+    Verified(RoutingEpoch),
+}
+
+impl Placed {
+    fn epoch(self) -> RoutingEpoch {
+        match self {
+            Self::Asked(epoch) | Self::Verified(epoch) => epoch,
+            Self::Alone => RoutingEpoch(-1),
+        }
+    }
 }
 
 /// What becomes of a batch that there is no room to unpack.
@@ -163,8 +189,9 @@ fn check_partition(
     // What is refused is not looked into.
     let looks_into = admitted.is_ok() && compression != Compression::None;
     let packed = looks_into.then(|| unpacked_bytes_max(partition.batch_bytes_max()));
-    let (routing_epoch, refused) = (data.routing_epoch, admitted.err().map(Arc::new));
-    Ok(CheckedBatch { partition, batch, routing_epoch, packed, refused })
+    let placed = if data.routing_epoch.0 < 0 { Placed::Alone } else { Placed::Asked(data.routing_epoch) };
+    let (records_bytes, refused) = (batch.header().section_bytes(), admitted.err().map(Arc::new));
+    Ok(CheckedBatch { partition, batch, placed, records_bytes, packed, refused })
 }
 
 /// Why a batch is not to be appended that is larger than the topic takes, but was taken before: then it is answered as that.
@@ -280,7 +307,7 @@ impl Checked {
     fn look_into(&mut self, mut room: usize, full: WhenFull, given_up: impl Fn() -> bool) -> bool {
         let (before, mut left, now) = (room, false, self.now);
         for (_, checked) in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
-            let Ok(CheckedBatch { partition, batch, packed, refused, .. }) = checked else { continue };
+            let Ok(CheckedBatch { partition, batch, records_bytes, packed, refused, .. }) = checked else { continue };
             let Some(unpacked_max) = *packed else { continue };
             if given_up() {
                 return true;
@@ -294,7 +321,7 @@ impl Checked {
             match batch.validate_packed(limit).and_then(|unpacked| keys(batch, limit).map(|()| unpacked)) {
                 Ok(unpacked) => {
                     room -= unpacked;
-                    *packed = None;
+                    (*packed, *records_bytes) = (None, unpacked);
                     *refused = check_times(&topic.config, now, batch, limit).err().map(Arc::new);
                 }
                 Err(BatchError::UnpackedTooLarge { .. }) if full == WhenFull::Leave => {
@@ -310,6 +337,31 @@ impl Checked {
         }
         self.allowance = self.allowance.saturating_sub(before - room);
         left
+    }
+
+    /// Batches that partitioners are to be asked about: those that would be appended, where the topic's clients are not believed.
+    fn unverified(&mut self) -> impl Iterator<Item = &mut CheckedBatch> {
+        let partitions = self.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+        partitions.filter_map(|(_, checked)| checked.as_mut().ok()).filter(|batch| {
+            batch.placed == Placed::Alone
+                && batch.refused.is_none()
+                && batch.partition.topic().config.partitioner_enforce == PartitionerEnforce::Verify
+        })
+    }
+
+    /// Whether [`Checked::verify`] has anything to do.
+    pub(crate) fn is_to_be_verified(&mut self) -> bool {
+        self.unverified().next().is_some()
+    }
+
+    /// Asks partitioners whether they would have chosen as the clients did, one batch after the other.
+    pub(crate) async fn verify(&mut self, shared: &Shared) {
+        for CheckedBatch { partition, batch, placed, records_bytes, refused, .. } in self.unverified() {
+            match verify::verify(shared, partition, batch, *records_bytes).await {
+                Ok(epoch) => *placed = Placed::Verified(epoch),
+                Err(error) => *refused = Some(Arc::new(error)),
+            }
+        }
     }
 
     /// Appends now, in the order of the request; the future waits for the disk and answers. No answer for acks=0.
@@ -359,6 +411,7 @@ impl Checked {
                         Err(error) => {
                             response.error_code = error.kafka_code();
                             response.error_message = messages.say(&error.message);
+                            response.record_errors.extend(record_error(&error));
                         }
                     }
                     partition_responses.push(response);
@@ -374,7 +427,7 @@ impl Checked {
 }
 
 fn begin(checked: CheckedBatch, acks: Acks) -> Result<(Arc<Partition>, PendingAppend), Arc<WireError>> {
-    let CheckedBatch { partition, batch, routing_epoch, packed, refused } = checked;
+    let CheckedBatch { partition, batch, placed, packed, refused, .. } = checked;
     if packed.is_some() {
         // Its stream has ended while it was being looked into.
         return Err(Arc::new(WireError::new(ErrorCode::RequestTimedOut, "the batch was not unpacked")));
@@ -383,9 +436,22 @@ fn begin(checked: CheckedBatch, acks: Acks) -> Result<(Arc<Partition>, PendingAp
         let pending = partition.find_duplicate(batch.header()).ok_or(refused)?;
         return Ok((partition, pending));
     }
-    let pending = partition.append_routed(vec![batch.into_bytes()], acks, routing_epoch);
-    let pending = pending.map_err(|error| Arc::new(error.into()))?;
-    Ok((partition, pending))
+    let pending = partition.append_routed(vec![batch.into_bytes()], acks, placed.epoch());
+    let pending = pending.map_err(|error| match (error, placed) {
+        // Its sender knows of no epochs: it may belong here all the same.
+        (PartitionAppendError::StaleRouting { .. }, Placed::Verified(_)) => WireError::new(
+            ErrorCode::Overloaded,
+            "the topic's routing was changed while the partitioner was asked about the batch: send it again",
+        ),
+        (error, _) => error.into(),
+    });
+    Ok((partition, pending.map_err(Arc::new)?))
+}
+
+/// The record that an error is about. Without a message of its own it is told the batch's, by Kafka's clients, too.
+fn record_error(error: &WireError) -> Option<BatchIndexAndErrorMessage> {
+    let batch_index = i32::try_from(error.record?).ok()?;
+    Some(BatchIndexAndErrorMessage { batch_index, batch_index_error_message: None })
 }
 
 /// What an append is answered with.
