@@ -2,15 +2,21 @@
 
 use anyhow::Context;
 use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
 use millstream_client::{
     Client, ClientOptions, Consumer, ConsumerOptions, NewTopic, Producer, ProducerOptions, ProducerRecord, Security,
 };
+use millstream_env::{FrameStream, Net};
 use millstream_model::{Offset, PartitionId};
 use millstream_protocol::{
     encode_request,
-    messages::fetch::{FetchPartition, FetchRequest, FetchTopic},
+    messages::{
+        fetch::{FetchPartition, FetchRequest, FetchTopic},
+        offsets::{LATEST_TIMESTAMP, ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic},
+    },
 };
 use millstream_test_support::broker::Broker;
+use millstream_transport::{Limits, Profile, QuicNet};
 
 use crate::{
     bare::{ANSWER_BYTES, TcpLane},
@@ -22,7 +28,7 @@ use crate::{
 /// Partitions of the topic that is fetched, and batches in each: 64 MiB, well below what the page cache holds.
 const FETCH_PARTITIONS: i32 = 4;
 const FETCH_BATCHES: usize = 640;
-const FETCH_TOPIC: &str = "bench-fetch";
+pub(crate) const FETCH_TOPIC: &str = "bench-fetch";
 /// The records are of long ago, and must not go for that.
 const KEPT: (&str, &str) = ("retention.ms", "-1");
 /// Batches of each of those who turn the journal over: 3 GiB together, three times what its files may grow to.
@@ -30,6 +36,7 @@ const TURNING_PRODUCERS: usize = 8;
 const TURNING_BATCHES: usize = 3900;
 /// As a client of today asks.
 const FETCH_VERSION: i16 = 11;
+const LIST_OFFSETS_VERSION: i16 = 7;
 /// Whole batches that an answer over TCP has room for, and those who ask.
 const ANSWER_BATCHES: usize = 10;
 pub(crate) const TCP_READERS: usize = 2;
@@ -212,6 +219,18 @@ impl RealBroker {
         measure(lanes, plan.time, Some(self.process_id())).await
     }
 
+    /// Small requests, one under way on each of so many streams of a connection.
+    pub(crate) async fn requests(&mut self, plan: &Plan, streams: usize) -> anyhow::Result<Sample> {
+        let topic = self.make_topic(1, &[]).await?;
+        let partition = ListOffsetsPartition { timestamp: LATEST_TIMESTAMP, ..ListOffsetsPartition::default() };
+        let topics = vec![ListOffsetsTopic { name: topic, partitions: vec![partition] }];
+        let request = ListOffsetsRequest { topics, ..ListOffsetsRequest::default() };
+        let frame = encode_request(LIST_OFFSETS_VERSION, 1, Some("bench"), &request.into())?.to_bytes();
+        let streams = open_streams(&self.process, streams).await?;
+        let lanes = streams.into_iter().map(|stream| RequestLane { stream, frame: frame.clone() }).collect();
+        measure(lanes, plan.time, Some(self.process_id())).await
+    }
+
     /// Reads what was produced before, from the beginning to the end and again: whole batches, or record by record.
     pub(crate) async fn fetch(&mut self, plan: &Plan, records: bool) -> anyhow::Result<Sample> {
         self.fill().await?;
@@ -249,8 +268,19 @@ impl RealBroker {
     }
 }
 
+/// Streams of one connection, for who speaks the protocol without the SDK.
+pub(crate) async fn open_streams(process: &Broker, count: usize) -> anyhow::Result<Vec<FrameStream>> {
+    let trust = Profile::load(&process.profile())?.trust(&[], "the bench")?;
+    let connection = QuicNet::client(trust, Limits::default()).connect(&process.address().to_string()).await?;
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        streams.push(connection.open().await?);
+    }
+    Ok(streams)
+}
+
 /// The frame of a request for an answer's worth of batches.
-fn fetch_frame(partition: PartitionId, fetch_offset: Offset) -> anyhow::Result<Bytes> {
+pub(crate) fn fetch_frame(partition: PartitionId, fetch_offset: Offset) -> anyhow::Result<Bytes> {
     let partition_max_bytes = i32::try_from(ANSWER_BYTES)?;
     let partition = FetchPartition { partition, fetch_offset, partition_max_bytes, ..FetchPartition::default() };
     let topics = vec![FetchTopic { topic: FETCH_TOPIC.into(), partitions: vec![partition], ..FetchTopic::default() }];
@@ -259,6 +289,20 @@ fn fetch_frame(partition: PartitionId, fetch_offset: Offset) -> anyhow::Result<B
     let body = frame.to_bytes();
     let length = u32::try_from(body.len())?.to_be_bytes();
     Ok([&length[..], &body].concat().into())
+}
+
+/// Sends a request and waits for its answer.
+struct RequestLane {
+    stream: FrameStream,
+    frame: Bytes,
+}
+
+impl Lane for RequestLane {
+    async fn step(&mut self) -> anyhow::Result<Moved> {
+        self.stream.sink.send(self.frame.clone().into()).await?;
+        let answer = self.stream.source.next().await.context("the stream has ended")??;
+        Ok(Moved { bytes: (self.frame.len() + answer.len()) as u64, records: 1 })
+    }
 }
 
 /// Sends one encoded batch, to one partition after the other, and waits for its fate.

@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use millstream_test_support::broker::Broker;
 
-use crate::meter::cpu_of;
+use crate::meter::{cpu_of, resident_kb};
 
 /// How long the idle broker's processor time is watched.
 const WATCH: Duration = Duration::from_secs(5);
@@ -61,11 +60,7 @@ fn start(broker: &mut Broker) -> anyhow::Result<Started> {
     let begun = Instant::now();
     broker.restart()?;
     let took = begun.elapsed();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process_id()))?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let resident =
-        resident.and_then(|rest| rest.trim().strip_suffix(" kB")).context("no VmRSS in the process's status")?;
-    Ok(Started { took, resident_kb: resident.parse()? })
+    Ok(Started { took, resident_kb: resident_kb(broker.process_id())? })
 }
 
 fn stop(broker: &mut Broker) -> anyhow::Result<Duration> {

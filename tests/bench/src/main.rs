@@ -14,6 +14,7 @@ mod closed_loop;
 mod idle;
 mod meter;
 mod modules;
+mod overload;
 mod report;
 mod stages;
 mod start;
@@ -67,6 +68,8 @@ enum Other {
         #[arg(long, default_value_t = 3)]
         rounds: u32,
     },
+    /// What becomes of a broker that is offered up to ten times what it can do, beside consumers that take nothing
+    Overload,
     /// The other end of the bare lines
     #[command(hide = true)]
     BareServer { dir: PathBuf },
@@ -89,7 +92,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             let text = idle::run(partitions)?;
             return Ok(std::io::stdout().write_all(text.as_bytes())?);
         }
-        Some(Other::Start { .. }) | None => {}
+        Some(Other::Start { .. } | Other::Overload) | None => {}
     }
     ensure!(arguments.seconds > 0.0 && arguments.seconds.is_finite(), "--seconds must be more than 0");
     ensure!(arguments.rounds > 0, "--rounds must be more than 0");
@@ -99,6 +102,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(Other::Start { megabytes, rounds }) = arguments.other {
         let text = runtime.block_on(start::run(megabytes, rounds))?;
+        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+    }
+    if let Some(Other::Overload) = arguments.other {
+        let text = runtime.block_on(overload::run(time))?;
         return Ok(std::io::stdout().write_all(text.as_bytes())?);
     }
     let measured = runtime.block_on(suite::run(&plan))?;

@@ -171,6 +171,27 @@ fn parse_stat(text: &str) -> Option<(String, Cpu)> {
     Some((name.to_owned(), Cpu { user: user / TICKS_PER_SECOND, kernel: kernel / TICKS_PER_SECOND }))
 }
 
+/// What a process has in memory, in kB.
+pub(crate) fn resident_kb(process: u32) -> anyhow::Result<u64> {
+    status_kb(process, "VmRSS:")
+}
+
+/// The most that it has had since it began, or since this was last called with `anew`.
+pub(crate) fn resident_peak_kb(process: u32, anew: bool) -> anyhow::Result<u64> {
+    let peak = status_kb(process, "VmHWM:")?;
+    if anew {
+        fs::write(format!("/proc/{process}/clear_refs"), "5")?;
+    }
+    Ok(peak)
+}
+
+fn status_kb(process: u32, field: &str) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field));
+    let value = value.and_then(|rest| rest.trim().strip_suffix(" kB"));
+    Ok(value.with_context(|| format!("no {field} in the process's status"))?.parse()?)
+}
+
 fn written_by(process: u32) -> anyhow::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/io")).context("/proc/PID/io")?;
     let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));

@@ -23,6 +23,8 @@ use crate::{
 
 /// How many producers there are, one line each.
 const PRODUCERS: [usize; 3] = [1, 8, 64];
+/// How many small requests are under way, each on a stream of its own.
+const REQUESTS: usize = 64;
 /// A topic whose segments are closed and let go all the time.
 const ROLLING: &[(&str, &str)] = &[("segment.bytes", "1048576"), ("retention.bytes", "8388608")];
 /// How long the servers may take to finish what they do behind a measurement before the next one starts all the same.
@@ -87,6 +89,8 @@ enum Work {
     },
     SendFile,
     FetchTcp,
+    BareRequests,
+    Requests,
     Call(Module, Caller),
     Stage(Stage),
 }
@@ -118,6 +122,9 @@ fn lines() -> Vec<Line> {
     add("fetch", "millstream, records", Work::Fetch { records: true });
     add("fetch over TCP", "bare file, sendfile", Work::SendFile);
     add("fetch over TCP", "millstream, 1 MiB an answer", Work::FetchTcp);
+    let what = format!("small requests, {REQUESTS} under way");
+    add(&what, "bare QUIC, 64 bytes", Work::BareRequests);
+    add(&what, "millstream, ListOffsets", Work::Requests);
     let into = |partitions| Target { partitions, configs: &[] };
     for producers in [1, 8] {
         let what = format!("partitions, durable, {producers}");
@@ -181,14 +188,24 @@ impl Stand {
         let any = |is: fn(&Work) -> bool| lines.iter().any(|line| is(&line.work));
         let dir = tempfile::Builder::new().prefix("millstream-bench-").tempdir()?;
         let is_bare = |work: &Work| {
-            matches!(work, Work::BareProduce { .. } | Work::BareFetch { .. } | Work::BareBeside { .. } | Work::SendFile)
+            matches!(
+                work,
+                Work::BareProduce { .. }
+                    | Work::BareFetch { .. }
+                    | Work::BareBeside { .. }
+                    | Work::SendFile
+                    | Work::BareRequests
+            )
         };
         let bare = match any(is_bare) {
             true => Some(BareServer::start(&make(&dir, "bare")?).await?),
             false => None,
         };
         let is_broker = |work: &Work| {
-            matches!(work, Work::Produce { .. } | Work::Fetch { .. } | Work::ProduceInto { .. } | Work::FetchTcp)
+            matches!(
+                work,
+                Work::Produce { .. } | Work::Fetch { .. } | Work::ProduceInto { .. } | Work::FetchTcp | Work::Requests
+            )
         };
         let mut broker = match any(is_broker) {
             true => Some(RealBroker::start().await?),
@@ -269,6 +286,15 @@ impl Stand {
                 }
                 measure(lanes, plan.time, Some(server.process_id())).await
             }
+            Work::BareRequests => {
+                let server = self.bare.as_ref().context("no bare server")?;
+                let mut lanes = Vec::new();
+                for _ in 0..REQUESTS {
+                    lanes.push(server.round_trips().await?);
+                }
+                measure(lanes, plan.time, Some(server.process_id())).await
+            }
+            Work::Requests => self.broker.as_mut().context("no broker")?.requests(plan, REQUESTS).await,
             Work::FetchTcp => self.broker.as_mut().context("no broker")?.fetch_tcp(plan).await,
             Work::ProduceInto { producers, into, reading } => {
                 self.broker.as_mut().context("no broker")?.produce_into(plan, producers, into, reading).await

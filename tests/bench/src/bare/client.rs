@@ -15,7 +15,7 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use super::{
     disk::Ack,
     quic,
-    server::{ACK_BYTES, FRAME_HEADER_BYTES, Ready, SENT_BYTES, check},
+    server::{ACK_BYTES, FRAME_HEADER_BYTES, MESSAGE_BYTES, Ready, SENT_BYTES, check},
     tcp::{ANSWER_BYTES, TcpLane},
 };
 use crate::{
@@ -89,6 +89,13 @@ impl BareServer {
             let (endpoint, connection) = connect(quic, &certificate).await?;
             FetchLane::open(&connection, b"f", Some(endpoint)).await
         }
+    }
+
+    /// Somebody who sends small messages back and forth on a stream of its own.
+    pub(crate) async fn round_trips(&self) -> anyhow::Result<RoundTripLane> {
+        let (mut send, receive) = self.connection.open_bi().await?;
+        send.write_all(b"r").await?;
+        Ok(RoundTripLane { send, receive })
     }
 
     /// A reader of the file that is sent over TCP, part after part.
@@ -166,6 +173,21 @@ impl Lane for FetchLane {
             bytes += chunk.bytes.len() as u64;
         }
         Ok(Moved { bytes, records: 0 })
+    }
+}
+
+/// Sends a small message and waits for it to come back.
+pub(crate) struct RoundTripLane {
+    send: SendStream,
+    receive: RecvStream,
+}
+
+impl Lane for RoundTripLane {
+    async fn step(&mut self) -> anyhow::Result<Moved> {
+        let mut message = [7; MESSAGE_BYTES];
+        self.send.write_all(&message).await?;
+        self.receive.read_exact(&mut message).await?;
+        Ok(Moved { bytes: MESSAGE_BYTES as u64, records: 1 })
     }
 }
 

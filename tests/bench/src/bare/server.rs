@@ -6,6 +6,7 @@
 //!   'd' 'p' 't'  produce, durable or to the page cache or durable and written twice:
 //!                { u32 length, u32 correlation, batch }  ->  { u32 correlation, u64 offset }
 //!   'f' 'g'      fetch, from memory, or from a file and checked:  -> bytes without end
+//!   'r'          round trips: 64 bytes  ->  the same
 //!   's'          statistics: -> what the disk did since last asked, as text; the second copy is let go
 //! ```
 
@@ -39,6 +40,8 @@ pub(super) const FRAME_HEADER_BYTES: usize = 8;
 pub(super) const ACK_BYTES: usize = 12;
 /// How large the file is that is sent over TCP.
 pub(super) const SENT_BYTES: usize = 256 << 20;
+/// Of a round trip, about what a small request and its answer take.
+pub(super) const MESSAGE_BYTES: usize = 64;
 /// How much of the memory goes into one write of a fetch.
 const FETCH_CHUNK_BYTES: usize = 256 << 10;
 
@@ -91,6 +94,13 @@ async fn serve(mut send: SendStream, mut receive: RecvStream, disk: Disk, sent: 
             send.write_chunk(MEMORY.clone()).await?;
         },
         b"g" => send_file(send, &sent).await,
+        b"r" => {
+            let mut message = [0; MESSAGE_BYTES];
+            loop {
+                receive.read_exact(&mut message).await?;
+                send.write_all(&message).await?;
+            }
+        }
         b"s" => {
             let told = disk.stats.lock().unwrap_or_else(PoisonError::into_inner).take();
             disk.second.start_anew()?;
