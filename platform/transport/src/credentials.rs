@@ -1,6 +1,6 @@
 //! What a listener shows to clients and asks them for, on QUIC and TCP alike; replaced while it listens.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
 use quinn::{EndpointConfig, crypto::rustls::QuicServerConfig};
@@ -24,6 +24,7 @@ impl std::fmt::Debug for Credentials {
 struct Configs {
     quic: Arc<QuicServerConfig>,
     tcp: Arc<rustls::ServerConfig>,
+    ends: Option<SystemTime>,
 }
 
 impl Credentials {
@@ -45,6 +46,12 @@ impl Credentials {
         Ok(())
     }
 
+    /// When the certificate ends that is shown now; none where that cannot be told.
+    #[must_use]
+    pub fn not_after(&self) -> Option<SystemTime> {
+        self.current.load().ends
+    }
+
     pub(crate) fn endpoint(&self) -> EndpointConfig {
         self.endpoint.clone()
     }
@@ -62,6 +69,7 @@ impl Configs {
     fn new(identity: &ServerIdentity, clients: Option<&ClientCheck>) -> Result<Self, ListenError> {
         let quic = QuicServerConfig::try_from(tls::server(identity, clients)?);
         let quic = quic.map_err(|error| ListenError::Tls(error.to_string()))?;
-        Ok(Self { quic: Arc::new(quic), tcp: Arc::new(tls::tcp_server(identity, clients)?) })
+        let tcp = Arc::new(tls::tcp_server(identity, clients)?);
+        Ok(Self { quic: Arc::new(quic), tcp, ends: identity.not_after() })
     }
 }

@@ -25,6 +25,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
+use x509_parser::parse_x509_certificate;
 
 use crate::{Trust, tls};
 
@@ -49,6 +50,14 @@ impl ServerIdentity {
     /// What the client would say.
     pub fn is_believed_at(&self, host: &str) -> Result<(), String> {
         tls::believable(self, host).map_err(|error| error.to_string())
+    }
+
+    /// When the certificate ends; none where that cannot be told.
+    #[must_use]
+    pub fn not_after(&self) -> Option<SystemTime> {
+        let (_, certificate) = parse_x509_certificate(self.chain.first()?).ok()?;
+        let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 }
 
@@ -91,6 +100,12 @@ pub enum IdentityError {
         /// Why.
         detail: String,
     },
+    /// There is no CA, and none is to be made: clients trust the one that was there.
+    #[error("{} is gone: put it back from a copy, or restart the broker to have a new CA made", .path.display())]
+    CaGone {
+        /// Which file.
+        path: PathBuf,
+    },
     /// Making a key or certificate failed.
     #[error("cannot make a {what}: {detail}")]
     Make {
@@ -117,16 +132,28 @@ struct Issued {
 /// # Errors
 /// [`IdentityError::Damaged`] when a file that clients depend on (the CA) is unreadable: it is never replaced silently.
 pub fn ensure(dir: &Path, hosts: &[String]) -> Result<ServerIdentity, IdentityError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| IdentityError::Io {
-        action: "create",
-        path: dir.into(),
-        source,
-    })?;
+    ensure_with(dir, hosts, true)
+}
+
+/// As [`ensure`], while clients trust the CA that there was: the certificate is made again where it must be, and no other CA.
+///
+/// # Errors
+/// [`IdentityError::CaGone`]; as for [`ensure`].
+pub fn renew(dir: &Path, hosts: &[String]) -> Result<ServerIdentity, IdentityError> {
+    ensure_with(dir, hosts, false)
+}
+
+fn ensure_with(dir: &Path, hosts: &[String], may_make_ca: bool) -> Result<ServerIdentity, IdentityError> {
+    // Who puts back what has gone finds nothing in its place.
+    if may_make_ca {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|source| IdentityError::Io { action: "create", path: dir.into(), source })?;
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let names: BTreeSet<String> =
         ["localhost", "127.0.0.1", "::1"].map(String::from).into_iter().chain(hosts.iter().cloned()).collect();
 
-    let (ca_pem, ca_key, new_ca) = ensure_ca(dir)?;
+    let (ca_pem, ca_key, new_ca) = ensure_ca(dir, may_make_ca)?;
     let ca_path = dir.join("ca.pem");
     let trust = Trust::from_pem(&ca_pem, "it").map_err(|error| damaged(&ca_path, CERTIFICATE, error.detail))?;
     let identity = |(chain, key)| ServerIdentity { chain, key, ca_pem: ca_pem.clone() };
@@ -155,13 +182,16 @@ fn damaged(path: &Path, expected: &str, detail: impl std::fmt::Display) -> Ident
 }
 
 /// The CA's certificate and key, and whether they were made now.
-fn ensure_ca(dir: &Path) -> Result<(String, KeyPair, bool), IdentityError> {
+fn ensure_ca(dir: &Path, may_be_made: bool) -> Result<(String, KeyPair, bool), IdentityError> {
     let (pem_path, key_path) = (dir.join("ca.pem"), dir.join("ca.key"));
     // The key is written first: a certificate without its key would be a CA that clients trust and nobody can use.
     if let Some(pem) = read(&pem_path)? {
         let key = read(&key_path)?.ok_or_else(|| damaged(&key_path, KEY, "it is missing"))?;
         let key = KeyPair::from_pem(&key).map_err(|error| damaged(&key_path, KEY, error))?;
         return Ok((pem, key, false));
+    }
+    if !may_be_made {
+        return Err(IdentityError::CaGone { path: pem_path });
     }
     let make = |error: rcgen::Error| IdentityError::Make { what: "CA", detail: error.to_string() };
     let key = KeyPair::generate().map_err(make)?;
@@ -306,6 +336,35 @@ mod tests {
         let second = ensure(&tls, &[]).unwrap();
         assert_eq!(first.ca_pem, second.ca_pem);
         assert_eq!(first.chain, second.chain);
+    }
+
+    #[test]
+    fn a_certificate_says_when_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let issued: Issued = {
+            ensure(dir.path(), &[]).unwrap();
+            serde_json::from_str(&fs::read_to_string(dir.path().join("server.json")).unwrap()).unwrap()
+        };
+        let ends = ensure(dir.path(), &[]).unwrap().not_after().unwrap();
+        assert_eq!(ends.duration_since(UNIX_EPOCH).unwrap().as_secs(), issued.not_after);
+    }
+
+    #[test]
+    fn while_clients_trust_a_ca_no_other_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = renew(dir.path(), &[]).unwrap_err();
+        assert!(matches!(error, IdentityError::CaGone { .. }), "{error}");
+        let first = ensure(dir.path(), &[]).unwrap();
+        assert_eq!(renew(dir.path(), &[]).unwrap(), first);
+        let second = renew(dir.path(), &["other.example".into()]).unwrap();
+        assert_eq!(second.ca_pem, first.ca_pem);
+        fs::rename(dir.path().join("ca.pem"), dir.path().join("away")).unwrap();
+        let error = renew(dir.path(), &[]).unwrap_err().to_string();
+        assert!(error.contains("ca.pem is gone: put it back"), "{error}");
+        assert!(!dir.path().join("ca.pem").exists());
+        let none = dir.path().join("none");
+        let error = renew(&none, &[]).unwrap_err();
+        assert!(matches!(error, IdentityError::CaGone { .. }) && !none.exists(), "{error}");
     }
 
     #[test]

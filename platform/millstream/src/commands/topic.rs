@@ -2,12 +2,13 @@
 
 use clap::{ArgGroup, Args, Subcommand};
 use millstream_client::{Admin, CallError, ConfigChange, NewTopic, TopicDescription, TopicListing, ViewInfo};
-use millstream_model::{PARTITIONER, PARTITIONER_PARAM};
+use millstream_model::{PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS};
 use serde::Serialize;
 use serde_json::json;
 
 use super::connect::connect;
 use crate::{
+    failure::Usage,
     flags::{Common, Form, Named},
     output::{Details, Table, counted, joined},
     values::{Pair, pairs},
@@ -28,13 +29,37 @@ pub(crate) enum Topic {
     Delete(Named),
 }
 
-/// A topic to create.
-#[derive(Debug, Args)]
-#[command(after_help = "\
+/// How topics are created, and the names of what can be set of one.
+fn create_help() -> String {
+    let (mut text, mut line) = (String::from(CREATE_EXAMPLES), String::new());
+    for (at, setting) in TOPIC_SETTINGS.iter().enumerate() {
+        let separator = if at + 1 < TOPIC_SETTINGS.len() { "," } else { "" };
+        if line.len() + setting.key.len() > HELP_COLUMNS {
+            text.push_str(&format!("  {}\n", line.trim_end()));
+            line.clear();
+        }
+        line.push_str(&format!("{}{separator} ", setting.key));
+    }
+    text.push_str(&format!("  {}\n\n{CREATE_SEE}", line.trim_end()));
+    text
+}
+
+/// Where the lines of settings end.
+const HELP_COLUMNS: usize = 94;
+const CREATE_EXAMPLES: &str = "\
 Examples:
   millstream topic create greetings --partitions 3
   millstream topic create flights --partitions 6 --partitioner partition-by-field@1 --param field=tailnum
-  millstream topic create metrics --config millstream.durability=replicated")]
+  millstream topic create metrics --config millstream.durability=replicated
+
+Settings:
+";
+const CREATE_SEE: &str = "\
+They mean what they mean in Kafka; `millstream topic describe NAME` shows a topic's, `millstream topic alter` changes them.";
+
+/// A topic to create.
+#[derive(Debug, Args)]
+#[command(after_help = create_help())]
 pub(crate) struct Create {
     /// The topic's name.
     name: String,
@@ -70,12 +95,12 @@ fn at_least_one_more(text: &str) -> Result<i32, String> {
 }
 
 impl Create {
-    fn topic(self) -> NewTopic {
-        let mut configs = pairs(self.config);
+    fn topic(self) -> Result<NewTopic, Usage> {
+        let mut configs = pairs("--config", self.config)?;
         configs.extend(self.partitioner.map(|module| (PARTITIONER.to_owned(), module)));
-        let params = self.param.into_iter();
-        configs.extend(params.map(|param| (format!("{PARTITIONER_PARAM}{}", param.name), param.value)));
-        NewTopic { name: self.name, partitions: self.partitions, replicas: self.replicas, configs }
+        let params = pairs("--param", self.param)?.into_iter();
+        configs.extend(params.map(|(name, value)| (format!("{PARTITIONER_PARAM}{name}"), value)));
+        Ok(NewTopic { name: self.name, partitions: self.partitions, replicas: self.replicas, configs })
     }
 }
 
@@ -123,11 +148,12 @@ impl Alter {
     async fn run(self, admin: &Admin) -> anyhow::Result<()> {
         let Self { name, config, reset, partitions, partitioner, param, no_partitioner, form } = self;
         let compacts = config.iter().any(|pair| pair.name == "cleanup.policy" && pair.value.contains("compact"));
-        let set = pairs(config).into_iter().map(|(name, value)| ConfigChange::Set { name, value });
+        let (config, param) = (pairs("--config", config)?, pairs("--param", param)?);
+        let set = config.into_iter().map(|(name, value)| ConfigChange::Set { name, value });
         let changes: Vec<_> = set.chain(reset.into_iter().map(|name| ConfigChange::Reset { name })).collect();
         let (mut done, count, mut json) = (Vec::new(), changes.len(), json!({"name": name}));
         if partitioner.is_some() || no_partitioner {
-            admin.alter_partitioner(&name, partitioner.as_deref(), pairs(param), changes).await?;
+            admin.alter_partitioner(&name, partitioner.as_deref(), param, changes).await?;
             let by = partitioner.as_deref().unwrap_or("the key's hash");
             done.push(format!("topic {name} is routed by {by} now"));
             json["partitioner"] = partitioner.into();
@@ -272,7 +298,7 @@ impl Topic {
         match self {
             Self::Alter(alter) => alter.run(&admin).await,
             Self::Create(create) => {
-                let (form, topic) = (create.form, create.topic());
+                let (form, topic) = (create.form, create.topic()?);
                 let name = topic.name.clone();
                 let created = admin.create_topic(topic).await?;
                 let count = created.partitions.unwrap_or_default();
@@ -413,7 +439,7 @@ mod tests {
             ("millstream.partitioner", "by-field@1"),
             ("millstream.partitioner.param.field", "tailnum"),
         ];
-        let configs = create.topic().configs;
+        let configs = create.topic().unwrap().configs;
         assert!(configs.iter().map(|(name, value)| (name.as_str(), value.as_str())).eq(expected), "{configs:?}");
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     failure::{NotBuilt, Usage},
     flags::{Common, Form, Named},
     output::{Details, Output, Table, joined, say},
-    values::Pair,
+    values::{Pair, pairs},
 };
 
 /// What to do with transforms.
@@ -158,7 +158,7 @@ impl Deploy {
             let what = format!("--lanes {}: more than one of the lanes of a partition", self.lanes);
             return Err(NotBuilt::new(what, "leave it out, and give the topic more partitions").into());
         }
-        let params = self.param.into_iter().map(|pair| WirePair { name: pair.name, value: pair.value });
+        let params = pairs("--param", self.param)?.into_iter().map(|(name, value)| WirePair { name, value });
         let (outputs, form) = topics_and_form(self.output)?;
         let request = TransformDeployRequest {
             name: self.name,

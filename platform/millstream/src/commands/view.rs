@@ -84,7 +84,7 @@ impl View {
         let admin = client.admin();
         match self {
             Self::Create(Create { name, topic, chain, param, form }) => {
-                let id = admin.create_view(&name, &topic, &chain, &pairs(param)).await?;
+                let id = admin.create_view(&name, &topic, &chain, &pairs("--param", param)?).await?;
                 let sentence = format!("view {name} shows topic {topic} through {}", joined(&chain));
                 form.output.done(&json!({"name": name, "view_id": id.to_string()}), &sentence)
             }

@@ -322,7 +322,7 @@ impl Running {
         };
         let quic = listeners.quic.clone();
         let broker = Arc::new(prepared.serve(vec![listeners.quic, listeners.tcp]));
-        site.serves(broker.clone());
+        site.serves(broker.clone(), keeper.credentials().clone());
         let told = Told { address: settings.address(bound), data_dir: data_dir.clone() };
         let profile = told.write(keeper.ca_pem().to_owned());
         Ok(Self { broker, quic, bound, http, keeper, told, profile, is_new })

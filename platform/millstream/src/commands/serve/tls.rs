@@ -5,11 +5,14 @@
 //! look like a whole one: unless SIGHUP says that it is done, a change counts only when it was found the same twice, a second apart. The
 //! development certificate is made again in the same way, in time; what is gone of it is not, while the broker runs.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
 
-use anyhow::{Context, bail};
 use millstream_transport::{
-    ClientCheck, Credentials, ServerIdentity, identity,
+    ClientCheck, Credentials, ServerIdentity,
+    identity::{self, IdentityError},
     own::{self, OwnError},
 };
 use tracing::{error, info, warn};
@@ -24,6 +27,9 @@ use crate::{failure::explain, signals::Hangup};
 const CHECK_PAUSE: Duration = Duration::from_secs(10);
 /// How long what has changed must stay as it is.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// An operator's certificate that ends within so many days is warned of, once a day.
+const WARN_DAYS: u64 = 30;
 
 /// Where it all comes from.
 #[derive(Clone, Debug)]
@@ -55,22 +61,25 @@ impl Source {
     }
 
     fn look(&self) -> anyhow::Result<Found> {
-        let (own, clients) = read(&self.tls)?;
-        let identity = match own {
-            Some(own) => own,
-            None => identity::ensure(&self.made(), &self.hosts)
-                .with_context(|| format!("cannot use the data directory {}", self.data_dir.display()))?,
-        };
-        Ok(Found { identity, clients })
+        self.look_with(identity::ensure)
     }
 
     /// The same while the broker runs: clients trust the CA that there was at its start, so that no other one is made.
     fn look_again(&self) -> anyhow::Result<Found> {
-        let ca = self.made().join("ca.pem");
-        if self.tls.own.is_none() && !ca.exists() {
-            bail!("{} is gone: put it back from a copy, or restart the broker to have a new CA made", ca.display());
-        }
-        self.look()
+        self.look_with(identity::renew)
+    }
+
+    fn look_with(&self, make: fn(&Path, &[String]) -> Result<ServerIdentity, IdentityError>) -> anyhow::Result<Found> {
+        let (own, clients) = read(&self.tls)?;
+        let identity = match own {
+            Some(own) => own,
+            None => make(&self.made(), &self.hosts).map_err(|error| match error {
+                error @ IdentityError::CaGone { .. } => error.into(),
+                error => anyhow::Error::new(error)
+                    .context(format!("cannot use the data directory {}", self.data_dir.display())),
+            })?,
+        };
+        Ok(Found { identity, clients })
     }
 
     /// Where the certificate of the broker's own making is.
@@ -91,6 +100,28 @@ impl Source {
             }
         }
     }
+
+    /// Says that an operator's certificate ends soon; the broker's own is made again in time.
+    fn warn_of_end(&self, identity: &ServerIdentity) {
+        let Some(own) = &self.tls.own else { return };
+        let certificate = own.certificate.display();
+        match identity.not_after().map(|ends| days_left(ends, SystemTime::now())) {
+            Some(0) => {
+                warn!("the certificate in {certificate} has ended or ends today: clients refuse it then; replace it")
+            }
+            Some(days) if days <= WARN_DAYS => {
+                warn!(
+                    "the certificate in {certificate} ends in {days} days: replace it in time, the broker needs no restart"
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whole days, 0 once it has ended.
+fn days_left(ends: SystemTime, now: SystemTime) -> u64 {
+    ends.duration_since(now).unwrap_or_default().as_secs() / DAY.as_secs()
 }
 
 /// Whether the operator's files can be used.
@@ -117,6 +148,7 @@ impl Keeper {
     pub(super) fn start(source: Source) -> anyhow::Result<Self> {
         let found = source.look()?;
         source.warn(&found.identity);
+        source.warn_of_end(&found.identity);
         let credentials = Credentials::new(&found.identity, found.clients.as_ref())?;
         Ok(Self { source, found, credentials })
     }
@@ -132,8 +164,12 @@ impl Keeper {
 
     /// Never ends.
     pub(super) async fn keep(mut self, mut hangup: Hangup, told: Told) {
-        let mut settling = Settling::default();
+        let (mut settling, mut warned) = (Settling::default(), Instant::now());
         loop {
+            if warned.elapsed() >= DAY {
+                self.source.warn_of_end(&self.found.identity);
+                warned = Instant::now();
+            }
             let pause = if settling.is_waiting() { SETTLE_PAUSE } else { CHECK_PAUSE };
             let asked = tokio::select! {
                 () = hangup.next() => true,
@@ -161,6 +197,7 @@ impl Keeper {
         let exchanged = self.credentials.replace(&found.identity, found.clients.as_ref());
         exchanged.map_err(|error| explain(&error))?;
         self.source.warn(&found.identity);
+        self.source.warn_of_end(&found.identity);
         info!("the certificates were replaced: new connections are shown and asked for what the files hold now");
         if found.identity.ca_pem != self.found.identity.ca_pem {
             let (told, ca_pem) = (told.clone(), found.identity.ca_pem.clone());
@@ -251,6 +288,14 @@ mod tests {
             assert_eq!(settling.is_waiting(), done.last().is_some_and(|done| done == "wait"));
         }
         assert_eq!(done, expected, "{looks:?}");
+    }
+
+    #[test]
+    fn days_that_are_left_are_whole_ones() {
+        let now = SystemTime::now();
+        let left = |hours: u64| days_left(now + Duration::from_secs(hours * 60 * 60), now);
+        assert_eq!([0, 23, 24, 47, 24 * 30].map(left), [0, 0, 1, 1, 30]);
+        assert_eq!(days_left(now - DAY, now), 0);
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn list() -> Answer {
 
 fn ready(site: &Site) -> Answer {
     let unready = |reason: &str| json(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "reason": reason}));
-    let Some(broker) = site.broker.get() else { return unready("the broker is starting") };
+    let Some((broker, _)) = site.broker.get() else { return unready("the broker is starting") };
     match broker.readiness() {
         Ok(Readiness { partitions_led, partitions_out_of_service }) => json(
             StatusCode::OK,
@@ -130,11 +130,11 @@ fn ready(site: &Site) -> Answer {
 /// those who send records.
 async fn scrape(site: &Site) -> Answer {
     let turn = site.scraping.clone().lock_owned().await;
-    let broker = site.broker.get().cloned();
+    let serving = site.broker.get().cloned();
     let work = move || {
         // Held to the end, also where nobody waits for it any more.
         let _turn = turn;
-        metrics::now(broker.as_deref())
+        metrics::now(serving.as_ref().map(|(broker, credentials)| (&**broker, credentials.not_after())))
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(text) => answer_with(StatusCode::OK, metrics::CONTENT_TYPE, text),

@@ -18,6 +18,7 @@ use anyhow::{Context, bail};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use millstream_broker::Broker;
+use millstream_transport::Credentials;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
@@ -46,8 +47,8 @@ const _: () = assert!(BUFFER_BYTES_MAX > HEADER_BYTES_MAX);
 
 /// What the server tells of.
 pub(crate) struct Site {
-    /// Once it serves.
-    broker: OnceLock<Arc<Broker>>,
+    /// Once it serves; and what its listeners show.
+    broker: OnceLock<(Arc<Broker>, Credentials)>,
     log: LogFilter,
     /// Held while metrics are gathered.
     scraping: Arc<tokio::sync::Mutex<()>>,
@@ -62,9 +63,9 @@ impl Site {
     }
 
     /// The broker serves from now on.
-    pub(crate) fn serves(&self, broker: Arc<Broker>) {
+    pub(crate) fn serves(&self, broker: Arc<Broker>, credentials: Credentials) {
         // It starts once.
-        let _ = self.broker.set(broker);
+        let _ = self.broker.set((broker, credentials));
     }
 }
 

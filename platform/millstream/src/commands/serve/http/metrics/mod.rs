@@ -9,7 +9,10 @@ mod process;
 mod tests;
 mod text;
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use millstream_broker::{Broker, Metrics, TopicMetrics, TransformMetrics};
 
@@ -21,18 +24,21 @@ use self::{
 /// What the answer is.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The broker now; none: it is starting, and there is little to tell. Blocks for as long as it takes to look at each log.
-pub(super) fn now(broker: Option<&Broker>) -> String {
+/// The broker now, and when the certificate of its listeners ends; none: it is starting, and there is little to tell. Blocks for as
+/// long as it takes to look at each log.
+pub(super) fn now(serving: Option<(&Broker, Option<SystemTime>)>) -> String {
     let process =
         Process::now().inspect_err(|error| tracing::debug!(%error, "the process's own numbers are not told")).ok();
-    render(broker.map(Broker::metrics).as_ref(), process.as_ref())
+    let metrics = serving.map(|(broker, _)| broker.metrics());
+    render(metrics.as_ref(), serving.and_then(|(_, ends)| ends), process.as_ref())
 }
 
-fn render(broker: Option<&Metrics>, process: Option<&Process>) -> String {
+fn render(broker: Option<&Metrics>, certificate_ends: Option<SystemTime>, process: Option<&Process>) -> String {
     let mut page = Page { text: Text::default() };
     page.program(broker);
     if let Some(metrics) = broker {
         page.connections(metrics);
+        page.certificate(certificate_ends);
         page.requests(metrics);
         page.topics(metrics);
         page.logs(metrics);
@@ -105,6 +111,15 @@ impl Page {
             "millstream_disk_full",
             "1 while records and new topics are refused for want of room on the disk.",
             u8::from(broker.disk_full),
+        );
+    }
+
+    fn certificate(&mut self, ends: Option<SystemTime>) {
+        let Some(ends) = ends.and_then(|ends| ends.duration_since(UNIX_EPOCH).ok()) else { return };
+        self.gauge(
+            "millstream_tls_certificate_end_time_seconds",
+            "When the certificate that listeners show ends, since 1970.",
+            ends.as_secs(),
         );
     }
 

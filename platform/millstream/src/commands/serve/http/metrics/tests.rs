@@ -113,7 +113,8 @@ fn process() -> Process {
 }
 
 fn read(metrics: Option<&Metrics>) -> Vec<Family> {
-    let text = render(metrics, Some(&process()));
+    let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let text = render(metrics, Some(ends), Some(&process()));
     parse(&text).unwrap_or_else(|error| panic!("{error:#}\n{text}"))
 }
 
@@ -131,6 +132,7 @@ fn what_is_written_is_well_formed_and_true() {
         ("millstream_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0),
         ("millstream_start_time_seconds", &[], 1_700_000_000.25),
         ("millstream_ready", &[], 1.0),
+        ("millstream_tls_certificate_end_time_seconds", &[], 1_800_000_000.0),
         ("millstream_connections_refused_total", &[("transport", "quic")], 3.0),
         ("millstream_requests_total", &[("api", "Fetch")], 12.0),
         ("millstream_request_errors_total", &[("api", "Produce")], 1.0),
