@@ -147,7 +147,9 @@ impl Partition {
 
     fn check_fence(fence: &Fence, asked: RoutingEpoch) -> Result<(), PartitionAppendError> {
         match fence.epoch {
-            current if asked.0 >= 0 && asked != current => Err(PartitionAppendError::StaleRouting { asked, current }),
+            current if asked.is_known() && asked != current => {
+                Err(PartitionAppendError::StaleRouting { asked, current })
+            }
             _ => Ok(()),
         }
     }
@@ -210,10 +212,10 @@ impl Partition {
         batches: Vec<Bytes>,
         acks: Acks,
     ) -> Result<PendingAppend, PartitionAppendError> {
-        self.append_routed(batches, acks, RoutingEpoch(-1))
+        self.append_routed(batches, acks, RoutingEpoch::UNKNOWN)
     }
 
-    /// As [`Partition::append`], of batches that were placed in a routing epoch; -1: that is not said.
+    /// As [`Partition::append`], of batches that were placed in a routing epoch, if that is said.
     pub(crate) fn append_routed(
         self: &Arc<Self>,
         mut batches: Vec<Bytes>,

@@ -141,6 +141,17 @@ impl LeaderEpoch {
     pub const UNKNOWN: Self = Self(-1);
 }
 
+impl RoutingEpoch {
+    /// "Unknown": who has placed the records does not say, as no Kafka client does.
+    pub const UNKNOWN: Self = Self(-1);
+
+    /// Whether it is said.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        self.0 >= 0
+    }
+}
+
 /// One partition of one topic, by identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TopicPartition {

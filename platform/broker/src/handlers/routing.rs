@@ -53,7 +53,7 @@ async fn place(
     topic: &Topic,
     request: &AssignRequest,
 ) -> Result<Vec<PartitionId>, WireError> {
-    if request.routing_epoch.0 >= 0 && request.routing_epoch != topic.routing_epoch {
+    if request.routing_epoch.is_known() && request.routing_epoch != topic.routing_epoch {
         let (asked, current) = (request.routing_epoch, topic.routing_epoch);
         let message = format!("routing epoch {asked}; {} is in epoch {current}", topic.name);
         return Err(WireError::new(ErrorCode::StaleRouting, message));

@@ -15,7 +15,7 @@ message! {
         pub topic: String,
         /// The routing epoch that the client knows; -1 is none. Another one than the topic's is
         /// [`ErrorCode::StaleRouting`], because then what the frame must hold may have changed too.
-        pub routing_epoch: RoutingEpoch = RoutingEpoch(-1),
+        pub routing_epoch: RoutingEpoch = RoutingEpoch::UNKNOWN,
         /// How many records the frame has.
         pub count: i32,
         /// The records as a Wasm frame, version 1; values and headers elided unless [`TopicRouting`] says that they are
@@ -34,7 +34,7 @@ message! {
         /// Which record of the frame it is about; -1 is none in particular.
         pub error_record: i32 = -1,
         /// The routing epoch of the choice; with [`ErrorCode::StaleRouting`] the topic's.
-        pub routing_epoch: RoutingEpoch = RoutingEpoch(-1),
+        pub routing_epoch: RoutingEpoch = RoutingEpoch::UNKNOWN,
         /// One for each record, in the frame's order.
         pub partitions: Vec<PartitionId>,
     }
@@ -72,7 +72,7 @@ message! {
         /// How many partitions it has.
         pub partitions: i32,
         /// Counts the changes of partitioner and number of partitions.
-        pub routing_epoch: RoutingEpoch = RoutingEpoch(-1),
+        pub routing_epoch: RoutingEpoch = RoutingEpoch::UNKNOWN,
         /// The partitioner, `name@version`; null when clients choose by the key's hash.
         pub partitioner: Option<String>,
         /// Whether the partitioner sees values.

@@ -37,7 +37,7 @@ message! {
         pub records: Option<Bytes>,
         /// Ours: the routing epoch in which a partitioner chose this partition, -1 when none did. A broker that has opened
         /// a later one answers [`ErrorCode::StaleRouting`].
-        pub routing_epoch: RoutingEpoch [tag 20000] = RoutingEpoch(-1),
+        pub routing_epoch: RoutingEpoch [tag 20000] = RoutingEpoch::UNKNOWN,
     }
 }
 

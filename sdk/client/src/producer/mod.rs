@@ -289,7 +289,7 @@ impl Producer {
         let timestamp = timestamp.unwrap_or_else(|| TimestampMs(self.shared.cluster.env.clock.wall_ms()));
         let item = Item { key, value, headers, timestamp, pending };
         match partition {
-            Some(partition) => topic.push(&self.shared, partition, Entry::Record(item, RoutingEpoch(-1))),
+            Some(partition) => topic.push(&self.shared, partition, Entry::Record(item, RoutingEpoch::UNKNOWN)),
             None => topic.place(&self.shared, item),
         }
         Ok(delivery)

@@ -151,7 +151,7 @@ impl Queue {
                 Some(Entry::Record(item, routing_epoch)) => self.take(Entry::Record(item, routing_epoch)),
                 // It goes as it is, without a number: nothing else is under way then.
                 Some(Entry::Encoded(bytes, pending)) if self.window.is_empty() => {
-                    self.push(Batch::new(bytes, RoutingEpoch(-1), vec![pending], deadline), 1, true);
+                    self.push(Batch::new(bytes, RoutingEpoch::UNKNOWN, vec![pending], deadline), 1, true);
                 }
                 // All before it have their fate.
                 Some(Entry::Turn(tell)) if self.window.is_empty() => {
@@ -346,7 +346,7 @@ impl Queue {
     fn failed(&mut self, serial: u64, error: CallError) {
         let Some(batch) = self.window.batch(serial) else { return };
         let epoch = batch.routing_epoch;
-        if error.code() == Some(ErrorCode::StaleRouting) && epoch.0 >= 0 {
+        if error.code() == Some(ErrorCode::StaleRouting) && epoch.is_known() {
             // It is certainly not in the log, nor will it be.
             if let Some(batch) = self.window.failed(serial, Failure::Final) {
                 tracing::debug!(topic = %self.topic, partition = %self.partition, %epoch, "is placed anew");
@@ -438,7 +438,7 @@ async fn attempt(
     let channel = cluster.channel(Target::Broker(leader), Role::Produce(stream)).await?;
     let timeout = cluster.options.request_timeout;
     // Of what is not answered, nobody would hear that it is placed anew.
-    let routing_epoch = if options.acks == Acks::None { RoutingEpoch(-1) } else { routing_epoch };
+    let routing_epoch = if options.acks == Acks::None { RoutingEpoch::UNKNOWN } else { routing_epoch };
     let data = PartitionProduceData { index: partition, records: Some(records), routing_epoch };
     let request = ProduceRequest {
         transactional_id: None,

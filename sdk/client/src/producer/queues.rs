@@ -40,7 +40,7 @@ pub(super) struct Spread {
 
 impl Default for Spread {
     fn default() -> Self {
-        Self { cuts: AtomicU64::new(0), out: Mutex::default(), stale: watch::Sender::new(RoutingEpoch(-1)) }
+        Self { cuts: AtomicU64::new(0), out: Mutex::default(), stale: watch::Sender::new(RoutingEpoch::UNKNOWN) }
     }
 }
 
@@ -52,12 +52,12 @@ impl Spread {
 
     /// Nothing of that epoch is left. (Epochs begin anew where a topic is deleted and another one made under its name.)
     pub(super) fn clear_stale(&self) {
-        self.set_stale(RoutingEpoch(-1));
+        self.set_stale(RoutingEpoch::UNKNOWN);
     }
 
     /// Whether records that were placed in this routing epoch are to be placed anew.
     pub(super) fn is_stale(&self, epoch: RoutingEpoch) -> bool {
-        epoch.0 >= 0 && epoch == *self.stale.borrow()
+        epoch.is_known() && epoch == *self.stale.borrow()
     }
 
     /// Tells when another epoch is over.

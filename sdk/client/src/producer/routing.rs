@@ -41,7 +41,12 @@ impl Routing {
             Ok(response) => response,
             // A broker that has no partitioners at all.
             Err(CallError::NotServed { .. }) => {
-                return Ok(Rules { partitions, epoch: RoutingEpoch(-1), partitioner: false, needs: Needs::default() });
+                return Ok(Rules {
+                    partitions,
+                    epoch: RoutingEpoch::UNKNOWN,
+                    partitioner: false,
+                    needs: Needs::default(),
+                });
             }
             Err(error) => return Err(error),
         };

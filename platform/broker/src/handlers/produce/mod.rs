@@ -103,7 +103,7 @@ impl Placed {
     fn epoch(self) -> RoutingEpoch {
         match self {
             Self::Asked(epoch) | Self::Verified(epoch) => epoch,
-            Self::Alone => RoutingEpoch(-1),
+            Self::Alone => RoutingEpoch::UNKNOWN,
         }
     }
 }
@@ -189,7 +189,7 @@ fn check_partition(
     // What is refused is not looked into.
     let looks_into = admitted.is_ok() && compression != Compression::None;
     let packed = looks_into.then(|| unpacked_bytes_max(partition.batch_bytes_max()));
-    let placed = if data.routing_epoch.0 < 0 { Placed::Alone } else { Placed::Asked(data.routing_epoch) };
+    let placed = if data.routing_epoch.is_known() { Placed::Asked(data.routing_epoch) } else { Placed::Alone };
     let (records_bytes, refused) = (batch.header().section_bytes(), admitted.err().map(Arc::new));
     Ok(CheckedBatch { partition, batch, placed, records_bytes, packed, refused })
 }
