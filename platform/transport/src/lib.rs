@@ -28,6 +28,7 @@ mod socket;
 mod tcp;
 mod tcp_tls;
 mod tls;
+mod windows;
 
 use std::{
     net::{SocketAddr, UdpSocket},

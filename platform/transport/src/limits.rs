@@ -13,7 +13,7 @@ pub struct Limits {
     pub connections_max: usize,
     /// Of those, connections from one address (of IPv6: one network of 64 bits).
     pub connections_per_address_max: usize,
-    /// Handshakes under way at the same time, per listener. More are refused.
+    /// Handshakes under way at the same time, per listener, of which one address may have a quarter. More are refused.
     pub handshakes_max: usize,
     /// From this many handshakes under way, a QUIC client must first prove its address (Retry).
     pub retry_above: usize,
@@ -21,7 +21,8 @@ pub struct Limits {
     pub streams_max: u32,
     /// Bytes that may be under way to us on one QUIC stream.
     pub stream_window_bytes: u32,
-    /// Bytes that may be under way to us on one QUIC connection.
+    /// Bytes that may be under way to us on one QUIC connection. The connections of a listener have a part of
+    /// [`Limits::budget`] together: many of them have less each.
     pub connection_window_bytes: u32,
     /// Bytes that we hold until the peer has acknowledged them, per QUIC connection.
     pub send_window_bytes: u64,

@@ -10,6 +10,9 @@ use millstream_env::network;
 
 use crate::Limits;
 
+/// Part of [`Limits::handshakes_max`] that one address may have under way: one that only begins them does not keep others out.
+const ADDRESS_SHARE: usize = 4;
+
 /// A listener's places. Cloning shares them.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
@@ -46,6 +49,17 @@ impl Places {
     pub(crate) fn new(limits: &Limits) -> Self {
         let (max, per_address_max) = (limits.connections_max, limits.connections_per_address_max);
         Self { taken: Arc::default(), max, per_address_max }
+    }
+
+    /// Places for handshakes, which connections have beside their own until they stand.
+    pub(crate) fn for_handshakes(limits: &Limits) -> Self {
+        let max = limits.handshakes_max;
+        Self { taken: Arc::default(), max, per_address_max: (max / ADDRESS_SHARE).max(1) }
+    }
+
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).all
     }
 
     /// A place for a connection from `address`. IPv6 hosts own whole networks of 64 bits, which count as one address.
@@ -108,6 +122,16 @@ mod tests {
         let _again = take("10.0.0.1").unwrap();
         assert_eq!(places.refused(), 2);
         assert_eq!(places.taken.lock().unwrap().by_address.len(), 2, "refused addresses leave nothing behind");
+    }
+
+    #[test]
+    fn one_address_has_a_quarter_of_the_handshakes() {
+        let handshakes = Places::for_handshakes(&Limits { handshakes_max: 8, ..Limits::default() });
+        let take = |address: &str| handshakes.take(address.parse().unwrap());
+        let _two = [take("10.0.0.1").unwrap(), take("10.0.0.1").unwrap()];
+        assert_eq!(take("10.0.0.1").unwrap_err(), NoPlace::AddressFull(2));
+        let _third = take("10.0.0.2").unwrap();
+        assert_eq!(handshakes.taken(), 3);
     }
 
     #[test]

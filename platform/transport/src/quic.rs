@@ -9,7 +9,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -23,7 +23,7 @@ use quinn::{
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    sync::{Mutex, OnceCell, Semaphore, mpsc},
+    sync::{Mutex, OnceCell, mpsc},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -35,6 +35,7 @@ use crate::{
     seldom::Seldom,
     socket::{CappedSocket, LOOPBACK_MTU, bind_udp, resolve},
     tls,
+    windows::{Window, Windows},
 };
 
 const TRANSPORT: &str = "quic";
@@ -125,7 +126,12 @@ impl QuicNet {
         let (tls, shown) = tls::client(trust, &self.alpn).map_err(|error| other(error.to_string()))?;
         let tls = QuicClientConfig::try_from(tls).map_err(|error| other(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(tls));
-        config.transport_config(Arc::new(transport(&self.limits, candidate.ip(), Side::Client)));
+        config.transport_config(Arc::new(transport(
+            &self.limits,
+            candidate.ip(),
+            Side::Client,
+            self.limits.connection_window_bytes,
+        )));
         let endpoint =
             self.endpoint(candidate).await.map_err(|source| ConnectError::Io { address: address.into(), source })?;
         let connecting = endpoint.connect_with(config, candidate, host).map_err(|error| other(error.to_string()))?;
@@ -173,12 +179,12 @@ enum Side {
     Server,
 }
 
-/// quinn's settings for a connection with `peer`.
-fn transport(limits: &Limits, peer: IpAddr, side: Side) -> TransportConfig {
+/// quinn's settings for a connection with `peer`, on which so many bytes may be under way to us.
+fn transport(limits: &Limits, peer: IpAddr, side: Side, window: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .stream_receive_window(VarInt::from_u32(limits.stream_window_bytes))
-        .receive_window(VarInt::from_u32(limits.connection_window_bytes))
+        .receive_window(VarInt::from_u32(window))
         .send_window(limits.send_window_bytes)
         .initial_rtt(INITIAL_RTT)
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -335,23 +341,21 @@ impl QuicListener {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let fail = |address| move |source| ListenError::Bind { protocol: "UDP", address, source };
         let address = socket.local_addr().map_err(fail(unknown))?;
-        let mut far = ServerConfig::with_crypto(credentials.quic());
-        far.max_incoming(limits.handshakes_max);
-        let mut near = far.clone();
-        far.transport_config(Arc::new(transport(limits, Ipv4Addr::UNSPECIFIED.into(), Side::Server)));
-        near.transport_config(Arc::new(transport(limits, Ipv4Addr::LOCALHOST.into(), Side::Server)));
-        let endpoint = endpoint(socket, credentials.endpoint(), Some(far.clone())).map_err(fail(address))?;
+        let mut config = ServerConfig::with_crypto(credentials.quic());
+        config.max_incoming(limits.handshakes_max);
+        let endpoint = endpoint(socket, credentials.endpoint(), Some(config.clone())).map_err(fail(address))?;
         let closed = CancellationToken::new();
         let (tx, rx) = mpsc::channel(BACKLOG);
         let places = Places::new(limits);
         let acceptor = Acceptor {
             endpoint: endpoint.clone(),
-            near,
-            far,
+            config,
             credentials: credentials.clone(),
             unauthenticated: Arc::default(),
+            refused: Seldom::default(),
             places: places.clone(),
-            handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
+            handshakes: Places::for_handshakes(limits),
+            windows: Arc::new(Windows::new(limits)),
             limits: limits.clone(),
             accepted: tx,
         };
@@ -401,13 +405,14 @@ impl Listener for QuicListener {
 /// Takes handshakes in, within the limits.
 struct Acceptor {
     endpoint: Endpoint,
-    /// The configurations for peers on this machine and elsewhere, but for the certificate.
-    near: ServerConfig,
-    far: ServerConfig,
+    /// What connections are begun with, but for the certificate and what depends on the peer.
+    config: ServerConfig,
     credentials: Credentials,
     unauthenticated: Arc<Seldom>,
+    refused: Seldom,
     places: Places,
-    handshakes: Arc<Semaphore>,
+    handshakes: Places,
+    windows: Arc<Windows<Weak<QuicConnection>>>,
     limits: Limits,
     accepted: mpsc::Sender<Arc<QuicConnection>>,
 }
@@ -416,31 +421,31 @@ impl Acceptor {
     async fn run(self) {
         while let Some(incoming) = self.endpoint.accept().await {
             let peer = incoming.remote_address();
-            let Ok(handshake) = Arc::clone(&self.handshakes).try_acquire_owned() else {
+            if self.handshakes.taken() >= self.limits.retry_above && !incoming.remote_address_validated() {
+                // The client comes back with a token that proves its address; until then it costs us nothing.
+                let _ = incoming.retry();
+                continue;
+            }
+            let Ok(handshake) = self.handshakes.take(peer.ip()) else {
                 tracing::debug!(%peer, "a QUIC handshake was refused: too many are under way");
                 self.places.note_refused();
                 incoming.refuse();
                 continue;
             };
-            let under_way = self.limits.handshakes_max - self.handshakes.available_permits();
-            if under_way > self.limits.retry_above && !incoming.remote_address_validated() {
-                // The client comes back with a token that proves its address; until then it costs us nothing.
-                let _ = incoming.retry();
-                continue;
-            }
             let place = match self.places.take(peer.ip()) {
                 Ok(place) => place,
                 Err(reason) => {
-                    tracing::warn!(%peer, %reason, "a QUIC connection was refused");
+                    if let Some(left_out) = self.refused.turn() {
+                        tracing::warn!(%peer, %reason, left_out, "a QUIC connection was refused");
+                    }
                     incoming.refuse();
                     continue;
                 }
             };
-            let mut config = match peer.ip().to_canonical().is_loopback() {
-                true => self.near.clone(),
-                false => self.far.clone(),
-            };
+            let window = self.windows.each_of(self.places.taken());
+            let mut config = self.config.clone();
             config.crypto = self.credentials.quic();
+            config.transport_config(Arc::new(transport(&self.limits, peer.ip(), Side::Server, window)));
             let connecting = match incoming.accept_with(Arc::new(config)) {
                 Ok(connecting) => connecting,
                 Err(error) => {
@@ -449,14 +454,16 @@ impl Acceptor {
                 }
             };
             let (limits, accepted) = (self.limits.clone(), self.accepted.clone());
-            let unauthenticated = Arc::clone(&self.unauthenticated);
+            let (unauthenticated, windows) = (Arc::clone(&self.unauthenticated), Arc::clone(&self.windows));
+            let places = self.places.clone();
             tokio::spawn(async move {
                 let connected = tokio::time::timeout(limits.handshake_timeout, connecting).await;
                 drop(handshake);
                 match connected {
                     Ok(Ok(connection)) => {
-                        let connection = QuicConnection::new(connection, &limits, Some(place));
-                        let _ = accepted.send(Arc::new(connection)).await;
+                        let connection = Arc::new(QuicConnection::new(connection, &limits, Some(place)));
+                        windows.join(Arc::downgrade(&connection), window, places.taken());
+                        let _ = accepted.send(connection).await;
                     }
                     Ok(Err(error)) => tell_failed(peer, &error, &unauthenticated),
                     Err(_) => tracing::debug!(%peer, "a QUIC handshake took too long"),
@@ -486,6 +493,16 @@ struct QuicConnection {
     assembly: Assembly,
     /// One of the listener's places, given back when the connection and all its streams are gone.
     place: Option<Arc<Place>>,
+}
+
+impl Window for Weak<QuicConnection> {
+    fn resize(&self, bytes: VarInt) -> bool {
+        let connection = self.upgrade();
+        if let Some(connection) = &connection {
+            connection.inner.set_receive_window(bytes);
+        }
+        connection.is_some()
+    }
 }
 
 impl std::fmt::Debug for QuicConnection {

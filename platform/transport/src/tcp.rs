@@ -127,6 +127,7 @@ impl TcpListener {
         let door = Arc::new(Door {
             limits: limits.clone(),
             places: places.clone(),
+            refused: Seldom::default(),
             handshakes,
             mistaken: Arc::default(),
             accepted: tx,
@@ -167,6 +168,7 @@ impl Listener for TcpListener {
 struct Door {
     limits: Limits,
     places: Places,
+    refused: Seldom,
     /// None: plain.
     handshakes: Option<Handshakes>,
     /// Clients that speak TLS where it is not spoken.
@@ -195,7 +197,9 @@ impl Door {
             let place = match self.places.take(peer.ip()) {
                 Ok(place) => place,
                 Err(reason) => {
-                    tracing::warn!(%peer, %reason, "a TCP connection was refused");
+                    if let Some(left_out) = self.refused.turn() {
+                        tracing::warn!(%peer, %reason, left_out, "a TCP connection was refused");
+                    }
                     continue;
                 }
             };

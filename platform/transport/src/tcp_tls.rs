@@ -29,8 +29,6 @@ use crate::{
 
 /// The first byte of a TLS handshake. As the first of a frame's length it would announce far more than any frame has.
 const HANDSHAKE: u8 = 0x16;
-/// Part of [`Limits::handshakes_max`] that one address may have under way: one that only begins them does not keep others out.
-const ADDRESS_SHARE: usize = 4;
 /// Most bytes of a refused peer that are read before it is closed. Unread, they would turn the end of the connection into a reset.
 const FAREWELL_BYTES: usize = 64 << 10;
 
@@ -52,16 +50,10 @@ pub(crate) struct Turn {
 
 impl Handshakes {
     pub(crate) fn new(credentials: Credentials, limits: &Limits) -> Self {
-        let per_address_max = (limits.handshakes_max / ADDRESS_SHARE).max(1);
-        let bounds = Limits {
-            connections_max: limits.handshakes_max,
-            connections_per_address_max: per_address_max,
-            ..limits.clone()
-        };
         Self {
             credentials,
             limits: limits.clone(),
-            under_way: Places::new(&bounds),
+            under_way: Places::for_handshakes(limits),
             refused: Seldom::default(),
             plain: Seldom::default(),
             failed: Seldom::default(),
