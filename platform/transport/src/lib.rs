@@ -28,6 +28,7 @@ mod socket;
 mod tcp;
 mod tcp_tls;
 mod tls;
+mod unacknowledged;
 mod windows;
 
 use std::{

@@ -52,7 +52,8 @@ pub struct Limits {
     /// Slowest rate at which a frame may arrive, bytes a second.
     pub frame_rate_min: u64,
     /// How long a peer of a listener may take nothing of what is written to it. What it takes buys more time, by
-    /// [`Limits::write_rate_min`], up to this much again.
+    /// [`Limits::write_rate_min`], up to this much again. On QUIC, where what was taken must be acknowledged too, it may be left
+    /// unacknowledged for twice as long.
     pub write_timeout: Duration,
     /// Slowest rate at which a peer of a listener must read what is written to it, bytes a second.
     pub write_rate_min: u64,

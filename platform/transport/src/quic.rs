@@ -35,6 +35,7 @@ use crate::{
     seldom::Seldom,
     socket::{CappedSocket, LOOPBACK_MTU, bind_udp, resolve},
     tls,
+    unacknowledged::Unacknowledged,
     windows::{Window, Windows},
 };
 
@@ -463,12 +464,27 @@ impl Acceptor {
                     Ok(Ok(connection)) => {
                         let connection = Arc::new(QuicConnection::new(connection, &limits, Some(place)));
                         windows.join(Arc::downgrade(&connection), window, places.taken());
+                        tokio::spawn(end_if_deaf(Arc::downgrade(&connection)));
                         let _ = accepted.send(connection).await;
                     }
                     Ok(Err(error)) => tell_failed(peer, &error, &unauthenticated),
                     Err(_) => tracing::debug!(%peer, "a QUIC handshake took too long"),
                 }
             });
+        }
+    }
+}
+
+/// Ends a connection whose peer acknowledges nothing for too long.
+async fn end_if_deaf(connection: Weak<QuicConnection>) {
+    loop {
+        let Some(pause) = connection.upgrade().map(|connection| connection.unacknowledged.pause()) else { return };
+        tokio::time::sleep(pause).await;
+        let Some(connection) = connection.upgrade() else { return };
+        if connection.unacknowledged.is_overdue() {
+            tracing::debug!(peer = %connection.peer.address, "a QUIC connection was ended: its peer acknowledges nothing");
+            connection.close("what you were sent was not acknowledged for too long");
+            return;
         }
     }
 }
@@ -491,6 +507,7 @@ struct QuicConnection {
     peer: Peer,
     limits: Limits,
     assembly: Assembly,
+    unacknowledged: Unacknowledged,
     /// One of the listener's places, given back when the connection and all its streams are gone.
     place: Option<Arc<Place>>,
 }
@@ -518,7 +535,8 @@ impl QuicConnection {
         let shown = shown.and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
         let principal = shown.and_then(|shown| principal(shown.first()?));
         let peer = Peer { address: inner.remote_address(), transport: TRANSPORT, principal };
-        Self { inner, peer, assembly: Assembly::new(limits), limits: limits.clone(), place: place.map(Arc::new) }
+        let (assembly, unacknowledged) = (Assembly::new(limits), Unacknowledged::new(limits));
+        Self { inner, peer, assembly, unacknowledged, limits: limits.clone(), place: place.map(Arc::new) }
     }
 
     fn frames(&self, send: quinn::SendStream, receive: quinn::RecvStream) -> FrameStream {
@@ -535,7 +553,8 @@ impl QuicConnection {
                 std::future::pending().await
             }
         };
-        let sink = FrameWriter::new(WriteEnd(send), write_limits);
+        let unacknowledged = self.place.is_some().then(|| self.unacknowledged.clone());
+        let sink = FrameWriter::new(WriteEnd { stream: send, unacknowledged, counted: 0 }, write_limits);
         let finished = Box::pin(std::future::pending());
         FrameStream { source: Box::pin(source), sink: Box::pin(sink), finished, gone: Box::pin(gone) }
     }
@@ -579,23 +598,34 @@ impl AsyncRead for ReadEnd {
     }
 }
 
-struct WriteEnd(quinn::SendStream);
+struct WriteEnd {
+    stream: quinn::SendStream,
+    /// None: the peer may take as long as it likes.
+    unacknowledged: Option<Unacknowledged>,
+    /// Chunks at the front of those to be written that are counted in it.
+    counted: usize,
+}
 
 impl Outlet for WriteEnd {
     fn poll_write(&mut self, cx: &mut Context<'_>, chunks: &mut VecDeque<Bytes>) -> Poll<io::Result<usize>> {
+        if let Some(unacknowledged) = &self.unacknowledged {
+            unacknowledged.count(chunks, self.counted);
+            self.counted = chunks.len();
+        }
         // Dropping the future loses nothing: it keeps no state between polls.
-        let written = ready!(pin!(self.0.write_chunks(chunks.make_contiguous())).poll(cx));
+        let written = ready!(pin!(self.stream.write_chunks(chunks.make_contiguous())).poll(cx));
         let written = written.map_err(|error| match error {
             WriteError::ConnectionLost(error) => lost(error),
             other => other.into(),
         })?;
         chunks.drain(..written.chunks);
+        self.counted = self.counted.saturating_sub(written.chunks);
         Poll::Ready(Ok(written.bytes))
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Already finished, or stopped by the peer: nothing is left to say either way.
-        let _ = self.0.finish();
+        let _ = self.stream.finish();
         Poll::Ready(Ok(()))
     }
 }
