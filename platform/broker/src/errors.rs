@@ -114,16 +114,23 @@ impl Messages {
     }
 }
 
+/// The record that a batch is refused for.
+fn record_of(refused: &BatchError) -> Option<u32> {
+    match refused {
+        BatchError::Record { index, .. } | BatchError::Keyless { index } => Some(*index),
+        _ => None,
+    }
+}
+
 impl From<PartitionAppendError> for WireError {
     fn from(error: PartitionAppendError) -> Self {
         let code = match &error {
             PartitionAppendError::Rules(refused) => return (*refused).into(),
             PartitionAppendError::StaleRouting { .. } => ErrorCode::StaleRouting,
             PartitionAppendError::Marker(_) => ErrorCode::UnknownServer,
-            PartitionAppendError::Compacted(BatchError::Record { index, .. }) => {
-                return Self::new(ErrorCode::InvalidRecord, &error).about(Some(*index));
+            PartitionAppendError::Compacted(refused) => {
+                return Self::new(ErrorCode::InvalidRecord, &error).about(record_of(refused));
             }
-            PartitionAppendError::Compacted(_) => ErrorCode::InvalidRecord,
             PartitionAppendError::Log(error) => match error {
                 AppendError::Malformed(_) | AppendError::Empty => ErrorCode::CorruptMessage,
                 AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
@@ -173,10 +180,7 @@ impl From<BatchError> for WireError {
             } => ErrorCode::InvalidTimestamp,
             _ => ErrorCode::InvalidRecord,
         };
-        let record = match &error {
-            BatchError::Record { index, .. } => Some(*index),
-            _ => None,
-        };
+        let record = record_of(&error);
         Self::new(code, error).about(record)
     }
 }

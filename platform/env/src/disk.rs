@@ -146,6 +146,8 @@ pub struct Room {
     pub bytes: u64,
     /// Files and directories; `u64::MAX` where the file system makes them of the same room.
     pub files: u64,
+    /// How large the whole file system is, bytes: what is written, what may be, and what it keeps for itself.
+    pub total_bytes: u64,
 }
 
 /// Files and directories below one machine's root.

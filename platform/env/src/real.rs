@@ -206,7 +206,8 @@ impl Disk for RealDisk {
         // What is kept back for root is root's to use.
         let blocks = if rustix::process::geteuid().is_root() { told.f_bfree } else { told.f_bavail };
         let files = if told.f_files == 0 { u64::MAX } else { told.f_favail };
-        Ok(Room { bytes: blocks.saturating_mul(told.f_frsize), files })
+        let bytes = |blocks: u64| blocks.saturating_mul(told.f_frsize);
+        Ok(Room { bytes: bytes(blocks), files, total_bytes: bytes(told.f_blocks) })
     }
 
     fn make_private(&self, path: &Path) -> io::Result<()> {

@@ -119,6 +119,12 @@ impl PartitionLog {
         self.state.lock().epochs.latest()
     }
 
+    /// The epoch of a record at this offset, or that the next one gets where it is the log's end; none before the first that is known.
+    #[must_use]
+    pub fn epoch_of(&self, at: Offset) -> Option<LeaderEpoch> {
+        self.state.lock().epochs.of(at).0
+    }
+
     /// Where an epoch ends (KIP-279): the greatest epoch at or below the one asked for and the offset at which the next one
     /// starts, or the log's end. None if the log knows no epoch that old.
     #[must_use]

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use millstream_env::{Disk, DiskLock, Env, Identity, Room, Task, is_of_wrong_type, lack, taken_away};
+use millstream_env::{Disk, DiskLock, Env, Identity, Task, is_of_wrong_type, lack, taken_away};
 use millstream_model::{Durability, ProducerId};
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -460,10 +460,10 @@ impl Storage {
     /// What a log takes is counted as 32 KiB and 8 names: its directories, its first segment and index, its mark, epochs and producers.
     #[must_use]
     pub fn has_room(&self, logs: u64) -> bool {
-        let needed = Room { bytes: logs.saturating_mul(LOG_BYTES), files: logs.saturating_mul(LOG_FILES) };
+        let (bytes, files) = (logs.saturating_mul(LOG_BYTES), logs.saturating_mul(LOG_FILES));
         // Where the file system does not tell, there is as much as is needed.
-        let room = self.journal.disk.room(&self.journal.options.dir).unwrap_or(needed);
-        self.journal.sets_aside() && room.bytes >= needed.bytes && room.files >= needed.files
+        let room = self.journal.disk.room(&self.journal.options.dir).ok();
+        self.journal.sets_aside() && room.is_none_or(|room| room.bytes >= bytes && room.files >= files)
     }
 
     /// The logs that are out of service until the next start, and what is wrong with each; sorted.

@@ -446,7 +446,7 @@ fn what_is_quoted_fits_into_the_answer() {
 }
 
 #[test]
-fn a_time_is_looked_for_once_in_each_partition() {
+fn of_a_partition_that_is_named_many_times_nothing_is_looked_for() {
     let mut victim = Victim::start().unwrap();
     fill(&victim, "timed", 3);
     let asked = |index| ListOffsetsPartition {
@@ -458,10 +458,9 @@ fn a_time_is_looked_for_once_in_each_partition() {
         ListOffsetsTopic { name: "timed".into(), partitions: [vec![asked(0); 100_000], vec![asked(1)]].concat() };
     let start = Instant::now();
     let answer = client(&victim).call(5, ListOffsetsRequest { topics: vec![topic], ..Default::default() }).unwrap();
-    let partitions = &answer.topics[0].partitions;
-    assert_eq!((partitions[0].error_code, partitions[0].offset), (ErrorCode::None, Offset(-1)));
-    assert!(partitions[1..100_000].iter().all(|partition| partition.error_code == ErrorCode::InvalidRequest));
-    assert_eq!(partitions[100_000].error_code, ErrorCode::UnknownTopicOrPartition);
+    let told: Vec<_> =
+        answer.topics[0].partitions.iter().map(|told| (told.partition_index.0, told.error_code)).collect();
+    assert_eq!(told, [(0, ErrorCode::InvalidRequest), (1, ErrorCode::UnknownTopicOrPartition)]);
     assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
     victim.unhurt().unwrap();
 }

@@ -18,7 +18,6 @@ pub(crate) fn describe(shared: &Shared, request: &DescribeClusterRequest) -> Des
     let refused = |error_code, message: String| DescribeClusterResponse {
         error_code,
         error_message: Some(message),
-        endpoint_type: request.endpoint_type,
         ..Default::default()
     };
     match request.endpoint_type {
@@ -91,6 +90,8 @@ mod tests {
             let request =
                 DescribeClusterRequest { endpoint_type, include_cluster_authorized_operations, ..Default::default() };
             let answer = describe(broker.shared(), &request);
+            // As Kafka's brokers do, also who is refused is told which kind would be answered.
+            assert_eq!(answer.endpoint_type, ENDPOINT_BROKERS);
             (answer.error_code, answer.brokers.len(), answer.cluster_authorized_operations)
         };
         assert_eq!(ask(ENDPOINT_BROKERS, false), (ErrorCode::None, 1, OPERATIONS_UNKNOWN));

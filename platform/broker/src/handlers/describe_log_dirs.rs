@@ -38,12 +38,13 @@ pub(crate) fn handle(shared: &Arc<Shared>, request: DescribeLogDirsRequest) -> D
     };
     let data_dir = &shared.options.data_dir;
     let room = shared.env.disk.room(data_dir).ok();
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let result = DescribeLogDirsResult {
         error_code: ErrorCode::None,
         log_dir: data_dir.display().to_string(),
         topics,
-        usable_bytes: room.map_or(-1, |room| i64::try_from(room.bytes).unwrap_or(i64::MAX)),
-        ..Default::default()
+        total_bytes: room.map_or(-1, |room| bytes(room.total_bytes)),
+        usable_bytes: room.map_or(-1, |room| bytes(room.bytes)),
     };
     DescribeLogDirsResponse { results: vec![result], ..Default::default() }
 }
@@ -79,7 +80,7 @@ mod tests {
         let mut answer = handle(broker.shared(), request);
         let [result] = &mut answer.results[..] else { panic!("{answer:?}") };
         assert_eq!((&*result.log_dir, result.error_code), ("/data", ErrorCode::None));
-        assert!(result.usable_bytes > 0);
+        assert!(result.total_bytes >= result.usable_bytes && result.usable_bytes > 0, "{result:?}");
         let of_topic = |topic: &DescribeLogDirsTopic| {
             let name = topic.name.clone();
             let told = topic

@@ -46,8 +46,8 @@ pub(super) fn pairs(params: &BTreeMap<String, String>) -> Vec<Pair> {
     params.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
 }
 
-/// How often each is named: as in Kafka's brokers, what is named twice is answered once, as a mistake, and nothing is done to it. Whoever goes
-/// over what was asked for takes each out as it is met.
+/// How often each is named: as in Kafka's brokers, what is named twice is a mistake, and nothing is done to it. It is answered once (which
+/// Kafka's do not do for settings): whoever goes over what was asked for takes each out as it is met.
 pub(super) fn times_named<K: Eq + Hash>(keys: impl Iterator<Item = K>) -> HashMap<K, usize> {
     let mut times = HashMap::new();
     for key in keys {

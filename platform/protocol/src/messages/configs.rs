@@ -31,7 +31,7 @@ message! {
         pub resource_type: i8,
         /// The topic's name, or the broker's number as text.
         pub resource_name: String,
-        /// Which settings; null is all.
+        /// Which settings; null, or none, is all.
         pub configuration_keys: Option<Vec<String>>,
     }
 }

@@ -8,6 +8,9 @@ use crate::{
     codec::{DecodeError, Field, Nullable, Reader, Writer, message},
 };
 
+/// As [`FetchRequest::isolation_level`]: only what is committed.
+pub const READ_COMMITTED: i8 = 1;
+
 /// Record batches in parts that follow each other: to be sent, as many parts as the log gave; as received, at most one,
 /// a slice of the frame. No parts and null are the same.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +87,7 @@ message! {
         pub min_bytes: i32,
         /// Most bytes to answer with, except that one batch is always allowed.
         pub max_bytes: i32 = i32::MAX,
-        /// 0 reads everything below the high watermark, 1 only what is committed.
+        /// 0 reads everything below the high watermark, [`READ_COMMITTED`] only what is committed.
         pub isolation_level: i8,
         /// The fetch session; 0 is none.
         pub session_id: i32 [7..],

@@ -39,7 +39,7 @@ pub(crate) fn handle(shared: &Arc<Shared>, version: i16, request: DescribeConfig
     let mut left = ANSWER_BYTES_MAX;
     let mut results = Vec::new();
     for resource in request.resources {
-        // As in Kafka's brokers, what is named again is answered once.
+        // What is named again is answered once: a small request could have a topic's settings told a thousand times.
         if !named.insert((resource.resource_type, resource.resource_name.clone())) {
             continue;
         }
@@ -101,8 +101,9 @@ fn entries(
     asked: Asked<'_>,
 ) -> Result<Vec<DescribeConfigsEntry>, WireError> {
     let name = resource.resource_name.as_str();
-    let is_wanted =
-        |key: &str| resource.configuration_keys.as_ref().is_none_or(|keys| keys.iter().any(|wanted| wanted == key));
+    // To name none asks for all, as in Kafka's brokers.
+    let keys = resource.configuration_keys.as_ref().filter(|keys| !keys.is_empty());
+    let is_wanted = |key: &str| keys.is_none_or(|keys| keys.iter().any(|wanted| wanted == key));
     match resource.resource_type {
         RESOURCE_TOPIC => {
             let state = shared.catalog.state();

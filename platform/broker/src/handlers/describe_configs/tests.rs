@@ -87,6 +87,8 @@ fn a_brokers_settings_are_told_with_their_sources() {
     let some = told(&broker, (RESOURCE_BROKER, "1"), Some(&["num.partitions", "no.such"]), VALUES).unwrap();
     let [one] = some.as_slice() else { panic!("{some:?}") };
     assert!(one.name == "num.partitions" && one.synonyms.is_empty() && one.documentation.is_none());
+    let none = told(&broker, (RESOURCE_BROKER, "1"), Some(&[]), ALL).unwrap();
+    assert_eq!(none, entries, "who names none asks for all");
     // Of all brokers nothing is set that can be changed while they run.
     assert_eq!(told(&broker, (RESOURCE_BROKER, ""), None, ALL), Ok(Vec::new()));
     for other in ["2", "01", "one", " 1"] {
@@ -123,6 +125,7 @@ fn a_topics_settings_are_told_with_what_stands_behind_them() {
             .iter()
             .all(|entry| { entry.synonyms.is_empty() && entry.documentation.is_none() })
     );
+    assert_eq!(told(&broker, (RESOURCE_TOPIC, "t"), Some(&[]), ALL), Ok(entries), "who names none asks for all");
     let unknown = told(&broker, (RESOURCE_TOPIC, "unknown"), None, ALL);
     assert_eq!(unknown, Err(ErrorCode::UnknownTopicOrPartition));
 }

@@ -17,7 +17,7 @@ use millstream_env::Share;
 use millstream_model::{PartitionId, TopicId};
 use millstream_protocol::{
     RecordParts,
-    messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic},
+    messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic, READ_COMMITTED},
 };
 use millstream_record::count_records;
 
@@ -89,12 +89,21 @@ pub(crate) async fn handle(
     let place = give_way(turn.reading(), &mut topics, bytes_max, turn.hurried()).await;
     let bytes_max = place.as_ref().map_or(bytes_max, |place| place.bytes_max().min(bytes_max));
     let mut answer = gather(&shared, version, &topics, bytes_max).await;
+    tell_aborted(&mut answer, request.isolation_level);
     count(&topics, &answer);
     if let Some(place) = place {
         place.read(records_bytes(&answer));
     }
     told.tell(&mut answer);
     answer
+}
+
+/// No transaction was aborted. As Kafka's brokers do, that is told by an empty list to who asks for committed records only; who asks for
+/// all records is told none.
+fn tell_aborted(answer: &mut FetchResponse, isolation_level: i8) {
+    for partition in answer.responses.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        partition.aborted_transactions = (isolation_level == READ_COMMITTED).then(Vec::new);
+    }
 }
 
 /// A session's number: positive, and hardly one from before our start.

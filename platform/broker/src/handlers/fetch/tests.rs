@@ -6,7 +6,10 @@ use futures::FutureExt;
 use millstream_catalog::Command;
 use millstream_env::{Budget, sim::World};
 use millstream_model::{BrokerId, Offset, TimestampMs, TopicConfig, TopicName, ViewId};
-use millstream_protocol::{ErrorCode, messages::fetch::PartitionData};
+use millstream_protocol::{
+    ErrorCode,
+    messages::fetch::{FetchableTopicResponse, PartitionData},
+};
 use millstream_record::{BatchBuilder, BatchOptions};
 use millstream_replica::Acks;
 use uuid::Uuid;
@@ -131,6 +134,22 @@ async fn of_what_cannot_be_read_no_offset_is_told() {
     assert_eq!((partition.partition_index, partition.error_code), (PartitionId(3), refused().code));
     assert_eq!((partition.high_watermark, partition.log_start_offset), (Offset(-1), Offset(-1)));
     broker.shutdown().await.unwrap();
+}
+
+/// As Kafka's brokers answer, whose readers of committed records look for the list.
+#[test]
+fn who_asks_for_committed_records_is_told_that_nothing_was_aborted() {
+    let partitions = vec![PartitionData::default(), PartitionData::default()];
+    let mut answer = FetchResponse {
+        responses: vec![FetchableTopicResponse { partitions, ..Default::default() }],
+        ..Default::default()
+    };
+    let mut told = |isolation_level| -> Vec<_> {
+        tell_aborted(&mut answer, isolation_level);
+        answer.responses[0].partitions.iter().map(|partition| partition.aborted_transactions.clone()).collect()
+    };
+    assert_eq!(told(READ_COMMITTED), [Some(Vec::new()), Some(Vec::new())]);
+    assert_eq!(told(0), [None, None]);
 }
 
 /// A view that waits for its modules, or for the memory that all modules share, holds up no reader of a topic and nobody

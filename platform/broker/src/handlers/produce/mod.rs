@@ -411,7 +411,7 @@ impl Checked {
                         Err(error) => {
                             response.error_code = error.kafka_code();
                             response.error_message = messages.say(&error.message);
-                            response.record_errors.extend(record_error(&error));
+                            response.record_errors.extend(record_error(&error, &mut messages));
                         }
                     }
                     partition_responses.push(response);
@@ -448,10 +448,10 @@ fn begin(checked: CheckedBatch, acks: Acks) -> Result<(Arc<Partition>, PendingAp
     Ok((partition, pending.map_err(Arc::new)?))
 }
 
-/// The record that an error is about. Without a message of its own it is told the batch's, by Kafka's clients, too.
-fn record_error(error: &WireError) -> Option<BatchIndexAndErrorMessage> {
+/// The record that an error is about, with the batch's message again, as Kafka's brokers have one here: some clients show no other.
+fn record_error(error: &WireError, messages: &mut Messages) -> Option<BatchIndexAndErrorMessage> {
     let batch_index = i32::try_from(error.record?).ok()?;
-    Some(BatchIndexAndErrorMessage { batch_index, batch_index_error_message: None })
+    Some(BatchIndexAndErrorMessage { batch_index, batch_index_error_message: messages.say(&error.message) })
 }
 
 /// What an append is answered with.
@@ -504,6 +504,12 @@ mod tests {
 
     /// Sends one batch of an idempotent producer, as its only one in a request; gives what it is answered.
     async fn send(broker: &Broker, batch: Bytes) -> (ErrorCode, Offset) {
+        let told = answer(broker, batch).await;
+        (told.error_code, told.base_offset)
+    }
+
+    /// Sends one batch, as the only one in a request.
+    async fn answer(broker: &Broker, batch: Bytes) -> PartitionProduceResponse {
         let data = PartitionProduceData { index: PartitionId(0), records: Some(batch), ..Default::default() };
         let topic = TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
         let request = ProduceRequest { acks: -1, timeout_ms: 1_000, topic_data: vec![topic], ..Default::default() };
@@ -512,9 +518,8 @@ mod tests {
             checked = checked.unpack(broker.shared()).await.unwrap();
         }
         let Reply::Answer(answer) = checked.append(broker.shared()).await else { panic!("no answer") };
-        let millstream_protocol::Response::Produce(answer) = answer else { panic!("another answer") };
-        let partition = &answer.responses[0].partition_responses[0];
-        (partition.error_code, partition.base_offset)
+        let millstream_protocol::Response::Produce(mut answer) = answer else { panic!("another answer") };
+        answer.responses.remove(0).partition_responses.remove(0)
     }
 
     async fn alter(broker: &Broker, settings: &[(&'static str, &'static str)]) {
@@ -569,6 +574,29 @@ mod tests {
             check(ErrorCode::InvalidRecord, "without keys");
             world.run_until(alter(&broker, &[]));
             assert_eq!(send(3), (ErrorCode::None, Offset(3)), "the sequence goes on");
+        }
+    }
+
+    /// Kafka's producers tell their callers which of a batch's records it was (KIP-467).
+    #[test]
+    fn the_record_without_a_key_is_named_that_a_compacted_topic_does_not_take() {
+        for compression in [Compression::None, Compression::Lz4] {
+            let world = World::new(1);
+            let broker = start(&world);
+            world.run_until(create(&broker, 1));
+            world.run_until(alter(&broker, &[("cleanup.policy", "compact")]));
+            let refused = |keys: &[Option<&[u8]>]| {
+                let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+                for key in keys {
+                    builder.push(TimestampMs(0), *key, Some(b"value"), &[]).unwrap();
+                }
+                let told = world.run_until(answer(&broker, builder.build().unwrap()));
+                let records = told.record_errors.iter().map(|record| record.batch_index).collect::<Vec<_>>();
+                (told.error_code, records)
+            };
+            let key = Some(b"key".as_slice());
+            assert_eq!(refused(&[key, key, None, None]), (ErrorCode::InvalidRecord, vec![2]), "{compression:?}");
+            assert_eq!(refused(&[key, key]), (ErrorCode::None, vec![]), "{compression:?}");
         }
     }
 

@@ -389,7 +389,7 @@ impl Disk for SimDisk {
     fn room(&self, path: &Path) -> io::Result<Room> {
         let state = self.state.lock();
         state.tree.find(path)?;
-        Ok(Room { bytes: state.room(), files: u64::MAX })
+        Ok(Room { bytes: state.room(), files: u64::MAX, total_bytes: state.capacity.unwrap_or(u64::MAX) })
     }
 
     fn make_private(&self, _path: &Path) -> io::Result<()> {
