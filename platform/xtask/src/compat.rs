@@ -18,6 +18,12 @@ pub(crate) struct Options {
     /// Only this client, by its folder in `tests/compat/clients/`; may be given several times.
     #[arg(long)]
     client: Vec<String>,
+    /// Ask Apache Kafka the same, and raw requests beside the script, and compare the answers.
+    #[arg(long)]
+    against_kafka: bool,
+    /// With --against-kafka: raw requests only, whose differences are printed and not written.
+    #[arg(long, requires = "against_kafka")]
+    requests_only: bool,
 }
 
 /// The program that runs the script.
@@ -32,7 +38,8 @@ const GO: [&str; 3] = ["franz-go", "sarama", "kafka-go"];
 pub(crate) fn run_all(options: &Options) -> anyhow::Result<()> {
     let cache = target().join("compat");
     std::fs::create_dir_all(&cache)?;
-    let wanted = |name: &str| options.client.is_empty() || options.client.iter().any(|client| client == name);
+    let chosen = |name: &str| options.client.is_empty() || options.client.iter().any(|client| client == name);
+    let wanted = |name: &str| !options.requests_only && chosen(name);
     if wanted("kcat") {
         setup::kcat()?;
     }
@@ -45,7 +52,7 @@ pub(crate) fn run_all(options: &Options) -> anyhow::Result<()> {
     if GO.into_iter().any(wanted) {
         go(&cache)?;
     }
-    if wanted("kafka-clients") || wanted("console-tools") {
+    if options.against_kafka || wanted("kafka-clients") || wanted("console-tools") {
         java(&cache)?;
     }
     run::build(&["millstream", DRIVER])?;
@@ -54,6 +61,12 @@ pub(crate) fn run_all(options: &Options) -> anyhow::Result<()> {
     driver.current_dir(root()).arg("--cache").arg(&cache).env("MILLSTREAM_BIN", programs.join("millstream"));
     for client in &options.client {
         driver.args(["--client", client]);
+    }
+    if options.against_kafka {
+        driver.arg("--against-kafka");
+    }
+    if options.requests_only {
+        driver.arg("--requests-only");
     }
     run(&mut driver)
 }

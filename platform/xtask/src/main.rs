@@ -35,7 +35,8 @@ enum Chore {
     Powercut(test::PowerCuts),
     /// Try any bytes on what reads bytes from outside, by libFuzzer.
     Fuzz(fuzz::Options),
-    /// Put other peoples' clients through one script, and write what came of it to tests/compat/COMPATIBILITY.md.
+    /// Put other peoples' clients through one script, and write what came of it to tests/compat/COMPATIBILITY.md; or ask Apache Kafka the
+    /// same, and write what differs to tests/compat/DIFFERENCES.md.
     Compat(compat::Options),
     /// Install the Wasm toolchain if needed and build the guest examples; the last line printed is where they are.
     Guests,

@@ -243,6 +243,11 @@ impl Run<'_> {
         if self.client.cannot_send.contains(&Limit::Partition) { 1 } else { data::PARTITIONS }
     }
 
+    /// Makes a topic from which nothing goes by itself: the script's records are years old.
+    fn make(&self, topic: &str, partitions: i32) -> anyhow::Result<()> {
+        self.server.wire()?.create(topic, partitions, &[("retention.ms", "-1")])
+    }
+
     /// The topic's batches as they are stored.
     fn batches(&self) -> anyhow::Result<Vec<Vec<Batch>>> {
         let mut wire = self.server.wire()?;
@@ -251,7 +256,7 @@ impl Run<'_> {
 
     fn send(&mut self, codec: Compression, idempotent: bool) -> Result<(), Stop> {
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, self.partitions(), &[])?;
+        self.make(&topic, self.partitions())?;
         let sent = data::within(self.client.cannot_send, data::messages());
         let words = [topic.as_str(), codec.as_str(), if idempotent { "true" } else { "false" }];
         let told = self.ask("produce", &words, &data::lines(&sent))?;
@@ -274,7 +279,7 @@ impl Run<'_> {
 
     fn read(&mut self, codec: Compression) -> Result<(), Stop> {
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, data::PARTITIONS, &[])?;
+        self.make(&topic, data::PARTITIONS)?;
         let sent = data::within(self.client.cannot_tell, data::messages());
         self.server.write(&topic, &sent, codec)?;
         let read = data::placed(&self.ask("consume", &[&topic], b"")?)?;
@@ -284,7 +289,7 @@ impl Run<'_> {
     fn command_reads(&mut self) -> Result<(), Stop> {
         let Server::Millstream(broker) = self.server else { return Err(ours_only()) };
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, 1, &[])?;
+        self.make(&topic, 1)?;
         let sent = data::within(&[Limit::Text, Limit::Partition], data::messages());
         let sent = data::within(self.client.cannot_send, sent);
         self.ask("produce", &[&topic, "none"], &data::lines(&sent))?;
@@ -298,7 +303,7 @@ impl Run<'_> {
     fn command_sends(&mut self) -> Result<(), Stop> {
         let Server::Millstream(broker) = self.server else { return Err(ours_only()) };
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, 1, &[])?;
+        self.make(&topic, 1)?;
         let lines: String = (0..100).map(|n| format!("key-{n}:value {n}\n")).collect();
         broker.cli_with(&["produce", &topic, "--key-separator", ":"], lines.as_bytes())?.ok()?;
         let read = data::placed(&self.ask("consume", &[&topic], b"")?)?;
@@ -311,7 +316,7 @@ impl Run<'_> {
 
     fn large(&mut self) -> Result<(), Stop> {
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, 1, &[])?;
+        self.make(&topic, 1)?;
         let sent = [data::large(LARGE_BYTES)];
         self.ask("produce", &[&topic, "none"], &data::lines(&sent))?;
         let with_times = !self.client.cannot_send.contains(&Limit::Timestamp);
@@ -355,7 +360,7 @@ impl Run<'_> {
 
     fn list(&mut self) -> Result<(), Stop> {
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, 1, &[])?;
+        self.make(&topic, 1)?;
         let told = self.ask_one("list", &[])?;
         let topics = told["topics"].as_array().context("no topics")?;
         must!(topics.iter().any(|it| *it == topic.as_str()), "{topic} is not in {topics:?}");
@@ -367,7 +372,7 @@ impl Run<'_> {
 
     fn describe(&mut self) -> Result<(), Stop> {
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, data::PARTITIONS, &[])?;
+        self.make(&topic, data::PARTITIONS)?;
         let told = self.ask_one("describe", &[&topic])?;
         must!(told["partitions"] == json!([0, 1, 2]), "it has the partitions {}", told["partitions"]);
         Ok(())
@@ -395,7 +400,7 @@ impl Run<'_> {
 
     fn delete(&mut self) -> Result<(), Stop> {
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, 1, &[])?;
+        self.make(&topic, 1)?;
         self.ask_one("delete", &[&topic])?;
         let left = self.server.wire()?.led(&topic)?;
         must!(left.is_none(), "it is still there");
@@ -404,7 +409,7 @@ impl Run<'_> {
 
     fn offsets(&mut self) -> Result<(), Stop> {
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, 2, &[])?;
+        self.make(&topic, 2)?;
         let sent = data::by_the_second(10);
         self.server.write(&topic, &sent, Compression::None)?;
         let between = (sent[4].timestamp + 500).to_string();
@@ -415,7 +420,7 @@ impl Run<'_> {
 
     fn delete_records(&mut self) -> Result<(), Stop> {
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, 1, &[])?;
+        self.make(&topic, 1)?;
         self.server.write(&topic, &data::by_the_second(10), Compression::None)?;
         let told = self.ask_one("delete-records", &[&topic, "0", "3"])?;
         must!(told["low_watermark"] == 3 || told["done"] == true, "it is told {told}");
@@ -426,7 +431,7 @@ impl Run<'_> {
 
     fn log_dirs(&mut self) -> Result<(), Stop> {
         let topic = self.topic.clone();
-        self.server.wire()?.create(&topic, 1, &[])?;
+        self.make(&topic, 1)?;
         self.server.write(&topic, &data::by_the_second(10), Compression::None)?;
         let told = self.ask_one("log-dirs", &[&topic])?;
         must!(told["bytes"].as_i64().is_some_and(|bytes| bytes > 0), "it is told {told}");

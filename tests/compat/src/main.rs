@@ -1,4 +1,4 @@
-//! `cargo xtask compat` runs this: the script with every client, and the table of what came of it.
+//! `cargo xtask compat` runs this: the script with every client, and the table of what came of it; or both beside Apache Kafka.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -6,6 +6,11 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use millstream_test_support::tree;
 use millstream_tests_compat::{
+    beside::{
+        self, Asked,
+        explained::{self, explain},
+        report::{self, Report},
+    },
     case::{self, Case},
     clients::{Answer, CLIENTS, Client, Programs},
     server::Server,
@@ -15,6 +20,8 @@ use millstream_tests_compat::{
 
 /// Where the table is, from the top of the repository.
 const TABLE: &str = "tests/compat/COMPATIBILITY.md";
+/// Where the comparison with Apache Kafka is.
+const REPORT: &str = "tests/compat/DIFFERENCES.md";
 
 /// Puts other peoples' clients through one script, and writes the table of what came of it.
 ///
@@ -28,6 +35,12 @@ struct Arguments {
     /// Only this client; may be given several times. The table keeps what it has of the others
     #[arg(long)]
     client: Vec<String>,
+    /// Ask Apache Kafka the same, and raw requests beside the script, and compare the answers
+    #[arg(long)]
+    against_kafka: bool,
+    /// Raw requests only, printed and not written
+    #[arg(long, requires = "against_kafka")]
+    requests_only: bool,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +60,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let programs = Programs::new(arguments.cache.clone());
     let chosen = chosen(&arguments.client)?;
     let server = Server::millstream()?;
+    if arguments.against_kafka {
+        return against_kafka(arguments, &chosen, &programs, &server);
+    }
     let mut columns = Vec::new();
     for client in &chosen {
         columns.push(column(client, &programs, &server)?);
@@ -63,6 +79,39 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let well = !columns.iter().flat_map(|column| &column.cells).any(|cell| matches!(cell, Cell::Fails(_)));
     std::fs::write(&path, Table { cases, columns }.render())?;
     eprintln!("{TABLE} is written");
+    Ok(well)
+}
+
+/// Whether every difference is explained, and every explanation meets one. Only a whole comparison of which that is true is written.
+fn against_kafka(
+    arguments: &Arguments,
+    chosen: &[&'static Client],
+    programs: &Programs,
+    ours: &Server,
+) -> anyhow::Result<bool> {
+    let theirs = Server::apache(&programs.jars())?;
+    let mut asked = Asked::default();
+    let requests = explain(explained::REQUESTS, beside::requests(ours, &theirs, &mut asked)?);
+    let asked_of_clients = if arguments.requests_only { &[][..] } else { chosen };
+    let clients = beside::clients(asked_of_clients, programs, ours, &theirs, &mut asked);
+    let clients = explain(explained::CLIENTS, clients);
+    let is_whole = asked_of_clients.len() == CLIENTS.len();
+    // Some clients alone need not meet what others do.
+    let unmet = [requests.unmet, if is_whole { clients.unmet } else { Vec::new() }].concat();
+    let unexplained = [requests.unexplained, clients.unexplained].concat();
+    let report = Report { asked, requests: requests.groups, clients: clients.groups };
+    let well = unexplained.is_empty() && unmet.is_empty();
+    if is_whole && well {
+        std::fs::write(tree::root().join(REPORT), report.render())?;
+        eprintln!("{REPORT} is written");
+    } else {
+        println!("{}", report.render());
+    }
+    eprintln!("{}", report.counts());
+    let rows: String = unexplained.iter().map(report::row).collect();
+    eprint!("{} differences nobody has explained\n{rows}", unexplained.len());
+    eprintln!("{} explanations that meet no difference any more", unmet.len());
+    unmet.iter().for_each(|place| eprintln!("{place}"));
     Ok(well)
 }
 

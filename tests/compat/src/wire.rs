@@ -24,6 +24,17 @@ const LEADERS_MAX: Duration = Duration::from_secs(60);
 /// Most bytes of one answer.
 const FRAME_MAX: usize = 64 << 20;
 
+/// What a broker did with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exchanged {
+    /// It answered: the frame without its length.
+    Answer(Bytes),
+    /// It closed the connection.
+    Closed,
+    /// Neither, for as long as it was waited for.
+    Silence,
+}
+
 /// A connection.
 #[derive(Debug)]
 pub struct Wire {
@@ -43,26 +54,35 @@ impl Wire {
         Ok(Self { stream, sent: 0 })
     }
 
-    /// Sends a request's frame, without its length, and reads the answer's; none when the broker closes instead.
+    /// Waits for answers at most so long from now on.
     ///
     /// # Errors
-    /// When nothing comes in time.
-    pub fn exchange(&mut self, frame: &[u8]) -> anyhow::Result<Option<Bytes>> {
+    /// When the operating system refuses.
+    pub fn wait_at_most(&self, patience: Duration) -> anyhow::Result<()> {
+        Ok(self.stream.set_read_timeout(Some(patience))?)
+    }
+
+    /// Sends a request's frame, without its length, and reads what comes.
+    ///
+    /// # Errors
+    /// When the connection fails in another way than by being closed.
+    pub fn exchange(&mut self, frame: &[u8]) -> anyhow::Result<Exchanged> {
         self.stream.write_all(&i32::try_from(frame.len())?.to_be_bytes())?;
         self.stream.write_all(frame)?;
         let mut length = [0; 4];
         if let Err(error) = self.stream.read_exact(&mut length) {
-            use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
-            if matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted) {
-                return Ok(None);
-            }
-            return Err(error).context("waiting for an answer");
+            use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof, WouldBlock};
+            return match error.kind() {
+                UnexpectedEof | ConnectionReset | ConnectionAborted => Ok(Exchanged::Closed),
+                WouldBlock | TimedOut => Ok(Exchanged::Silence),
+                _ => Err(error).context("waiting for an answer"),
+            };
         }
         let length = usize::try_from(i32::from_be_bytes(length))?;
         ensure!(length <= FRAME_MAX, "an answer of {length} bytes");
         let mut answer = vec![0; length];
         self.stream.read_exact(&mut answer)?;
-        Ok(Some(answer.into()))
+        Ok(Exchanged::Answer(answer.into()))
     }
 
     /// Asks, and waits for the answer.
@@ -72,7 +92,11 @@ impl Wire {
     pub fn call<C: Call>(&mut self, version: i16, request: C) -> anyhow::Result<C::Response> {
         self.sent += 1;
         let frame = encode_request(version, self.sent, Some("compat"), &request.into())?;
-        let answer = self.exchange(&frame.to_bytes())?.with_context(|| format!("{:?}: closed", C::API))?;
+        let answer = match self.exchange(&frame.to_bytes())? {
+            Exchanged::Answer(answer) => answer,
+            Exchanged::Closed => bail!("{}: the connection was closed", C::API),
+            Exchanged::Silence => bail!("{}: no answer", C::API),
+        };
         let (_, response) = decode_response(C::API, version, answer)?;
         C::Response::try_from(response).ok().context("an answer to something else")
     }
@@ -98,17 +122,32 @@ impl Wire {
         self.wait_for_leaders(topic, usize::try_from(partitions)?)
     }
 
-    /// Waits until a topic has this many partitions, and all are led: brokers learn of new topics a little later.
+    /// Waits until a topic has this many partitions, all are led, and the broker that leads them has made them: brokers learn of new topics
+    /// a little later, and Apache Kafka tells of a leader that does not know it yet.
     ///
     /// # Errors
     /// When it takes longer than a minute.
     pub fn wait_for_leaders(&mut self, topic: &str, partitions: usize) -> anyhow::Result<()> {
         let start = Instant::now();
-        while self.led(topic)? != Some(partitions) {
+        while self.led(topic)? != Some(partitions) || !self.has_made(topic, partitions)? {
             ensure!(start.elapsed() < LEADERS_MAX, "{topic} has no leaders");
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Whether so many partitions of a topic can be asked about.
+    fn has_made(&mut self, topic: &str, partitions: usize) -> anyhow::Result<bool> {
+        let partition = |index| ListOffsetsPartition {
+            partition_index: PartitionId(index),
+            timestamp: LATEST_TIMESTAMP,
+            ..Default::default()
+        };
+        let asked = (0..i32::try_from(partitions)?).map(partition).collect();
+        let asked = ListOffsetsTopic { name: topic.to_owned(), partitions: asked };
+        let answer = self.call(5, ListOffsetsRequest { topics: vec![asked], ..Default::default() })?;
+        let told = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        Ok(told.filter(|partition| partition.error_code.is_ok()).count() == partitions)
     }
 
     /// How many partitions of a topic are led; none when there is no such topic.
