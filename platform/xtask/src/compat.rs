@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// With --against-kafka: raw requests only, whose differences are printed and not written.
     #[arg(long, requires = "against_kafka")]
     requests_only: bool,
+    /// Measure Kafka's own load program against this broker and Apache Kafka, and nothing else.
+    #[arg(long, conflicts_with_all = ["against_kafka", "client"])]
+    load: bool,
 }
 
 /// The program that runs the script.
@@ -39,7 +42,7 @@ pub(crate) fn run_all(options: &Options) -> anyhow::Result<()> {
     let cache = target().join("compat");
     std::fs::create_dir_all(&cache)?;
     let chosen = |name: &str| options.client.is_empty() || options.client.iter().any(|client| client == name);
-    let wanted = |name: &str| !options.requests_only && chosen(name);
+    let wanted = |name: &str| !options.requests_only && !options.load && chosen(name);
     if wanted("kcat") {
         setup::kcat()?;
     }
@@ -52,7 +55,7 @@ pub(crate) fn run_all(options: &Options) -> anyhow::Result<()> {
     if GO.into_iter().any(wanted) {
         go(&cache)?;
     }
-    if options.against_kafka || wanted("kafka-clients") || wanted("console-tools") {
+    if options.against_kafka || options.load || wanted("kafka-clients") || wanted("console-tools") {
         java(&cache)?;
     }
     run::build(&["millstream", DRIVER])?;
@@ -64,6 +67,9 @@ pub(crate) fn run_all(options: &Options) -> anyhow::Result<()> {
     }
     if options.against_kafka {
         driver.arg("--against-kafka");
+    }
+    if options.load {
+        driver.arg("--load");
     }
     if options.requests_only {
         driver.arg("--requests-only");

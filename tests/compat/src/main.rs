@@ -13,6 +13,7 @@ use millstream_tests_compat::{
     },
     case::{self, Case},
     clients::{Answer, CLIENTS, Client, Programs},
+    load,
     server::Server,
     signals,
     table::{Cell, Column, Table},
@@ -41,6 +42,9 @@ struct Arguments {
     /// Raw requests only, printed and not written
     #[arg(long, requires = "against_kafka")]
     requests_only: bool,
+    /// Measure Kafka's own load program against both, and nothing else
+    #[arg(long, conflicts_with = "against_kafka")]
+    load: bool,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +62,10 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     signals::obey()?;
     let programs = Programs::new(arguments.cache.clone());
+    if arguments.load {
+        print!("{}", load::run(&programs.jars())?);
+        return Ok(true);
+    }
     let chosen = chosen(&arguments.client)?;
     let server = Server::millstream()?;
     if arguments.against_kafka {

@@ -122,6 +122,19 @@ impl Wire {
         self.wait_for_leaders(topic, usize::try_from(partitions)?)
     }
 
+    /// Deletes a topic.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn delete(&mut self, topic: &str) -> anyhow::Result<()> {
+        let request =
+            DeleteTopicsRequest { topic_names: vec![topic.to_owned()], timeout_ms: 30_000, ..Default::default() };
+        let answer = self.call(5, request)?;
+        let told = answer.responses.first().context("no answer about the topic")?;
+        ensure!(told.error_code.is_ok(), "{topic}: {:?} {:?}", told.error_code, told.error_message);
+        Ok(())
+    }
+
     /// Waits until a topic has this many partitions, all are led, and the broker that leads them has made them: brokers learn of new topics
     /// a little later, and Apache Kafka tells of a leader that does not know it yet.
     ///
