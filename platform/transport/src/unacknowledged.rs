@@ -53,10 +53,15 @@ impl Unacknowledged {
 
     /// The chunks behind the first `counted`, in pieces that are counted.
     pub(crate) fn count(&self, chunks: &mut VecDeque<Bytes>, counted: usize) {
-        for mut chunk in chunks.split_off(counted) {
+        let new = chunks.split_off(counted);
+        if new.is_empty() {
+            return;
+        }
+        // Once for all: a small answer is several chunks.
+        self.0.taken(new.iter().map(Bytes::len).sum(), Instant::now());
+        for mut chunk in new {
             while !chunk.is_empty() {
                 let bytes = chunk.split_to(chunk.len().min(PIECE_BYTES));
-                self.0.taken(bytes.len(), Instant::now());
                 chunks.push_back(Bytes::from_owner(Piece { bytes, of: Arc::clone(&self.0) }));
             }
         }
@@ -77,15 +82,20 @@ impl Shared {
     fn taken(&self, bytes: usize, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.bytes += bytes;
-        state.deadline.get_or_insert(now + self.timeout);
+        if state.bytes > 0 {
+            state.deadline.get_or_insert(now + self.timeout);
+        }
     }
 
-    fn released(&self, bytes: usize, now: Instant) {
+    /// `now` is asked only while something is still waited for.
+    fn released(&self, bytes: usize, now: impl FnOnce() -> Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.bytes -= bytes;
-        let bought = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / self.rate_min);
         state.deadline = match state.deadline {
-            Some(deadline) if state.bytes > 0 => Some((deadline + bought).min(now + self.timeout)),
+            Some(deadline) if state.bytes > 0 => {
+                let bought = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / self.rate_min);
+                Some((deadline + bought).min(now() + self.timeout))
+            }
             _ => None,
         };
     }
@@ -103,7 +113,7 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.of.released(self.bytes.len(), Instant::now());
+        self.of.released(self.bytes.len(), Instant::now);
     }
 }
 
@@ -141,14 +151,14 @@ mod tests {
             watched.0.taken(1000 * PIECE_BYTES, start);
             assert!(!watched.0.is_overdue(after(59)) && watched.0.is_overdue(after(60)));
             let overdue = (1..100).any(|time| {
-                watched.0.released(bytes, after(4 * time));
+                watched.0.released(bytes, || after(4 * time));
                 watched.0.is_overdue(after(4 * time))
             });
             assert_eq!(overdue, ends, "{bytes} every four seconds");
         }
         let idle = watched();
         idle.0.taken(5, start);
-        idle.0.released(5, after(1));
+        idle.0.released(5, || after(1));
         assert!(!idle.0.is_overdue(after(1000)));
     }
 }
