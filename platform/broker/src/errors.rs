@@ -34,6 +34,13 @@ impl WireError {
         Self { code, message, record: None }
     }
 
+    /// The same of records of which so many others stand before those that it tells of.
+    #[must_use]
+    pub(crate) fn behind(self, others: u32) -> Self {
+        let record = self.record.map(|record| others.saturating_add(record));
+        self.about(record)
+    }
+
     /// The same, about a single record.
     #[must_use]
     pub(crate) fn about(self, record: Option<u32>) -> Self {

@@ -7,10 +7,7 @@ use millstream_env::sim::World;
 use millstream_model::{Durability, ProducerEpoch, ProducerId, Sequence};
 use millstream_protocol::{
     ErrorCode, Response,
-    messages::{
-        produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
-        topics::{CreatePartitionsRequest, CreatePartitionsTopic},
-    },
+    messages::topics::{CreatePartitionsRequest, CreatePartitionsTopic},
 };
 use millstream_record::{BatchBuilder, BatchOptions, batches};
 
@@ -19,7 +16,7 @@ use crate::{
     Broker,
     handlers::{create_partitions, produce},
     reply::Reply,
-    testing::{TOPIC, append, create, start, stop},
+    testing::{TOPIC, append, create, produce_request, start, stop},
 };
 
 fn batch(sequence: i32) -> Bytes {
@@ -36,13 +33,7 @@ fn batch(sequence: i32) -> Bytes {
 
 /// Sends a batch that was placed in a routing epoch, as its only one in a request; gives what it is answered.
 fn send(world: &World, broker: &Broker, partition: i32, sequence: i32, epoch: i32) -> (ErrorCode, i64) {
-    let data = PartitionProduceData {
-        index: PartitionId(partition),
-        records: Some(batch(sequence)),
-        routing_epoch: RoutingEpoch(epoch),
-    };
-    let topic = TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
-    let request = ProduceRequest { acks: -1, timeout_ms: 1_000, topic_data: vec![topic], ..Default::default() };
+    let request = produce_request(PartitionId(partition), batch(sequence), RoutingEpoch(epoch));
     let answered = world.run_until(produce::check(broker.shared(), 9, request).append(broker.shared()));
     let Reply::Answer(Response::Produce(answer)) = answered else { panic!("no answer") };
     let partition = &answer.responses[0].partition_responses[0];

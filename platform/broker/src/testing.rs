@@ -1,13 +1,17 @@
 //! What tests of the broker share: one on a simulated disk, with a topic.
 
+use bytes::Bytes;
 use millstream_catalog::Command;
 use millstream_env::sim::World;
 use millstream_model::{
-    BrokerId, Digest, ModuleKind, ModuleRef, PartitionId, TimestampMs, TopicConfig, TopicId, TopicName,
+    BrokerId, Digest, ModuleKind, ModuleRef, PartitionId, RoutingEpoch, TimestampMs, TopicConfig, TopicId, TopicName,
 };
 use millstream_protocol::{
     ErrorCode,
-    messages::topics::{DeleteTopicState, DeleteTopicsRequest},
+    messages::{
+        produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
+        topics::{DeleteTopicState, DeleteTopicsRequest},
+    },
 };
 use millstream_record::{BatchBuilder, BatchOptions};
 use millstream_replica::Acks;
@@ -59,6 +63,13 @@ pub(crate) async fn create(broker: &Broker, partitions: i32) {
     let shared = broker.shared();
     shared.catalog.propose(command).await.unwrap();
     shared.partitions.follow(&shared.catalog).await.unwrap();
+}
+
+/// A request of one batch for the topic, placed in a routing epoch if one is known.
+pub(crate) fn produce_request(partition: PartitionId, batch: Bytes, routing_epoch: RoutingEpoch) -> ProduceRequest {
+    let data = PartitionProduceData { index: partition, records: Some(batch), routing_epoch };
+    let topic = TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
+    ProduceRequest { acks: -1, timeout_ms: 1_000, topic_data: vec![topic], ..Default::default() }
 }
 
 /// What has the catalog know of a mapper. Nobody can run it: there are no bytes of it.

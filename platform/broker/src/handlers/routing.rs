@@ -79,10 +79,7 @@ async fn place(
     let mut placed = Vec::with_capacity(frame.count() as usize);
     for range in calls(&frame) {
         let first = range.start;
-        let chosen = placement.choose(&frame.slice(range)).await.map_err(|error| {
-            let record = error.record.map(|record| first.saturating_add(record));
-            error.about(record)
-        })?;
+        let chosen = placement.choose(&frame.slice(range)).await.map_err(|error| error.behind(first))?;
         placed.extend(chosen.into_iter().map(|chosen| chosen.unwrap_or(keyless)));
     }
     Ok(placed)

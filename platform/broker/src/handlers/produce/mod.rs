@@ -499,7 +499,7 @@ mod tests {
     use super::*;
     use crate::{
         Broker,
-        testing::{TOPIC, create, start},
+        testing::{TOPIC, create, produce_request, start},
     };
 
     /// Sends one batch of an idempotent producer, as its only one in a request; gives what it is answered.
@@ -510,9 +510,7 @@ mod tests {
 
     /// Sends one batch, as the only one in a request.
     async fn answer(broker: &Broker, batch: Bytes) -> PartitionProduceResponse {
-        let data = PartitionProduceData { index: PartitionId(0), records: Some(batch), ..Default::default() };
-        let topic = TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
-        let request = ProduceRequest { acks: -1, timeout_ms: 1_000, topic_data: vec![topic], ..Default::default() };
+        let request = produce_request(PartitionId(0), batch, RoutingEpoch::UNKNOWN);
         let mut checked = check(broker.shared(), 9, request);
         if checked.unpack_small() {
             checked = checked.unpack(broker.shared()).await.unwrap();

@@ -50,11 +50,7 @@ pub(super) async fn verify(
         let mut rest = &rows[..];
         while !rest.is_empty() {
             let (count, frame) = rows::frame(rest, options).map_err(RowsError::from)?;
-            let chosen = placement.choose(&frame).await;
-            let chosen = chosen.map_err(|error| {
-                let record = error.record.map(|record| first + record);
-                error.about(record)
-            })?;
+            let chosen = placement.choose(&frame).await.map_err(|error| error.behind(first))?;
             let here = partition.id.partition;
             let elsewhere =
                 (first..).zip(chosen).find_map(|(record, chosen)| Some((record, chosen.filter(|it| *it != here)?)));
@@ -90,10 +86,7 @@ mod tests {
     use millstream_catalog::Command;
     use millstream_env::sim::World;
     use millstream_model::{PartitionId, ProducerEpoch, ProducerId, Sequence, TimestampMs, TopicConfig, key_partition};
-    use millstream_protocol::{
-        Response,
-        messages::produce::{PartitionProduceData, PartitionProduceResponse, ProduceRequest, TopicProduceData},
-    };
+    use millstream_protocol::{Response, messages::produce::PartitionProduceResponse};
     use millstream_record::{BatchBuilder, BatchOptions};
 
     use super::*;
@@ -101,7 +94,7 @@ mod tests {
         Broker,
         handlers::produce::{Checked, check},
         reply::Reply,
-        testing::{TOPIC, create, start},
+        testing::{TOPIC, create, produce_request, start},
     };
 
     const PARTITIONS: i32 = 3;
@@ -140,13 +133,7 @@ mod tests {
     }
 
     fn checked(broker: &Broker, partition: PartitionId, batch: Bytes, epoch: i32) -> Checked {
-        let data = PartitionProduceData { index: partition, records: Some(batch), routing_epoch: RoutingEpoch(epoch) };
-        let topic = TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
-        check(
-            broker.shared(),
-            9,
-            ProduceRequest { acks: -1, timeout_ms: 1_000, topic_data: vec![topic], ..Default::default() },
-        )
+        check(broker.shared(), 9, produce_request(partition, batch, RoutingEpoch(epoch)))
     }
 
     async fn prepared(broker: &Broker, mut checked: Checked) -> Checked {
