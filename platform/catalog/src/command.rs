@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use millstream_model::{
-    Address, BrokerId, Digest, ModuleKind, ModuleRef, Name, Needs, Offset, RoutingEpoch, TimestampMs, TopicConfig,
-    TopicId, TopicName, TopicPartition, TransformId, ViewId,
+    Address, BrokerId, DefaultKind, Digest, ModuleKind, ModuleRef, Name, Needs, Offset, RoutingEpoch, TimestampMs,
+    TopicConfig, TopicId, TopicName, TopicPartition, TransformId, ViewId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +111,16 @@ pub enum Command {
         from: Box<TopicConfig>,
         /// Its settings from now on.
         to: Box<TopicConfig>,
+    },
+    /// Gives the cluster other defaults of topics' settings, one kind of them; each topic that follows one of them has it from then on.
+    /// Refused where they are not `from` any more.
+    AlterTopicDefaults {
+        /// Which of them.
+        kind: DefaultKind,
+        /// Those that the proposer saw, by topics' names for them.
+        from: BTreeMap<String, String>,
+        /// Those from now on. That each value can be is the proposer's to look to: one that cannot is passed over.
+        to: BTreeMap<String, String>,
     },
     /// Puts a routing epoch in force: its marker is in every partition that there was before, durably, and nothing that was placed in an
     /// earlier epoch is taken there any more.
@@ -276,6 +286,7 @@ impl Command {
             | Self::CreatePartitions { .. }
             | Self::AllocateProducerIds { .. }
             | Self::AlterRouting { .. }
+            | Self::AlterTopicDefaults { .. }
             | Self::PushModule { .. }
             | Self::CreateView { .. }
             | Self::DeployTransform { .. }

@@ -7,7 +7,7 @@
 //! broker answers from the state in memory and never from here; what is here can be read through
 //! [`Catalog::projected_entries`](crate::Catalog::projected_entries), and outside of the process while no broker runs.
 //!
-//! Keys are `cluster`, `broker/ID`, `topic/NAME`, `view/NAME`, `module/NAME@VERSION` and `transform/NAME`, each followed by
+//! Keys are `cluster`, `topic-defaults`, `broker/ID`, `topic/NAME`, `view/NAME`, `module/NAME@VERSION` and `transform/NAME`, each followed by
 //! a NUL and a four-byte piece number, because values stay under 64 KiB; the value is JSON. The key `=` says what the projection
 //! is of. A thread of its own writes it, always the newest state; those in between may be skipped.
 
@@ -243,6 +243,9 @@ fn bring_up(db: &sled::Db, before: Option<&State>, now: &State, stamp: Stamp) ->
     let mut batch = sled::Batch::default();
     if before.cluster_id != now.cluster_id {
         put(db, &mut batch, "cluster", &now.cluster_id)?;
+    }
+    if before.topic_defaults != now.topic_defaults {
+        put(db, &mut batch, "topic-defaults", &now.topic_defaults)?;
     }
     difference(db, &mut batch, "broker", &before.brokers, &now.brokers, ToString::to_string)?;
     difference(db, &mut batch, "topic", &before.topics, &now.topics, |id| name(id, before, now))?;

@@ -75,6 +75,8 @@ pub enum Refused {
     AssignedOthers { given: usize, there: usize },
     #[error("topic {0} has been given other settings at the same time: look again, then retry")]
     StaleTopic(TopicName),
+    #[error("the defaults of topics' settings have been changed at the same time: look again, then retry")]
+    StaleDefaults,
     #[error("the partitioner of topic {0} and its parameters are not changed as other settings are")]
     PartitionerChanged(TopicName),
     #[error("the routing of topic {0} is being changed already: try again when that is done")]

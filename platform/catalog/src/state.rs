@@ -14,7 +14,7 @@ use std::{
 
 use millstream_model::{
     Address, BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Name, Needs, Offset, PartitionId, ProducerId,
-    RoutingEpoch, TimestampMs, TopicConfig, TopicId, TopicName, TransformId, ViewId,
+    RoutingEpoch, TimestampMs, TopicConfig, TopicDefaults, TopicId, TopicName, TransformId, ViewId,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -395,6 +395,9 @@ pub struct State {
     /// The first producer id that no broker was given yet.
     #[serde(default)]
     pub next_producer_id: ProducerId,
+    /// What topics have of settings that they are not given. (Each topic's `config` has them already.)
+    #[serde(default, skip_serializing_if = "TopicDefaults::is_empty")]
+    pub topic_defaults: TopicDefaults,
 }
 
 impl State {

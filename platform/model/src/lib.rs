@@ -14,8 +14,8 @@ mod names;
 
 pub use address::{Address, AddressError};
 pub use config::{
-    CleanupPolicy, ConfigError, ConfigKey, Durability, PARTITIONER, PARTITIONER_PARAM, PartitionerEnforce, Ratio,
-    TOPIC_SETTINGS, TimestampType, TopicConfig,
+    CleanupPolicy, ConfigError, ConfigKey, ConfigSource, DefaultKind, Durability, Given, PARTITIONER,
+    PARTITIONER_PARAM, PartitionerEnforce, Ratio, TOPIC_SETTINGS, TimestampType, TopicConfig, TopicDefaults,
 };
 pub use digest::{Digest, DigestError};
 pub use ids::{

@@ -30,7 +30,9 @@ use self::{
     brokers::{allocate_producer_ids, create_cluster, register_broker},
     modules::{delete_module, push_module},
     routing::routing_opened,
-    topics::{alter_routing, alter_topic, create_partitions, create_topic, delete_topic, readable_topic},
+    topics::{
+        alter_routing, alter_topic, alter_topic_defaults, create_partitions, create_topic, delete_topic, readable_topic,
+    },
     transforms::{delete_transform, deploy_transform, set_transform_state, skip_record, transform_topics},
     views::{create_view, delete_view},
 };
@@ -86,6 +88,7 @@ pub fn apply(state: &mut State, index: u64, command: Command) -> Result<Outcome,
         Command::AllocateProducerIds { reporter } => allocate_producer_ids(state, reporter),
         Command::AlterTopic { id, from, to } => alter_topic(state, id, &from, *to),
         Command::AlterRouting { id, from, to } => alter_routing(state, id, &from, *to),
+        Command::AlterTopicDefaults { kind, from, to } => alter_topic_defaults(state, kind, &from, to),
         Command::RoutingOpened { id, epoch, markers } => routing_opened(state, id, epoch, markers),
         Command::DeleteTopic { id } => delete_topic(state, id),
         Command::PushModule { module, digest, size_bytes, kinds, needs, declarations, at } => {

@@ -1,10 +1,13 @@
 //! Commands as scripts: what each does, what it refuses, and that a refusal changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use millstream_model::{
-    Address, BrokerId, Digest, LeaderEpoch, ModuleKind, ModuleRef, Needs, Offset, PartitionId, TimestampMs,
-    TopicConfig, TopicId, TopicName, TopicPartition, TransformId, ViewId,
+    Address, BrokerId, DefaultKind, Digest, Given, LeaderEpoch, ModuleKind, ModuleRef, Needs, Offset, PartitionId,
+    TimestampMs, TopicConfig, TopicDefaults, TopicId, TopicName, TopicPartition, TransformId, ViewId,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -273,6 +276,47 @@ fn a_topic_made_again_is_another() {
     assert!(state.topic_by_id(TopicId(uuid(101))).is_none());
     assert_eq!(state.topic("a").unwrap().id, TopicId(uuid(111)));
     assert!(matches!(refused(&state, Command::DeleteTopic { id: TopicId(uuid(101)) }), Refused::UnknownTopicId(_)));
+}
+
+fn defaults(kind: DefaultKind, from: &[(&str, &str)], to: &[(&str, &str)]) -> Command {
+    let part = |pairs: &[(&str, &str)]| TopicDefaults::part(pairs.iter().copied()).unwrap();
+    Command::AlterTopicDefaults { kind, from: part(from), to: part(to) }
+}
+
+#[test]
+fn topics_follow_the_defaults_in_what_they_are_not_given() {
+    let hour = [("log.retention.ms", "3600000")];
+    // Nothing about it changes: its retention is the default's, but given.
+    let week = [("retention.ms", "604800000"), ("segment.bytes", "2097152")];
+    let state = taken(&small(), topic_with(70, "given", 1, 1, &week));
+    let before = state.topic("given").unwrap().clone();
+    let state = taken(&state, defaults(DefaultKind::Dynamic, &[], &hour));
+    let retention = |state: &State, topic: &str| state.topic(topic).unwrap().config.retention_ms;
+    assert!(Arc::ptr_eq(state.topic("given").unwrap(), &before), "it is the same one");
+    assert_eq!(retention(&state, "a"), Some(3_600_000));
+    // Made since, and given back since.
+    let state = taken(&state, topic(71, "later"));
+    assert_eq!(retention(&state, "later"), Some(3_600_000));
+    let mut open = before.config.clone();
+    open.reset("retention.ms").unwrap();
+    let (from, to) = (Box::new(before.config.clone()), Box::new(open));
+    let state = taken(&state, Command::AlterTopic { id: TopicId(uuid(70)), from, to });
+    assert_eq!(retention(&state, "given"), Some(3_600_000));
+    // Who is started with others has a say where nobody has changed them since.
+    let state = taken(&state, defaults(DefaultKind::Static, &[], &[("log.retention.ms", "5"), ("log.roll.ms", "7")]));
+    let config = &state.topic("a").unwrap().config;
+    assert_eq!((config.retention_ms, config.segment_ms), (Some(3_600_000), 7));
+    assert_eq!(refused(&state, defaults(DefaultKind::Dynamic, &[], &hour)), Refused::StaleDefaults);
+    let mut again = state.clone();
+    assert_eq!(apply(&mut again, 3000, defaults(DefaultKind::Dynamic, &hour, &hour)), Ok(Outcome::Unchanged));
+    let state = taken(&state, defaults(DefaultKind::Dynamic, &hour, &[]));
+    assert_eq!((retention(&state, "a"), retention(&state, "given")), (Some(5), Some(5)));
+    let read: State = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
+    assert_eq!(read, state);
+    // What this version has no such setting for, or value of, is passed over.
+    let newer = [("no.such", "1"), ("segment.bytes", "many")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let newer = Command::AlterTopicDefaults { kind: DefaultKind::Dynamic, from: BTreeMap::new(), to: newer.into() };
+    assert_eq!(taken(&state, newer).topic("a"), state.topic("a"));
 }
 
 fn opened(id: u128, epoch: i32, markers: &[i64]) -> Command {
@@ -750,6 +794,7 @@ fn topics_from_before_there_were_all_settings_are_read() {
     let topic = topics.values_mut().find(|topic| topic["name"] == "old").unwrap();
     let config = topic["config"].as_object_mut().unwrap();
     for since in [
+        "given",
         "retention_bytes",
         "retention_ms",
         "segment_ms",
@@ -762,8 +807,11 @@ fn topics_from_before_there_were_all_settings_are_read() {
     }
     let read: State = serde_json::from_value(json).unwrap();
     let old = &read.topics.values().find(|topic| topic.name.as_str() == "old").unwrap().config;
-    // It was told that all is kept.
-    assert_eq!(*old, TopicConfig { retention_ms: None, retention_bytes: None, ..TopicConfig::default() });
+    // It was told that all is kept; and what it was given was not noted, so that nothing changes behind its owner's back.
+    let given = Given::default();
+    assert_eq!(*old, TopicConfig { given, retention_ms: None, retention_bytes: None, ..TopicConfig::default() });
+    let day = defaults(DefaultKind::Dynamic, &[], &[("log.retention.ms", "86400000")]);
+    assert_eq!(taken(&read, day).topic("old").unwrap().config, *old);
     assert_ne!(old.retention_ms, TopicConfig::default().retention_ms);
 }
 
@@ -805,6 +853,15 @@ fn any_command() -> impl Strategy<Value = Command> {
             &outputs
         )),
         id.prop_map(|id| Command::DeleteTransform { id: TransformId(uuid(id)) }),
+        (any::<bool>(), any::<[Option<bool>; 2]>()).prop_map(|(dynamic, parts)| {
+            let kind = if dynamic { DefaultKind::Dynamic } else { DefaultKind::Static };
+            let part = |known: Option<bool>| match known {
+                None => &[][..],
+                Some(false) => &[("log.retention.ms", "1")],
+                Some(true) => &[("log.retention.ms", "2"), ("log.roll.ms", "3")],
+            };
+            defaults(kind, part(parts[0]), part(parts[1]))
+        }),
     ]
 }
 
@@ -815,6 +872,9 @@ fn check_whole(state: &State) {
     assert_eq!(names, state.topics.len() + state.views.len());
     for topic in state.topics.values() {
         assert_eq!(state.topic(topic.name.as_str()).unwrap().id, topic.id);
+        let mut config = topic.config.clone();
+        config.turn(&TopicDefaults::default(), &state.topic_defaults);
+        assert_eq!(config, topic.config, "it follows the defaults");
         for partition in &topic.partitions {
             assert!(partition.isr.iter().all(|broker| partition.replicas.contains(broker)));
             assert!(partition.leader.is_none_or(|leader| partition.isr.contains(&leader)), "{partition:?}");

@@ -1,8 +1,8 @@
 //! Commands about topics, and the names that topics and views share.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use millstream_model::{BrokerId, LeaderEpoch, TopicConfig, TopicId, TopicName, limits};
+use millstream_model::{BrokerId, DefaultKind, LeaderEpoch, TopicConfig, TopicId, TopicName, limits};
 
 use super::{
     Outcome, Refused,
@@ -47,6 +47,7 @@ pub(super) fn create_topic(
         }
     }
     params_fit(&topic.config.partitioner_params)?;
+    topic.config.follow(&state.topic_defaults);
     // Leaders go round the brokers, from a place that differs from topic to topic.
     let first = (index % brokers.len() as u64) as usize;
     topic.partitions = (0..partitions as usize)
@@ -171,9 +172,10 @@ pub(super) fn alter_routing(
     state: &mut State,
     id: TopicId,
     from: &TopicConfig,
-    to: TopicConfig,
+    mut to: TopicConfig,
 ) -> Result<Outcome, Refused> {
     let topic = state.topics.get(&id).ok_or(Refused::UnknownTopicId(id))?;
+    to.follow(&state.topic_defaults);
     if topic.config != *from {
         return Err(Refused::StaleTopic(topic.name.clone()));
     }
@@ -194,6 +196,31 @@ pub(super) fn alter_routing(
         topic.config.partitioner.clone_from(&from.partitioner);
         topic.config.partitioner_params.clone_from(&from.partitioner_params);
         routing::open(topic, opened);
+    }
+    Ok(Outcome::Done)
+}
+
+pub(super) fn alter_topic_defaults(
+    state: &mut State,
+    kind: DefaultKind,
+    from: &BTreeMap<String, String>,
+    to: BTreeMap<String, String>,
+) -> Result<Outcome, Refused> {
+    let before = state.topic_defaults.clone();
+    if before.of(kind) != from {
+        return Err(Refused::StaleDefaults);
+    }
+    if *from == to {
+        return Ok(Outcome::Unchanged);
+    }
+    state.topic_defaults = before.with(kind, to);
+    for topic in state.topics.values_mut() {
+        let mut config = topic.config.clone();
+        config.turn(&before, &state.topic_defaults);
+        // Those that nothing changes of stay the same ones: who follows the state tells by that.
+        if config != topic.config {
+            Arc::make_mut(topic).config = config;
+        }
     }
     Ok(Outcome::Done)
 }

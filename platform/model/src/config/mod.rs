@@ -1,5 +1,6 @@
 //! Topic configuration: Kafka's names and our own, parsed and checked in one table.
 
+mod defaults;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -11,14 +12,18 @@ use serde::{Deserialize, Serialize};
 
 use self::settings::{KEY_CHARS_TOLD, LIMIT_MAX, LISTS, find, words};
 pub use self::{
+    defaults::{ConfigSource, DefaultKind, Given, TopicDefaults},
     settings::{ConfigError, ConfigKey, PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS},
     values::{CleanupPolicy, Durability, PartitionerEnforce, Ratio, TimestampType},
 };
 use crate::{ModuleRef, limits};
 
-/// One topic's settings, each with a value: what was not given has its default.
+/// One topic's settings, each with the value that is in force: what was not given has its default (see [`TopicDefaults`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicConfig {
+    /// Which of them the topic was given itself.
+    #[serde(default, skip_serializing_if = "Given::is_all")]
+    pub given: Given,
     /// `cleanup.policy`.
     pub cleanup_policy: CleanupPolicy,
     /// `delete.retention.ms`: how long a record without a value stays in a compacted topic once nothing older of its key does,
@@ -91,6 +96,7 @@ fn timestamp_ms_unbounded() -> u64 {
 impl Default for TopicConfig {
     fn default() -> Self {
         Self {
+            given: Given::nothing(),
             cleanup_policy: CleanupPolicy::Delete,
             delete_retention_ms: delete_retention_ms_default(),
             compaction_lag_ms_max: compaction_lag_ms_max_default(),
@@ -132,7 +138,8 @@ impl TopicConfig {
     pub fn keeps_less_than(&self, other: &Self) -> bool {
         let (retention_bytes, retention_ms, cleanup_policy) =
             (other.retention_bytes, other.retention_ms, other.cleanup_policy);
-        if (Self { retention_bytes, retention_ms, cleanup_policy, ..self.clone() }) != *other {
+        let given = other.given.clone();
+        if (Self { given, retention_bytes, retention_ms, cleanup_policy, ..self.clone() }) != *other {
             return false;
         }
         // None keeps all.
@@ -173,11 +180,16 @@ impl TopicConfig {
             self.partitioner_params.insert(param.into(), value.into());
             return Ok(());
         }
-        let entry = find(key)?;
-        (entry.set)(self, entry.key, value)
+        self.give(find(key)?, value)
     }
 
-    /// Gives one setting its default again.
+    fn give(&mut self, setting: &'static ConfigKey, value: &str) -> Result<(), ConfigError> {
+        (setting.set)(self, setting.key, value)?;
+        self.given.add(setting);
+        Ok(())
+    }
+
+    /// Takes one setting back: it has Kafka's default then, and the cluster's once it [follows](Self::follow) that.
     ///
     /// # Errors
     /// There is no such setting. A parameter of the partitioner that was never given is none.
@@ -188,7 +200,9 @@ impl TopicConfig {
         }
         let entry = find(key)?;
         let default = (entry.show)(&Self::default()).unwrap_or_default();
-        (entry.set)(self, entry.key, &default)
+        (entry.set)(self, entry.key, &default)?;
+        self.given.remove(entry);
+        Ok(())
     }
 
     /// Adds to one setting that is a list (`cleanup.policy`) what of `value` it does not have.
@@ -197,7 +211,7 @@ impl TopicConfig {
     /// As [`TopicConfig::set`]; or the setting is no list.
     pub fn add(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
         let (entry, current) = self.list(key)?;
-        (entry.set)(self, entry.key, &format!("{current},{value}"))
+        self.give(entry, &format!("{current},{value}"))
     }
 
     /// Takes from one setting that is a list (`cleanup.policy`) what of `value` it has.
@@ -208,7 +222,7 @@ impl TopicConfig {
         let (entry, current) = self.list(key)?;
         let gone = words(value);
         let left: Vec<_> = words(&current).into_iter().filter(|word| !gone.contains(word)).collect();
-        (entry.set)(self, entry.key, &left.join(","))
+        self.give(entry, &left.join(","))
     }
 
     /// A setting that is a list, and its value.
@@ -222,7 +236,7 @@ impl TopicConfig {
         }
     }
 
-    /// Every setting with its value, in a fixed order, and whether the value is the default.
+    /// Every setting with its value, in a fixed order, and whether that is the one that Kafka has by default.
     pub fn pairs(&self) -> impl Iterator<Item = (String, Option<String>, bool)> {
         let default = Self::default();
         TOPIC_SETTINGS

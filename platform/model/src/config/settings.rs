@@ -36,6 +36,14 @@ pub enum ConfigError {
         /// What this version takes.
         takes: &'static str,
     },
+    /// No default of topics' settings.
+    #[error("{name:?} is no default of topics' settings; known are {known}")]
+    NoDefault {
+        /// What was given.
+        name: String,
+        /// What there is, comma-separated.
+        known: String,
+    },
     /// Something was to be added to, or taken from, a setting that is no list.
     #[error("{key} is not a list: it is set as a whole")]
     NotAList {
@@ -48,6 +56,8 @@ pub enum ConfigError {
 pub struct ConfigKey {
     /// The name, as in Kafka where Kafka has it.
     pub key: &'static str,
+    /// What Kafka calls the broker's setting, whose value a topic follows that is not given one; none: there is none.
+    pub broker: Option<&'static str>,
     pub(super) show: fn(&TopicConfig) -> Option<String>,
     pub(super) set: fn(&mut TopicConfig, &'static str, &str) -> Result<(), ConfigError>,
 }
@@ -118,6 +128,7 @@ fn show_limit(limit: Option<u64>) -> String {
 pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     ConfigKey {
         key: "cleanup.policy",
+        broker: Some("log.cleanup.policy"),
         show: |config| {
             Some(match config.cleanup_policy {
                 CleanupPolicy::Delete => "delete".into(),
@@ -140,6 +151,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "compression.type",
+        broker: Some("compression.type"),
         show: |_| Some("producer".into()),
         set: |_, key, text| {
             only(
@@ -153,6 +165,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "delete.retention.ms",
+        broker: Some("log.cleaner.delete.retention.ms"),
         show: |config| Some(config.delete_retention_ms.to_string()),
         set: |config, key, text| {
             config.delete_retention_ms = number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")?;
@@ -161,6 +174,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "max.compaction.lag.ms",
+        broker: Some("log.cleaner.max.compaction.lag.ms"),
         show: |config| Some(config.compaction_lag_ms_max.to_string()),
         set: |config, key, text| {
             config.compaction_lag_ms_max = number(key, text, 1, LIMIT_MAX, "milliseconds, 1 or more")?;
@@ -169,6 +183,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "max.message.bytes",
+        broker: Some("message.max.bytes"),
         show: |config| Some(config.message_bytes_max.to_string()),
         set: |config, key, text| {
             let value = number(key, text, 1024, limits::BATCH_BYTES_MAX as u64, "bytes from 1024 to 67108864")?;
@@ -178,6 +193,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "message.timestamp.after.max.ms",
+        broker: Some("log.message.timestamp.after.max.ms"),
         show: |config| Some(config.timestamp_after_ms_max.to_string()),
         set: |config, key, text| {
             config.timestamp_after_ms_max = number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")?;
@@ -186,6 +202,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "message.timestamp.before.max.ms",
+        broker: Some("log.message.timestamp.before.max.ms"),
         show: |config| Some(config.timestamp_before_ms_max.to_string()),
         set: |config, key, text| {
             config.timestamp_before_ms_max = number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")?;
@@ -194,6 +211,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "message.timestamp.type",
+        broker: Some("log.message.timestamp.type"),
         show: |config| {
             Some(match config.timestamp_type {
                 TimestampType::CreateTime => "CreateTime".into(),
@@ -211,6 +229,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "min.cleanable.dirty.ratio",
+        broker: Some("log.cleaner.min.cleanable.ratio"),
         show: |config| Some(config.cleanable_dirty_ratio_min.get().to_string()),
         set: |config, key, text| {
             let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
@@ -222,6 +241,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "min.compaction.lag.ms",
+        broker: Some("log.cleaner.min.compaction.lag.ms"),
         show: |config| Some(config.compaction_lag_ms_min.to_string()),
         set: |config, key, text| {
             config.compaction_lag_ms_min = number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")?;
@@ -230,6 +250,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "min.insync.replicas",
+        broker: Some("min.insync.replicas"),
         show: |config| Some(config.insync_replicas_min.to_string()),
         set: |config, key, text| {
             config.insync_replicas_min = number(key, text, 1, 1000, "a count from 1 to 1000")? as u32;
@@ -238,6 +259,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "retention.bytes",
+        broker: Some("log.retention.bytes"),
         show: |config| Some(show_limit(config.retention_bytes)),
         set: |config, key, text| {
             config.retention_bytes = limit(key, text, "bytes of a partition, or -1 (no limit)")?;
@@ -246,6 +268,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "retention.ms",
+        broker: Some("log.retention.ms"),
         show: |config| Some(show_limit(config.retention_ms)),
         set: |config, key, text| {
             config.retention_ms = limit(key, text, "milliseconds, or -1 (for ever)")?;
@@ -254,6 +277,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "segment.bytes",
+        broker: Some("log.segment.bytes"),
         show: |config| Some(config.segment_bytes.to_string()),
         set: |config, key, text| {
             config.segment_bytes = number(key, text, 1 << 20, i32::MAX as u64, "bytes from 1048576 to 2147483647")?;
@@ -262,6 +286,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "segment.jitter.ms",
+        broker: Some("log.roll.jitter.ms"),
         show: |_| Some("0".into()),
         set: |_, key, text| match number(key, text, 0, LIMIT_MAX, "milliseconds, 0 or more")? {
             0 => Ok(()),
@@ -270,6 +295,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "segment.ms",
+        broker: Some("log.roll.ms"),
         show: |config| Some(config.segment_ms.to_string()),
         set: |config, key, text| {
             config.segment_ms = number(key, text, 1, LIMIT_MAX, "milliseconds, 1 or more")?;
@@ -278,6 +304,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "millstream.durability",
+        broker: None,
         show: |config| {
             Some(match config.durability {
                 Durability::Fsync => "fsync".into(),
@@ -295,6 +322,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: PARTITIONER,
+        broker: None,
         show: |config| config.partitioner.as_ref().map(ToString::to_string),
         set: |config, key, text| {
             config.partitioner = match text {
@@ -310,6 +338,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
     },
     ConfigKey {
         key: "millstream.partitioner.enforce",
+        broker: None,
         show: |config| {
             Some(match config.partitioner_enforce {
                 PartitionerEnforce::Off => "off".into(),
@@ -331,5 +360,13 @@ pub(super) fn find(key: &str) -> Result<&'static ConfigKey, ConfigError> {
     TOPIC_SETTINGS.iter().find(|entry| entry.key == key).ok_or_else(|| ConfigError::Unknown {
         key: key.chars().take(KEY_CHARS_TOLD).collect(),
         known: TOPIC_SETTINGS.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// The setting of topics behind a broker's.
+pub(super) fn find_of_broker(name: &str) -> Result<&'static ConfigKey, ConfigError> {
+    TOPIC_SETTINGS.iter().find(|entry| entry.broker == Some(name)).ok_or_else(|| ConfigError::NoDefault {
+        name: name.chars().take(KEY_CHARS_TOLD).collect(),
+        known: TOPIC_SETTINGS.iter().filter_map(|entry| entry.broker).collect::<Vec<_>>().join(", "),
     })
 }
