@@ -19,6 +19,7 @@ use crate::{
     BrokerOptions,
     catch_up::CatchUp,
     compaction,
+    handlers::alter_defaults,
     jobs::Jobs,
     logs,
     memory::Memory,
@@ -74,6 +75,9 @@ pub enum StartError {
     /// This broker could not be registered with its cluster.
     #[error("the broker could not be registered with its cluster: {0}")]
     Register(#[source] ProposeError),
+    /// The defaults of topics' settings cannot be, or could not be agreed on.
+    #[error("the defaults of topics' settings: {0}")]
+    Defaults(String),
     /// The module host.
     #[error("the module host: {0}")]
     Modules(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -214,6 +218,7 @@ impl Broker {
                 break;
             }
         }
+        alter_defaults::tell(&catalog, &options.topic_defaults).await.map_err(StartError::Defaults)?;
         storage.follow(catalog.state_at().0).map_err(|error| StartError::Partitions(Box::new(error)))?;
         modules.sweep(&catalog.state()).await;
         let (asked, there) = (options.new_topics.replication_factor, catalog.state().brokers.len());

@@ -1,6 +1,6 @@
 //! What a broker is started with.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use millstream_env::Budget;
 use millstream_log::StorageOptions;
@@ -33,6 +33,10 @@ pub struct BrokerOptions {
     pub frames: Budget,
     /// What topics are made with, and when, where nobody says so.
     pub new_topics: NewTopics,
+    /// Settings that each topic has which is not given them, by topics' names for them, as
+    /// [`TopicDefaults::part`](millstream_model::TopicDefaults::part) makes them. What is not named is as in Kafka. A change while the broker
+    /// runs goes before them.
+    pub topic_defaults: BTreeMap<String, String>,
     /// How often to look for records that topics need not keep (Kafka's `log.retention.check.interval.ms`).
     pub retention_check: Duration,
     /// How often to look for topics to be compacted (Kafka's `log.cleaner.backoff.ms`).
@@ -63,6 +67,7 @@ impl BrokerOptions {
             session: SessionLimits::default(),
             frames: Budget::new(FRAMES_BYTES_DEFAULT),
             new_topics: NewTopics::default(),
+            topic_defaults: BTreeMap::new(),
             retention_check: Duration::from_secs(5 * 60),
             compaction_check: Duration::from_secs(15),
             catch_up_share: 25,

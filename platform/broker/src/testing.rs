@@ -30,12 +30,17 @@ pub(crate) fn try_start(world: &World) -> Result<Broker, StartError> {
 
 /// As [`try_start`], with these settings of topics.
 pub(crate) fn try_start_with(world: &World, new_topics: NewTopics) -> Result<Broker, StartError> {
-    let options = BrokerOptions {
+    try_start_as(world, |options| options.new_topics = new_topics)
+}
+
+/// As [`try_start`], with changes to its options.
+pub(crate) fn try_start_as(world: &World, change: impl FnOnce(&mut BrokerOptions)) -> Result<Broker, StartError> {
+    let mut options = BrokerOptions {
         compiler: Compiler::InProcess,
         projection_dir: None,
-        new_topics,
         ..BrokerOptions::new(BrokerId(1), "/data".into())
     };
+    change(&mut options);
     Ok(world.run_until(Broker::start(options, world.env(), Vec::new()))?.0)
 }
 

@@ -1,4 +1,5 @@
-//! AlterConfigs and IncrementalAlterConfigs: settings of topics changed, agreed on, and in force on this broker before the answer.
+//! AlterConfigs and IncrementalAlterConfigs: settings of topics, and their defaults, changed, agreed on, and in force on this broker before
+//! the answer.
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use millstream_protocol::{
 };
 
 use super::{
+    alter_defaults,
     create_topics::{check_insync_replicas_min, check_partitioner},
     wire::times_named,
 };
@@ -24,10 +26,10 @@ use crate::{
 };
 
 /// How often a change is made anew because somebody else's came first. Each time one of them went ahead.
-const ATTEMPTS: usize = 10;
+pub(super) const ATTEMPTS: usize = 10;
 
 /// What a request asks of one resource.
-enum Changes {
+pub(super) enum Changes {
     /// IncrementalAlterConfigs: these settings change.
     Named(Vec<AlterableConfig>),
     /// AlterConfigs: these settings are all that are given.
@@ -92,11 +94,7 @@ async fn alter(
             return Err(WireError::new(ErrorCode::InvalidRequest, "Default topic resources are not allowed."));
         }
         RESOURCE_TOPIC => {}
-        RESOURCE_BROKER => {
-            let message = "a broker's settings are given when it is started (`millstream serve --help`): they cannot be changed \
-                           while it runs";
-            return Err(WireError::new(ErrorCode::InvalidRequest, message));
-        }
+        RESOURCE_BROKER => return alter_defaults::alter(shared, name, changes, validate_only).await,
         other => {
             let message = format!("resources of type {other} have no settings here: 2 is a topic");
             return Err(WireError::new(ErrorCode::InvalidRequest, message));
@@ -107,10 +105,11 @@ async fn alter(
     loop {
         let state = shared.catalog.state();
         let topic = topic_named(&state, name, "alter the topic's settings")?;
-        let config = match changes {
+        let mut config = match changes {
             Changes::Named(changes) => changed(&topic.config, changes)?,
             Changes::All(settings) => replaced(&topic.config, settings)?,
         };
+        config.follow(&state.topic_defaults);
         // A topic that asks for too many since before that was refused can be altered otherwise.
         if config.insync_replicas_min != topic.config.insync_replicas_min {
             let replicas = topic.partitions.iter().map(|partition| partition.replicas.len()).min();
@@ -191,7 +190,7 @@ fn replaced(config: &TopicConfig, settings: &[ReplacedConfig]) -> Result<TopicCo
     Ok(replaced)
 }
 
-fn each_once<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), WireError> {
+pub(super) fn each_once<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), WireError> {
     let mut names: Vec<_> = names.collect();
     names.sort_unstable();
     match names.array_windows().find(|[one, two]| one == two) {
@@ -200,7 +199,7 @@ fn each_once<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), WireError> 
     }
 }
 
-fn given<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, WireError> {
+pub(super) fn given<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, WireError> {
     value.as_deref().ok_or_else(|| WireError::new(ErrorCode::InvalidRequest, format!("{name:?} is given no value")))
 }
 

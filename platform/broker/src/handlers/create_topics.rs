@@ -6,17 +6,14 @@ use millstream_catalog::{Command, State, Topic, check_assignment};
 use millstream_model::{BrokerId, PartitionId, TimestampMs, TopicConfig, TopicId, TopicName};
 use millstream_protocol::{
     ErrorCode,
-    messages::{
-        configs::{SOURCE_DEFAULT, SOURCE_TOPIC},
-        topics::{
-            CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfigs, CreatableTopicResult,
-            CreateTopicsRequest, CreateTopicsResponse,
-        },
+    messages::topics::{
+        CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest,
+        CreateTopicsResponse,
     },
 };
 use uuid::Uuid;
 
-use super::wire::times_named;
+use super::{describe_configs::source, wire::times_named};
 use crate::{
     errors::{Messages, WireError},
     pools::Use,
@@ -58,11 +55,12 @@ pub(super) async fn create(
     let name = TopicName::new(&topic.name).map_err(|error| WireError::new(ErrorCode::InvalidTopic, error))?;
     let assigned = assigned(&topic)?;
     let settings = topic.configs.iter().map(|config| (config.name.as_str(), config.value.as_deref().unwrap_or("")));
-    let config = TopicConfig::from_pairs(settings)?;
+    let mut config = TopicConfig::from_pairs(settings)?;
+    let state = shared.catalog.state();
+    config.follow(&state.topic_defaults);
     let (partitions, replication_factor) = counts(shared, &topic, assigned.as_deref());
     // The catalog refuses a number below 1, in its own words.
     check_insync_replicas_min(&config, usize::try_from(replication_factor).unwrap_or(0).max(1))?;
-    let state = shared.catalog.state();
     if let Some(assigned) = &assigned {
         assigned.iter().try_for_each(|given| check_assignment(&state, given, assigned[0].len()))?;
     }
@@ -93,9 +91,9 @@ pub(super) async fn create(
     }
     let configs = config.pairs().map(|(name, value, is_default)| CreatableTopicConfigs {
         read_only: false,
+        config_source: source(config.source(&name, is_default, &state.topic_defaults)),
         name,
         value,
-        config_source: if is_default { SOURCE_DEFAULT } else { SOURCE_TOPIC },
         is_sensitive: false,
     });
     Ok(CreatableTopicResult {
@@ -186,7 +184,10 @@ pub(super) async fn check_partitioner(shared: &Shared, state: &State, would_be: 
 #[cfg(test)]
 mod tests {
     use millstream_env::sim::World;
-    use millstream_protocol::messages::topics::CreatableTopicConfig;
+    use millstream_protocol::messages::{
+        configs::{SOURCE_DEFAULT, SOURCE_TOPIC},
+        topics::CreatableTopicConfig,
+    };
 
     use super::*;
     use crate::testing::{start, stop};

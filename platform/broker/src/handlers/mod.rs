@@ -1,6 +1,7 @@
 //! One handler per request, one file per family.
 
 pub(crate) mod alter_configs;
+pub(crate) mod alter_defaults;
 pub(crate) mod cluster;
 pub(crate) mod create_partitions;
 pub(crate) mod create_topics;

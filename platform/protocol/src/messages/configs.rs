@@ -9,6 +9,8 @@ pub const RESOURCE_BROKER: i8 = 4;
 
 /// A value's source: set on the topic.
 pub const SOURCE_TOPIC: i8 = 1;
+/// A value's source: changed for all brokers while they ran.
+pub const SOURCE_DYNAMIC_DEFAULT_BROKER: i8 = 3;
 /// A value's source: what the broker was started with.
 pub const SOURCE_STATIC_BROKER: i8 = 4;
 /// A value's source: nobody set it.
@@ -67,7 +69,8 @@ message! {
         pub value: Option<String>,
         /// Whether it cannot be changed.
         pub read_only: bool,
-        /// Where the value comes from: [`SOURCE_TOPIC`], [`SOURCE_STATIC_BROKER`] or [`SOURCE_DEFAULT`].
+        /// Where the value comes from: [`SOURCE_TOPIC`], [`SOURCE_DYNAMIC_DEFAULT_BROKER`], [`SOURCE_STATIC_BROKER`] or
+        /// [`SOURCE_DEFAULT`].
         pub config_source: i8 = -1,
         /// Whether the value is secret.
         pub is_sensitive: bool,

@@ -1,9 +1,11 @@
-//! What is known of settings beside their values: their types, what they do, and which of the broker's stands behind one of a topic.
+//! What is known of settings beside their values: their types and what they do. And the broker's settings, with all that each could be.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
-use millstream_model::{BrokerId, TopicConfig};
-use millstream_protocol::messages::configs::{SOURCE_DEFAULT, SOURCE_STATIC_BROKER};
+use millstream_model::{BrokerId, ConfigSource, DefaultKind, TOPIC_SETTINGS, TopicConfig, TopicDefaults};
+use millstream_protocol::messages::configs::{
+    SOURCE_DEFAULT, SOURCE_DYNAMIC_DEFAULT_BROKER, SOURCE_STATIC_BROKER, SOURCE_TOPIC,
+};
 
 use crate::{BrokerOptions, shared::Shared};
 
@@ -22,165 +24,119 @@ pub(super) enum ConfigType {
 pub(super) struct OfTopic {
     pub(super) name: &'static str,
     pub(super) kind: ConfigType,
-    /// What Kafka calls the broker's setting, whose value is in force where the topic has none; none: there is none.
-    pub(super) broker: Option<&'static str>,
     pub(super) documentation: &'static str,
 }
 
-const fn of_topic(
-    name: &'static str,
-    kind: ConfigType,
-    broker: Option<&'static str>,
-    documentation: &'static str,
-) -> OfTopic {
-    OfTopic { name, kind, broker, documentation }
+const fn of_topic(name: &'static str, kind: ConfigType, documentation: &'static str) -> OfTopic {
+    OfTopic { name, kind, documentation }
 }
 
 static OF_TOPICS: &[OfTopic] = &[
     of_topic(
         "cleanup.policy",
         ConfigType::List,
-        Some("log.cleanup.policy"),
         "What becomes of old records: delete, compact (of each key the newest stays), or both.",
     ),
-    of_topic(
-        "compression.type",
-        ConfigType::String,
-        Some("compression.type"),
-        "How batches are stored: producer is as they were sent.",
-    ),
-    of_topic(
-        "delete.retention.ms",
-        ConfigType::Long,
-        Some("log.cleaner.delete.retention.ms"),
-        "How long a record without a value stays in a compacted topic.",
-    ),
-    of_topic(
-        "max.compaction.lag.ms",
-        ConfigType::Long,
-        Some("log.cleaner.max.compaction.lag.ms"),
-        "A record waits no longer for compaction.",
-    ),
-    of_topic(
-        "max.message.bytes",
-        ConfigType::Int,
-        Some("message.max.bytes"),
-        "The largest batch that is taken, as sent.",
-    ),
+    of_topic("compression.type", ConfigType::String, "How batches are stored: producer is as they were sent."),
+    of_topic("delete.retention.ms", ConfigType::Long, "How long a record without a value stays in a compacted topic."),
+    of_topic("max.compaction.lag.ms", ConfigType::Long, "A record waits no longer for compaction."),
+    of_topic("max.message.bytes", ConfigType::Int, "The largest batch that is taken, as sent."),
     of_topic(
         "message.timestamp.after.max.ms",
         ConfigType::Long,
-        Some("log.message.timestamp.after.max.ms"),
         "How far ahead of the broker's clock a record's time may be.",
     ),
     of_topic(
         "message.timestamp.before.max.ms",
         ConfigType::Long,
-        Some("log.message.timestamp.before.max.ms"),
         "How far behind the broker's clock a record's time may be.",
     ),
     of_topic(
         "message.timestamp.type",
         ConfigType::String,
-        Some("log.message.timestamp.type"),
         "Whose time a record has: CreateTime, the producer's, or LogAppendTime, the broker's.",
     ),
     of_topic(
         "min.cleanable.dirty.ratio",
         ConfigType::Double,
-        Some("log.cleaner.min.cleanable.ratio"),
         "A partition is compacted when this part of it was not yet.",
     ),
-    of_topic(
-        "min.compaction.lag.ms",
-        ConfigType::Long,
-        Some("log.cleaner.min.compaction.lag.ms"),
-        "A younger record is not compacted away.",
-    ),
+    of_topic("min.compaction.lag.ms", ConfigType::Long, "A younger record is not compacted away."),
     of_topic(
         "min.insync.replicas",
         ConfigType::Int,
-        Some("min.insync.replicas"),
         "How many replicas must hold a record before acks=all is answered.",
     ),
     of_topic(
         "retention.bytes",
         ConfigType::Long,
-        Some("log.retention.bytes"),
         "The oldest segments of a partition go while so many bytes are left; -1: however many there are.",
     ),
-    of_topic(
-        "retention.ms",
-        ConfigType::Long,
-        Some("log.retention.ms"),
-        "A segment goes when all its records are older; -1: never.",
-    ),
-    of_topic(
-        "segment.bytes",
-        ConfigType::Int,
-        Some("log.segment.bytes"),
-        "A segment is closed before it would grow past this.",
-    ),
-    of_topic(
-        "segment.jitter.ms",
-        ConfigType::Long,
-        Some("log.roll.jitter.ms"),
-        "Always 0: segments are closed in time.",
-    ),
+    of_topic("retention.ms", ConfigType::Long, "A segment goes when all its records are older; -1: never."),
+    of_topic("segment.bytes", ConfigType::Int, "A segment is closed before it would grow past this."),
+    of_topic("segment.jitter.ms", ConfigType::Long, "Always 0: segments are closed in time."),
     of_topic(
         "segment.ms",
         ConfigType::Long,
-        Some("log.roll.ms"),
         "A segment is closed before it would hold batches further apart in time than this.",
     ),
     of_topic(
         "millstream.durability",
         ConfigType::String,
-        None,
         "When an append counts as acknowledged: fsync, on disk, or replicated, in memory.",
     ),
     of_topic(
         "millstream.partitioner",
         ConfigType::String,
-        None,
         "The module that places records whose producer leaves the partition open.",
     ),
     of_topic(
         "millstream.partitioner.enforce",
         ConfigType::String,
-        None,
         "Whether partitions that clients choose themselves must be those that the partitioner chooses: off or verify.",
     ),
 ];
 
 /// What a parameter of a topic's partitioner is.
 static PARAM: OfTopic =
-    of_topic("millstream.partitioner.param.", ConfigType::String, None, "A parameter of the partitioner.");
+    of_topic("millstream.partitioner.param.", ConfigType::String, "A parameter of the partitioner.");
 
 /// What is known of a topic's setting; of one that is not in the table, that it is text.
 pub(super) fn topic_setting(name: &str) -> &'static OfTopic {
     OF_TOPICS.iter().find(|known| known.name == name).unwrap_or(&PARAM)
 }
 
-/// A setting of the broker, with its value.
+/// A setting of the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OfBroker {
     pub(super) name: &'static str,
-    pub(super) value: String,
-    /// What it is where nobody says; none: there is no such value.
-    pub(super) default: Option<String>,
+    /// Its value, and what it would be without that, and so on; each with its source. Never empty.
+    pub(super) values: Vec<(String, i8)>,
     pub(super) kind: ConfigType,
+    /// Whether it is given where the broker is started, and not changed by clients.
+    pub(super) read_only: bool,
     pub(super) documentation: &'static str,
 }
 
-impl OfBroker {
-    /// Where the value is from.
-    pub(super) fn source(&self) -> i8 {
-        if self.default.as_ref() == Some(&self.value) { SOURCE_DEFAULT } else { SOURCE_STATIC_BROKER }
+/// What a topic has that is given none of the setting of that name, and what it would have without that, and so on.
+pub(super) fn default_values(defaults: &TopicDefaults, name: &str, default: &str) -> Vec<(String, i8)> {
+    let said = [DefaultKind::Dynamic, DefaultKind::Static].into_iter();
+    let said =
+        said.filter_map(|kind| Some((defaults.of(kind).get(name)?.clone(), source(ConfigSource::Defaults(kind)))));
+    said.chain([(default.to_owned(), SOURCE_DEFAULT)]).collect()
+}
+
+/// A source as Kafka's protocol has it.
+pub(crate) fn source(source: ConfigSource) -> i8 {
+    match source {
+        ConfigSource::Topic => SOURCE_TOPIC,
+        ConfigSource::Defaults(DefaultKind::Dynamic) => SOURCE_DYNAMIC_DEFAULT_BROKER,
+        ConfigSource::Defaults(DefaultKind::Static) => SOURCE_STATIC_BROKER,
+        ConfigSource::Nobody => SOURCE_DEFAULT,
     }
 }
 
-/// All settings of the broker, by name. Those of topics have the values that a topic has which is told nothing.
+/// All settings of the broker, by name. Those of topics have the values that a topic has which is given nothing.
 pub(super) fn broker_settings(shared: &Shared) -> Vec<OfBroker> {
     let options = &shared.options;
     let default = BrokerOptions::new(BrokerId(1), Path::new("").into());
@@ -188,12 +144,10 @@ pub(super) fn broker_settings(shared: &Shared) -> Vec<OfBroker> {
     let id = options.id.to_string();
     let protocol = if options.tcp_in_tls { "SSL" } else { "PLAINTEXT" };
     let data_dir = options.data_dir.display().to_string();
-    let setting = |name, value: String, default: Option<String>, kind, documentation| OfBroker {
-        name,
-        value,
-        default,
-        kind,
-        documentation,
+    let setting = |name, value: String, default: Option<String>, kind, documentation| {
+        let told = Some((value, SOURCE_STATIC_BROKER)).filter(|(value, _)| default.as_ref() != Some(value));
+        let values = told.into_iter().chain(default.map(|default| (default, SOURCE_DEFAULT))).collect();
+        OfBroker { name, values, kind, read_only: true, documentation }
     };
     let mut settings = vec![
         setting(
@@ -264,11 +218,14 @@ pub(super) fn broker_settings(shared: &Shared) -> Vec<OfBroker> {
             "Partitions of a topic whose creator leaves the number open.",
         ),
     ];
-    // What a topic has that is told nothing: the same on every broker.
-    for (name, value, _) in TopicConfig::default().pairs() {
-        let OfTopic { broker: Some(broker), kind, documentation, .. } = topic_setting(&name) else { continue };
-        let value = value.unwrap_or_default();
-        settings.push(setting(broker, value.clone(), Some(value), *kind, documentation));
+    let state = shared.catalog.state();
+    let usual: HashMap<_, _> = TopicConfig::default().pairs().map(|(name, value, _)| (name, value)).collect();
+    for of_topics in TOPIC_SETTINGS {
+        let Some(name) = of_topics.broker else { continue };
+        let default = usual.get(of_topics.key).cloned().flatten().unwrap_or_default();
+        let values = default_values(&state.topic_defaults, of_topics.key, &default);
+        let OfTopic { kind, documentation, .. } = *topic_setting(of_topics.key);
+        settings.push(OfBroker { name, values, kind, read_only: false, documentation });
     }
     settings.sort_unstable_by_key(|setting| setting.name);
     settings
@@ -280,8 +237,6 @@ fn millis(duration: std::time::Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use millstream_model::TOPIC_SETTINGS;
-
     use super::*;
 
     #[test]

@@ -5,26 +5,34 @@ mod known;
 mod tests;
 
 use std::{
+    cell::OnceCell,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use millstream_model::TopicConfig;
+use millstream_model::{ConfigSource, TOPIC_SETTINGS, TopicConfig, TopicDefaults};
 use millstream_protocol::{
     ErrorCode,
     codec::STRING_BYTES_MAX,
     messages::configs::{
         DescribeConfigsEntry, DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResponse,
-        DescribeConfigsResult, DescribeConfigsSynonym, RESOURCE_BROKER, RESOURCE_TOPIC, SOURCE_DEFAULT, SOURCE_TOPIC,
+        DescribeConfigsResult, DescribeConfigsSynonym, RESOURCE_BROKER, RESOURCE_TOPIC, SOURCE_DEFAULT,
+        SOURCE_DYNAMIC_DEFAULT_BROKER, SOURCE_TOPIC,
     },
 };
 
-use self::known::{OfBroker, OfTopic, broker_settings, topic_setting};
+pub(crate) use self::known::source;
+use self::known::{OfBroker, OfTopic, broker_settings, default_values, topic_setting};
 use crate::{
     errors::{Messages, WireError},
     readable::no_topic,
     shared::Shared,
 };
+
+/// Whether the broker has a setting of that name.
+pub(super) fn is_brokers(shared: &Shared, name: &str) -> bool {
+    broker_settings(shared).iter().any(|setting| setting.name == name)
+}
 
 /// The first version whose strings may be longer than [`STRING_BYTES_MAX`].
 const VERSION_LONG_STRINGS: i16 = 4;
@@ -33,9 +41,8 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 pub(crate) fn handle(shared: &Arc<Shared>, version: i16, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
     let (mut messages, mut named) = (Messages::new(), HashSet::new());
-    let defaults = TopicConfig::default().pairs().map(|(name, value, _)| (name, value)).collect();
-    let synonyms = request.include_synonyms.then_some(&defaults);
-    let asked = Asked { synonyms, documentation: request.include_documentation };
+    let asked = Asked { synonyms: request.include_synonyms, documentation: request.include_documentation };
+    let usual = OnceCell::new();
     let mut left = ANSWER_BYTES_MAX;
     let mut results = Vec::new();
     for resource in request.resources {
@@ -43,7 +50,7 @@ pub(crate) fn handle(shared: &Arc<Shared>, version: i16, request: DescribeConfig
         if !named.insert((resource.resource_type, resource.resource_name.clone())) {
             continue;
         }
-        let configs = entries(shared, &resource, asked).and_then(|configs| {
+        let configs = entries(shared, &resource, &usual, asked).and_then(|configs| {
             let bytes: usize = configs.iter().map(bytes).sum();
             let full = || WireError::new(ErrorCode::PolicyViolation, "the answer is full: ask for less at a time");
             left = left.checked_sub(bytes).ok_or_else(full)?;
@@ -71,9 +78,8 @@ pub(crate) fn handle(shared: &Arc<Shared>, version: i16, request: DescribeConfig
 
 /// What is asked for beside values.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
-    /// If so, what a topic has of each setting that is told nothing.
-    synonyms: Option<&'a HashMap<String, Option<String>>>,
+struct Asked {
+    synonyms: bool,
     documentation: bool,
 }
 
@@ -98,7 +104,8 @@ fn leave_out_long_values(entry: &mut DescribeConfigsEntry) {
 fn entries(
     shared: &Shared,
     resource: &DescribeConfigsResource,
-    asked: Asked<'_>,
+    usual: &OnceCell<Usual>,
+    asked: Asked,
 ) -> Result<Vec<DescribeConfigsEntry>, WireError> {
     let name = resource.resource_name.as_str();
     // To name none asks for all, as in Kafka's brokers.
@@ -108,11 +115,22 @@ fn entries(
         RESOURCE_TOPIC => {
             let state = shared.catalog.state();
             let topic = state.topic(name).ok_or_else(|| no_topic(name))?;
+            let usual = usual.get_or_init(usual_values);
             let wanted = topic.config.pairs().filter(|(key, ..)| is_wanted(key));
-            Ok(wanted.map(|(key, value, is_default)| of_topic(key, value, is_default, asked)).collect())
+            let told = wanted.map(|(key, value, is_default)| {
+                let source = topic.config.source(&key, is_default, &state.topic_defaults);
+                of_topic((key, value), source, (&state.topic_defaults, usual), asked)
+            });
+            Ok(told.collect())
         }
-        // Of all brokers, settings that are changed while they run: there are none.
-        RESOURCE_BROKER if name.is_empty() => Ok(Vec::new()),
+        // Of all brokers, what was changed while they ran, and nothing else that stands behind it.
+        RESOURCE_BROKER if name.is_empty() => {
+            let changed = broker_settings(shared).into_iter().filter_map(|mut setting| {
+                setting.values.retain(|(_, source)| *source == SOURCE_DYNAMIC_DEFAULT_BROKER);
+                Some(setting).filter(|setting| !setting.values.is_empty() && is_wanted(setting.name))
+            });
+            Ok(changed.map(|setting| of_broker(setting, asked)).collect())
+        }
         RESOURCE_BROKER if name == shared.options.id.to_string() => {
             let wanted = broker_settings(shared).into_iter().filter(|setting| is_wanted(setting.name));
             Ok(wanted.map(|setting| of_broker(setting, asked)).collect())
@@ -128,26 +146,35 @@ fn entries(
     }
 }
 
-/// A topic's setting: its own value, or the one that every topic has which is told nothing.
-fn of_topic(key: String, value: Option<String>, is_default: bool, asked: Asked<'_>) -> DescribeConfigsEntry {
-    let OfTopic { kind, broker, documentation, .. } = topic_setting(&key);
+/// What each setting is of a topic that nobody says anything of.
+type Usual = HashMap<String, Option<String>>;
+
+fn usual_values() -> Usual {
+    TopicConfig::default().pairs().map(|(name, value, _)| (name, value)).collect()
+}
+
+/// A topic's setting: its own value, or the one that every topic has which is given none.
+fn of_topic(
+    (key, value): (String, Option<String>),
+    config_source: ConfigSource,
+    (defaults, usual): (&TopicDefaults, &Usual),
+    asked: Asked,
+) -> DescribeConfigsEntry {
+    let OfTopic { kind, documentation, .. } = topic_setting(&key);
     let mut synonyms = Vec::new();
-    if let Some(defaults) = asked.synonyms {
-        if !is_default {
+    if asked.synonyms {
+        if config_source == ConfigSource::Topic {
             synonyms.push(DescribeConfigsSynonym { name: key.clone(), value: value.clone(), source: SOURCE_TOPIC });
         }
-        if let Some(broker) = broker {
-            synonyms.push(DescribeConfigsSynonym {
-                name: (*broker).to_owned(),
-                value: defaults.get(&key).cloned().flatten(),
-                source: SOURCE_DEFAULT,
-            });
+        if let Some(broker) = TOPIC_SETTINGS.iter().find(|known| known.key == key).and_then(|known| known.broker) {
+            let default = usual.get(&key).and_then(Option::as_deref).unwrap_or_default();
+            synonyms.extend(of_broker_values(broker, default_values(defaults, &key, default)));
         }
     }
     DescribeConfigsEntry {
         value,
         name: key,
-        config_source: if is_default { SOURCE_DEFAULT } else { SOURCE_TOPIC },
+        config_source: source(config_source),
         synonyms,
         config_type: *kind as i8,
         documentation: asked.documentation.then(|| (*documentation).to_owned()),
@@ -155,30 +182,25 @@ fn of_topic(key: String, value: Option<String>, is_default: bool, asked: Asked<'
     }
 }
 
-/// A setting of the broker: changed where it is started, and not by clients.
-fn of_broker(setting: OfBroker, asked: Asked<'_>) -> DescribeConfigsEntry {
-    let source = setting.source();
-    let mut synonyms = Vec::new();
-    if asked.synonyms.is_some() {
-        let mut add = |value: &str, source| {
-            let (name, value) = (setting.name.to_owned(), Some(value.to_owned()));
-            synonyms.push(DescribeConfigsSynonym { name, value, source });
-        };
-        if source != SOURCE_DEFAULT {
-            add(&setting.value, source);
-        }
-        if let Some(default) = &setting.default {
-            add(default, SOURCE_DEFAULT);
-        }
-    }
+fn of_broker_values(name: &str, values: Vec<(String, i8)>) -> impl Iterator<Item = DescribeConfigsSynonym> {
+    values.into_iter().map(move |(value, source)| {
+        let (name, value) = (name.to_owned(), Some(value));
+        DescribeConfigsSynonym { name, value, source }
+    })
+}
+
+/// A setting of the broker.
+fn of_broker(setting: OfBroker, asked: Asked) -> DescribeConfigsEntry {
+    let OfBroker { name, values, kind, read_only, documentation } = setting;
+    let (value, config_source) = values.first().cloned().unzip();
     DescribeConfigsEntry {
-        name: setting.name.to_owned(),
-        value: Some(setting.value),
-        read_only: true,
-        config_source: source,
-        synonyms,
-        config_type: setting.kind as i8,
-        documentation: asked.documentation.then(|| setting.documentation.to_owned()),
+        name: name.to_owned(),
+        value,
+        read_only,
+        config_source: config_source.unwrap_or(SOURCE_DEFAULT),
+        synonyms: if asked.synonyms { of_broker_values(name, values).collect() } else { Vec::new() },
+        config_type: kind as i8,
+        documentation: asked.documentation.then(|| documentation.to_owned()),
         ..Default::default()
     }
 }
