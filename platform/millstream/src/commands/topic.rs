@@ -2,7 +2,7 @@
 
 use clap::{ArgGroup, Args, Subcommand};
 use millstream_client::{Admin, CallError, ConfigChange, NewTopic, TopicDescription, TopicListing, ViewInfo};
-use millstream_model::{PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS};
+use millstream_model::{ConfigSource, DefaultKind, PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS};
 use serde::Serialize;
 use serde_json::json;
 
@@ -230,6 +230,9 @@ struct ShownConfig {
     name: String,
     value: Option<String>,
     is_default: bool,
+    /// `topic`: it was given it; `default`: nobody has said anything; else what was said as brokers were started (`static`), or while
+    /// they ran (`dynamic`).
+    source: &'static str,
 }
 
 /// Who uses a topic, and the view if it is one.
@@ -276,7 +279,13 @@ impl Shown {
         let configs = topic.configs.into_iter().map(|entry| ShownConfig {
             name: entry.name,
             value: entry.value,
-            is_default: entry.is_default,
+            is_default: entry.source == ConfigSource::Nobody,
+            source: match entry.source {
+                ConfigSource::Topic => "topic",
+                ConfigSource::Defaults(DefaultKind::Dynamic) => "dynamic",
+                ConfigSource::Defaults(DefaultKind::Static) => "static",
+                ConfigSource::Nobody => "default",
+            },
         });
         Self {
             name: topic.name,
@@ -382,8 +391,16 @@ fn details(topic: &Shown) -> Details {
     }
     let mut configs = Table::new(["setting", "value", ""]);
     for entry in &topic.configs {
-        let remark = if entry.is_default { "default" } else { "" };
-        configs.row([entry.name.clone(), entry.value.clone().unwrap_or_default(), remark.into()]);
+        let remark = match entry.source {
+            "topic" => String::new(),
+            "default" => "default".into(),
+            // By the name under which it is changed.
+            _ => {
+                let known = TOPIC_SETTINGS.iter().find(|known| known.key == entry.name);
+                format!("from {}", known.and_then(|known| known.broker).unwrap_or("the brokers"))
+            }
+        };
+        configs.row([entry.name.clone(), entry.value.clone().unwrap_or_default(), remark]);
     }
     let known = match &topic.view {
         // What it shows is in the partitions where the topic has it.

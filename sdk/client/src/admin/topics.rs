@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use millstream_model::{BrokerId, LeaderEpoch, Offset, PARTITIONER, PARTITIONER_PARAM, PartitionId, TopicId};
+use millstream_model::{
+    BrokerId, ConfigSource, DefaultKind, LeaderEpoch, Offset, PARTITIONER, PARTITIONER_PARAM, PartitionId, TopicId,
+};
 use millstream_protocol::{
     extension::routing::{DescribeRoutingRequest, TopicRouting},
     messages::{
         configs::{
             AlterConfigsResource, AlterableConfig, DescribeConfigsEntry, DescribeConfigsRequest,
             DescribeConfigsResource, IncrementalAlterConfigsRequest, OPERATION_APPEND, OPERATION_DELETE, OPERATION_SET,
-            OPERATION_SUBTRACT, RESOURCE_TOPIC, SOURCE_DEFAULT,
+            OPERATION_SUBTRACT, RESOURCE_TOPIC, SOURCE_DEFAULT, SOURCE_DYNAMIC_DEFAULT_BROKER, SOURCE_STATIC_BROKER,
         },
         metadata::MetadataTopic,
         offsets::{EARLIEST_TIMESTAMP, LATEST_TIMESTAMP},
@@ -152,8 +154,8 @@ pub struct ConfigEntry {
     pub name: String,
     /// Its value, if it has one.
     pub value: Option<String>,
-    /// Whether nobody set it.
-    pub is_default: bool,
+    /// Where the value is from.
+    pub source: ConfigSource,
 }
 
 impl Admin {
@@ -389,7 +391,12 @@ impl Admin {
         let entry = |entry: DescribeConfigsEntry| ConfigEntry {
             name: entry.name,
             value: entry.value,
-            is_default: entry.config_source == SOURCE_DEFAULT,
+            source: match entry.config_source {
+                SOURCE_DYNAMIC_DEFAULT_BROKER => ConfigSource::Defaults(DefaultKind::Dynamic),
+                SOURCE_STATIC_BROKER => ConfigSource::Defaults(DefaultKind::Static),
+                SOURCE_DEFAULT => ConfigSource::Nobody,
+                _ => ConfigSource::Topic,
+            },
         };
         Ok(result.configs.into_iter().map(entry).collect())
     }

@@ -67,6 +67,7 @@ The configuration file is TOML; its keys are the flags' names:
 
     [kafka]
     num.partitions = 3
+    log.retention.hours = 72
 
 In the table [kafka] are settings of Kafka's, under Kafka's names. On the command line they are given as --set NAME=VALUE, in the \
 environment as MILLSTREAM_NUM_PARTITIONS and so on:
@@ -74,6 +75,9 @@ environment as MILLSTREAM_NUM_PARTITIONS and so on:
     num.partitions              partitions of a topic whose creator leaves the number open; 1
     default.replication.factor  replicas of each partition, likewise; 1
     auto.create.topics.enable   whether a topic is made when a Kafka client asks for one that is not there; true
+    log.retention.ms            and the other defaults of topics' settings, by Kafka's names of them for brokers: log.retention.bytes, \
+log.retention.hours, log.retention.minutes, log.segment.bytes, log.roll.ms, log.roll.hours, log.cleanup.policy, message.max.bytes, ... \
+Each topic has them that is not given its own, topics that are there already, too
 
 SIGHUP has the files of certificates read again, which otherwise happens within a dozen seconds: new connections are shown what they hold then, \
 open ones go on, and files that cannot be used change nothing. \
@@ -283,7 +287,8 @@ impl Running {
             tcp_in_tls: settings.tcp != TcpSecurity::Plain,
             advertise: settings.advertise.clone(),
             frames: frames.clone(),
-            new_topics: settings.new_topics.clone(),
+            new_topics: settings.kafka.new_topics.clone(),
+            topic_defaults: settings.kafka.topic_defaults.clone(),
             retention_check: settings.retention_check,
             compaction_check: settings.compaction_check,
             catch_up_share: settings.catch_up_share.unwrap_or(defaults.catch_up_share),

@@ -55,10 +55,25 @@ pub const REQUESTS: &[Reason] = &[
         ],
     },
     Reason {
+        title: "The order of a list",
+        why: "A list is a set here, and is told in one order; Kafka tells it as it was written.",
+        places: &[place(
+            "DescribeConfigs: of a topic with another list",
+            "value",
+            "\"compact,delete\"",
+            "\"delete,compact\"",
+        )],
+    },
+    Reason {
         title: "Where retention.ms comes from",
-        why: "Kafka's default is that of log.retention.hours, which it does not list among the settings that stand behind retention.ms. Here \
-              log.retention.ms has the value that is in force, and is listed.",
-        places: &[place("DescribeConfigs: a default, with synonyms", "synonyms.count", "1", "0")],
+        why: "Kafka's default is that of log.retention.hours, which it lists among the settings that stand behind retention.ms only where \
+              another does, too. Here log.retention.ms has the value that is in force, and is listed.",
+        places: &[
+            place("DescribeConfigs: a default, with synonyms", "synonyms.count", "1", "0"),
+            place("DescribeConfigs: of a topic with its default again", "synonyms.count", "1", "0"),
+            place("DescribeConfigs: of a", ".name", "\"log.retention.ms\"", "\"log.retention.hours\""),
+            place("DescribeConfigs: of a", ".value", "\"604800000\"", "\"168\""),
+        ],
     },
     Reason {
         title: "No id for a topic that is not made",

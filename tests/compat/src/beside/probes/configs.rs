@@ -11,6 +11,7 @@ pub(super) fn probes() -> Vec<Probe> {
     let mut probes = describe();
     probes.extend(incremental());
     probes.extend(replacing());
+    probes.extend(defaults());
     probes
 }
 
@@ -155,5 +156,35 @@ fn replacing() -> Vec<Probe> {
         probe("a null value", |_| replaced(SMALL, &[("retention.ms", None)])),
         probe("one setting twice", |_| replaced(SMALL, &[("retention.ms", Some("1")), ("retention.ms", Some("2"))])),
         probe("an unknown topic", |_| replaced(ABSENT, &[("retention.ms", Some("1"))])),
+    ]
+}
+
+/// Defaults of topics' settings, changed and asked about, and taken back in the end.
+fn defaults() -> Vec<Probe> {
+    const ALL: &str = "";
+    let change =
+        |name: &'static str, of: &'static str, changes: &'static [(&'static str, i8, Option<&'static str>)]| {
+            probe(name, move |_| changing(RESOURCE_BROKER, of, changes))
+        };
+    let told = |name: &'static str, kind: i8, of: &'static str, key: &'static str| {
+        probe(name, move |_| DescribeConfigsRequest { include_synonyms: true, ..described(kind, of, Some(&[key])) })
+    };
+    vec![
+        change("a topic's default", ALL, &[("log.retention.ms", OPERATION_SET, Some("5000"))]),
+        told("of a topic with another default", RESOURCE_TOPIC, SMALL, "retention.ms"),
+        told("of a topic with its own", RESOURCE_TOPIC, THERE, "retention.ms"),
+        told("of all brokers, a changed default", RESOURCE_BROKER, ALL, "log.retention.ms"),
+        told("of a broker, a changed default", RESOURCE_BROKER, "1", "log.retention.ms"),
+        change("a topic's default, to no value", ALL, &[("log.retention.ms", OPERATION_SET, Some("soon"))]),
+        change("a broker's setting that is fixed", ALL, &[("num.partitions", OPERATION_SET, Some("2"))]),
+        change("add to a topic's default", ALL, &[("log.cleanup.policy", OPERATION_APPEND, Some("compact"))]),
+        told("of a topic with another list", RESOURCE_TOPIC, SMALL, "cleanup.policy"),
+        change(
+            "topics' defaults, taken back",
+            ALL,
+            &[("log.cleanup.policy", OPERATION_DELETE, None), ("log.retention.ms", OPERATION_DELETE, None)],
+        ),
+        told("of a topic with its default again", RESOURCE_TOPIC, SMALL, "retention.ms"),
+        told("of all brokers, with nothing changed", RESOURCE_BROKER, ALL, "log.retention.ms"),
     ]
 }

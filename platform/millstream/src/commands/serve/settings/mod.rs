@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use millstream_broker::{BrokerOptions, NewTopics};
+use millstream_broker::BrokerOptions;
 use millstream_model::{Address, BrokerId, limits::FRAME_BYTES_MAX};
 use millstream_transport::TcpSecurity;
 
@@ -26,7 +26,10 @@ pub(crate) use self::{
     reader::{Form, InForce, Reader, of_text, variable},
     tls::{Clients, Own, Tls},
 };
-use super::{Serve, kafka};
+use super::{
+    Serve,
+    kafka::{self, Kafka},
+};
 
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
 const HTTP_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9644);
@@ -65,7 +68,7 @@ pub(crate) struct Settings {
     pub(crate) tls: Tls,
     pub(crate) node_id: BrokerId,
     pub(crate) frame_memory: usize,
-    pub(crate) new_topics: NewTopics,
+    pub(crate) kafka: Kafka,
     pub(crate) retention_check: Duration,
     pub(crate) compaction_check: Duration,
     /// None: the broker's own.
@@ -222,7 +225,7 @@ impl Settings {
         };
         let (journal_file_bytes, journal_bytes) = (hidden("journal-file-bytes"), hidden("journal-bytes"));
 
-        let new_topics = kafka::resolve(&mut reader, set);
+        let kafka = kafka::resolve(&mut reader, set);
         reader.finish(&kafka::names());
         let Reader { mistakes, in_force, .. } = reader;
         let settings = match data_dir {
@@ -233,7 +236,7 @@ impl Settings {
                 http,
                 tcp,
                 tls,
-                new_topics,
+                kafka,
                 node_id: BrokerId(node_id),
                 retention_check,
                 compaction_check,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::CommandFactory;
+use millstream_broker::NewTopics;
 
 use super::{
     file::{File, nowhere},
@@ -51,7 +52,7 @@ fn a_single_broker_needs_no_setting() {
     assert_eq!(settings.listen.to_string(), "127.0.0.1:9092");
     assert_eq!(settings.node_id, BrokerId(1));
     let kafka = NewTopics { partitions: 1, replication_factor: 1, made_when_asked_for: true };
-    assert_eq!(settings.new_topics, kafka, "what Kafka has");
+    assert_eq!(settings.kafka.new_topics, kafka, "what Kafka has");
     assert!(settings.hosts().is_empty());
 }
 
@@ -75,7 +76,7 @@ fn flags_win_over_the_environment_and_that_over_the_file_and_each_is_told_with_i
     assert_eq!(settings.address(settings.listen), "b.example:3");
     assert_eq!(settings.hosts(), ["b.example"]);
     let expected = NewTopics { partitions: 7, replication_factor: 4, made_when_asked_for: false };
-    assert_eq!(settings.new_topics, expected);
+    assert_eq!(settings.kafka.new_topics, expected);
     let told: Vec<_> = given
         .resolve()
         .in_force
@@ -133,7 +134,7 @@ fn all_mistakes_are_told_at_once_with_their_places() {
         "m.toml:7:1: there is no setting zzz: `millstream serve --help` has",
         "m.toml:9:18: num.partitions = 0: expected a number from 1 to 10000",
         "m.toml:10:5: there is no num.partition here; did you mean num.partitions?",
-        "m.toml:11:5: there is no log.dirs here; of Kafka's settings there are num.partitions, ",
+        "m.toml:11:5: there is no log.dirs here: it is the setting data-dir",
         "MILLSTREAM_AUTO_CREATE_TOPICS_ENABLE: \"perhaps\": expected true or false",
         "MILLSTREAM_CATCH_UP_SHARE: \"0\": expected 1 to 100 percent",
         "--node-id: \"many\": expected 0 to 2147483647",
@@ -197,7 +198,57 @@ fn names_of_kafkas_settings_may_be_dotted_quoted_or_tables() {
         "[kafka]\n\"num.partitions\" = 6\n\"default.replication.factor\" = \"3\"\n\"auto.create.topics.enable\" = \"false\"",
         "[kafka]\nnum.partitions = 6\n[kafka.default]\nreplication.factor = 3\n[kafka.auto.create.topics]\nenable = false",
     ] {
-        assert_eq!(of_file(text).settings().new_topics, expected, "{text}");
+        assert_eq!(of_file(text).settings().kafka.new_topics, expected, "{text}");
+    }
+}
+
+#[test]
+fn defaults_of_topics_settings_have_the_brokers_names_for_them_and_kafkas_units() {
+    let of = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    let given = Given {
+        environment: &[("MILLSTREAM_LOG_RETENTION_BYTES", "1000"), ("MILLSTREAM_LOG_SEGMENT_BYTES", "2097152")],
+        file: "[kafka]\nlog.retention.hours = 2\nlog.roll.hours = 3\nlog.cleanup.policy = \"compact,delete\"",
+        set: &["log.retention.bytes=-1", "log.retention.minutes=5"],
+        ..Given::default()
+    };
+    let expected = [
+        ("cleanup.policy", "compact,delete"),
+        ("retention.bytes", "-1"),
+        ("retention.ms", "300000"),
+        ("segment.bytes", "2097152"),
+        ("segment.ms", "10800000"),
+    ];
+    assert_eq!(given.settings().kafka.topic_defaults, of(&expected), "the finest unit wins, wherever it is given");
+    let told: Vec<_> = given.resolve().in_force.iter().filter(|of| of.setting.starts_with("log.")).cloned().collect();
+    let told: Vec<_> =
+        told.iter().map(|InForce { setting, value, source, .. }| format!("{setting} {value} {source}")).collect();
+    let expected = [
+        r#"log.cleanup.policy "compact,delete" file"#,
+        r#"log.retention.bytes "-1" flag"#,
+        r#"log.segment.bytes "2097152" environment"#,
+        r#"log.retention.minutes "5" flag"#,
+        r#"log.retention.hours "2" file"#,
+        r#"log.roll.hours "3" file"#,
+    ];
+    assert_eq!(told, expected);
+    let exact = of_file("[kafka]\nlog.retention.hours = -1\nlog.retention.ms = 7").settings();
+    assert_eq!(exact.kafka.topic_defaults, of(&[("retention.ms", "7")]));
+    let ever = of_file("[kafka]\nlog.retention.hours = -1").settings();
+    assert_eq!(ever.kafka.topic_defaults, of(&[("retention.ms", "-1")]));
+    for (text, expected) in [
+        ("log.segment.bytes = 1", "m.toml:2:21: log.segment.bytes = 1: expected bytes from 1048576"),
+        ("log.retention.hours = -2", "expected hours, or -1"),
+        ("log.retention.minutes = 9223372036854775807", "expected minutes, or -1"),
+        ("log.roll.hours = -1", "expected hours, 1 or more"),
+        ("log.roll.hours = 0", "expected hours, 1 or more"),
+        ("compression.type = \"zstd\"", "this version takes producer"),
+        ("log.retention.day = 1", "there is no log.retention.day here; did you mean"),
+        ("retention.ms = 1", "there is no retention.ms here"),
+        ("zookeeper.connect = 1", "there is no zookeeper.connect here; of Kafka's settings there are num.partitions, "),
+    ] {
+        let file = format!("[kafka]\n{text}");
+        let told = of_file(&file).told();
+        assert!(told.contains(expected), "{text}: {told}");
     }
 }
 
