@@ -30,6 +30,7 @@ pub const COMPILE_ARGUMENT: &str = "compile-module";
 pub const COMPILE_MEMORY_BYTES: u64 = 1 << 30;
 /// Processor time of the compiler, seconds.
 pub const COMPILE_CPU_SECONDS: u64 = 120;
+
 /// Who compiles.
 #[derive(Clone, Debug)]
 pub enum Compiler {
@@ -40,7 +41,8 @@ pub enum Compiler {
         /// What comes before the compiler's own arguments.
         arguments: Vec<OsString>,
     },
-    /// This process, without bounds on time and memory: for tests and for a person's own modules.
+    /// This process, without bounds on time and memory: for tests, for a person's own modules, and for those that a client's broker hands
+    /// out (which has compiled them before, within bounds).
     InProcess,
 }
 

@@ -24,7 +24,8 @@ const IMAGE_HEADER_BYTES: usize = 104;
 /// The images on disk. Calls block.
 #[derive(Clone)]
 pub(crate) struct ImageCache {
-    dir: PathBuf,
+    /// None: nothing is kept.
+    dir: Option<PathBuf>,
     engine: Digest,
     env: Env,
 }
@@ -44,17 +45,22 @@ impl ImageCache {
                 tracing::warn!(path = %path.display(), %error, "not a compiled module of this build, and it cannot be removed");
             }
         }
-        Ok(Self { dir: dir.to_owned(), engine, env: env.clone() })
+        Ok(Self { dir: Some(dir.to_owned()), engine, env: env.clone() })
     }
 
-    fn path(&self, module: Digest) -> PathBuf {
-        self.dir.join(format!("{}-{module}", self.engine))
+    /// A cache that keeps nothing.
+    pub(crate) fn nowhere(engine: Digest, env: &Env) -> Self {
+        Self { dir: None, engine, env: env.clone() }
+    }
+
+    fn path(&self, module: Digest) -> Option<PathBuf> {
+        Some(self.dir.as_ref()?.join(format!("{}-{module}", self.engine)))
     }
 
     /// The image of a module, if a whole one is there.
     pub(crate) fn read(&self, module: Digest) -> Option<Vec<u8>> {
         let bytes_max = IMAGE_BYTES_MAX + IMAGE_HEADER_BYTES as u64;
-        let mut bytes = read_file(&*self.env.disk, &self.path(module), bytes_max).ok()??;
+        let mut bytes = read_file(&*self.env.disk, &self.path(module)?, bytes_max).ok()??;
         let whole = bytes.len() >= IMAGE_HEADER_BYTES
             && bytes[..8] == *IMAGE_MAGIC
             && bytes[8..40] == Sha256::digest(&bytes[40..])[..]
@@ -65,14 +71,15 @@ impl ImageCache {
 
     /// Keeps an image. Not durable: what is lost is compiled again.
     pub(crate) fn write(&self, module: Digest, image: &[u8]) -> io::Result<()> {
+        let (Some(dir), Some(path)) = (&self.dir, self.path(module)) else { return Ok(()) };
         let mut sum = Sha256::new();
         for part in [&self.engine.0[..], &module.0, image] {
             sum.update(part);
         }
         let sum = sum.finalize();
-        let temporary = self.dir.join(format!("tmp-{:016x}", self.env.rng.next_u64()));
+        let temporary = dir.join(format!("tmp-{:016x}", self.env.rng.next_u64()));
         let parts: [&[u8]; 5] = [IMAGE_MAGIC, &sum, &self.engine.0, &module.0, image];
-        let written = replace_file(&*self.env.disk, &temporary, &self.path(module), &parts, SyncScope::Nothing);
+        let written = replace_file(&*self.env.disk, &temporary, &path, &parts, SyncScope::Nothing);
         if written.is_err() {
             let _ = self.env.disk.remove_file(&temporary);
         }
@@ -82,8 +89,9 @@ impl ImageCache {
 
     /// Removes the images of all modules but those that are needed.
     pub(crate) fn retain(&self, is_needed: impl Fn(Digest) -> bool) {
+        let Some(dir) = &self.dir else { return };
         let own = format!("{}-", self.engine);
-        for path in self.env.disk.read_dir(&self.dir).unwrap_or_default() {
+        for path in self.env.disk.read_dir(dir).unwrap_or_default() {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let module = name.strip_prefix(&own).and_then(|digest| digest.parse().ok());
             if !module.is_some_and(&is_needed) {
@@ -94,7 +102,7 @@ impl ImageCache {
 
     pub(crate) fn remove(&self, module: Digest) {
         // A cache: what is not there is not missed.
-        let _ = self.env.disk.remove_file(&self.path(module));
+        let _ = self.path(module).map(|path| self.env.disk.remove_file(&path));
     }
 }
 
@@ -114,7 +122,7 @@ mod tests {
         cache.write(module, b"image").unwrap();
         assert_eq!(cache.read(module).unwrap(), b"image");
 
-        let path = cache.path(module);
+        let path = cache.path(module).unwrap();
         let good = std::fs::read(&path).unwrap();
         for at in [0, 8, 40, 72, 104, good.len() - 1] {
             let mut bad = good.clone();
@@ -125,7 +133,7 @@ mod tests {
         std::fs::write(&path, &good[..50]).unwrap();
         assert_eq!(cache.read(module), None);
         // A file under another module's name.
-        std::fs::write(cache.path(Digest([3; 32])), &good).unwrap();
+        std::fs::write(cache.path(Digest([3; 32])).unwrap(), &good).unwrap();
         assert_eq!(cache.read(Digest([3; 32])), None);
 
         // An upgrade of the engine leaves the old images behind.

@@ -10,8 +10,9 @@ const MEMORY_BYTES_MIN: u64 = 512 << 20;
 /// How the runtime is set up.
 #[derive(Clone, Debug)]
 pub struct RuntimeOptions {
-    /// The data directory: modules go to `modules/`, images to `images/` below it.
-    pub dir: PathBuf,
+    /// The data directory: modules go to `modules/`, images to `images/` below it. None: no files at all, so that modules can be prepared
+    /// and used, and neither kept nor loaded.
+    pub dir: Option<PathBuf>,
     /// Who compiles.
     pub compiler: Compiler,
     /// Most instances of all modules together.
@@ -34,7 +35,7 @@ impl RuntimeOptions {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
-            dir: dir.into(),
+            dir: Some(dir.into()),
             compiler: Compiler::this_executable(),
             instances_max: 256,
             memory_bytes: Self::memory_bytes_default(),
@@ -43,6 +44,12 @@ impl RuntimeOptions {
             compiles: 1,
             idle: Duration::from_secs(60),
         }
+    }
+
+    /// The same, keeping nothing: for who runs what others hand out.
+    #[must_use]
+    pub fn without_files() -> Self {
+        Self { dir: None, ..Self::new("") }
     }
 
     /// A quarter of what this process may use (the machine's memory, or its control group's), at least 512 MiB.

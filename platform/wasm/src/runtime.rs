@@ -85,10 +85,15 @@ impl Runtime {
         }
         let failed = |error: &wasmtime::Error| RuntimeError::Engine { reason: words(error) };
         let engine = engine.map_err(|error| failed(&error))?;
-        let store = ModuleStore::open(&options.dir.join("modules"), &env)?;
-        let dir = options.dir.join("images");
-        let images = ImageCache::open(&dir, engine_hash(&engine), &env)
-            .map_err(|source| RuntimeError::Images { dir, source })?;
+        let hash = engine_hash(&engine);
+        let (store, images) = match &options.dir {
+            Some(top) => {
+                let (store, dir) = (ModuleStore::open(&top.join("modules"), &env)?, top.join("images"));
+                let images = ImageCache::open(&dir, hash, &env);
+                (store, images.map_err(|source| RuntimeError::Images { dir, source })?)
+            }
+            None => (ModuleStore::nowhere(&env), ImageCache::nowhere(hash, &env)),
+        };
         let mut linker = Linker::new(&engine);
         worlds::mapper::Mapper::add_to_linker::<_, Host>(&mut linker, |state| state).map_err(|error| failed(&error))?;
         let slots = Slots::new(instances, options.memory_bytes, options.instance_wait, Arc::clone(&env.clock));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_env::{Env, SyncScope, read_file, replace_file};
+use millstream_env::{Env, OpenMode, SyncScope, read_file, replace_file};
 use millstream_model::{Digest, limits::MODULE_BYTES_MAX};
 use sha2::{Digest as _, Sha256};
 
@@ -48,6 +48,9 @@ pub enum StoreError {
         /// The digest of what it holds.
         actual: Digest,
     },
+    /// The runtime was made without files.
+    #[error("nothing is kept of modules here")]
+    Nowhere,
     /// The work was abandoned: the process is ending.
     #[error("the module store was stopped")]
     Stopped,
@@ -56,7 +59,8 @@ pub enum StoreError {
 /// The directory of modules. Calls block, as the disk does: run them where blocking is allowed.
 #[derive(Clone)]
 pub struct ModuleStore {
-    dir: PathBuf,
+    /// None: nothing is ever there, and nothing is taken.
+    dir: Option<PathBuf>,
     env: Env,
 }
 
@@ -66,7 +70,7 @@ impl ModuleStore {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn open(dir: &Path, env: &Env) -> Result<Self, StoreError> {
-        let store = Self { dir: dir.to_owned(), env: env.clone() };
+        let store = Self { dir: Some(dir.to_owned()), env: env.clone() };
         let disk = &env.disk;
         disk.create_dir_all(dir).map_err(|source| store.failed("make", dir, source))?;
         for path in disk.read_dir(dir).map_err(|source| store.failed("list", dir, source))? {
@@ -77,12 +81,21 @@ impl ModuleStore {
         Ok(store)
     }
 
+    /// A store that keeps nothing: [`StoreError::Nowhere`] is what its calls come to, but for [`ModuleStore::list`].
+    pub(crate) fn nowhere(env: &Env) -> Self {
+        Self { dir: None, env: env.clone() }
+    }
+
     fn failed(&self, step: &'static str, path: &Path, source: io::Error) -> StoreError {
         StoreError::Io { step, path: path.to_owned(), source }
     }
 
-    fn path(&self, digest: Digest) -> PathBuf {
-        self.dir.join(digest.to_string())
+    fn dir(&self) -> Result<&Path, StoreError> {
+        self.dir.as_deref().ok_or(StoreError::Nowhere)
+    }
+
+    fn path(&self, digest: Digest) -> Result<PathBuf, StoreError> {
+        Ok(self.dir()?.join(digest.to_string()))
     }
 
     /// Stores a module and returns its digest. Durable when this returns; does nothing if it is there already and whole.
@@ -97,8 +110,8 @@ impl ModuleStore {
             Err(error) => return Err(error),
         }
         let disk = &self.env.disk;
-        let path = self.path(digest);
-        let temporary = self.dir.join(format!("{TEMPORARY}{:016x}", self.env.rng.next_u64()));
+        let path = self.path(digest)?;
+        let temporary = self.dir()?.join(format!("{TEMPORARY}{:016x}", self.env.rng.next_u64()));
         let written = replace_file(&**disk, &temporary, &path, &[bytes], SyncScope::BytesAndName);
         written.map_err(|error| {
             // Best effort: opening the store removes it otherwise.
@@ -113,7 +126,7 @@ impl ModuleStore {
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Io`].
     pub fn read(&self, digest: Digest) -> Result<Bytes, StoreError> {
-        let path = self.path(digest);
+        let path = self.path(digest)?;
         let bytes = read_file(&*self.env.disk, &path, MODULE_BYTES_MAX as u64)
             .map_err(|source| self.failed("read", &path, source))?
             .ok_or(StoreError::Missing { digest })?;
@@ -123,15 +136,35 @@ impl ModuleStore {
         }
     }
 
+    /// Reads a part of a module, at most `bytes_max` bytes from `offset` on; nothing at its end. What it reads is not checked: whoever has
+    /// all of the parts computes the digest.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::Io`].
+    pub fn read_part(&self, digest: Digest, offset: u64, bytes_max: usize) -> Result<Bytes, StoreError> {
+        let path = self.path(digest)?;
+        let file = self.env.disk.open(&path, OpenMode::Read).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Missing { digest },
+            _ => self.failed("open", &path, error),
+        })?;
+        let mut bytes = vec![0; bytes_max];
+        let read = file.read_at(&mut bytes, offset).map_err(|source| self.failed("read", &path, source))?;
+        bytes.truncate(read);
+        Ok(bytes.into())
+    }
+
     /// Removes a module's file. Not finding it is no error.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn remove(&self, digest: Digest) -> Result<(), StoreError> {
-        let path = self.path(digest);
+        let path = self.path(digest)?;
         match self.env.disk.remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", &path, error)),
-            _ => self.env.disk.sync_dir(&self.dir).map_err(|source| self.failed("sync", &self.dir, source)),
+            _ => {
+                let dir = self.dir()?;
+                self.env.disk.sync_dir(dir).map_err(|source| self.failed("sync", dir, source))
+            }
         }
     }
 
@@ -140,7 +173,8 @@ impl ModuleStore {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn list(&self) -> Result<Vec<Digest>, StoreError> {
-        let paths = self.env.disk.read_dir(&self.dir).map_err(|source| self.failed("list", &self.dir, source))?;
+        let Some(dir) = &self.dir else { return Ok(Vec::new()) };
+        let paths = self.env.disk.read_dir(dir).map_err(|source| self.failed("list", dir, source))?;
         Ok(paths.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect())
     }
 }
@@ -178,6 +212,18 @@ mod tests {
             store(dir.path()).put(&module).unwrap();
             assert_eq!(store(dir.path()).read(digest).unwrap(), module);
         }
+    }
+
+    #[tokio::test]
+    async fn a_module_is_read_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let digest = store.put(&Bytes::from_static(b"a module")).unwrap();
+        let parts = [(0, 3, "a m"), (3, 100, "odule"), (7, 1, "e"), (8, 1, ""), (1 << 40, 9, "")];
+        for (offset, bytes_max, expected) in parts {
+            assert_eq!(store.read_part(digest, offset, bytes_max).unwrap(), expected, "from {offset}");
+        }
+        assert!(matches!(store.read_part(Digest([1; 32]), 0, 1), Err(StoreError::Missing { .. })));
     }
 
     #[tokio::test]

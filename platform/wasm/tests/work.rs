@@ -7,9 +7,9 @@ mod guests;
 use std::{collections::BTreeMap, time::Duration};
 
 use guests::{FORWARD, Guest, World, data, frame, two_outputs};
-use millstream_model::ModuleKind;
+use millstream_model::{Digest, ModuleKind};
 use millstream_wasm::{
-    CallError, EngineMode, FailureCode, Freshness, LogLevel, Refused,
+    CallError, EngineMode, FailureCode, Freshness, LogLevel, Refused, RuntimeOptions, StoreError,
     frame::{OutputRules, Shape},
 };
 
@@ -119,7 +119,7 @@ async fn a_stored_module_is_loaded_from_its_image_and_without_it() {
             std::fs::remove_dir_all(world.dir.path().join("images")).unwrap();
             std::fs::create_dir(world.dir.path().join("images")).unwrap();
         }
-        let mut options = millstream_wasm::RuntimeOptions::new(world.dir.path());
+        let mut options = RuntimeOptions::new(world.dir.path());
         options.compiler = millstream_wasm::Compiler::InProcess;
         options.instances_max = 2;
         world.runtime = millstream_wasm::Runtime::new(options, millstream_env::real::env()).unwrap();
@@ -131,12 +131,26 @@ async fn a_stored_module_is_loaded_from_its_image_and_without_it() {
 }
 
 #[tokio::test]
+async fn a_runtime_without_files_runs_modules_and_keeps_none() {
+    let world = World::with(|options| options.dir = RuntimeOptions::without_files().dir);
+    let bytes = Guest::partitioner().component();
+    let prepared = world.runtime.prepare(bytes.clone(), Some(millstream_wasm::digest_of(&bytes))).await.unwrap();
+    let digest = prepared.factory().digest();
+    let refused = world.runtime.keep(prepared).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Nowhere), "{refused}");
+    assert!(world.runtime.load(Digest([7; 32])).await.is_err());
+    let pool = world.pool(&Guest::partitioner()).await;
+    assert_eq!((pool.factory().digest(), pool.assign(&frame(5), 3).await.unwrap()), (digest, vec![0, 1, 2, 0, 1]));
+    assert_eq!(std::fs::read_dir(world.dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn two_that_push_the_same_module_get_the_same_factory() {
     let world = World::new();
     let bytes = Guest::mapper().component();
     let (one, two) = tokio::join!(world.runtime.push(bytes.clone(), None), world.runtime.push(bytes.clone(), None));
     assert!(std::sync::Arc::ptr_eq(&one.unwrap(), &two.unwrap()));
-    let wrong = millstream_model::Digest([7; 32]);
+    let wrong = Digest([7; 32]);
     assert!(matches!(world.runtime.push(bytes, Some(wrong)).await, Err(Refused::Digest { .. })));
 }
 

@@ -126,6 +126,26 @@ impl InputFrame {
         raw::take_record(&mut self.bytes.get(span.start as usize..span.end as usize)?).ok()
     }
 
+    /// The records in groups of one call's size, in order: of [`FRAME_BYTES_TARGET`] at most, or one record. Whoever asks a partitioner asks
+    /// group by group, so that it is shown the same by all.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Range<u32>> {
+        let mut calls = Vec::new();
+        let (mut first, mut bytes) = (0, 0);
+        for (index, span) in (0..).zip(&*self.spans) {
+            let record = (span.end - span.start) as usize;
+            if index > first && bytes + record > FRAME_BYTES_TARGET {
+                calls.push(first..index);
+                (first, bytes) = (index, 0);
+            }
+            bytes += record;
+        }
+        if first < self.count() {
+            calls.push(first..self.count());
+        }
+        calls
+    }
+
     /// A frame of some of this one's records: how a failing call is halved and a poison record found.
     ///
     /// # Panics

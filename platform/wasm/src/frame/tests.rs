@@ -42,6 +42,18 @@ fn check_same(frame: &InputFrame, records: &[Parts]) {
     assert_eq!(frame.offset(frame.count()), None);
 }
 
+#[test]
+fn calls_are_of_a_size_and_hold_every_record_once() {
+    let frame = |records: &[usize]| {
+        let parts = |bytes: &usize| (1, 0, None, Some(vec![0; *bytes]), Vec::new());
+        build(&records.iter().map(parts).collect::<Vec<_>>(), FrameOptions::default())
+    };
+    let half = FRAME_BYTES_TARGET / 2;
+    let records = [1, 1, half, half, 3 * half, 1, 1];
+    assert_eq!(frame(&records).calls(), [0..3, 3..4, 4..5, 5..7]);
+    assert_eq!(frame(&records[..1]).calls(), [std::ops::Range { start: 0, end: 1 }]);
+}
+
 /// A frame of the contract's examples.
 fn golden(name: &str) -> Vec<u8> {
     let lines = include_str!("../../../../wit/frame-v1.txt").lines().filter_map(|line| line.strip_prefix(name));
