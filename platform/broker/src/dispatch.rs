@@ -125,6 +125,7 @@ pub(crate) fn dispatch(
         Request::ModuleList(request) => now!(ModuleList, handlers::modules::list(&shared, &request)),
         Request::ModuleDescribe(request) => now!(ModuleDescribe, handlers::modules::describe(&shared, &request)),
         Request::ModuleDelete(request) => answer!(ModuleDelete, handlers::modules::delete(shared, request)),
+        Request::ModuleRead(request) => answer!(ModuleRead, handlers::modules::read(shared, request, turn)),
         Request::ViewCreate(request) => answer!(ViewCreate, handlers::views::create(shared, request)),
         Request::ViewList(request) => now!(ViewList, handlers::views::list(&shared, &request)),
         Request::ViewDelete(request) => answer!(ViewDelete, handlers::views::delete(shared, request)),

@@ -12,12 +12,12 @@ use millstream_model::{Digest, ModuleKind, ModuleRef, TopicId, TransformId, View
 use millstream_protocol::ErrorCode;
 use millstream_wasm::{
     CallMetrics, Declared, InitParams, Limits, Pool, PoolOptions, Prepared, Refused, Runtime, RuntimeError,
-    RuntimeMetrics, RuntimeOptions,
+    RuntimeMetrics, RuntimeOptions, StoreError,
 };
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use crate::{BrokerOptions, errors::WireError, metrics::ModuleMetrics};
+use crate::{BrokerOptions, errors::WireError, jobs::Jobs, metrics::ModuleMetrics};
 
 /// Why the module host did not start.
 pub(crate) type ModulesError = RuntimeError;
@@ -29,6 +29,8 @@ pub(crate) struct Modules {
     /// What pools had done that are gone, by module. Taken while the pools are held.
     gone: Mutex<BTreeMap<String, CallMetrics>>,
     keeping: tokio::sync::Mutex<()>,
+    /// Parts of modules that are read for clients.
+    reading: Jobs,
 }
 
 /// What a pool works for. Ids, not names: what is made anew under an old name shares nothing with what was there before.
@@ -122,7 +124,8 @@ impl Modules {
         let runtime_options =
             RuntimeOptions { compiler: options.compiler.clone(), ..RuntimeOptions::new(&options.data_dir) };
         let runtime = Runtime::new(runtime_options, env.clone())?;
-        Ok(Self { runtime, pools: Mutex::default(), gone: Mutex::default(), keeping: tokio::sync::Mutex::default() })
+        let (keeping, reading) = (tokio::sync::Mutex::default(), Jobs::new(Arc::clone(&env.spawn)));
+        Ok(Self { runtime, pools: Mutex::default(), gone: Mutex::default(), keeping, reading })
     }
 
     /// Inspects, compiles, starts and describes an uploaded module. Nothing is written.
@@ -145,6 +148,14 @@ impl Modules {
             self.remove_unnamed(catalog, digest).await;
         }
         Ok(proposed?)
+    }
+
+    /// Reads a part of a module's bytes, unchecked: at most `bytes_max` from `offset` on.
+    pub(crate) async fn read_part(&self, module: &Module, offset: u64, bytes_max: usize) -> Result<Bytes, WireError> {
+        let (store, digest) = (self.runtime.store().clone(), module.digest);
+        let read = self.reading.run("read module", move |_| store.read_part(digest, offset, bytes_max)).await;
+        let read = read.unwrap_or(Err(StoreError::Stopped));
+        read.map_err(|error| WireError::unloadable(&module.module, &error.into()))
     }
 
     /// Has the catalog forget a module, which it refuses while something uses it, and removes its bytes if no other name stands for them.

@@ -243,6 +243,8 @@ apis! {
     ModuleDescribe = 20002: ModuleDescribeRequest => ModuleDescribeResponse;
     /// Deletes a module.
     ModuleDelete = 20003: ModuleDeleteRequest => ModuleDeleteResponse;
+    /// Reads a part of a module's bytes.
+    ModuleRead = 20004: ModuleReadRequest => ModuleReadResponse;
     /// Creates a view.
     ViewCreate = 20010: ViewCreateRequest => ViewCreateResponse;
     /// Lists views.

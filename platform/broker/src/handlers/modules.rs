@@ -1,20 +1,27 @@
-//! ModulePush, ModuleList, ModuleDescribe, ModuleDelete.
+//! ModulePush, ModuleList, ModuleDescribe, ModuleDelete, ModuleRead.
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use bytes::Bytes;
 use millstream_catalog::{Command, Declaration, Module, Outcome, Refused, State};
 use millstream_model::{ModuleRef, ModuleVersion, Name, TimestampMs};
 use millstream_protocol::{
     ErrorCode,
     extension::modules::{
         ModuleDeclaration, ModuleDeleteRequest, ModuleDeleteResponse, ModuleDescribeRequest, ModuleDescribeResponse,
-        ModuleInfo, ModuleListRequest, ModuleListResponse, ModulePushRequest, ModulePushResponse,
+        ModuleInfo, ModuleListRequest, ModuleListResponse, ModulePushRequest, ModulePushResponse, ModuleReadRequest,
+        ModuleReadResponse,
     },
 };
 use millstream_wasm::Factory;
 
 use super::wire::to_its_end;
-use crate::{errors::WireError, shared::Shared};
+use crate::{errors::WireError, shared::Shared, turn::Turn};
+
+/// Most bytes of a module in one answer.
+const PART_BYTES_MAX: usize = 1 << 20;
+/// An answer of up to this size takes no share of the frames' memory, as with those that carry records.
+const SMALL_BYTES: usize = 64 << 10;
 
 pub(crate) async fn push(shared: Arc<Shared>, request: ModulePushRequest) -> ModulePushResponse {
     match push_checked(&shared, request).await {
@@ -126,6 +133,53 @@ pub(crate) async fn delete(shared: Arc<Shared>, request: ModuleDeleteRequest) ->
         Ok(()) => ModuleDeleteResponse::default(),
         Err(error) => ModuleDeleteResponse { error_code: error.code, error_message: Some(error.message) },
     }
+}
+
+/// Who asks for many parts and does not take them has one gathered for it at a time.
+pub(crate) async fn read(shared: Arc<Shared>, request: ModuleReadRequest, turn: Turn) -> ModuleReadResponse {
+    match read_part(&shared, &request, turn).await {
+        Ok((size_bytes, bytes)) => ModuleReadResponse { size_bytes, bytes, ..Default::default() },
+        Err(error) => {
+            ModuleReadResponse { error_code: error.code, error_message: Some(error.message), ..Default::default() }
+        }
+    }
+}
+
+/// The module's size, and the part.
+async fn read_part(shared: &Shared, request: &ModuleReadRequest, mut turn: Turn) -> Result<(i64, Bytes), WireError> {
+    let ModuleReadRequest { digest, offset, max_bytes } = *request;
+    let state = shared.catalog.state();
+    let module = state.modules.values().find(|module| module.digest == digest).ok_or_else(|| {
+        WireError::new(ErrorCode::ModuleNotFound, format!("no module has the digest {digest}: was it deleted?"))
+    })?;
+    let invalid = |what: String| WireError::new(ErrorCode::InvalidRequest, what);
+    let offset = u64::try_from(offset).ok().filter(|offset| *offset < module.size_bytes);
+    let offset = offset.ok_or_else(|| {
+        invalid(format!("no byte {} in module {} of {} bytes", request.offset, module.module, module.size_bytes))
+    })?;
+    let left = usize::try_from(module.size_bytes - offset).unwrap_or(usize::MAX);
+    let bytes_max = usize::try_from(max_bytes).ok().filter(|bytes| *bytes > 0);
+    let bytes_max = bytes_max.ok_or_else(|| invalid(format!("at most {max_bytes} bytes of a module")))?;
+    let bytes_max = bytes_max.min(left).min(PART_BYTES_MAX);
+    turn.come().await;
+    let share = match bytes_max > SMALL_BYTES {
+        true => Some(shared.options.frames.take(bytes_max).await),
+        false => None,
+    };
+    let bytes = shared.modules.read_part(module, offset, bytes_max).await?;
+    if bytes.is_empty() {
+        // A client would ask for ever.
+        let what = format!("the file of module {} ends before byte {offset}", module.module);
+        return Err(WireError::new(ErrorCode::CallFailed, what));
+    }
+    let size = i64::try_from(module.size_bytes).unwrap_or(i64::MAX);
+    Ok((
+        size,
+        match share {
+            Some(share) => share.hold(bytes),
+            None => bytes,
+        },
+    ))
 }
 
 fn users(state: &State, module: &ModuleRef) -> BTreeSet<String> {

@@ -2,10 +2,10 @@
 //!
 //! Routing is a read: nothing is appended here. The client freezes the answer and produces to the partitions it names.
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use millstream_catalog::{Routing, State, Topic};
-use millstream_model::PartitionId;
+use millstream_model::{PartitionId, limits::PARAMS_BYTES_MAX};
 use millstream_protocol::{
     ErrorCode,
     extension::routing::{
@@ -13,8 +13,9 @@ use millstream_protocol::{
     },
 };
 use millstream_record::crc32c;
-use millstream_wasm::frame::{FLAG_HEADERS_ELIDED, FLAG_VALUES_ELIDED, FRAME_BYTES_TARGET, InputFrame};
+use millstream_wasm::frame::{FLAG_HEADERS_ELIDED, FLAG_VALUES_ELIDED, InputFrame};
 
+use super::wire::pairs;
 use crate::{
     errors::{Messages, WireError},
     placement::Placement,
@@ -27,6 +28,11 @@ const RECORDS_MAX: u32 = 100_000;
 /// Most bytes in one Assign request; as much as one batch of the topic where that is more. Clients ask about 128 KiB at a
 /// time, or one record.
 const BYTES_MAX: usize = 1 << 20;
+
+/// Most bytes of partitioners' parameters in one answer, which a request costs little that names many topics.
+const PARAMS_TOLD_BYTES_MAX: usize = 256 << 10;
+// Those of any one topic are told.
+const _: () = assert!(PARAMS_TOLD_BYTES_MAX >= PARAMS_BYTES_MAX);
 
 pub(crate) async fn assign(shared: Arc<Shared>, request: AssignRequest) -> AssignResponse {
     let state = shared.catalog.state();
@@ -77,30 +83,12 @@ async fn place(
     }
     let keyless = keyless(&frame, topic.routed_partitions());
     let mut placed = Vec::with_capacity(frame.count() as usize);
-    for range in calls(&frame) {
+    for range in frame.calls() {
         let first = range.start;
         let chosen = placement.choose(&frame.slice(range)).await.map_err(|error| error.behind(first))?;
         placed.extend(chosen.into_iter().map(|chosen| chosen.unwrap_or(keyless)));
     }
     Ok(placed)
-}
-
-/// The records in groups of a call's size, in order.
-fn calls(frame: &InputFrame) -> Vec<Range<u32>> {
-    let mut calls = Vec::new();
-    let (mut first, mut bytes) = (0, 0);
-    for index in 0..frame.count() {
-        let record = frame.raw(index).map_or(0, |record| record.bytes.len());
-        if index > first && bytes + record > FRAME_BYTES_TARGET {
-            calls.push(first..index);
-            (first, bytes) = (index, 0);
-        }
-        bytes += record;
-    }
-    if first < frame.count() {
-        calls.push(first..frame.count());
-    }
-    calls
 }
 
 /// Where records without a key go that have no order among each other to keep: all of one request to one partition, so that they make
@@ -113,13 +101,17 @@ fn keyless(frame: &InputFrame, partitions: i32) -> PartitionId {
 pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> DescribeRoutingResponse {
     let state = shared.catalog.state();
     let (mut messages, mut named) = (Messages::new(), HashSet::new());
+    let mut params_left = PARAMS_TOLD_BYTES_MAX;
     // What is named again is answered once.
     let topics = request.topics.iter().filter(|name| named.insert(*name));
     let topics = topics.map(|name| match find_topic(&state, name) {
         Ok(topic) => {
             let module = topic.config.partitioner.as_ref();
-            let needs = module.and_then(|module| state.modules.get(module)).map(|module| module.needs);
-            let needs = needs.unwrap_or_default();
+            let known = module.and_then(|module| state.modules.get(module));
+            let needs = known.map(|module| module.needs).unwrap_or_default();
+            let params = &topic.config.partitioner_params;
+            let params_bytes: usize = params.iter().map(|(name, value)| name.len() + value.len()).sum();
+            let to_run = known.filter(|_| take(&mut params_left, params_bytes));
             TopicRouting {
                 topic: name.clone(),
                 topic_id: topic.id,
@@ -129,6 +121,9 @@ pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> Des
                 needs_values: needs.values,
                 needs_headers: needs.headers,
                 epochs: topic.routings.iter().map(epoch).collect(),
+                partitioner_digest: to_run.map(|module| module.digest),
+                partitioner_params: to_run.map(|_| pairs(params)).unwrap_or_default(),
+                message_bytes_max: i32::try_from(topic.config.message_bytes_max).unwrap_or(i32::MAX),
                 ..Default::default()
             }
         }
@@ -140,6 +135,13 @@ pub(crate) fn describe(shared: &Shared, request: &DescribeRoutingRequest) -> Des
         },
     });
     DescribeRoutingResponse { topics: topics.collect(), ..Default::default() }
+}
+
+/// Takes from what is left, if there is so much.
+fn take(left: &mut usize, bytes: usize) -> bool {
+    let after = left.checked_sub(bytes);
+    *left = after.unwrap_or(*left);
+    after.is_some()
 }
 
 fn epoch(routing: &Routing) -> EpochOfRouting {
@@ -168,14 +170,6 @@ mod tests {
             builder.push(Offset(offset), TimestampMs(base), *key, Some(&vec![0; *bytes]), &[]).unwrap();
         }
         builder.take().unwrap()
-    }
-
-    #[test]
-    fn calls_are_of_a_size_and_hold_every_record_once() {
-        let half = FRAME_BYTES_TARGET / 2;
-        let records = [1, 1, half, half, 3 * half, 1, 1].map(|bytes| (None, bytes));
-        assert_eq!(calls(&frame(0, &records)), [0..3, 3..4, 4..5, 5..7]);
-        assert_eq!(calls(&frame(0, &records[..1])), [Range { start: 0, end: 1 }]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Modules: push, list, describe, delete.
+//! Modules: push, list, describe, delete, read.
 
 use bytes::Bytes;
 use millstream_model::{Digest, TimestampMs};
@@ -130,5 +130,36 @@ message! {
         pub error_code: ErrorCode,
         /// The same for people.
         pub error_message: Option<String>,
+    }
+}
+
+message! {
+    /// Reads a part of a module's bytes: for those who run the module themselves, as a producer does with its topic's partitioner. Whoever
+    /// may produce may ask.
+    ///
+    /// The digest comes from [`ModuleInfo`] or from a topic's routing. The bytes that stand for it never change, so that parts may be asked
+    /// for in any order, of any broker; who has all of them must check the digest, for the broker does not look at it here.
+    pub struct ModuleReadRequest: 0..=0, flexible 0 {
+        /// The bytes' digest.
+        pub digest: Digest = Digest([0; 32]),
+        /// Where the part begins.
+        pub offset: i64,
+        /// How many bytes there may be, at least 1. The broker may give less: go on where that ends.
+        pub max_bytes: i32,
+    }
+}
+
+message! {
+    /// The part.
+    pub struct ModuleReadResponse: 0..=0, flexible 0 {
+        /// What went wrong: [`ErrorCode::ModuleNotFound`] when no module has this digest; [`ErrorCode::InvalidRequest`] for an offset that is
+        /// not in it.
+        pub error_code: ErrorCode,
+        /// The same for people.
+        pub error_message: Option<String>,
+        /// All of the module's bytes; 0 with an error.
+        pub size_bytes: i64,
+        /// Those from the offset on: at least one, at most 1 MiB and what was asked for; none with an error.
+        pub bytes: Bytes,
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! A client that leaves the partition open asks [`AssignRequest`] ahead of its Produce, freezes the answer, and sends the
 //! routing epoch along (`PartitionProduceData::routing_epoch`); retries go where the first attempt went.
+//!
+//! Or it runs the very same module itself: [`TopicRouting`] tells which bytes it is, and what it is told, and `ModuleRead` gives the bytes.
 
 use bytes::Bytes;
-use millstream_model::{Offset, PartitionId, RoutingEpoch, TopicId};
+use millstream_model::{Digest, Offset, PartitionId, RoutingEpoch, TopicId};
 
+use super::Pair;
 use crate::{ErrorCode, codec::message};
 
 message! {
@@ -81,6 +84,13 @@ message! {
         pub needs_headers: bool,
         /// The present way of placing records and those before it that are remembered, oldest first; none where there was never another.
         pub epochs: Vec<EpochOfRouting> [tag 0],
+        /// The digest of the partitioner's bytes, for those who run it themselves; null when there is none. Left out with what follows where
+        /// the request names topics whose parameters together pass 256 KiB: ask about one at a time.
+        pub partitioner_digest: Option<Digest> [tag 1],
+        /// What the partitioner is told beside the topic's name, which is its one input.
+        pub partitioner_params: Vec<Pair> [tag 2],
+        /// The largest batch that the topic takes, bytes (`max.message.bytes`): what memory the partitioner has in the broker depends on it.
+        pub message_bytes_max: i32 [tag 3],
     }
 
     /// One way of placing a topic's records.

@@ -1,6 +1,6 @@
 //! `millstream.partitioner.enforce=verify`: what clients have placed themselves must lie where the topic's partitioner puts it.
 //!
-//! Who has asked the broker (Assign) says so by the routing epoch, and is not looked at again. The partitioner is asked about
+//! Who has asked the broker (Assign), or has run the same module, says so by the routing epoch, and is not looked at again. The partitioner is asked about
 //! each record by itself: one that decides by anything else, such as a counter of its own, cannot be verified.
 
 use millstream_model::{Offset, RoutingEpoch};
