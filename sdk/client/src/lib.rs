@@ -36,6 +36,9 @@
 //!
 //! A record's partition, where it is left open, is chosen by the topic's partitioner module in the broker, else by the key
 //! as every Kafka client does. Views are read by their name like topics.
+//!
+//! With the feature `local-routing`, which links the module host, a producer can run the partitioner itself, so that no question goes over the
+//! network before a record does: see `ProducerOptions::local_routing`.
 
 mod admin;
 mod assign_frame;
@@ -43,6 +46,7 @@ mod channel;
 mod cluster;
 mod consumer;
 mod error;
+mod module_bytes;
 mod offsets;
 mod options;
 mod producer;
@@ -70,7 +74,11 @@ pub use millstream_protocol::{
 };
 pub use millstream_record::{Batch, Compression, Header};
 use millstream_transport::{ClientCertificate, Profile, QuicNet, Trust, profile};
+#[cfg(feature = "local-routing")]
+pub use millstream_wasm::{COMPILE_ARGUMENT, Compiler, compile_main};
 pub use options::{CertificateFiles, ClientOptions, Security};
+#[cfg(feature = "local-routing")]
+pub use producer::LocalRouting;
 pub use producer::{Acks, Delivered, Delivery, Producer, ProducerOptions, ProducerRecord};
 
 use self::cluster::Cluster;

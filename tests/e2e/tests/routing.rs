@@ -10,9 +10,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_client::{Client, ConsumerOptions, ProducerOptions, ProducerRecord};
+use millstream_client::{Client, ConsumerOptions, LocalRouting, ProducerOptions, ProducerRecord};
 use millstream_model::{PartitionId, RoutingEpoch};
-use millstream_test_support::{broker::Broker, guests, sdk};
+use millstream_test_support::{
+    broker::Broker,
+    exposition::{parse, value},
+    guests,
+    http::ask,
+    sdk,
+};
 
 const KEYS: i64 = 50;
 
@@ -21,15 +27,19 @@ fn good(broker: &Broker, words: &[&str]) -> String {
 }
 
 /// Sends numbered records over all keys until told to stop; gives how many, all of them acknowledged.
-async fn produce(client: &Client, stop: &AtomicBool, sent: &AtomicI64) -> i64 {
-    let producer = client.producer(ProducerOptions { batch_bytes: 4 << 10, ..ProducerOptions::default() });
+async fn produce(client: &Client, options: ProducerOptions, stop: &AtomicBool, sent: &AtomicI64) -> i64 {
+    let producer = client.producer(ProducerOptions { batch_bytes: 4 << 10, ..options });
     let mut under_way = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let number = sent.fetch_add(1, Ordering::Relaxed);
         let record = ProducerRecord {
             topic: "t".into(),
             key: Some(Bytes::from(format!("k{}", number % KEYS))),
-            value: Some(Bytes::from(format!("{{\"n\":{number},\"id\":{},\"other\":{}}}", number % KEYS, number % 7))),
+            value: Some(Bytes::from(format!(
+                "{{\"n\":{number},\"id\":{},\"tens\":{}}}",
+                number % KEYS,
+                number % KEYS / 10
+            ))),
             ..ProducerRecord::default()
         };
         under_way.push(producer.send(record).await.unwrap());
@@ -107,7 +117,8 @@ fn keys_keep_their_order_and_nothing_is_lost_or_there_twice_while_a_topic_is_rou
         let of_producer = client.clone();
         let (runtime, stop, sent) = (&runtime, &stop, &sent);
         let stopping = Stop(stop);
-        let producing = scope.spawn(move || runtime.block_on(produce(&of_producer, stop, sent)));
+        let producing =
+            scope.spawn(move || runtime.block_on(produce(&of_producer, ProducerOptions::default(), stop, sent)));
         until(sent, 1000);
         for change in [
             &["--partitions", "5"][..],
@@ -139,6 +150,48 @@ fn keys_keep_their_order_and_nothing_is_lost_or_there_twice_while_a_topic_is_rou
     runtime.block_on(check(&client, count));
 }
 
+/// As above, where the producer runs the partitioner itself: it goes over to other modules with the routing epochs.
+#[test]
+fn keys_keep_their_order_where_the_producer_runs_one_partitioner_after_the_other_itself() {
+    let broker = Broker::start_with(&["--http", "127.0.0.1:0"]).unwrap();
+    let file = guests::component("partition-by-field").unwrap();
+    good(&broker, &["module", "push", file.to_str().unwrap(), "--name", "by-field", "--version", "1"]);
+    // The same, with a section that says nothing: other bytes, another digest.
+    let other = broker.scratch().join("other.wasm");
+    std::fs::write(&other, [&std::fs::read(file).unwrap()[..], b"\0\x06\x04more!"].concat()).unwrap();
+    good(&broker, &["module", "push", other.to_str().unwrap(), "--name", "by-field", "--version", "2"]);
+    good(&broker, &["topic", "create", "t", "--partitions", "3", "--partitioner", "by-field@1", "--param", "field=id"]);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (stop, sent) = (AtomicBool::new(false), AtomicI64::new(0));
+    let client = runtime.block_on(sdk::alert(&broker)).unwrap();
+    let count = std::thread::scope(|scope| {
+        let (runtime, stop, sent, client) = (&runtime, &stop, &sent, &client);
+        let options = ProducerOptions { local_routing: Some(LocalRouting::default()), ..ProducerOptions::default() };
+        let stopping = Stop(stop);
+        let producing = scope.spawn(move || runtime.block_on(produce(client, options, stop, sent)));
+        until(sent, 1000);
+        for change in [
+            &["--partitioner", "by-field@2", "--param", "field=tens"][..],
+            &["--partitions", "5"],
+            &["--partitioner", "by-field@2", "--param", "field=id"],
+            &["--no-partitioner"],
+            &["--partitioner", "by-field@1", "--param", "field=tens"],
+        ] {
+            good(&broker, &[&["topic", "alter", "t"], change].concat());
+            until(sent, 1000);
+        }
+        drop(stopping);
+        producing.join().unwrap()
+    });
+    let requests = |api: &str| {
+        let answer = ask(broker.http(), "GET", "/metrics", "").unwrap();
+        value(&parse(&answer.body).unwrap(), "millstream_requests_total", &[("api", api)]).unwrap()
+    };
+    assert_eq!(requests("Assign"), 0.0, "the broker was asked");
+    assert_eq!(requests("ModuleRead"), 2.0, "each in one part, and once");
+    runtime.block_on(check(&client, count));
+}
+
 #[test]
 fn an_epoch_is_opened_over_kill_9_and_producers_go_over_to_it() {
     let mut broker = Broker::start().unwrap();
@@ -149,7 +202,8 @@ fn an_epoch_is_opened_over_kill_9_and_producers_go_over_to_it() {
     let count = std::thread::scope(|scope| {
         let (runtime, stop, sent, of_producer) = (&runtime, &stop, &sent, client.clone());
         let stopping = Stop(stop);
-        let producing = scope.spawn(move || runtime.block_on(produce(&of_producer, stop, sent)));
+        let producing =
+            scope.spawn(move || runtime.block_on(produce(&of_producer, ProducerOptions::default(), stop, sent)));
         for partitions in 3..8_i32 {
             until(sent, 500);
             let admin = client.admin();

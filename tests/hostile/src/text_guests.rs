@@ -47,21 +47,36 @@ pub fn swallowing_mapper() -> anyhow::Result<Vec<u8>> {
 /// # Errors
 /// As [`trapping_mapper`].
 pub fn lying_partitioner() -> anyhow::Result<Vec<u8>> {
-    let work = "
-        (local $i i32) (local $at i32) (local $count i32) (local $lie i32)
-        (local.set $lie (call $marked (local.get $ptr) (local.get $len)))
+    partitioner(
+        "(local.set $lie (call $marked (local.get $ptr) (local.get $len)))",
+        "(select (local.get $partitions) (i32.rem_u (local.get $i) (local.get $partitions)) (local.get $lie))",
+    )
+}
+
+/// Places every record in partition 1, and traps where the marker is in a key.
+///
+/// # Errors
+/// As [`trapping_mapper`].
+pub fn trapping_partitioner() -> anyhow::Result<Vec<u8>> {
+    partitioner("(if (call $marked (local.get $ptr) (local.get $len)) (then unreachable))", "(i32.const 1)")
+}
+
+fn partitioner(before: &str, choice: &str) -> anyhow::Result<Vec<u8>> {
+    let work = format!(
+        "(local $i i32) (local $at i32) (local $count i32) (local $lie i32)
+        {before}
         (local.set $count (i32.load offset=8 (local.get $ptr)))
         (local.set $at (call $alloc (i32.mul (local.get $count) (i32.const 4))))
         (block $done (loop $next
             (br_if $done (i32.eq (local.get $i) (local.get $count)))
-            (i32.store (i32.add (local.get $at) (i32.mul (local.get $i) (i32.const 4)))
-                (select (local.get $partitions) (i32.rem_u (local.get $i) (local.get $partitions)) (local.get $lie)))
+            (i32.store (i32.add (local.get $at) (i32.mul (local.get $i) (i32.const 4))) {choice})
             (local.set $i (i32.add (local.get $i) (i32.const 1)))
             (br $next)))
         (i32.store (i32.const 132) (local.get $at))
         (i32.store (i32.const 136) (local.get $count))
-        (i32.const 128)";
-    component("partitioner", "assigner", "assign", "(param $partitions i32)", "", work)
+        (i32.const 128)"
+    );
+    component("partitioner", "assigner", "assign", "(param $partitions i32)", "", &work)
 }
 
 /// Emits the frame as it came, with a source column behind it.

@@ -34,6 +34,7 @@ fn the_boundary_test_fails_on_this_tree_with_one_import_too_many() {
         ("millstream-record", "millstream-log"),
         ("millstream-broker", "wasmtime"),
         ("millstream-client", "quinn"),
+        ("millstream-client", "millstream-wasm"),
         ("millstream", "sled"),
         ("millstream-broker", "openraft"),
     ] {

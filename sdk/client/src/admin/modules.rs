@@ -1,14 +1,14 @@
-//! Modules: pushed, listed, described, deleted.
+//! Modules: pushed, listed, described, pulled, deleted.
 
 use bytes::Bytes;
-use millstream_model::Digest;
+use millstream_model::{Digest, limits::MODULE_BYTES_MAX};
 use millstream_protocol::extension::modules::{
     ModuleDeleteRequest, ModuleDescribeRequest, ModuleDescribeResponse, ModuleInfo, ModuleListRequest,
     ModulePushRequest,
 };
 
 use super::Admin;
-use crate::{CallError, cluster::Target};
+use crate::{CallError, cluster::Target, module_bytes::download};
 
 /// A module that was uploaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,16 @@ impl Admin {
         };
         CallError::check(&what, response.error_code, response.error_message.as_deref())?;
         Ok(response)
+    }
+
+    /// Downloads a module's bytes, which have the digest that [`Admin::describe_module`] tells: this is checked. At most
+    /// [`MODULE_BYTES_MAX`] of them are held.
+    ///
+    /// # Errors
+    /// There is no such module, the broker is of a version that hands out none, or it hands out other bytes.
+    pub async fn pull_module(&self, name: &str, version: &str) -> Result<Bytes, CallError> {
+        let digest = self.describe_module(name, Some(version)).await?.module.digest;
+        download(&self.cluster, &format!("module {name}@{version}"), digest, MODULE_BYTES_MAX).await
     }
 
     /// Deletes a module; the name and version may be pushed again, with other bytes.

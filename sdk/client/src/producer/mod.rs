@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! send -> memory bound -> partition given ---------------------------------> partition's queue -> batch -> Produce
-//!                      -> open, topic has a partitioner: Assign --------------^                     |
+//!                      -> open, topic has a partitioner: Assign, or run it ---^                     |
 //!                      -> open, none: murmur2 of the key, or anywhere --------^ <--- placed anew ---+ stale routing
 //! ```
 //!
@@ -19,6 +19,8 @@
 //! between append and answer. Nothing acknowledged is lost in either case.
 
 mod filling;
+#[cfg(feature = "local-routing")]
+mod local;
 mod partition;
 mod queues;
 mod route;
@@ -45,6 +47,8 @@ use millstream_record::{Batch, Compression, Header};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+#[cfg(feature = "local-routing")]
+pub use self::local::LocalRouting;
 use self::{topic::Topic, waits::Waits};
 use crate::{
     CallError, ProduceError,
@@ -95,6 +99,12 @@ pub struct ProducerOptions {
     pub buffer_bytes_max: usize,
     /// How long a record may wait for its acknowledgement, all attempts included.
     pub delivery_timeout: Duration,
+    /// Whether the producer runs topics' partitioners itself, and within which bounds: each is downloaded once, checked by its digest, and run
+    /// as the broker runs it, in the same routing epochs. Where it cannot be run here, and for records on which it fails, brokers are asked
+    /// as they are without this (None, the default). Who is trusted changes in neither case: a topic that verifies what clients have placed
+    /// believes those who name the routing epoch. (Feature `local-routing`.)
+    #[cfg(feature = "local-routing")]
+    pub local_routing: Option<LocalRouting>,
 }
 
 impl Default for ProducerOptions {
@@ -107,6 +117,8 @@ impl Default for ProducerOptions {
             compression: Compression::None,
             buffer_bytes_max: 64 << 20,
             delivery_timeout: Duration::from_secs(120),
+            #[cfg(feature = "local-routing")]
+            local_routing: None,
         }
     }
 }
@@ -220,6 +232,9 @@ struct Shared {
     /// This producer's id; asked for when first needed. Epochs and numbers are each partition's own.
     id: OnceCell<ProducerId>,
     waits: Waits,
+    /// None: brokers run the partitioners.
+    #[cfg(feature = "local-routing")]
+    host: Option<Arc<local::Host>>,
 }
 
 impl Shared {
@@ -265,7 +280,18 @@ impl Producer {
         options.buffer_bytes_max = options.buffer_bytes_max.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let memory = Arc::new(Semaphore::new(options.buffer_bytes_max));
         let (flush, id, waits) = (watch::Sender::new(0), OnceCell::new(), Waits::default());
-        let shared = Shared { cluster, options, flush, id, waits };
+        #[cfg(feature = "local-routing")]
+        let host =
+            options.local_routing.clone().map(|options| Arc::new(local::Host::new(options, cluster.env.clone())));
+        let shared = Shared {
+            cluster,
+            options,
+            flush,
+            id,
+            waits,
+            #[cfg(feature = "local-routing")]
+            host,
+        };
         Self { shared: Arc::new(shared), topics: Arc::default(), memory, outstanding: Arc::default() }
     }
 

@@ -12,6 +12,8 @@ use millstream_model::{PartitionId, RoutingEpoch, key_partition};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+#[cfg(feature = "local-routing")]
+use super::local::Local;
 use super::{Entry, Item, Shared, partition, routing::Routing};
 use crate::{CallError, ProduceError, cluster::Cluster};
 
@@ -26,6 +28,8 @@ pub(super) struct Queues {
     /// Whether all that is left open goes to the task that routes: it has been asked to turn to another routing epoch, or has records that
     /// were sent before.
     turning: Mutex<bool>,
+    #[cfg(feature = "local-routing")]
+    pub(super) local: Local,
 }
 
 /// What the partitions tell, so that records go where they are taken.
@@ -96,9 +100,9 @@ struct Sticky {
 }
 
 impl Queues {
-    /// Keyless records begin after the partition `start`, taken modulo the number of partitions.
-    pub(super) fn new(name: &str, routing: Routing, start: u64) -> Self {
-        let start = start % u64::from(routing.partitions().max(1).unsigned_abs());
+    /// Keyless records begin after any partition.
+    pub(super) fn new(shared: &Shared, name: &str, routing: Routing) -> Self {
+        let start = shared.cluster.env.rng.next_u64() % u64::from(routing.partitions().max(1).unsigned_abs());
         Self {
             name: name.into(),
             routing,
@@ -107,6 +111,8 @@ impl Queues {
             // As if a batch had been cut: the first record, too, looks whether its partition is well.
             sticky: Mutex::new(Sticky { partition: i32::try_from(start).unwrap_or(0), cuts: u64::MAX }),
             turning: Mutex::new(false),
+            #[cfg(feature = "local-routing")]
+            local: Local::new(shared.host.clone()),
         }
     }
 

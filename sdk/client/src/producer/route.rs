@@ -1,5 +1,5 @@
 //! Placing records that leave their partition open: by asking the topic's partitioner, ahead of producing them; and anew, when the topic
-//! is routed anew.
+//! is routed anew. The broker is asked, or the module that runs here (`local`): whose answer it is makes no difference below.
 //!
 //! Records of a topic pass here in order. A few questions are under way at a time; their answers are used in the order
 //! asked, so that records enter their partitions' queues as they came. An answer is kept: repeats of a Produce go where the first
@@ -18,7 +18,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use futures::{StreamExt, future::OptionFuture, stream::FuturesOrdered};
 use millstream_env::BoxFuture;
-use millstream_model::{PartitionId, RoutingEpoch};
+use millstream_model::{Needs, PartitionId, RoutingEpoch};
 use millstream_protocol::{ErrorCode, extension::routing::AssignRequest};
 use tokio::sync::{mpsc, watch};
 
@@ -340,6 +340,10 @@ impl From<CallError> for Refusal {
 
 /// Asks about one group, until there is an answer for good.
 async fn ask(shared: &Shared, queues: &Queues, group: &[Item]) -> Result<(RoutingEpoch, Vec<PartitionId>), Refusal> {
+    #[cfg(feature = "local-routing")]
+    if let Some(answer) = choose_here(shared, queues, group).await {
+        return Ok(answer);
+    }
     let after = shared.options.delivery_timeout;
     let mut retry = shared.cluster.retry(after);
     loop {
@@ -358,23 +362,37 @@ async fn ask(shared: &Shared, queues: &Queues, group: &[Item]) -> Result<(Routin
     }
 }
 
-async fn ask_once(
-    shared: &Shared,
-    queues: &Queues,
-    rules: Rules,
-    group: &[Item],
-) -> Result<(RoutingEpoch, Vec<PartitionId>), Refusal> {
+/// What the partitioner chooses that runs here; none: the broker is to be asked.
+#[cfg(feature = "local-routing")]
+async fn choose_here(shared: &Shared, queues: &Queues, group: &[Item]) -> Option<(RoutingEpoch, Vec<PartitionId>)> {
+    let Rules { partitions, epoch, told, .. } = queues.routing.current();
+    let frame = |needs| frame(group, needs);
+    let chosen = queues.local.choose(&shared.cluster, &queues.name, (&told?, partitions), frame).await?;
+    Some((epoch, chosen))
+}
+
+/// What the partitioner is shown of records.
+fn frame(group: &[Item], needs: Needs) -> Bytes {
     let shown = group.iter().map(|item| Shown {
         timestamp: item.timestamp,
         key: item.key.as_deref(),
         value: item.value.as_deref(),
         headers: &item.headers,
     });
+    assign_frame::encode(shown, needs)
+}
+
+async fn ask_once(
+    shared: &Shared,
+    queues: &Queues,
+    rules: Rules,
+    group: &[Item],
+) -> Result<(RoutingEpoch, Vec<PartitionId>), Refusal> {
     let request = AssignRequest {
         topic: queues.name.as_ref().into(),
         routing_epoch: rules.epoch,
         count: i32::try_from(group.len()).unwrap_or(i32::MAX),
-        frame: assign_frame::encode(shown, rules.needs),
+        frame: frame(group, rules.needs),
     };
     let cluster = &shared.cluster;
     let channel = cluster.channel(Target::Any, Role::Assign).await?;

@@ -1,11 +1,15 @@
 //! How a topic's records find their partitions, asked of the broker and kept.
 
+#[cfg(feature = "local-routing")]
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use millstream_model::{Needs, RoutingEpoch};
 use millstream_protocol::{ErrorCode, extension::routing::DescribeRoutingRequest};
 use parking_lot::Mutex;
 
+#[cfg(feature = "local-routing")]
+use super::local::Told;
 use crate::{
     CallError,
     cluster::{Cluster, Target},
@@ -18,12 +22,15 @@ pub(super) struct Routing {
 }
 
 /// What [`Routing`] holds, at one moment.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Rules {
     pub(super) partitions: i32,
     pub(super) epoch: RoutingEpoch,
     pub(super) partitioner: bool,
     pub(super) needs: Needs,
+    /// What is told of the partitioner to who runs it.
+    #[cfg(feature = "local-routing")]
+    pub(super) told: Option<Arc<Told>>,
 }
 
 impl Routing {
@@ -46,6 +53,8 @@ impl Routing {
                     epoch: RoutingEpoch::UNKNOWN,
                     partitioner: false,
                     needs: Needs::default(),
+                    #[cfg(feature = "local-routing")]
+                    told: None,
                 });
             }
             Err(error) => return Err(error),
@@ -64,6 +73,8 @@ impl Routing {
             epoch: found.routing_epoch,
             partitioner: found.partitioner.is_some(),
             needs: Needs { values: found.needs_values, headers: found.needs_headers },
+            #[cfg(feature = "local-routing")]
+            told: Told::of(&found),
         })
     }
 
@@ -78,7 +89,7 @@ impl Routing {
     }
 
     pub(super) fn current(&self) -> Rules {
-        *self.rules.lock()
+        self.rules.lock().clone()
     }
 
     /// Asks whether the topic is routed anew by now. The epoch that is over, if it is: turning to the new one takes more than knowing of it.
@@ -95,8 +106,9 @@ impl Routing {
     /// Takes the rules as they are now. Whether they are of another epoch than those before.
     pub(super) async fn refresh(&self, cluster: &Cluster, topic: &str) -> Result<bool, CallError> {
         let found = self.asked(cluster, topic).await?;
+        let epoch = found.epoch;
         let before = std::mem::replace(&mut *self.rules.lock(), found);
-        Ok(before.epoch != found.epoch)
+        Ok(before.epoch != epoch)
     }
 
     async fn asked(&self, cluster: &Cluster, topic: &str) -> Result<Rules, CallError> {

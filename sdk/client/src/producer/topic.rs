@@ -20,7 +20,7 @@ impl Topic {
     /// Asks for a topic's partitions and how it is routed.
     pub(super) async fn ask(shared: &Arc<Shared>, name: &str) -> Result<Self, CallError> {
         let routing = Routing::ask(&shared.cluster, name).await?;
-        let queues = Arc::new(Queues::new(name, routing, shared.cluster.env.rng.next_u64()));
+        let queues = Arc::new(Queues::new(shared, name, routing));
         let (route, items) = mpsc::unbounded_channel();
         let task = route::run(Arc::clone(shared), Arc::clone(&queues), items);
         drop(shared.cluster.env.spawn.spawn("produce route", Box::pin(task)));

@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 use millstream_client::{CallError, ErrorCode, NewTopic};
+use millstream_model::Digest;
+use millstream_protocol::extension::modules::ModuleReadResponse;
+use sha2::{Digest as _, Sha256};
 
 use crate::setting;
 
@@ -45,4 +48,28 @@ fn the_brokers_reason_for_refusing_a_module_is_told() {
     assert_eq!(error.code(), Some(ErrorCode::ModuleRefused));
     assert!(error.to_string().contains("m@1") && error.to_string().contains("wasi:sockets"), "{error}");
     assert!(!error.is_retriable());
+}
+
+#[test]
+fn a_module_is_pulled_whole_and_only_if_it_is_the_one() {
+    const MODULE: &[u8] = b"as good a module as any";
+    let (world, broker, client) = setting(1);
+    let digest = Digest(Sha256::digest(MODULE).into());
+    {
+        let mut state = broker.state.lock();
+        state.described = Some(digest);
+        state.hand = Some(|request| {
+            let bytes = MODULE[request.offset as usize..].iter().take(5).copied().collect();
+            ModuleReadResponse { size_bytes: MODULE.len() as i64, bytes, ..ModuleReadResponse::default() }
+        });
+    }
+    // Which apis there are is asked once for a connection.
+    world.run_until(client.close());
+    let admin = client.admin();
+    assert_eq!(world.run_until(admin.pull_module("m", "1")).unwrap(), MODULE);
+    assert_eq!(broker.state.lock().module_reads, 5);
+    broker.state.lock().described = Some(Digest([7; 32]));
+    let error = world.run_until(admin.pull_module("m", "1")).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::ModuleRefused));
+    assert!(error.to_string().contains("module m@1") && error.to_string().contains("exchanged"), "{error}");
 }

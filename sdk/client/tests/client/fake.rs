@@ -10,10 +10,10 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use millstream_env::{Connection, Env, FrameStream, sim::World};
 use millstream_model::{
-    BrokerId, LeaderEpoch, Offset, PartitionId, ProducerId, RoutingEpoch, Sequence, TimestampMs, TopicId,
+    BrokerId, Digest, LeaderEpoch, Offset, PartitionId, ProducerId, RoutingEpoch, Sequence, TimestampMs, TopicId,
 };
 use millstream_protocol::{
-    ErrorCode, Request, Response, api_versions,
+    ApiKey, ErrorCode, Request, Response, api_versions,
     extension::{modules::*, routing::*},
     messages::{fetch::*, metadata::*, offsets::*, produce::*, producers::*, topics::*},
     session::{Session, SessionLimits},
@@ -44,6 +44,8 @@ pub(crate) struct Topic {
     pub(crate) logs: Vec<Vec<Batch>>,
     pub(crate) partitioner: Option<Partitioner>,
     pub(crate) needs_values: bool,
+    /// What is told of the partitioner's bytes.
+    pub(crate) digest: Option<Digest>,
     /// How often it was routed anew: the routing epoch in force is so much more than [`FIRST_EPOCH`].
     pub(crate) turns: i32,
     /// By partition: where it passed to the next epoch, each time.
@@ -80,6 +82,9 @@ impl Topic {
     }
 }
 
+/// How modules are handed out.
+pub(crate) type Hand = fn(&ModuleReadRequest) -> ModuleReadResponse;
+
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) topics: BTreeMap<String, Topic>,
@@ -105,6 +110,14 @@ pub(crate) struct State {
     pub(crate) asked: Vec<Vec<Option<Vec<u8>>>>,
     /// The next question is answered with this first.
     pub(crate) stale_answers: usize,
+    /// What is told of any module.
+    pub(crate) described: Option<Digest>,
+    /// None: modules are not handed out, which ApiVersions says.
+    pub(crate) hand: Option<Hand>,
+    /// How long that takes.
+    pub(crate) hand_time: Duration,
+    /// How often it was asked for.
+    pub(crate) module_reads: usize,
     /// Fetches to break the connection on.
     pub(crate) break_fetches: usize,
     pub(crate) fetches: usize,
@@ -226,7 +239,27 @@ impl FakeBroker {
     /// The answer; none breaks the connection.
     async fn handle(&self, request: Request) -> Option<Response> {
         Some(match request {
-            Request::ApiVersions(_) => api_versions().into(),
+            Request::ApiVersions(_) => {
+                let mut served = api_versions();
+                if self.state.lock().hand.is_none() {
+                    served.api_keys.retain(|api| api.api_key != ApiKey::ModuleRead.code());
+                }
+                served.into()
+            }
+            Request::ModuleDescribe(_) => {
+                let digest = self.state.lock().described.unwrap();
+                let module = ModuleInfo { digest, ..ModuleInfo::default() };
+                ModuleDescribeResponse { module, ..ModuleDescribeResponse::default() }.into()
+            }
+            Request::ModuleRead(request) => {
+                let (hand, time) = {
+                    let mut state = self.state.lock();
+                    state.module_reads += 1;
+                    (state.hand.unwrap(), state.hand_time)
+                };
+                self.env.clock.sleep(time).await;
+                hand(&request).into()
+            }
             Request::Metadata(request) => self.metadata(&request).into(),
             Request::Produce(request) => self.produce(request).await?.into(),
             Request::InitProducerId(request) => {
@@ -485,6 +518,7 @@ impl FakeBroker {
                 routing_epoch: topic.in_force(),
                 partitioner: topic.partitioner.map(|_| "by-test@1".into()),
                 needs_values: topic.needs_values,
+                partitioner_digest: topic.digest,
                 topic: name,
                 ..TopicRouting::default()
             }

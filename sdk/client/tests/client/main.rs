@@ -6,6 +6,8 @@ mod admin;
 mod connection;
 mod consumer;
 mod fake;
+#[cfg(feature = "local-routing")]
+mod local;
 mod producer;
 
 use std::time::Duration;

@@ -41,6 +41,12 @@ const ONLY: &[(&str, &[&str])] = &[(
     &["millstream-model", "millstream-env", "millstream-record", "millstream-protocol", "millstream-transport"],
 )];
 
+/// What such a crate may link for users who ask for it, by a feature that is off by default: the others are spared it.
+const ON_DEMAND: &[(&str, &str)] = &[
+    // Producers that run their topics' partitioners themselves run the very same module, in the same host.
+    ("millstream-client", "millstream-wasm"),
+];
+
 /// (what a library's crates are called, the one crate of ours that may name them).
 const CONFINED: &[(&str, &str)] = &[
     ("quinn", "millstream-transport"),
@@ -61,6 +67,8 @@ const MISUSED: &[(&str, &str)] = &[("millstream-tests-hostile", "quinn")];
 pub enum Kind {
     /// Compiled into the crate.
     Normal,
+    /// Compiled into the crate where one of its features is turned on.
+    Optional,
     /// Compiled into its tests.
     Dev,
     /// Compiled into its build script.
@@ -91,6 +99,10 @@ pub fn packages(metadata: &Value) -> Vec<Package> {
                     let kind = match dependency["kind"].as_str() {
                         Some("dev") => Kind::Dev,
                         Some("build") => Kind::Build,
+                        // A default feature is on for everybody who does not know of it.
+                        _ if dependency["optional"] == true && package["features"]["default"].is_null() => {
+                            Kind::Optional
+                        }
                         _ => Kind::Normal,
                     };
                     (text(&dependency["name"]), kind)
@@ -128,8 +140,9 @@ pub fn violations(packages: &[Package]) -> Vec<String> {
 fn import(name: &str, from: usize, dependency: &str, kind: Kind) -> Option<String> {
     let to = floor(dependency)?;
     if let Some((_, allowed)) = ONLY.iter().find(|(crate_, _)| *crate_ == name)
-        && kind == Kind::Normal
+        && matches!(kind, Kind::Normal | Kind::Optional)
         && !allowed.contains(&dependency)
+        && !(kind == Kind::Optional && ON_DEMAND.contains(&(name, dependency)))
     {
         return Some(format!("{name} may not import {dependency}: only {}", allowed.join(", ")));
     }
@@ -233,6 +246,9 @@ mod tests {
         check("millstream-log", "millstream-broker", Kind::Normal, Some("climbs"));
         check("millstream-env", "millstream-log", Kind::Build, Some("climbs"));
         check("millstream-client", "millstream-broker", Kind::Normal, Some("may not import"));
+        check("millstream-client", "millstream-broker", Kind::Optional, Some("may not import"));
+        check("millstream-client", "millstream-wasm", Kind::Optional, None);
+        check("millstream-client", "millstream-wasm", Kind::Normal, Some("may not import"));
         check("millstream-new-thing", "serde", Kind::Normal, Some("on no floor"));
     }
 
