@@ -35,6 +35,8 @@ pub(crate) fn clippy() -> anyhow::Result<()> {
     let deny = ["--", "-D", "warnings"];
     // In release, like the tests, so that build scripts and macros are compiled once.
     run(&mut cargo(&[&clippy[..], &["--release", "--workspace"], &deny].concat()))?;
+    // The tests turn on features of the client that its users turn on only if they want them.
+    run(&mut cargo(&[&clippy[..], &["--release", "--package", "millstream-client"], &deny].concat()))?;
     for manifest in GUESTS {
         run(&mut cargo(&[&clippy[..], &["--workspace", "--manifest-path", manifest], &deny].concat()))?;
     }
