@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicBool, AtomicI64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -21,6 +21,8 @@ use millstream_test_support::{
 };
 
 const KEYS: i64 = 50;
+/// Long enough for a busy machine; nothing waits it out but a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn good(broker: &Broker, words: &[&str]) -> String {
     broker.cli(words).unwrap().ok().unwrap().text()
@@ -164,6 +166,10 @@ fn keys_keep_their_order_where_the_producer_runs_one_partitioner_after_the_other
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (stop, sent) = (AtomicBool::new(false), AtomicI64::new(0));
     let client = runtime.block_on(sdk::alert(&broker)).unwrap();
+    let requests = |api: &str| {
+        let answer = ask(broker.http(), "GET", "/metrics", "").unwrap();
+        value(&parse(&answer.body).unwrap(), "millstream_requests_total", &[("api", api)]).unwrap()
+    };
     let count = std::thread::scope(|scope| {
         let (runtime, stop, sent, client) = (&runtime, &stop, &sent, &client);
         let options = ProducerOptions { local_routing: Some(LocalRouting::default()), ..ProducerOptions::default() };
@@ -179,14 +185,17 @@ fn keys_keep_their_order_where_the_producer_runs_one_partitioner_after_the_other
         ] {
             good(&broker, &[&["topic", "alter", "t"], change].concat());
             until(sent, 1000);
+            // What is sent waits to be placed, so that an epoch may be over before the producer has heard of it: not the one of the other
+            // module.
+            let start = Instant::now();
+            while requests("ModuleRead") < 2.0 {
+                assert!(start.elapsed() < PATIENCE, "the producer does not go over to the other module");
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         drop(stopping);
         producing.join().unwrap()
     });
-    let requests = |api: &str| {
-        let answer = ask(broker.http(), "GET", "/metrics", "").unwrap();
-        value(&parse(&answer.body).unwrap(), "millstream_requests_total", &[("api", api)]).unwrap()
-    };
     assert_eq!(requests("Assign"), 0.0, "the broker was asked");
     assert_eq!(requests("ModuleRead"), 2.0, "each in one part, and once");
     runtime.block_on(check(&client, count));
