@@ -53,8 +53,8 @@ pub(crate) struct Target {
 pub(crate) enum Encoder {
     /// Nobody: the same batch is sent over and over.
     Before,
-    /// The SDK, record by record.
-    Sdk,
+    /// Who produces, record by record.
+    Each,
 }
 
 /// A broker's process and a client of it.
@@ -155,7 +155,7 @@ impl RealBroker {
                 };
                 measure(lanes.map(lane).collect::<anyhow::Result<Vec<_>>>()?, plan.time, server).await
             }
-            Encoder::Sdk => {
+            Encoder::Each => {
                 let lane = |lane| {
                     let (producer, topic, partition) = place(lane)?;
                     let (values, bytes) = (workload::values(lane as u8), batch.len() as u64);

@@ -62,6 +62,7 @@ enum Work {
     BareProduce {
         ack: Ack,
         producers: usize,
+        encoder: Encoder,
     },
     Produce {
         durable: bool,
@@ -87,7 +88,9 @@ enum Work {
     BareBeside {
         reading: bool,
     },
-    SendFile,
+    SendFile {
+        checked: bool,
+    },
     FetchTcp,
     BareRequests,
     Requests,
@@ -103,14 +106,16 @@ fn lines() -> Vec<Line> {
         for producers in PRODUCERS {
             let (name, ack) = if durable { ("durable", Ack::Durable) } else { ("page cache", Ack::Cached) };
             let what = format!("produce, {name}, {producers}");
-            add(&what, "bare QUIC and file", Work::BareProduce { ack, producers });
+            let bare = |ack, encoder| Work::BareProduce { ack, producers, encoder };
+            add(&what, "bare QUIC and file", bare(ack, Encoder::Before));
             if durable {
-                add(&what, "the same, written twice", Work::BareProduce { ack: Ack::DurableTwice, producers });
+                add(&what, "the same, written twice", bare(Ack::DurableTwice, Encoder::Before));
+                add(&what, "the same, encoding too", bare(ack, Encoder::Each));
             }
             let encoder = Encoder::Before;
             add(&what, "millstream, encoded batch", Work::Produce { durable, producers, encoder });
             if durable {
-                let encoder = Encoder::Sdk;
+                let encoder = Encoder::Each;
                 add(&what, "millstream, SDK encoder", Work::Produce { durable, producers, encoder });
                 add(&what, "log alone, no network", Work::Log { producers });
             }
@@ -120,7 +125,8 @@ fn lines() -> Vec<Line> {
     add("fetch", "the same from a file, checked", Work::BareFetch { checked: true });
     add("fetch", "millstream, batches", Work::Fetch { records: false });
     add("fetch", "millstream, records", Work::Fetch { records: true });
-    add("fetch over TCP", "bare file, sendfile", Work::SendFile);
+    add("fetch over TCP", "bare file, sendfile", Work::SendFile { checked: false });
+    add("fetch over TCP", "the same, read and checked", Work::SendFile { checked: true });
     add("fetch over TCP", "millstream, 1 MiB an answer", Work::FetchTcp);
     let what = format!("small requests, {REQUESTS} under way");
     add(&what, "bare QUIC, 64 bytes", Work::BareRequests);
@@ -193,7 +199,7 @@ impl Stand {
                 Work::BareProduce { .. }
                     | Work::BareFetch { .. }
                     | Work::BareBeside { .. }
-                    | Work::SendFile
+                    | Work::SendFile { .. }
                     | Work::BareRequests
             )
         };
@@ -246,12 +252,11 @@ impl Stand {
 
     async fn run(&mut self, plan: &Plan, work: Work) -> anyhow::Result<Sample> {
         match work {
-            Work::BareProduce { ack, producers } => {
+            Work::BareProduce { ack, producers, encoder } => {
                 let server = self.bare.as_ref().context("no bare server")?;
                 let mut lanes = Vec::new();
                 for lane in 0..producers {
-                    let batch = workload::encode(&workload::values(lane as u8))?;
-                    lanes.push(server.producer(batch, ack).await?);
+                    lanes.push(server.producer(&workload::values(lane as u8), encoder, ack).await?);
                 }
                 server.disk_stats().await?;
                 let mut sample = measure(lanes, plan.time, Some(server.process_id())).await?;
@@ -268,7 +273,7 @@ impl Stand {
             }
             Work::BareBeside { reading } => {
                 let server = self.bare.as_ref().context("no bare server")?;
-                let lane = server.producer(workload::encode(&workload::values(1))?, Ack::Durable).await?;
+                let lane = server.producer(&workload::values(1), Encoder::Before, Ack::Durable).await?;
                 let reader = if reading { Some(Reader::start(server.distant_fetcher())?) } else { None };
                 let sample = measure(vec![lane], plan.time, Some(server.process_id())).await;
                 let told = reader.map(Reader::stop).transpose()?;
@@ -278,11 +283,11 @@ impl Stand {
                 self.broker.as_mut().context("no broker")?.produce(plan, durable, producers, encoder).await
             }
             Work::Fetch { records } => self.broker.as_mut().context("no broker")?.fetch(plan, records).await,
-            Work::SendFile => {
+            Work::SendFile { checked } => {
                 let server = self.bare.as_ref().context("no bare server")?;
                 let mut lanes = Vec::new();
                 for _ in 0..TCP_READERS {
-                    lanes.push(server.tcp_fetcher().await?);
+                    lanes.push(server.tcp_fetcher(checked).await?);
                 }
                 measure(lanes, plan.time, Some(server.process_id())).await
             }

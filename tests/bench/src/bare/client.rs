@@ -16,11 +16,12 @@ use super::{
     disk::Ack,
     quic,
     server::{ACK_BYTES, FRAME_HEADER_BYTES, MESSAGE_BYTES, Ready, SENT_BYTES, check},
-    tcp::{ANSWER_BYTES, TcpLane},
+    tcp::{ANSWER_BYTES, CHECKED, TcpLane},
 };
 use crate::{
+    broker::Encoder,
     closed_loop::{Lane, Moved},
-    workload::RECORDS,
+    workload::{self, RECORDS},
 };
 
 /// Bytes that count as one step of a fetch.
@@ -59,8 +60,8 @@ impl BareServer {
         self.child.id()
     }
 
-    /// A producer on a stream of its own.
-    pub(crate) async fn producer(&self, batch: Bytes, ack: Ack) -> anyhow::Result<ProduceLane> {
+    /// A producer of these values on a stream of its own.
+    pub(crate) async fn producer(&self, values: &[Bytes], encoder: Encoder, ack: Ack) -> anyhow::Result<ProduceLane> {
         let (mut send, receive) = self.connection.open_bi().await?;
         let kind = match ack {
             Ack::Cached => b"p",
@@ -68,6 +69,10 @@ impl BareServer {
             Ack::DurableTwice => b"t",
         };
         send.write_all(kind).await?;
+        let batch = match encoder {
+            Encoder::Before => ToSend::Encoded(workload::encode(values)?),
+            Encoder::Each => ToSend::Values(values.to_vec()),
+        };
         Ok(ProduceLane { send, receive, batch, correlation: 0 })
     }
 
@@ -98,9 +103,10 @@ impl BareServer {
         Ok(RoundTripLane { send, receive })
     }
 
-    /// A reader of the file that is sent over TCP, part after part.
-    pub(crate) async fn tcp_fetcher(&self) -> anyhow::Result<TcpLane> {
-        let part = |at: usize| Bytes::copy_from_slice(&(at as u64).to_be_bytes());
+    /// A reader of the file that is sent over TCP, part after part; `checked`: the server reads and checks what it sends.
+    pub(crate) async fn tcp_fetcher(&self, checked: bool) -> anyhow::Result<TcpLane> {
+        let how = if checked { CHECKED } else { 0 };
+        let part = |at: usize| Bytes::copy_from_slice(&(at as u64 | how).to_be_bytes());
         TcpLane::connect(self.tcp, (0..SENT_BYTES).step_by(ANSWER_BYTES).map(part).collect(), ANSWER_BYTES).await
     }
 
@@ -130,21 +136,32 @@ async fn connect(address: SocketAddr, certificate: &str) -> anyhow::Result<(Endp
 pub(crate) struct ProduceLane {
     send: SendStream,
     receive: RecvStream,
-    batch: Bytes,
+    batch: ToSend,
     correlation: u32,
+}
+
+/// What there is before a batch is sent.
+enum ToSend {
+    Encoded(Bytes),
+    Values(Vec<Bytes>),
 }
 
 impl Lane for ProduceLane {
     async fn step(&mut self) -> anyhow::Result<Moved> {
+        let batch = match &self.batch {
+            ToSend::Encoded(batch) => batch.clone(),
+            ToSend::Values(values) => workload::encode(values)?,
+        };
+        let bytes = batch.len();
         let mut header = BytesMut::with_capacity(FRAME_HEADER_BYTES);
-        header.put_u32_le(self.batch.len() as u32);
+        header.put_u32_le(bytes as u32);
         header.put_u32_le(self.correlation);
-        self.send.write_all_chunks(&mut [header.freeze(), self.batch.clone()]).await?;
+        self.send.write_all_chunks(&mut [header.freeze(), batch]).await?;
         let mut ack = [0; ACK_BYTES];
         self.receive.read_exact(&mut ack).await?;
         ensure!(ack[..4] == self.correlation.to_le_bytes(), "another batch was acknowledged");
         self.correlation = self.correlation.wrapping_add(1);
-        Ok(Moved { bytes: self.batch.len() as u64, records: RECORDS as u64 })
+        Ok(Moved { bytes: bytes as u64, records: RECORDS as u64 })
     }
 }
 
