@@ -27,6 +27,8 @@ const FILE_BYTES: u64 = 512 << 20;
 const FILE_SLACK_BYTES: u64 = 64 << 20;
 /// Most appends that are written and synced as one.
 const GROUP_APPENDS_MAX: usize = 256;
+/// Slowest write or sync that is told apart from slower ones, nanoseconds.
+const SLOWEST_NS: u64 = 60_000_000_000;
 /// Most slices that one call writes: IOV_MAX.
 const SLICES_MAX: usize = 1024;
 
@@ -60,7 +62,12 @@ pub(super) struct DiskStats {
 
 impl DiskStats {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self { groups: 0, appends: 0, write_ns: Histogram::new(3)?, sync_ns: Histogram::new(3)? })
+        Ok(Self {
+            groups: 0,
+            appends: 0,
+            write_ns: Histogram::new_with_max(SLOWEST_NS, 3)?,
+            sync_ns: Histogram::new_with_max(SLOWEST_NS, 3)?,
+        })
     }
 
     /// In words; counting begins anew.
