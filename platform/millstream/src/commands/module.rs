@@ -1,6 +1,10 @@
 //! `millstream module`: the user's own code, from a new project to the broker.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -36,6 +40,8 @@ pub(crate) enum Module {
     Test(not_built::Words),
     /// Upload a module under a name and a version, which then mean these bytes until it is deleted.
     Push(Push),
+    /// Download a module's bytes into a file.
+    Pull(Pull),
     /// List the modules, all or those of one name.
     List(List),
     /// Show one module; without a version the one that was pushed last.
@@ -123,6 +129,23 @@ pub(crate) struct Push {
     form: Form,
 }
 
+/// A module to download.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream module pull marker@1
+  millstream module pull marker@1 --out before.wasm")]
+pub(crate) struct Pull {
+    /// The module; a version is never left out.
+    #[arg(value_name = "NAME@VERSION")]
+    module: ModuleRef,
+    /// The file to make, which must not be there; NAME.wasm if left out.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    form: Form,
+}
+
 /// Which modules to list.
 #[derive(Debug, Args)]
 pub(crate) struct List {
@@ -192,6 +215,7 @@ impl Module {
             Self::New(new) => new.run(),
             Self::Build(build) => build.run(),
             Self::Push(push) => push.run(common).await,
+            Self::Pull(pull) => pull.run(common).await,
             Self::List(List { name, form }) => {
                 let found = connect(common).await?.admin().list_modules(name.as_deref()).await?;
                 let lines: Vec<Line> = found.into_iter().map(Line::from).collect();
@@ -282,6 +306,32 @@ impl Push {
             sentence += &format!("; it serves {serves}");
         }
         form.output.done(&Line::from(pushed), &sentence)
+    }
+}
+
+impl Pull {
+    async fn run(self, common: &Common) -> anyhow::Result<()> {
+        let Self { module, out, form } = self;
+        let ModuleRef { name, version } = &module;
+        let path = out.unwrap_or_else(|| format!("{name}.wasm").into());
+        let what = || format!("cannot pull {module} into {}", path.display());
+        // Asked before anything is downloaded; it is asked again as the file is made.
+        if path.exists() {
+            return Err(anyhow::anyhow!("it is there already: give another name with --out")).with_context(what);
+        }
+        let bytes = connect(common).await?.admin().pull_module(name.as_str(), version.as_str()).await?;
+        let mut file = File::create_new(&path).with_context(what)?;
+        if let Err(error) = file.write_all(&bytes) {
+            // A part of a module is none.
+            let _ = std::fs::remove_file(&path);
+            return Err(error).with_context(what);
+        }
+        let size = counted(bytes.len() as u64, "byte");
+        let told = json!({"name": name, "version": version, "path": path, "size_bytes": bytes.len()});
+        form.output.done(
+            &told,
+            &format!("module {module} is in {}: {size}, and they are those that were pushed", path.display()),
+        )
     }
 }
 
@@ -382,7 +432,7 @@ mod tests {
     fn a_file_that_is_too_large_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("large.wasm");
-        std::fs::File::create(&path).unwrap().set_len(MODULE_BYTES_MAX as u64 + 1).unwrap();
+        File::create(&path).unwrap().set_len(MODULE_BYTES_MAX as u64 + 1).unwrap();
         let refused = read_module(&path).unwrap_err().to_string();
         assert!(refused.contains(&MODULE_BYTES_MAX.to_string()), "{refused}");
         assert!(read_module(dir.path()).unwrap_err().to_string().contains("not a file"));
