@@ -277,7 +277,7 @@ impl From<Refused> for WireError {
             | Refused::AssignedOthers { .. } => ErrorCode::InvalidReplicaAssignment,
             Refused::ReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
             // Retriable: a repeated request reads the new settings first, or waits.
-            Refused::StaleTopic(_) | Refused::RoutingUnderWay(_) => ErrorCode::RequestTimedOut,
+            Refused::StaleTopic(_) | Refused::StaleDefaults | Refused::RoutingUnderWay(_) => ErrorCode::RequestTimedOut,
             Refused::PartitionerChanged(_) => ErrorCode::InvalidConfig,
             Refused::TopicInUse { .. } | Refused::ModuleInUse { .. } => ErrorCode::InUse,
             Refused::UnknownModule(_) => ErrorCode::ModuleNotFound,
@@ -326,6 +326,8 @@ fn code_of(ended: &Ended) -> ErrorCode {
 
 #[cfg(test)]
 mod tests {
+    use millstream_model::TopicName;
+
     use super::*;
 
     #[test]
@@ -363,6 +365,11 @@ mod tests {
         assert_eq!(code(&trap), ErrorCode::InvalidParameter);
         assert_eq!(WireError::unplaced("p", &CallError::Exhausted { waiting: 9 }).code, ErrorCode::Overloaded);
         assert_eq!(WireError::unplaced("p", &trap).code, ErrorCode::CallFailed);
+        // Others were first, again and again.
+        let others_first = Refused::StaleTopic(TopicName::new("t").unwrap());
+        for refused in [others_first, Refused::StaleDefaults] {
+            assert_eq!(WireError::from(refused).code, ErrorCode::RequestTimedOut);
+        }
     }
 
     #[test]
