@@ -165,10 +165,7 @@ fn changed(config: &TopicConfig, changes: &[AlterableConfig]) -> Result<TopicCon
             OPERATION_DELETE => config.reset(name)?,
             OPERATION_APPEND => config.add(name, given(name, value)?)?,
             OPERATION_SUBTRACT => config.subtract(name, given(name, value)?)?,
-            other => {
-                let message = format!("{name:?}: {other} is no operation: 0 sets, 1 deletes, 2 appends, 3 subtracts");
-                return Err(WireError::new(ErrorCode::InvalidRequest, message));
-            }
+            other => return Err(no_operation(name, other)),
         }
     }
     Ok(config)
@@ -188,6 +185,11 @@ fn replaced(config: &TopicConfig, settings: &[ReplacedConfig]) -> Result<TopicCo
         replaced.set(name, given(name, value)?)?;
     }
     Ok(replaced)
+}
+
+pub(super) fn no_operation(name: &str, other: i8) -> WireError {
+    let message = format!("{name:?}: {other} is no operation: 0 sets, 1 deletes, 2 appends, 3 subtracts");
+    WireError::new(ErrorCode::InvalidRequest, message)
 }
 
 pub(super) fn each_once<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), WireError> {

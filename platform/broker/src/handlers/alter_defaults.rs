@@ -13,7 +13,7 @@ use millstream_protocol::{
 };
 
 use super::{
-    alter_configs::{ATTEMPTS, Changes, each_once, given},
+    alter_configs::{ATTEMPTS, Changes, each_once, given, no_operation},
     create_topics::check_insync_replicas_min,
     describe_configs::is_brokers,
 };
@@ -112,10 +112,7 @@ fn changed(
             }
             OPERATION_APPEND => config.add(key, given(name, value)?).map_err(unfit)?,
             OPERATION_SUBTRACT => config.subtract(key, given(name, value)?).map_err(unfit)?,
-            other => {
-                let message = format!("{name:?}: {other} is no operation: 0 sets, 1 deletes, 2 appends, 3 subtracts");
-                return Err(WireError::new(ErrorCode::InvalidRequest, message));
-            }
+            other => return Err(no_operation(name, other)),
         }
         let shown = config.pairs().find(|(known, ..)| known == key).and_then(|(_, value, _)| value);
         changed.insert(key.to_owned(), shown.unwrap_or_default());

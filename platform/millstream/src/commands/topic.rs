@@ -2,7 +2,7 @@
 
 use clap::{ArgGroup, Args, Subcommand};
 use millstream_client::{Admin, CallError, ConfigChange, NewTopic, TopicDescription, TopicListing, ViewInfo};
-use millstream_model::{ConfigSource, DefaultKind, PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS};
+use millstream_model::{ConfigKey, ConfigSource, DefaultKind, PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS};
 use serde::Serialize;
 use serde_json::json;
 
@@ -396,8 +396,8 @@ fn details(topic: &Shown) -> Details {
             "default" => "default".into(),
             // By the name under which it is changed.
             _ => {
-                let known = TOPIC_SETTINGS.iter().find(|known| known.key == entry.name);
-                format!("from {}", known.and_then(|known| known.broker).unwrap_or("the brokers"))
+                let known = ConfigKey::named(&entry.name).and_then(|known| known.broker);
+                format!("from {}", known.unwrap_or("the brokers"))
             }
         };
         configs.row([entry.name.clone(), entry.value.clone().unwrap_or_default(), remark]);

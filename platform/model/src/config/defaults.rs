@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    ConfigError, ConfigKey, TOPIC_SETTINGS, TopicConfig,
-    settings::{find, find_of_broker},
-};
+use super::{ConfigError, ConfigKey, TOPIC_SETTINGS, TopicConfig, settings::find_of_broker};
 
 /// Which settings a topic was given itself. The others follow the [`TopicDefaults`].
 ///
@@ -168,18 +165,18 @@ impl TopicConfig {
     /// `value`: none is the one that Kafka has.
     fn take_default(&mut self, key: &str, value: Option<&str>) {
         // What a newer version has written is passed over.
-        let Ok(setting) = find(key) else { return };
+        let Some(setting) = ConfigKey::named(key) else { return };
         if setting.broker.is_none() || self.given.has(key) {
             return;
         }
-        let own = (setting.show)(&Self::default()).unwrap_or_default();
-        let _ = (setting.set)(self, setting.key, value.unwrap_or(&own));
+        let usual = setting.usual().unwrap_or_default();
+        let _ = (setting.set)(self, setting.key, value.unwrap_or(&usual));
     }
 
     /// Where the value of one of its settings is from. `is_default`: whether that is the value of a topic that nobody says anything of.
     #[must_use]
     pub fn source(&self, key: &str, is_default: bool, defaults: &TopicDefaults) -> ConfigSource {
-        let follows = find(key).is_ok_and(|setting| setting.broker.is_some());
+        let follows = ConfigKey::named(key).is_some_and(|setting| setting.broker.is_some());
         match (follows, self.given.is_all()) {
             // It was not noted.
             (false, _) | (true, true) if is_default => ConfigSource::Nobody,

@@ -199,8 +199,7 @@ impl TopicConfig {
             return Ok(());
         }
         let entry = find(key)?;
-        let default = (entry.show)(&Self::default()).unwrap_or_default();
-        (entry.set)(self, entry.key, &default)?;
+        (entry.set)(self, entry.key, &entry.usual().unwrap_or_default())?;
         self.given.remove(entry);
         Ok(())
     }

@@ -62,6 +62,20 @@ pub struct ConfigKey {
     pub(super) set: fn(&mut TopicConfig, &'static str, &str) -> Result<(), ConfigError>,
 }
 
+impl ConfigKey {
+    /// The setting that topics have of this name; parameters of partitioners are in no table.
+    #[must_use]
+    pub fn named(key: &str) -> Option<&'static Self> {
+        TOPIC_SETTINGS.iter().find(|entry| entry.key == key)
+    }
+
+    /// What a topic has of it that nobody says anything of.
+    #[must_use]
+    pub fn usual(&self) -> Option<String> {
+        (self.show)(&TopicConfig::default())
+    }
+}
+
 impl fmt::Debug for ConfigKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.key)
@@ -357,7 +371,7 @@ pub const TOPIC_SETTINGS: &[ConfigKey] = &[
 ];
 
 pub(super) fn find(key: &str) -> Result<&'static ConfigKey, ConfigError> {
-    TOPIC_SETTINGS.iter().find(|entry| entry.key == key).ok_or_else(|| ConfigError::Unknown {
+    ConfigKey::named(key).ok_or_else(|| ConfigError::Unknown {
         key: key.chars().take(KEY_CHARS_TOLD).collect(),
         known: TOPIC_SETTINGS.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", "),
     })

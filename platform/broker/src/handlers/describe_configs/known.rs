@@ -1,8 +1,8 @@
 //! What is known of settings beside their values: their types and what they do. And the broker's settings, with all that each could be.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
-use millstream_model::{BrokerId, ConfigSource, DefaultKind, TOPIC_SETTINGS, TopicConfig, TopicDefaults};
+use millstream_model::{BrokerId, ConfigKey, ConfigSource, DefaultKind, TOPIC_SETTINGS, TopicDefaults};
 use millstream_protocol::messages::configs::{
     SOURCE_DEFAULT, SOURCE_DYNAMIC_DEFAULT_BROKER, SOURCE_STATIC_BROKER, SOURCE_TOPIC,
 };
@@ -118,12 +118,12 @@ pub(super) struct OfBroker {
     pub(super) documentation: &'static str,
 }
 
-/// What a topic has that is given none of the setting of that name, and what it would have without that, and so on.
-pub(super) fn default_values(defaults: &TopicDefaults, name: &str, default: &str) -> Vec<(String, i8)> {
+/// What a topic has that is not given a setting, and what it would have without that, and so on.
+pub(super) fn default_values(defaults: &TopicDefaults, setting: &ConfigKey) -> Vec<(String, i8)> {
     let said = [DefaultKind::Dynamic, DefaultKind::Static].into_iter();
-    let said =
-        said.filter_map(|kind| Some((defaults.of(kind).get(name)?.clone(), source(ConfigSource::Defaults(kind)))));
-    said.chain([(default.to_owned(), SOURCE_DEFAULT)]).collect()
+    let said = said
+        .filter_map(|kind| Some((defaults.of(kind).get(setting.key)?.clone(), source(ConfigSource::Defaults(kind)))));
+    said.chain([(setting.usual().unwrap_or_default(), SOURCE_DEFAULT)]).collect()
 }
 
 /// A source as Kafka's protocol has it.
@@ -219,11 +219,9 @@ pub(super) fn broker_settings(shared: &Shared) -> Vec<OfBroker> {
         ),
     ];
     let state = shared.catalog.state();
-    let usual: HashMap<_, _> = TopicConfig::default().pairs().map(|(name, value, _)| (name, value)).collect();
     for of_topics in TOPIC_SETTINGS {
         let Some(name) = of_topics.broker else { continue };
-        let default = usual.get(of_topics.key).cloned().flatten().unwrap_or_default();
-        let values = default_values(&state.topic_defaults, of_topics.key, &default);
+        let values = default_values(&state.topic_defaults, of_topics);
         let OfTopic { kind, documentation, .. } = *topic_setting(of_topics.key);
         settings.push(OfBroker { name, values, kind, read_only: false, documentation });
     }

@@ -4,13 +4,9 @@ mod known;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    cell::OnceCell,
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
-use millstream_model::{ConfigSource, TOPIC_SETTINGS, TopicConfig, TopicDefaults};
+use millstream_model::{ConfigKey, ConfigSource, TopicDefaults};
 use millstream_protocol::{
     ErrorCode,
     codec::STRING_BYTES_MAX,
@@ -29,11 +25,6 @@ use crate::{
     shared::Shared,
 };
 
-/// Whether the broker has a setting of that name.
-pub(super) fn is_brokers(shared: &Shared, name: &str) -> bool {
-    broker_settings(shared).iter().any(|setting| setting.name == name)
-}
-
 /// The first version whose strings may be longer than [`STRING_BYTES_MAX`].
 const VERSION_LONG_STRINGS: i16 = 4;
 /// Most bytes of names, values and explanations in one answer.
@@ -42,7 +33,6 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 pub(crate) fn handle(shared: &Arc<Shared>, version: i16, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
     let (mut messages, mut named) = (Messages::new(), HashSet::new());
     let asked = Asked { synonyms: request.include_synonyms, documentation: request.include_documentation };
-    let usual = OnceCell::new();
     let mut left = ANSWER_BYTES_MAX;
     let mut results = Vec::new();
     for resource in request.resources {
@@ -50,7 +40,7 @@ pub(crate) fn handle(shared: &Arc<Shared>, version: i16, request: DescribeConfig
         if !named.insert((resource.resource_type, resource.resource_name.clone())) {
             continue;
         }
-        let configs = entries(shared, &resource, &usual, asked).and_then(|configs| {
+        let configs = entries(shared, &resource, asked).and_then(|configs| {
             let bytes: usize = configs.iter().map(bytes).sum();
             let full = || WireError::new(ErrorCode::PolicyViolation, "the answer is full: ask for less at a time");
             left = left.checked_sub(bytes).ok_or_else(full)?;
@@ -74,6 +64,11 @@ pub(crate) fn handle(shared: &Arc<Shared>, version: i16, request: DescribeConfig
         results.push(result);
     }
     DescribeConfigsResponse { results, ..Default::default() }
+}
+
+/// Whether the broker has a setting of that name.
+pub(super) fn is_brokers(shared: &Shared, name: &str) -> bool {
+    broker_settings(shared).iter().any(|setting| setting.name == name)
 }
 
 /// What is asked for beside values.
@@ -104,7 +99,6 @@ fn leave_out_long_values(entry: &mut DescribeConfigsEntry) {
 fn entries(
     shared: &Shared,
     resource: &DescribeConfigsResource,
-    usual: &OnceCell<Usual>,
     asked: Asked,
 ) -> Result<Vec<DescribeConfigsEntry>, WireError> {
     let name = resource.resource_name.as_str();
@@ -115,11 +109,10 @@ fn entries(
         RESOURCE_TOPIC => {
             let state = shared.catalog.state();
             let topic = state.topic(name).ok_or_else(|| no_topic(name))?;
-            let usual = usual.get_or_init(usual_values);
             let wanted = topic.config.pairs().filter(|(key, ..)| is_wanted(key));
             let told = wanted.map(|(key, value, is_default)| {
                 let source = topic.config.source(&key, is_default, &state.topic_defaults);
-                of_topic((key, value), source, (&state.topic_defaults, usual), asked)
+                of_topic((key, value), source, &state.topic_defaults, asked)
             });
             Ok(told.collect())
         }
@@ -146,18 +139,11 @@ fn entries(
     }
 }
 
-/// What each setting is of a topic that nobody says anything of.
-type Usual = HashMap<String, Option<String>>;
-
-fn usual_values() -> Usual {
-    TopicConfig::default().pairs().map(|(name, value, _)| (name, value)).collect()
-}
-
 /// A topic's setting: its own value, or the one that every topic has which is given none.
 fn of_topic(
     (key, value): (String, Option<String>),
     config_source: ConfigSource,
-    (defaults, usual): (&TopicDefaults, &Usual),
+    defaults: &TopicDefaults,
     asked: Asked,
 ) -> DescribeConfigsEntry {
     let OfTopic { kind, documentation, .. } = topic_setting(&key);
@@ -166,9 +152,10 @@ fn of_topic(
         if config_source == ConfigSource::Topic {
             synonyms.push(DescribeConfigsSynonym { name: key.clone(), value: value.clone(), source: SOURCE_TOPIC });
         }
-        if let Some(broker) = TOPIC_SETTINGS.iter().find(|known| known.key == key).and_then(|known| known.broker) {
-            let default = usual.get(&key).and_then(Option::as_deref).unwrap_or_default();
-            synonyms.extend(of_broker_values(broker, default_values(defaults, &key, default)));
+        if let Some(setting) = ConfigKey::named(&key)
+            && let Some(broker) = setting.broker
+        {
+            synonyms.extend(of_broker_values(broker, default_values(defaults, setting)));
         }
     }
     DescribeConfigsEntry {

@@ -2,6 +2,7 @@
 
 use millstream_catalog::Command;
 use millstream_env::sim::World;
+use millstream_model::{TOPIC_SETTINGS, TopicConfig};
 use millstream_protocol::messages::configs::SOURCE_STATIC_BROKER;
 
 use super::*;
