@@ -145,7 +145,7 @@ impl Channel {
             // Dropped, never sent: an error either way.
             futures::future::select(over, self.clock.sleep(patience)).await;
         }
-        self.ended.set(disconnected(&self.broker, "it was closed here"));
+        self.ended.set(CallError::Closed);
     }
 
     async fn exchange(&self, request: Request, api: ApiKey, after: Duration) -> Result<Option<Response>, CallError> {
@@ -215,8 +215,10 @@ async fn drive(
                 if done.is_some() || shared.lock().waiting.is_empty() {
                     futures::future::select(reader, clock.sleep(patience)).await;
                 }
-                drop(done);
-                disconnected(&broker, "it was closed here")
+                match done {
+                    Some(_) => CallError::Closed,
+                    None => disconnected(&broker, "it was closed here"),
+                }
             }
         }
     };

@@ -17,6 +17,7 @@ use millstream_protocol::{
 };
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     CallError, ClientOptions,
@@ -121,6 +122,8 @@ pub(crate) struct Cluster {
     /// Brokers that were told to be silent, until one of them answers or is lost.
     silent: Mutex<BTreeSet<Arc<str>>>,
     topics: Mutex<BTreeMap<Arc<str>, Arc<Topic>>>,
+    /// Once cancelled, nobody connects any more.
+    closed: CancellationToken,
 }
 
 impl Cluster {
@@ -139,6 +142,7 @@ impl Cluster {
             lost: Mutex::default(),
             silent: Mutex::default(),
             topics: Mutex::default(),
+            closed: CancellationToken::new(),
         }
     }
 
@@ -148,10 +152,18 @@ impl Cluster {
     async fn link(&self, address: &str) -> Result<Arc<Link>, CallError> {
         let place = Arc::clone(self.places.lock().entry(address.into()).or_default());
         let mut place = place.lock().await;
+        // Looked at with the place in hand: whoever closes empties the places after saying so.
+        self.check_open()?;
         if let Some(link) = &*place {
             return Ok(Arc::clone(link));
         }
-        let broker: Arc<str> = address.into();
+        let link = Arc::new(self.unless_closed(self.make_link(address.into())).await?);
+        *place = Some(Arc::clone(&link));
+        self.tell_found(&link.broker);
+        Ok(link)
+    }
+
+    async fn make_link(&self, broker: Arc<str>) -> Result<Link, CallError> {
         let connection = self.connect(&broker).await?;
         let stream = self.open_stream(&broker, &*connection).await?;
         let timeout = self.options.request_timeout;
@@ -161,16 +173,34 @@ impl Cluster {
         let first = Arc::new(AsyncMutex::new(Some(Arc::new(channel))));
         let channels = Mutex::new(BTreeMap::from([(Role::Admin, first)]));
         let own = Arc::new(Semaphore::new(OWN_STREAMS_MAX));
-        let link = Arc::new(Link { broker, connection, versions, channels, own });
-        *place = Some(Arc::clone(&link));
-        self.tell_found(&link.broker);
-        Ok(link)
+        Ok(Link { broker, connection, versions, channels, own })
+    }
+
+    fn check_open(&self) -> Result<(), CallError> {
+        if self.closed.is_cancelled() { Err(CallError::Closed) } else { Ok(()) }
+    }
+
+    /// Does something that waits for a broker, for as long as the client is not closed.
+    async fn unless_closed<T>(&self, doing: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(CallError::Closed),
+            done = doing => done,
+        }
+    }
+
+    /// Why something failed: of what the end of its connection did, that the client was closed.
+    pub(crate) fn cause(&self, error: CallError) -> CallError {
+        match self.check_open() {
+            Err(closed) if error.is_retriable() => closed,
+            _ => error,
+        }
     }
 
     /// Says, once until it is back, that a broker cannot be reached and that whoever works with it tries again, for so long.
     pub(crate) fn tell_lost(&self, error: &CallError, patience: Duration) {
         let (CallError::Disconnected { broker, .. } | CallError::Unreachable { broker, .. }) = error else { return };
-        if !self.lost.lock().insert(Arc::clone(broker)) {
+        if self.closed.is_cancelled() || !self.lost.lock().insert(Arc::clone(broker)) {
             return;
         }
         self.silent.lock().remove(broker);
@@ -241,10 +271,16 @@ impl Cluster {
 
     /// A stream on a connection of its own.
     async fn open_lone(&self, link: &Link) -> Result<Channel, CallError> {
-        let connection = self.connect(&link.broker).await?;
-        let stream = self.open_stream(&link.broker, &*connection).await?;
+        let opening = async {
+            let connection = self.connect(&link.broker).await?;
+            let stream = self.open_stream(&link.broker, &*connection).await?;
+            Ok((connection, stream))
+        };
+        let (connection, stream) = self.unless_closed(opening).await?;
         {
             let mut lone = self.lone.lock();
+            // As with the places: what is put here after they were closed, nobody would close.
+            self.check_open()?;
             lone.retain(|connection| connection.strong_count() > 0);
             lone.push(Arc::downgrade(&connection));
         }
@@ -256,7 +292,7 @@ impl Cluster {
         if link.connection.peer().transport == "tcp" {
             return self.open_lone(link).await;
         }
-        let stream = self.open_stream(&link.broker, &*link.connection).await?;
+        let stream = self.unless_closed(self.open_stream(&link.broker, &*link.connection)).await?;
         self.talk(link, stream, Held { _place: place, _connection: None }).await
     }
 
@@ -347,8 +383,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends every connection, once what was sent has been read by the brokers; the reason reaches them.
+    /// Ends every connection for good, once what was sent has been read by the brokers; the reason reaches them.
     pub(crate) async fn close(&self, reason: &str) {
+        self.closed.cancel();
         let places: Vec<_> = std::mem::take(&mut *self.places.lock()).into_values().collect();
         let closing = places.into_iter().map(|place| async move {
             let Some(link) = place.lock().await.take() else { return };
@@ -407,6 +444,7 @@ impl Cluster {
         let now = self.env.clock.now();
         Retry {
             env: self.env.clone(),
+            closed: self.closed.clone(),
             started: now,
             told: false,
             deadline: Monotonic(now.0.saturating_add(patience)),
@@ -498,6 +536,7 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Pauses that double, with some chance in them, until patience is used up.
 pub(crate) struct Retry {
     env: Env,
+    closed: CancellationToken,
     started: Monotonic,
     /// Whether it was said that this takes long.
     told: bool,
@@ -515,7 +554,7 @@ impl Retry {
         }
     }
 
-    /// Waits for the next attempt; false when there should be none.
+    /// Waits for the next attempt; false when there should be none. When the client is closed, the next one finds out at once.
     pub(crate) async fn wait(&mut self) -> bool {
         let left = self.deadline - self.env.clock.now();
         if left.is_zero() {
@@ -523,7 +562,8 @@ impl Retry {
         }
         let pause = jittered(&*self.env.rng, self.pause).min(left);
         self.pause = (self.pause * 2).min(self.pause_max);
-        self.env.clock.sleep(pause).await;
+        let closed = std::pin::pin!(self.closed.cancelled());
+        futures::future::select(self.env.clock.sleep(pause), closed).await;
         true
     }
 }

@@ -57,6 +57,10 @@ pub enum CallError {
         /// How long was waited.
         after: Duration,
     },
+    /// [`crate::Client::close`] was called: the client connects to nobody any more. What had no answer then may or may not have been
+    /// done; what was asked later was not.
+    #[error("the client was closed: what was not answered before that may or may not have been done")]
+    Closed,
     /// The broker and this client do not understand each other.
     #[error("{broker}: {detail}")]
     Protocol {
@@ -141,7 +145,7 @@ impl CallError {
                 .and_then(|inner| inner.downcast_ref::<TransportError>())
                 .is_none_or(TransportError::is_retriable),
             Self::Disconnected { .. } | Self::TimedOut { .. } => true,
-            Self::Protocol { .. } | Self::NotServed { .. } => false,
+            Self::Closed | Self::Protocol { .. } | Self::NotServed { .. } => false,
             Self::Refused { code, .. } => code.retriable(),
         }
     }

@@ -155,14 +155,16 @@ impl Client {
         Consumer::new(Arc::clone(&self.cluster), name, options).await
     }
 
-    /// Ends every connection in order and tells the brokers so. Flush producers first: what they hold is not sent any more.
+    /// Ends every connection in order and for good, and tells the brokers so. This client and its clones connect to nobody any more:
+    /// their requests, producers and consumers end with [`CallError::Closed`]; consumers hand out first what has arrived.
+    /// Flush producers before: what they hold is not sent any more.
     ///
     /// What was sent without asking for acknowledgements ([`Acks::None`]) has been read and done by the brokers when this
     /// returns, unless a connection breaks meanwhile or [`ClientOptions::request_timeout`] ends first.
     pub async fn close(&self) {
         self.cluster.close("the client is done").await;
         if let Some(quic) = &self.quic {
-            // A consumer that is still at work may have connected again: that one is not waited for.
+            // A broker that says nothing any more is not waited for.
             let idle = std::pin::pin!(quic.wait_idle());
             let enough = self.cluster.env.clock.sleep(IDLE_WAIT_MAX);
             futures::future::select(idle, enough).await;

@@ -264,6 +264,7 @@ impl Consumer {
     /// After something failed: waits a while if trying again can help, else gives the error out.
     pub(super) async fn pause(&mut self, error: CallError) -> Result<(), ConsumeError> {
         let patience = self.options.patience;
+        let error = self.cluster.cause(error);
         if !error.is_retriable() || (is_unknown(&error) && self.retry.is_some()) {
             self.retry = None;
             return Err(error.into());

@@ -6,7 +6,7 @@ use millstream_model::Digest;
 use millstream_protocol::extension::modules::ModuleReadResponse;
 use sha2::{Digest as _, Sha256};
 
-use crate::setting;
+use crate::{connect, setting};
 
 fn topic(name: &str) -> NewTopic {
     NewTopic { name: name.into(), partitions: Some(3), ..NewTopic::default() }
@@ -53,7 +53,7 @@ fn the_brokers_reason_for_refusing_a_module_is_told() {
 #[test]
 fn a_module_is_pulled_whole_and_only_if_it_is_the_one() {
     const MODULE: &[u8] = b"as good a module as any";
-    let (world, broker, client) = setting(1);
+    let (world, broker, _) = setting(1);
     let digest = Digest(Sha256::digest(MODULE).into());
     {
         let mut state = broker.state.lock();
@@ -63,9 +63,8 @@ fn a_module_is_pulled_whole_and_only_if_it_is_the_one() {
             ModuleReadResponse { size_bytes: MODULE.len() as i64, bytes, ..ModuleReadResponse::default() }
         });
     }
-    // Which apis there are is asked once for a connection.
-    world.run_until(client.close());
-    let admin = client.admin();
+    // Which apis there are is asked once for a connection: by a client that comes now.
+    let admin = world.run_until(connect(&world)).unwrap().admin();
     assert_eq!(world.run_until(admin.pull_module("m", "1")).unwrap(), MODULE);
     assert_eq!(broker.state.lock().module_reads, 5);
     broker.state.lock().described = Some(Digest([7; 32]));

@@ -3,7 +3,10 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use millstream_client::{Acks, Client, ClientOptions, ConnectError, ConsumerOptions, ProducerOptions, ProducerRecord};
+use millstream_client::{
+    Acks, CallError, Client, ClientOptions, ConnectError, ConsumeError, ConsumerOptions, ProduceError, ProducerOptions,
+    ProducerRecord,
+};
 use millstream_env::{BoxFuture, Connection, FrameStream, Listener, Net, Peer, sim::World};
 use parking_lot::Mutex;
 
@@ -144,4 +147,85 @@ fn closing_does_not_wait_for_a_broker_that_never_finishes() {
     });
     let took = world.env().clock.now().0 - start;
     assert!((PATIENCE..PATIENCE * 2).contains(&took), "{took:?}");
+}
+
+fn record() -> ProducerRecord {
+    ProducerRecord { topic: "t".into(), ..ProducerRecord::default() }
+}
+
+#[test]
+fn a_closed_client_stays_closed_and_everything_made_from_it_ends_with_that() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 2);
+    let (clone, producer, admin) = (client.clone(), client.producer(ProducerOptions::default()), client.admin());
+    let mut consumer = world.run_until(client.consumer("t", ConsumerOptions::default())).unwrap();
+    world.run_until(producer.produce(record())).unwrap();
+    assert!(world.run_until(consumer.next()).unwrap().is_some());
+    let connections = broker.state.lock().connections;
+    // One that waits is woken.
+    let (read, ()) = world.run_until(async { futures::join!(consumer.next(), client.close()) });
+    let start = world.env().clock.now();
+    for read in [read, world.run_until(consumer.next())] {
+        let error = read.unwrap_err();
+        assert!(matches!(error, ConsumeError::Call(CallError::Closed)) && !error.is_retriable(), "{error}");
+    }
+    let error = world.run_until(producer.produce(record())).unwrap_err();
+    assert!(matches!(error, ProduceError::Call(CallError::Closed)) && !error.is_retriable(), "{error}");
+    for error in [
+        world.run_until(admin.list_topics()).unwrap_err(),
+        world.run_until(admin.delete_view("v")).unwrap_err(),
+        world.run_until(clone.admin().list_topics()).unwrap_err(),
+    ] {
+        assert!(matches!(error, CallError::Closed) && !error.is_retriable(), "{error}");
+    }
+    let error = world.run_until(clone.consumer("t", ConsumerOptions::default())).unwrap_err();
+    assert!(matches!(error, ConsumeError::Call(CallError::Closed)), "{error}");
+    let error = world.run_until(clone.producer(ProducerOptions::default()).produce(record())).unwrap_err();
+    assert!(matches!(error, ProduceError::Call(CallError::Closed)), "{error}");
+    assert!(world.env().clock.now() - start < Duration::from_secs(1), "nothing is tried again");
+    world.run_for(Duration::from_secs(100));
+    assert_eq!(broker.state.lock().connections, connections);
+}
+
+#[test]
+fn what_has_no_fate_when_the_client_is_closed_is_told_so_and_is_not_tried_again() {
+    let (world, broker, _) = setting(1);
+    let options = ClientOptions { request_timeout: PATIENCE, ..ClientOptions::default() };
+    let connect = Client::connect_over(world.env(), world.net(), vec![ADDRESS.into()], options);
+    let client = world.run_until(connect).unwrap();
+    broker.topic("t", 1);
+    broker.state.lock().hold = true;
+    let producer = client.producer(ProducerOptions { batch_bytes: 1, ..ProducerOptions::default() });
+    world.run_until(async {
+        // Each in a batch of its own, of which the first is under way.
+        let deliveries = [producer.send(record()).await.unwrap(), producer.send(record()).await.unwrap()];
+        world.env().clock.sleep(Duration::from_millis(100)).await;
+        client.close().await;
+        for delivery in deliveries {
+            let error = delivery.await.unwrap_err();
+            assert!(matches!(error, ProduceError::Call(CallError::Closed)) && !error.is_refusal(), "{error}");
+        }
+    });
+    let took = world.env().clock.now().0;
+    assert!(took < PATIENCE * 2, "{took:?}");
+    broker.state.lock().hold = false;
+    world.run_for(Duration::from_secs(100));
+    assert_eq!(broker.state.lock().produced.len(), 1);
+}
+
+#[test]
+fn who_waits_for_a_stream_is_told_at_once_that_the_client_was_closed() {
+    let (world, broker, client) = stingy(1);
+    let client = client.unwrap();
+    broker.topic("t", 1);
+    let mut consumer = world.run_until(client.consumer("t", ConsumerOptions::default())).unwrap();
+    let start = world.env().clock.now();
+    let closing = async {
+        world.env().clock.sleep(Duration::from_millis(100)).await;
+        client.close().await;
+    };
+    let (read, ()) = world.run_until(async { futures::join!(consumer.next(), closing) });
+    let error = read.unwrap_err();
+    assert!(matches!(error, ConsumeError::Call(CallError::Closed)), "{error}");
+    assert!(world.env().clock.now() - start < PATIENCE / 2);
 }
