@@ -63,50 +63,47 @@ impl Ended {
 }
 
 impl Channel {
-    /// Starts to talk on a stream. What the broker serves is asked first, unless another stream of the connection knows.
-    pub(crate) async fn open(
+    /// Starts to talk on a stream. Without `versions`, ask for them before anything else ([`Channel::ask_versions`]). `patience`: how
+    /// long a broker may take to finish once nothing more is asked.
+    pub(crate) fn start(
         env: &Env,
         broker: &Arc<str>,
         client_id: &Arc<str>,
         stream: FrameStream,
         held: Held,
         versions: Option<Arc<Versions>>,
-        timeout: Duration,
-    ) -> Result<(Self, Arc<Versions>), CallError> {
+        patience: Duration,
+    ) -> Self {
         let mut session = ClientSession::new(Some(Arc::clone(client_id)));
-        let known = versions.clone();
         if let Some(versions) = versions {
             session.set_versions(versions);
         }
         let (jobs, queue) = mpsc::unbounded_channel();
         let ended = Arc::new(Ended::default());
         let (clock, told) = (Arc::clone(&env.clock), Arc::clone(&ended));
-        let task = drive(stream, queue, session, Arc::clone(broker), told, clock, timeout);
+        let task = drive(stream, queue, session, Arc::clone(broker), told, clock, patience);
         drop(env.spawn.spawn("client stream", Box::pin(task)));
-        let channel = Self {
+        Self {
             broker: Arc::clone(broker),
             clock: Arc::clone(&env.clock),
             jobs,
             room: Semaphore::new(IN_FLIGHT_MAX),
             ended,
             _held: held,
-        };
-        let versions = match known {
-            Some(versions) => versions,
-            None => channel.ask_versions(timeout).await?,
-        };
-        Ok((channel, versions))
+        }
     }
 
-    async fn ask_versions(&self, timeout: Duration) -> Result<Arc<Versions>, CallError> {
+    /// Asks what the broker serves: for this stream, and for others of the connection.
+    pub(crate) async fn ask_versions(&self, timeout: Duration) -> Result<Arc<Versions>, CallError> {
         let request = || ApiVersionsRequest {
             client_software_name: "millstream-rust".into(),
             client_software_version: env!("CARGO_PKG_VERSION").into(),
         };
+        let started = self.clock.now();
         let mut response = self.call(request(), timeout).await?;
         if response.error_code == millstream_protocol::ErrorCode::UnsupportedVersion {
             // The session has learnt which version to ask in.
-            response = self.call(request(), timeout).await?;
+            response = self.call(request(), timeout.saturating_sub(self.clock.now() - started)).await?;
         }
         CallError::check("the broker's versions", response.error_code, None)?;
         Ok(Arc::new(Versions::from_response(&response)))

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use futures::future::Either;
-use millstream_env::{Connection, Env, FrameStream, Monotonic, Net, Rng};
+use futures::{TryFutureExt, future::Either};
+use millstream_env::{Connection, Env, FrameStream, Net};
 use millstream_model::{Address, BrokerId, LeaderEpoch, PartitionId, TopicId};
 use millstream_protocol::{
     Call, ErrorCode,
@@ -19,8 +19,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use crate::asking::{Retry, SILENCE_MAX, jittered};
 use crate::{
     CallError, ClientOptions,
+    asking::Deadline,
     channel::{Channel, Held},
 };
 
@@ -123,7 +125,7 @@ pub(crate) struct Cluster {
     silent: Mutex<BTreeSet<Arc<str>>>,
     topics: Mutex<BTreeMap<Arc<str>, Arc<Topic>>>,
     /// Once cancelled, nobody connects any more.
-    closed: CancellationToken,
+    pub(crate) closed: CancellationToken,
 }
 
 impl Cluster {
@@ -149,44 +151,40 @@ impl Cluster {
     // ---- connections
 
     /// The connection to an address, made if there is none that works.
-    async fn link(&self, address: &str) -> Result<Arc<Link>, CallError> {
+    async fn link(&self, deadline: Deadline, address: &str) -> Result<Arc<Link>, CallError> {
+        let broker: Arc<str> = address.into();
         let place = Arc::clone(self.places.lock().entry(address.into()).or_default());
-        let mut place = place.lock().await;
+        let mut place = self.within(deadline, &broker, NOT_CONNECTED, async { Ok(place.lock().await) }).await?;
         // Looked at with the place in hand: whoever closes empties the places after saying so.
         self.check_open()?;
         if let Some(link) = &*place {
             return Ok(Arc::clone(link));
         }
-        let link = Arc::new(self.unless_closed(self.make_link(address.into())).await?);
+        let link = Arc::new(self.make_link(deadline, broker).await?);
         *place = Some(Arc::clone(&link));
         self.tell_found(&link.broker);
         Ok(link)
     }
 
-    async fn make_link(&self, broker: Arc<str>) -> Result<Link, CallError> {
-        let connection = self.connect(&broker).await?;
-        let stream = self.open_stream(&broker, &*connection).await?;
-        let timeout = self.options.request_timeout;
-        let held = Held::default();
-        let (channel, versions) =
-            Channel::open(&self.env, &broker, &self.client_id, stream, held, None, timeout).await?;
+    async fn make_link(&self, deadline: Deadline, broker: Arc<str>) -> Result<Link, CallError> {
+        let connection = self.connect(deadline, &broker).await?;
+        let stream = self.open_stream(deadline, &broker, &*connection).await?;
+        let channel = self.start(&broker, stream, Held::default(), None);
+        let asking = channel.ask_versions(deadline.left(&*self.env.clock));
+        let versions = self.within(deadline, &broker, NOT_CONNECTED, asking).await?;
         let first = Arc::new(AsyncMutex::new(Some(Arc::new(channel))));
         let channels = Mutex::new(BTreeMap::from([(Role::Admin, first)]));
         let own = Arc::new(Semaphore::new(OWN_STREAMS_MAX));
         Ok(Link { broker, connection, versions, channels, own })
     }
 
-    fn check_open(&self) -> Result<(), CallError> {
-        if self.closed.is_cancelled() { Err(CallError::Closed) } else { Ok(()) }
+    /// Begins to talk on a stream.
+    fn start(&self, broker: &Arc<str>, stream: FrameStream, held: Held, versions: Option<Arc<Versions>>) -> Channel {
+        Channel::start(&self.env, broker, &self.client_id, stream, held, versions, self.options.request_timeout)
     }
 
-    /// Does something that waits for a broker, for as long as the client is not closed.
-    async fn unless_closed<T>(&self, doing: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
-        tokio::select! {
-            biased;
-            () = self.closed.cancelled() => Err(CallError::Closed),
-            done = doing => done,
-        }
+    fn check_open(&self) -> Result<(), CallError> {
+        if self.closed.is_cancelled() { Err(CallError::Closed) } else { Ok(()) }
     }
 
     /// Why something failed: of what the end of its connection did, that the client was closed.
@@ -240,9 +238,9 @@ impl Cluster {
         }
     }
 
-    async fn connect(&self, broker: &Arc<str>) -> Result<Arc<dyn Connection>, CallError> {
-        let unreachable = |error| CallError::Unreachable { broker: Arc::clone(broker), source: Arc::new(error) };
-        self.net.connect(broker).await.map_err(unreachable)
+    async fn connect(&self, deadline: Deadline, broker: &Arc<str>) -> Result<Arc<dyn Connection>, CallError> {
+        let connecting = self.net.connect(broker).map_err(|error| unreachable(broker, error));
+        self.within(deadline, broker, NOT_CONNECTED, connecting).await
     }
 
     /// Forgets a connection that is of no more use, unless somebody has already replaced it.
@@ -257,26 +255,20 @@ impl Cluster {
     }
 
     /// A new stream on a connection. A broker that allows no more would never let it open.
-    async fn open_stream(&self, broker: &Arc<str>, connection: &dyn Connection) -> Result<FrameStream, CallError> {
-        let after = self.options.request_timeout;
-        let opened = match futures::future::select(connection.open(), self.env.clock.sleep(after)).await {
-            Either::Left((opened, _)) => opened,
-            Either::Right(_) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("{broker} has let no further stream be opened on the connection within {after:?}"),
-            )),
-        };
-        opened.map_err(|error| CallError::Unreachable { broker: Arc::clone(broker), source: Arc::new(error) })
+    async fn open_stream(
+        &self,
+        deadline: Deadline,
+        broker: &Arc<str>,
+        connection: &dyn Connection,
+    ) -> Result<FrameStream, CallError> {
+        let opening = connection.open().map_err(|error| unreachable(broker, error));
+        self.within(deadline, broker, "has let no further stream be opened on the connection", opening).await
     }
 
     /// A stream on a connection of its own.
-    async fn open_lone(&self, link: &Link) -> Result<Channel, CallError> {
-        let opening = async {
-            let connection = self.connect(&link.broker).await?;
-            let stream = self.open_stream(&link.broker, &*connection).await?;
-            Ok((connection, stream))
-        };
-        let (connection, stream) = self.unless_closed(opening).await?;
+    async fn open_lone(&self, deadline: Deadline, link: &Link) -> Result<Channel, CallError> {
+        let connection = self.connect(deadline, &link.broker).await?;
+        let stream = self.open_stream(deadline, &link.broker, &*connection).await?;
         {
             let mut lone = self.lone.lock();
             // As with the places: what is put here after they were closed, nobody would close.
@@ -284,30 +276,34 @@ impl Cluster {
             lone.retain(|connection| connection.strong_count() > 0);
             lone.push(Arc::downgrade(&connection));
         }
-        self.talk(link, stream, Held { _connection: Some(connection), _place: None }).await
+        Ok(self.talk(link, stream, Held { _connection: Some(connection), _place: None }))
     }
 
-    async fn open_channel(&self, link: &Link, place: Option<OwnedSemaphorePermit>) -> Result<Channel, CallError> {
+    async fn open_channel(
+        &self,
+        deadline: Deadline,
+        link: &Link,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<Channel, CallError> {
         // A TCP connection is one stream: every further one is a connection of its own.
         if link.connection.peer().transport == "tcp" {
-            return self.open_lone(link).await;
+            return self.open_lone(deadline, link).await;
         }
-        let stream = self.unless_closed(self.open_stream(&link.broker, &*link.connection)).await?;
-        self.talk(link, stream, Held { _place: place, _connection: None }).await
+        let stream = self.open_stream(deadline, &link.broker, &*link.connection).await?;
+        Ok(self.talk(link, stream, Held { _place: place, _connection: None }))
     }
 
-    async fn talk(&self, link: &Link, stream: FrameStream, held: Held) -> Result<Channel, CallError> {
-        let versions = Some(Arc::clone(&link.versions));
-        let timeout = self.options.request_timeout;
-        Ok(Channel::open(&self.env, &link.broker, &self.client_id, stream, held, versions, timeout).await?.0)
+    fn talk(&self, link: &Link, stream: FrameStream, held: Held) -> Channel {
+        self.start(&link.broker, stream, held, Some(Arc::clone(&link.versions)))
     }
 
     /// A stream that nobody else uses.
     pub(crate) async fn own_channel(&self, target: Target) -> Result<Channel, CallError> {
-        let link = self.target_link(target).await?;
+        let deadline = self.deadline();
+        let link = self.target_link(deadline, target).await?;
         let opened = match Arc::clone(&link.own).try_acquire_owned() {
-            Ok(place) => self.open_channel(&link, Some(place)).await,
-            Err(_) => return self.open_lone(&link).await,
+            Ok(place) => self.open_channel(deadline, &link, Some(place)).await,
+            Err(_) => return self.open_lone(deadline, &link).await,
         };
         match &opened {
             Ok(_) => self.tell_found(&link.broker),
@@ -318,13 +314,23 @@ impl Cluster {
 
     /// The stream for a kind of request, opened if there is none that works.
     pub(crate) async fn channel(&self, target: Target, role: Role) -> Result<Arc<Channel>, CallError> {
-        let link = self.target_link(target).await?;
+        self.channel_by(self.deadline(), target, role).await
+    }
+
+    /// As [`Cluster::channel`], as part of something that has a deadline.
+    pub(crate) async fn channel_by(
+        &self,
+        deadline: Deadline,
+        target: Target,
+        role: Role,
+    ) -> Result<Arc<Channel>, CallError> {
+        let link = self.target_link(deadline, target).await?;
         let place = Arc::clone(link.channels.lock().entry(role).or_default());
-        let mut place = place.lock().await;
+        let mut place = self.within(deadline, &link.broker, NOT_CONNECTED, async { Ok(place.lock().await) }).await?;
         if let Some(channel) = place.as_ref().filter(|channel| !channel.is_over()) {
             return Ok(Arc::clone(channel));
         }
-        match self.open_channel(&link, None).await {
+        match self.open_channel(deadline, &link, None).await {
             Ok(channel) => {
                 self.tell_found(&link.broker);
                 let channel = Arc::new(channel);
@@ -339,7 +345,7 @@ impl Cluster {
         }
     }
 
-    async fn target_link(&self, target: Target) -> Result<Arc<Link>, CallError> {
+    async fn target_link(&self, deadline: Deadline, target: Target) -> Result<Arc<Link>, CallError> {
         match target {
             Target::Broker(id) => {
                 let address = self.brokers.lock().get(&id).cloned();
@@ -350,13 +356,16 @@ impl Cluster {
                         Some("its address is not known"),
                     )
                 })?;
-                self.link(&address).await
+                self.link(deadline, &address).await
             }
             Target::Any => {
-                let known: Vec<_> = self.brokers.lock().values().cloned().collect();
+                let mut addresses = self.bootstrap.clone();
+                addresses.extend(self.brokers.lock().values().filter(|known| !self.bootstrap.contains(known)).cloned());
                 let mut last = None;
-                for address in self.bootstrap.iter().chain(&known) {
-                    match self.link(address).await {
+                for (at, address) in addresses.iter().enumerate() {
+                    // One that is silent leaves time for the others.
+                    let share = deadline.share(&*self.env.clock, addresses.len() - at);
+                    match self.link(share, address).await {
                         Ok(link) => return Ok(link),
                         Err(error) => last = Some(error),
                     }
@@ -371,14 +380,14 @@ impl Cluster {
 
     /// Reaches one broker, without trying twice, and learns of the others.
     pub(crate) async fn reach(&self) -> Result<(), CallError> {
-        self.target_link(Target::Any).await?;
+        let deadline = self.deadline();
         let request = MetadataRequest {
             topics: Some(Vec::new()),
             allow_auto_topic_creation: false,
             ..MetadataRequest::default()
         };
-        let channel = self.channel(Target::Any, Role::Admin).await?;
-        let response = channel.call(request, self.options.request_timeout).await?;
+        let channel = self.channel_by(deadline, Target::Any, Role::Admin).await?;
+        let response = channel.call(request, deadline.left(&*self.env.clock)).await?;
         self.learn(&response);
         Ok(())
     }
@@ -406,53 +415,6 @@ impl Cluster {
         }
     }
 
-    // ---- asking
-
-    /// Asks something that may be asked twice: connections that end are made again within the request time-out.
-    pub(crate) async fn ask<C: Call + Clone>(&self, target: Target, request: C) -> Result<C::Response, CallError> {
-        let mut retry = self.retry(self.options.request_timeout);
-        loop {
-            let error = match self.ask_once(target, request.clone()).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            if !error.is_retriable() || !retry.wait().await {
-                return Err(error);
-            }
-        }
-    }
-
-    /// Asks something that changes things: it is sent once, over a connection that is made again if needed.
-    pub(crate) async fn ask_once<C: Call>(&self, target: Target, request: C) -> Result<C::Response, CallError> {
-        let mut retry = self.retry(self.options.request_timeout);
-        let channel = loop {
-            match self.channel(target, Role::Admin).await {
-                Ok(channel) => break channel,
-                Err(error) if !error.is_retriable() => return Err(error),
-                Err(error) => {
-                    if !retry.wait().await {
-                        return Err(error);
-                    }
-                }
-            }
-        };
-        channel.call(request, self.options.request_timeout).await
-    }
-
-    /// Pauses between attempts, until `patience` is used up.
-    pub(crate) fn retry(&self, patience: Duration) -> Retry {
-        let now = self.env.clock.now();
-        Retry {
-            env: self.env.clone(),
-            closed: self.closed.clone(),
-            started: now,
-            told: false,
-            deadline: Monotonic(now.0.saturating_add(patience)),
-            pause: self.options.backoff_min,
-            pause_max: self.options.backoff_max,
-        }
-    }
-
     // ---- metadata
 
     /// A topic or view as last heard of.
@@ -470,7 +432,12 @@ impl Cluster {
 
     /// Asks for a topic or view anew. One that does not exist is forgotten.
     pub(crate) async fn refresh_topic(&self, name: &str) -> Result<Arc<Topic>, CallError> {
-        let response = self.metadata(Some(name)).await?;
+        self.refresh_topic_by(self.deadline(), name).await
+    }
+
+    /// As [`Cluster::refresh_topic`], as part of something that has a deadline.
+    pub(crate) async fn refresh_topic_by(&self, deadline: Deadline, name: &str) -> Result<Arc<Topic>, CallError> {
+        let response = self.metadata(deadline, Some(name)).await?;
         let found = response.topics.into_iter().find(|topic| topic.name.as_deref() == Some(name));
         let what = || format!("topic or view {name:?}");
         let Some(found) = found else {
@@ -501,11 +468,15 @@ impl Cluster {
     }
 
     /// Asks for brokers, and one topic or all.
-    pub(crate) async fn metadata(&self, topic: Option<&str>) -> Result<MetadataResponse, CallError> {
+    pub(crate) async fn metadata(
+        &self,
+        deadline: Deadline,
+        topic: Option<&str>,
+    ) -> Result<MetadataResponse, CallError> {
         let one = |name: &str| vec![MetadataRequestTopic { name: Some(name.into()), ..Default::default() }];
         let request =
             MetadataRequest { topics: topic.map(one), allow_auto_topic_creation: false, ..MetadataRequest::default() };
-        let response = self.ask(Target::Any, request).await?;
+        let response = self.ask_by(deadline, Target::Any, request).await?;
         CallError::check("metadata", response.error_code, None)?;
         self.learn(&response);
         Ok(response)
@@ -528,47 +499,11 @@ pub(crate) fn is_unknown(error: &CallError) -> bool {
     )
 }
 
+fn unreachable(broker: &Arc<str>, error: io::Error) -> CallError {
+    CallError::Unreachable { broker: Arc::clone(broker), source: Arc::new(error) }
+}
+
+/// What is said of a broker that does not become of use in time.
+const NOT_CONNECTED: &str = "was not connected to";
 /// An answer that is overdue for so long is told to be waited for.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
-/// How long something is tried again without a word.
-pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
-
-/// Pauses that double, with some chance in them, until patience is used up.
-pub(crate) struct Retry {
-    env: Env,
-    closed: CancellationToken,
-    started: Monotonic,
-    /// Whether it was said that this takes long.
-    told: bool,
-    deadline: Monotonic,
-    pause: Duration,
-    pause_max: Duration,
-}
-
-impl Retry {
-    /// Whether this is the time to say that trying again takes long; true once.
-    pub(crate) fn takes_long(&mut self) -> bool {
-        !self.told && {
-            self.told = self.env.clock.now() - self.started >= SILENCE_MAX;
-            self.told
-        }
-    }
-
-    /// Waits for the next attempt; false when there should be none. When the client is closed, the next one finds out at once.
-    pub(crate) async fn wait(&mut self) -> bool {
-        let left = self.deadline - self.env.clock.now();
-        if left.is_zero() {
-            return false;
-        }
-        let pause = jittered(&*self.env.rng, self.pause).min(left);
-        self.pause = (self.pause * 2).min(self.pause_max);
-        let closed = std::pin::pin!(self.closed.cancelled());
-        futures::future::select(self.env.clock.sleep(pause), closed).await;
-        true
-    }
-}
-
-/// Between half and all of a pause, so that clients that failed together do not come back together.
-pub(crate) fn jittered(rng: &dyn Rng, pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + (rng.next_u64() >> 11) as f64 / (1u64 << 54) as f64)
-}

@@ -41,6 +41,7 @@
 //! network before a record does: see `ProducerOptions::local_routing`.
 
 mod admin;
+mod asking;
 mod assign_frame;
 mod channel;
 mod cluster;

@@ -26,7 +26,8 @@ pub(crate) async fn list_offsets(
 ) -> Result<BTreeMap<PartitionId, Found>, CallError> {
     let mut topic = Arc::clone(topic);
     let mut found = BTreeMap::new();
-    let mut retry = cluster.retry(cluster.options.request_timeout);
+    let deadline = cluster.deadline();
+    let mut retry = cluster.retry_by(deadline);
     loop {
         let missing: Vec<_> = partitions.iter().filter(|at| !found.contains_key(*at)).collect();
         if missing.is_empty() {
@@ -48,10 +49,10 @@ pub(crate) async fn list_offsets(
             let topics = vec![ListOffsetsTopic { name: topic.name.as_ref().into(), partitions: asked }];
             let request = ListOffsetsRequest {
                 topics,
-                timeout_ms: i32::try_from(cluster.options.request_timeout.as_millis()).unwrap_or(i32::MAX),
+                timeout_ms: i32::try_from(deadline.left(&*cluster.env.clock).as_millis()).unwrap_or(i32::MAX),
                 ..ListOffsetsRequest::default()
             };
-            let response = match cluster.ask(Target::Broker(leader), request).await {
+            let response = match cluster.ask_by(deadline, Target::Broker(leader), request).await {
                 Ok(response) => response,
                 Err(error) => {
                     failed = Some(error);
@@ -76,7 +77,7 @@ pub(crate) async fn list_offsets(
             if !error.is_retriable() || !retry.wait().await {
                 return Err(error);
             }
-            topic = cluster.refresh_topic(&topic.name).await?;
+            topic = cluster.refresh_topic_by(deadline, &topic.name).await?;
         } else if partitions.iter().any(|at| !found.contains_key(at)) {
             let what = format!("the offsets of {}", topic.name);
             return Err(CallError::refused(

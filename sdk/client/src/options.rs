@@ -36,7 +36,8 @@ pub struct ClientOptions {
     pub certificate: Option<CertificateFiles>,
     /// The client's name for itself, shown by brokers.
     pub client_id: String,
-    /// How long one request may take, its answer included. Reads are repeated within this time when a connection ends.
+    /// How long one request may take, from the search for a connection to its answer. What only reads is repeated within this time when a
+    /// connection ends.
     pub request_timeout: Duration,
     /// First pause before trying again; doubles up to [`ClientOptions::backoff_max`].
     pub backoff_min: Duration,

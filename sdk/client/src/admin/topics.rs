@@ -292,7 +292,7 @@ impl Admin {
     /// # Errors
     /// The broker could not be asked.
     pub async fn list_topics(&self) -> Result<Vec<TopicListing>, CallError> {
-        let metadata = self.cluster.metadata(None).await?;
+        let metadata = self.cluster.metadata(self.cluster.deadline(), None).await?;
         let line = |topic: MetadataTopic| TopicListing {
             out_of_service: out_of_service(&topic),
             name: topic.name.unwrap_or_default(),
@@ -311,7 +311,7 @@ impl Admin {
     /// There is none of this name.
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, CallError> {
         let topic = self.cluster.refresh_topic(name).await?;
-        let metadata = self.cluster.metadata(Some(name)).await?;
+        let metadata = self.cluster.metadata(self.cluster.deadline(), Some(name)).await?;
         let found = metadata.topics.into_iter().find(|found| found.name.as_deref() == Some(name));
         let found = found.ok_or_else(|| left_out(&format!("topic {name:?}")))?;
         // A partition without a leader, or one that is out of service, has no offsets to tell, and must not hide those that have.

@@ -4,10 +4,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use millstream_client::{
-    Acks, CallError, Client, ClientOptions, ConnectError, ConsumeError, ConsumerOptions, ProduceError, ProducerOptions,
-    ProducerRecord,
+    Acks, CallError, Client, ClientOptions, ConnectError, ConsumeError, ConsumerOptions, NewTopic, ProduceError,
+    ProducerOptions, ProducerRecord,
 };
-use millstream_env::{BoxFuture, Connection, FrameStream, Listener, Net, Peer, sim::World};
+use millstream_env::{BoxFuture, Connection, Env, FrameStream, Listener, Net, Peer, sim::World};
 use parking_lot::Mutex;
 
 use crate::{
@@ -22,11 +22,24 @@ const PATIENCE: Duration = Duration::from_secs(3);
 struct Stingy {
     inner: Arc<dyn Net>,
     streams: usize,
+    slow: Slow,
 }
 
 struct StingyConnection {
     inner: Arc<dyn Connection>,
     left: Mutex<usize>,
+    slow: Slow,
+}
+
+/// How long connecting takes, and so does each opening of a stream.
+#[derive(Clone)]
+struct Slow(Arc<Mutex<Duration>>, Env);
+
+impl Slow {
+    async fn pass(&self) {
+        let time = *self.0.lock();
+        self.1.clock.sleep(time).await;
+    }
 }
 
 impl Net for Stingy {
@@ -36,8 +49,9 @@ impl Net for Stingy {
 
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn Connection>>> {
         async move {
-            let inner = self.inner.connect(address).await?;
-            Ok(Arc::new(StingyConnection { inner, left: Mutex::new(self.streams) }) as Arc<dyn Connection>)
+            self.slow.pass().await;
+            let (inner, left) = (self.inner.connect(address).await?, Mutex::new(self.streams));
+            Ok(Arc::new(StingyConnection { inner, left, slow: self.slow.clone() }) as Arc<dyn Connection>)
         }
         .boxed()
     }
@@ -58,7 +72,11 @@ impl Connection for StingyConnection {
             return std::future::pending().boxed();
         }
         *left -= 1;
-        self.inner.open()
+        async {
+            self.slow.pass().await;
+            self.inner.open().await
+        }
+        .boxed()
     }
 
     fn close(&self, reason: &str) {
@@ -68,12 +86,19 @@ impl Connection for StingyConnection {
 
 /// A client of a broker that grants so many streams.
 fn stingy(streams: usize) -> (World, FakeBroker, Result<Client, ConnectError>) {
+    let (world, broker, client, _) = slow(streams);
+    (world, broker, client)
+}
+
+/// As [`stingy`]; connecting and opening take no time yet.
+fn slow(streams: usize) -> (World, FakeBroker, Result<Client, ConnectError>, Slow) {
     let (world, broker, _) = setting(1);
-    let net = Arc::new(Stingy { inner: world.net(), streams });
+    let slow = Slow(Arc::default(), world.env());
+    let net = Arc::new(Stingy { inner: world.net(), streams, slow: slow.clone() });
     let options = ClientOptions { request_timeout: PATIENCE, ..ClientOptions::default() };
     let connect = Client::connect_over(world.env(), net, vec![ADDRESS.into()], options);
     let client = world.run_until(connect);
-    (world, broker, client)
+    (world, broker, client, slow)
 }
 
 #[test]
@@ -228,4 +253,54 @@ fn who_waits_for_a_stream_is_told_at_once_that_the_client_was_closed() {
     let error = read.unwrap_err();
     assert!(matches!(error, ConsumeError::Call(CallError::Closed)), "{error}");
     assert!(world.env().clock.now() - start < PATIENCE / 2);
+}
+
+/// Connecting, opening a stream and asking each fit into the time that a request has, but not all of them.
+#[test]
+fn a_request_takes_no_longer_than_its_time_out_whatever_it_is_spent_on() {
+    for changes in [false, true] {
+        for (part, answers) in [(0.25, false), (0.4, true), (0.6, true), (2.0, true)] {
+            let (world, broker, client, slow) = slow(usize::MAX);
+            let admin = client.unwrap().admin();
+            broker.state.lock().break_creates = true;
+            world.run_until(admin.create_topic(NewTopic { name: "a".into(), ..NewTopic::default() })).unwrap_err();
+            broker.state.lock().silent = !answers;
+            *slow.0.lock() = PATIENCE.mul_f64(part);
+            let start = world.env().clock.now();
+            let error = match changes {
+                true => world.run_until(admin.delete_view("v")).unwrap_err(),
+                false => world.run_until(admin.list_topics()).unwrap_err(),
+            };
+            let took = world.env().clock.now() - start;
+            let expected = PATIENCE..=PATIENCE + Duration::from_millis(1);
+            assert!(expected.contains(&took), "{part}, {changes}: {took:?}, {error}");
+            assert!(error.is_retriable(), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_cannot_be_reached_in_time_leaves_time_for_the_next() {
+    let (world, broker, _) = setting(1);
+    let slow = Slow(Arc::default(), world.env());
+    // The first never lets a stream be opened.
+    struct Half(Stingy, Arc<dyn Net>);
+    impl Net for Half {
+        fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn Listener>>> {
+            self.1.listen(address)
+        }
+        fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Arc<dyn Connection>>> {
+            match address {
+                ADDRESS => self.1.connect(address),
+                _ => self.0.connect(ADDRESS),
+            }
+        }
+    }
+    let net = Arc::new(Half(Stingy { inner: world.net(), streams: 0, slow }, world.net()));
+    let options = ClientOptions { request_timeout: PATIENCE, ..ClientOptions::default() };
+    let brokers = vec!["silent:9092".into(), ADDRESS.into()];
+    let client = world.run_until(Client::connect_over(world.env(), net, brokers, options)).unwrap();
+    broker.topic("t", 1);
+    assert_eq!(world.run_until(client.admin().list_topics()).unwrap().len(), 1);
+    assert!(world.env().clock.now().0 < PATIENCE * 2);
 }

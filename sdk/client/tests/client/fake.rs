@@ -130,6 +130,8 @@ pub(crate) struct State {
     pub(crate) creates: usize,
     /// Breaks the connection after creating a topic.
     pub(crate) break_creates: bool,
+    /// While set, Metadata and what is about views are not answered.
+    pub(crate) silent: bool,
     pub(crate) connections: usize,
     /// Most streams that one connection has opened.
     pub(crate) streams_max: usize,
@@ -238,6 +240,9 @@ impl FakeBroker {
 
     /// The answer; none breaks the connection.
     async fn handle(&self, request: Request) -> Option<Response> {
+        if self.state.lock().silent && matches!(request, Request::Metadata(_) | Request::ViewDelete(_)) {
+            std::future::pending::<()>().await;
+        }
         Some(match request {
             Request::ApiVersions(_) => {
                 let mut served = api_versions();
