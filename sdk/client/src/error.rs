@@ -188,12 +188,12 @@ pub enum ProduceError {
     #[error(transparent)]
     Call(#[from] CallError),
     /// It was not acknowledged in time; the last attempt's error says why. It may or may not have been appended.
-    #[error("not acknowledged within {after:?}; last: {last}")]
+    #[error("not acknowledged within {after:?}; {}", last_words(last.as_ref()))]
     Expired {
         /// How long was tried.
         after: Duration,
-        /// What the last attempt said.
-        last: CallError,
+        /// What the last attempt said; none where nothing has failed: it was not its turn yet, or nobody has answered yet.
+        last: Option<CallError>,
     },
     /// The producer's tasks are gone, because the runtime is shutting down.
     #[error("the producer was stopped before the record was acknowledged")]
@@ -214,7 +214,7 @@ impl ProduceError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::StaleRouting { .. } => Some(ErrorCode::StaleRouting),
-            Self::Call(error) | Self::Expired { last: error, .. } => error.code(),
+            Self::Call(error) | Self::Expired { last: Some(error), .. } => error.code(),
             _ => None,
         }
     }
@@ -250,6 +250,10 @@ impl ProduceError {
             Self::StaleRouting { .. } | Self::Expired { .. } | Self::Stopped => true,
         }
     }
+}
+
+fn last_words(last: Option<&CallError>) -> String {
+    last.map_or_else(|| "nothing has failed, it takes longer than that".into(), |last| format!("last: {last}"))
 }
 
 /// Why nothing could be read.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use millstream_env::Monotonic;
 use millstream_model::{Offset, PartitionId, RoutingEpoch, limits::BATCH_BYTES_MAX};
-use millstream_record::{BatchBuilder, BatchOptions, Compression, set_producer};
+use millstream_record::{BatchBuilder, BatchOptions, set_producer};
 
-use super::{Delivered, Item, Pending, window::Stamp};
+use super::{Delivered, Item, Pending, ProducerOptions, window::Stamp};
 use crate::{CallError, ProduceError};
 
 /// A batch being filled.
@@ -20,12 +20,8 @@ pub(super) struct Filling {
 }
 
 impl Filling {
-    pub(super) fn new(
-        topic: &Arc<str>,
-        compression: Compression,
-        bytes_max: usize,
-        routing_epoch: RoutingEpoch,
-    ) -> Self {
+    pub(super) fn new(topic: &Arc<str>, options: &ProducerOptions, routing_epoch: RoutingEpoch) -> Self {
+        let ProducerOptions { compression, batch_bytes: bytes_max, .. } = *options;
         let builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
         Self { topic: Arc::clone(topic), builder, routing_epoch, pending: Vec::new(), bytes_max }
     }
@@ -59,11 +55,16 @@ impl Filling {
         self.routing_epoch
     }
 
-    /// The batch, to be delivered by `deadline`; none when it cannot be encoded, which its senders are told.
-    pub(super) fn cut(self, deadline: Monotonic) -> Option<Batch> {
+    /// When its first record is given up; it has one.
+    pub(super) fn deadline(&self) -> Option<Monotonic> {
+        self.pending.first().map(|pending| pending.deadline)
+    }
+
+    /// The batch; none when it cannot be encoded, which its senders are told.
+    pub(super) fn cut(self) -> Option<Batch> {
         let topic = self.topic;
         match self.builder.build() {
-            Ok(bytes) => Some(Batch::new(bytes, self.routing_epoch, self.pending, deadline)),
+            Ok(bytes) => Batch::new(bytes, self.routing_epoch, self.pending),
             Err(error) => {
                 let error = ProduceError::Record { topic, detail: error.to_string().into() };
                 self.pending.into_iter().for_each(|pending| pending.done(Err(error.clone())));
@@ -81,19 +82,26 @@ impl Filling {
 pub(super) struct Batch {
     pub(super) bytes: Bytes,
     pub(super) routing_epoch: RoutingEpoch,
-    /// When it is given up.
+    /// When it is given up: with its first record.
     pub(super) deadline: Monotonic,
     /// Why the last attempt failed, if there was one.
     pub(super) last: Option<CallError>,
     /// What its bytes say of its producer.
     stamp: Option<Stamp>,
-    /// By place in the batch. An encoded batch has one for all.
+    /// By place in the batch; none once they were told that it is given up. An encoded batch has one for all.
     pending: Vec<Pending>,
 }
 
 impl Batch {
-    pub(super) fn new(bytes: Bytes, routing_epoch: RoutingEpoch, pending: Vec<Pending>, deadline: Monotonic) -> Self {
-        Self { bytes, routing_epoch, deadline, last: None, stamp: None, pending }
+    /// None when nobody waits for it.
+    pub(super) fn new(bytes: Bytes, routing_epoch: RoutingEpoch, pending: Vec<Pending>) -> Option<Self> {
+        let deadline = pending.first()?.deadline;
+        Some(Self { bytes, routing_epoch, deadline, last: None, stamp: None, pending })
+    }
+
+    /// Whether somebody still waits for its fate.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// How many records it has, each with somebody who waits.
@@ -153,8 +161,8 @@ impl Batch {
         items
     }
 
-    /// Tells its senders that it was given up.
-    pub(super) fn given_up(self, error: &ProduceError) {
-        self.pending.into_iter().for_each(|pending| pending.done(Err(error.clone())));
+    /// Tells its senders that it was given up. Once: an attempt may still be under way.
+    pub(super) fn given_up(&mut self, error: &ProduceError) {
+        std::mem::take(&mut self.pending).into_iter().for_each(|pending| pending.done(Err(error.clone())));
     }
 }

@@ -21,6 +21,7 @@
 mod filling;
 #[cfg(feature = "local-routing")]
 mod local;
+mod outstanding;
 mod partition;
 mod queues;
 mod route;
@@ -32,24 +33,26 @@ mod window;
 use std::{
     collections::BTreeMap,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use millstream_env::Monotonic;
 use millstream_model::{Offset, PartitionId, ProducerId, RoutingEpoch, TimestampMs};
 use millstream_protocol::messages::producers::InitProducerIdRequest;
 use millstream_record::{Batch, Compression, Header};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 #[cfg(feature = "local-routing")]
 pub use self::local::LocalRouting;
-use self::{topic::Topic, waits::Waits};
+use self::{
+    outstanding::{Counted, Outstanding},
+    topic::Topic,
+    waits::Waits,
+};
 use crate::{
     CallError, ProduceError,
     cluster::{Cluster, Target},
@@ -97,7 +100,8 @@ pub struct ProducerOptions {
     pub compression: Compression,
     /// Bytes of records that were sent and not answered; `send` waits while there are more. One record is always allowed.
     pub buffer_bytes_max: usize,
-    /// How long a record may wait for its acknowledgement, all attempts included.
+    /// How long a record may wait for its acknowledgement, from when `send` took it: in the queue, in its batch, for the topic's partitioner,
+    /// all attempts included. Records of a batch wait as long as its first one.
     pub delivery_timeout: Duration,
     /// Whether the producer runs topics' partitioners itself, and within which bounds: each is downloaded once, checked by its digest, and run
     /// as the broker runs it, in the same routing epochs. Where it cannot be run here, and for records on which it fails, brokers are asked
@@ -169,11 +173,13 @@ struct Pending {
     reply: oneshot::Sender<Result<Delivered, ProduceError>>,
     memory: OwnedSemaphorePermit,
     outstanding: Counted,
+    /// When it is given up.
+    deadline: Monotonic,
 }
 
 impl Pending {
     fn done(self, fate: Result<Delivered, ProduceError>) {
-        let Self { reply, memory, outstanding } = self;
+        let Self { reply, memory, outstanding, .. } = self;
         let _ = reply.send(fate);
         // Only then: whoever waits for room or for a flush finds the fate told.
         drop((memory, outstanding));
@@ -189,6 +195,18 @@ struct Item {
     pending: Pending,
 }
 
+impl Item {
+    /// Whether it has waited long enough.
+    fn is_due(&self, now: Monotonic) -> bool {
+        self.pending.deadline <= now
+    }
+
+    /// Whether it was sent before a flush.
+    fn is_flushed(&self, flushed: &watch::Receiver<u64>) -> bool {
+        self.pending.outstanding.generation() < *flushed.borrow()
+    }
+}
+
 /// What a partition's queue holds, in order.
 enum Entry {
     /// A record, and the routing epoch in which its partition was chosen (-1 when its sender chose).
@@ -199,26 +217,20 @@ enum Entry {
     Turn(oneshot::Sender<Vec<Item>>),
 }
 
-/// Counts what was sent and not answered.
-#[derive(Default)]
-struct Outstanding {
-    count: AtomicUsize,
-    zero: Notify,
-}
-
-struct Counted(Arc<Outstanding>);
-
-impl Counted {
-    fn new(outstanding: &Arc<Outstanding>) -> Self {
-        outstanding.count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(outstanding))
+impl Entry {
+    /// When it is given up.
+    fn deadline(&self) -> Option<Monotonic> {
+        match self {
+            Self::Record(Item { pending, .. }, _) | Self::Encoded(_, pending) => Some(pending.deadline),
+            Self::Turn(_) => None,
+        }
     }
-}
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.zero.notify_waiters();
+    /// Tells its sender that it is given up.
+    fn given_up(self, error: &ProduceError) {
+        match self {
+            Self::Record(Item { pending, .. }, _) | Self::Encoded(_, pending) => pending.done(Err(error.clone())),
+            Self::Turn(_) => {}
         }
     }
 }
@@ -227,8 +239,8 @@ impl Drop for Counted {
 struct Shared {
     cluster: Arc<Cluster>,
     options: ProducerOptions,
-    /// Grows with every flush: whoever lingers stops.
-    flush: watch::Sender<u64>,
+    /// How many generations were flushed: what is of one of them does not linger.
+    flushed: watch::Sender<u64>,
     /// This producer's id; asked for when first needed. Epochs and numbers are each partition's own.
     id: OnceCell<ProducerId>,
     waits: Waits,
@@ -240,6 +252,15 @@ struct Shared {
 impl Shared {
     fn is_idempotent(&self) -> bool {
         self.options.idempotent && self.options.acks == Acks::All
+    }
+
+    fn after(&self, time: Duration) -> Monotonic {
+        Monotonic(self.cluster.env.clock.now().0.saturating_add(time))
+    }
+
+    /// What those are told who have waited long enough, at last because of this error.
+    fn expired(&self, last: Option<&CallError>) -> ProduceError {
+        ProduceError::Expired { after: self.options.delivery_timeout, last: last.cloned() }
     }
 
     /// The id that the partitions share.
@@ -279,14 +300,14 @@ impl Producer {
     pub(crate) fn new(cluster: Arc<Cluster>, mut options: ProducerOptions) -> Self {
         options.buffer_bytes_max = options.buffer_bytes_max.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let memory = Arc::new(Semaphore::new(options.buffer_bytes_max));
-        let (flush, id, waits) = (watch::Sender::new(0), OnceCell::new(), Waits::default());
+        let (flushed, id, waits) = (watch::Sender::new(0), OnceCell::new(), Waits::default());
         #[cfg(feature = "local-routing")]
         let host =
             options.local_routing.clone().map(|options| Arc::new(local::Host::new(options, cluster.env.clone())));
         let shared = Shared {
             cluster,
             options,
-            flush,
+            flushed,
             id,
             waits,
             #[cfg(feature = "local-routing")]
@@ -351,17 +372,13 @@ impl Producer {
         self.send(record).await?.await
     }
 
-    /// Waits until the fate of everything sent so far is known, without lingering. Errors are told by the deliveries.
+    /// Waits until the fate of everything sent so far is known, without lingering. Errors are told by the deliveries. What is sent while it
+    /// waits, by others, is not waited for. Dropping this future changes nothing: what was sent so far lingers no more.
     pub async fn flush(&self) {
-        loop {
-            let mut zero = std::pin::pin!(self.outstanding.zero.notified());
-            zero.as_mut().enable();
-            if self.outstanding.count.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            self.shared.flush.send_modify(|flushes| *flushes += 1);
-            zero.await;
-        }
+        let (generation, closed) = self.outstanding.close();
+        // Flushes at the same time may come here in any order.
+        self.shared.flushed.send_modify(|flushed| *flushed = (generation + 1).max(*flushed));
+        closed.over().await;
     }
 
     /// How many partitions a topic has.
@@ -377,8 +394,9 @@ impl Producer {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let memory = Arc::clone(&self.memory).acquire_many_owned(bytes).await.map_err(|_| ProduceError::Stopped)?;
         let (reply, told) = oneshot::channel();
-        let outstanding = Counted::new(&self.outstanding);
-        Ok((Pending { reply, memory, outstanding }, Delivery(told)))
+        let outstanding = self.outstanding.one();
+        let deadline = self.shared.after(self.shared.options.delivery_timeout);
+        Ok((Pending { reply, memory, outstanding, deadline }, Delivery(told)))
     }
 
     async fn topic(&self, name: &str) -> Result<Arc<Topic>, CallError> {
@@ -393,10 +411,20 @@ impl Producer {
         match made {
             Ok(topic) => Ok(Arc::clone(topic)),
             Err(error) => {
-                // Names that do not exist are not kept.
-                self.topics.lock().remove(name);
+                self.forget(name, &place);
                 Err(error)
             }
+        }
+    }
+
+    /// Names that do not exist are not kept. But the place stays for whoever waits for it and would make the topic there: with two of them
+    /// a partition would have two queues that give their batches the same numbers.
+    fn forget(&self, name: &str, place: &TopicPlace) {
+        let mut topics = self.topics.lock();
+        // The map's own and this one: more are only made under the lock.
+        let is_waited_for = place.initialized() || Arc::strong_count(place) > 2;
+        if !is_waited_for && topics.get(name).is_some_and(|kept| Arc::ptr_eq(kept, place)) {
+            topics.remove(name);
         }
     }
 }

@@ -3,10 +3,12 @@
 //! What is under way, and in which order it may go again, is decided in `window`; this is the shell around it, that fills
 //! batches, talks to brokers, waits and tells.
 
+mod expiry;
+
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
-use millstream_env::{BoxFuture, Monotonic};
+use millstream_env::BoxFuture;
 use millstream_model::{Offset, PartitionId, ProducerId, RoutingEpoch};
 use millstream_protocol::{
     ErrorCode,
@@ -14,10 +16,12 @@ use millstream_protocol::{
 };
 use tokio::sync::{mpsc, watch};
 
+use self::expiry::Expiry;
 use super::{
     Acks, Entry, Item, Shared,
     filling::{Batch, Filling},
     queues::Spread,
+    route::not_in_force,
     waits::Wait,
     window::{Failure, Window},
 };
@@ -34,7 +38,7 @@ pub(super) async fn run(
     spread: Arc<Spread>,
     entries: mpsc::UnboundedReceiver<Entry>,
 ) {
-    let flushed = shared.flush.subscribe();
+    let flushed = shared.flushed.subscribe();
     let window = Window::new(shared.is_idempotent());
     let mut queue = Queue {
         pause: shared.cluster.options.backoff_min,
@@ -50,6 +54,8 @@ pub(super) async fn run(
         filling: None,
         linger: None,
         flushed,
+        expiry: Expiry::default(),
+        last: None,
         window,
         attempts: FuturesUnordered::new(),
         returned: BTreeMap::new(),
@@ -83,6 +89,8 @@ enum Event {
     Entry(Option<Entry>),
     /// The batch has lingered enough, or is to be sent at once.
     Enough,
+    /// Something has waited long enough.
+    Expired,
     /// Something has changed already.
     Nothing,
 }
@@ -105,6 +113,9 @@ struct Queue {
     /// The time that the batch being filled still waits for more records.
     linger: Option<BoxFuture<'static, ()>>,
     flushed: watch::Receiver<u64>,
+    expiry: Expiry,
+    /// What the last attempt said, if it failed.
+    last: Option<CallError>,
     window: Window<Batch>,
     attempts: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// What the broker does not take any more, since the topic is routed anew: by the batches' numbers.
@@ -128,7 +139,6 @@ impl Queue {
     /// Moves what is due from the batch being filled into the window.
     fn cut(&mut self) {
         while self.window.has_room() {
-            let deadline = self.deadline();
             if let Some(filling) = &self.filling {
                 // While something is under way, only full batches join it: the others gather more meanwhile.
                 let is_full = filling.is_full() || self.held.is_some() || !self.open;
@@ -139,7 +149,7 @@ impl Queue {
                 match self.filling.take() {
                     Some(stale) if self.spread.is_stale(stale.routing_epoch()) => self.give_back(stale),
                     Some(filling) => {
-                        if let Some(batch) = filling.cut(deadline) {
+                        if let Some(batch) = filling.cut() {
                             let count = batch.count();
                             self.push(batch, count, false);
                         }
@@ -151,7 +161,9 @@ impl Queue {
                 Some(Entry::Record(item, routing_epoch)) => self.take(Entry::Record(item, routing_epoch)),
                 // It goes as it is, without a number: nothing else is under way then.
                 Some(Entry::Encoded(bytes, pending)) if self.window.is_empty() => {
-                    self.push(Batch::new(bytes, RoutingEpoch::UNKNOWN, vec![pending], deadline), 1, true);
+                    if let Some(batch) = Batch::new(bytes, RoutingEpoch::UNKNOWN, vec![pending]) {
+                        self.push(batch, 1, true);
+                    }
                 }
                 // All before it have their fate.
                 Some(Entry::Turn(tell)) if self.window.is_empty() => {
@@ -172,8 +184,7 @@ impl Queue {
 
     /// Keeps what was gathered to be placed anew: the broker would not take it.
     fn give_back(&mut self, filling: Filling) {
-        let deadline = self.deadline();
-        let items = filling.cut(deadline).map(|batch| batch.into_items(&self.topic));
+        let items = filling.cut().map(|batch| batch.into_items(&self.topic));
         self.behind.extend(items.into_iter().flatten());
     }
 
@@ -188,6 +199,9 @@ impl Queue {
 
     /// Takes an entry into the batch being filled, or keeps it for later.
     fn take(&mut self, entry: Entry) {
+        if let Some(deadline) = entry.deadline() {
+            self.expiry.notes(deadline);
+        }
         let Entry::Record(item, routing_epoch) = entry else {
             self.held = Some(entry);
             return;
@@ -203,27 +217,29 @@ impl Queue {
         }
         if let Some(filling) = &mut self.filling {
             match filling.has_room(&item, routing_epoch) {
-                true => filling.push(item),
+                true => {
+                    if self.linger.is_some() && item.is_flushed(&self.flushed) {
+                        self.linger = None;
+                    }
+                    filling.push(item);
+                }
                 false => self.held = Some(Entry::Record(item, routing_epoch)),
             }
             return;
         }
         let options = &self.shared.options;
-        let mut filling = Filling::new(&self.topic, options.compression, options.batch_bytes, routing_epoch);
+        let mut filling = Filling::new(&self.topic, options, routing_epoch);
+        // A flush from here on is told; of those before, the record says whether it was sent by then.
+        self.flushed.mark_unchanged();
+        let lingers = !options.linger.is_zero() && !item.is_flushed(&self.flushed);
         filling.push(item);
         if !filling.is_empty() {
             self.filling = Some(filling);
-            self.flushed.mark_unchanged();
-            self.linger = (!options.linger.is_zero()).then(|| self.shared.cluster.env.clock.sleep(options.linger));
+            self.linger = lingers.then(|| self.shared.cluster.env.clock.sleep(options.linger));
         }
     }
 
     // ---- sending
-
-    fn deadline(&self) -> Monotonic {
-        let now = self.shared.cluster.env.clock.now();
-        Monotonic(now.0.saturating_add(self.shared.options.delivery_timeout))
-    }
 
     /// Starts what may be sent now, or the wait that it needs.
     fn send(&mut self) {
@@ -274,16 +290,6 @@ impl Queue {
         }
     }
 
-    /// Gives up what has waited long enough. The oldest have waited the longest.
-    fn expire(&mut self) {
-        let (now, after) = (self.shared.cluster.env.clock.now(), self.shared.options.delivery_timeout);
-        while let Some(batch) = self.window.oldest().filter(|batch| batch.deadline <= now) {
-            let Some(last) = batch.last.clone() else { return };
-            let Some(batch) = self.window.give_up_oldest() else { return };
-            batch.given_up(&ProduceError::Expired { after, last });
-        }
-    }
-
     // ---- what happens
 
     async fn event(&mut self) -> Event {
@@ -295,6 +301,7 @@ impl Queue {
         if self.is_done() {
             return Event::Nothing;
         }
+        self.arm();
         let wants_entries = self.wants_entries();
         let lingers = self.linger.is_some();
         let answered =
@@ -311,6 +318,7 @@ impl Queue {
             Some(entry) = entry => Event::Entry(entry),
             Some(()) = lingered => Event::Enough,
             Some(_) = flushed => Event::Enough,
+            () = self.expiry.due() => Event::Expired,
             else => Event::Nothing,
         }
     }
@@ -319,6 +327,7 @@ impl Queue {
         match event {
             Event::Answer((serial, Ok(base))) => {
                 self.pause = self.shared.cluster.options.backoff_min;
+                self.last = None;
                 self.is_well(true);
                 if let Some(batch) = self.window.acknowledged(serial) {
                     batch.delivered(self.partition, base);
@@ -339,6 +348,7 @@ impl Queue {
                 }
             }
             Event::Enough => self.linger = None,
+            Event::Expired => self.expire(),
             Event::Nothing => {}
         }
     }
@@ -352,6 +362,7 @@ impl Queue {
                 tracing::debug!(topic = %self.topic, partition = %self.partition, %epoch, "is placed anew");
                 self.returned.insert(serial, batch.into_items(&self.topic));
             }
+            self.last = Some(not_in_force(&self.topic));
             return self.spread.set_stale(epoch);
         }
         let again = batch.last.is_some();
@@ -362,10 +373,11 @@ impl Queue {
         };
         tracing::debug!(topic = %self.topic, partition = %self.partition, %error, ?failure, "a batch was not taken");
         batch.last = Some(error.clone());
+        self.last = Some(error.clone());
         if matches!(failure, Failure::Retry) {
             self.waits_for(&error);
         }
-        if let Some(batch) = self.window.failed(serial, failure) {
+        if let Some(mut batch) = self.window.failed(serial, failure) {
             batch.given_up(&ProduceError::refused(&self.topic, self.partition, error));
         }
     }
@@ -407,10 +419,11 @@ impl Queue {
             self.waits_for(&error);
         }
         self.window.stall();
+        self.last = Some(error.clone());
         let Some(batch) = self.window.oldest() else { return };
         batch.last = Some(error.clone());
         if is_final(&error, true)
-            && let Some(batch) = self.window.give_up_oldest()
+            && let Some(mut batch) = self.window.give_up_oldest()
         {
             batch.given_up(&ProduceError::Call(error));
         }

@@ -17,9 +17,10 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, future::OptionFuture, stream::FuturesOrdered};
-use millstream_env::BoxFuture;
+use millstream_env::{BoxFuture, Monotonic};
 use millstream_model::{Needs, PartitionId, RoutingEpoch};
 use millstream_protocol::{ErrorCode, extension::routing::AssignRequest};
+use millstream_record::Header;
 use tokio::sync::{mpsc, watch};
 
 use super::{Entry, Item, Shared, queues::Queues, routing::Rules};
@@ -188,11 +189,15 @@ impl<'a> Route<'a> {
             self.queues.push(self.shared, partition, Entry::Record(item, rules.epoch));
             return;
         }
-        let mut bytes = shown_bytes(&item);
+        let mut bytes = shown_bytes(&item, rules.needs);
         let mut group = vec![item];
-        while group.len() < RECORDS_MAX && bytes < BYTES_MAX {
+        while group.len() < RECORDS_MAX {
             let Some(item) = self.first.pop_front().or_else(|| self.items.try_recv().ok()) else { break };
-            bytes += shown_bytes(&item);
+            bytes += shown_bytes(&item, rules.needs);
+            if bytes > BYTES_MAX {
+                self.first.push_front(item);
+                break;
+            }
             group.push(item);
         }
         under_way.push_back(Box::pin(choose(self.shared, self.queues, group)));
@@ -213,7 +218,11 @@ impl<'a> Route<'a> {
             answers = under_way.next().await;
         }
         let before = self.queues.routing.current().epoch;
-        let outcome = self.next_epoch().await;
+        if again.is_empty() && self.first.is_empty() {
+            self.first.extend(self.items.try_recv().ok());
+        }
+        let oldest = again.iter().chain(&self.first).map(|item| item.pending.deadline).min();
+        let outcome = self.next_epoch(oldest).await;
         if matches!(outcome, Ok(true)) {
             // What is not sent yet need not be.
             self.queues.spread.set_stale(before);
@@ -230,7 +239,14 @@ impl<'a> Route<'a> {
         again.append(&mut self.first);
         self.first = again;
         self.gave_up = outcome.is_err();
-        if let Err(error) = outcome {
+        if let Err(error @ ProduceError::Expired { .. }) = &outcome {
+            // Those that came later may wait a little more.
+            let now = self.shared.cluster.env.clock.now();
+            let (due, left) = std::mem::take(&mut self.first).into_iter().partition(|item| item.is_due(now));
+            self.first = left;
+            let due: VecDeque<Item> = due;
+            due.into_iter().for_each(|item| item.pending.done(Err(error.clone())));
+        } else if let Err(error) = outcome {
             while let Some(item) = self.first.pop_front().or_else(|| self.items.try_recv().ok()) {
                 item.pending.done(Err(error.clone()));
             }
@@ -238,10 +254,11 @@ impl<'a> Route<'a> {
     }
 
     /// Takes the topic's present rules. Whether they are of another epoch; waited for where a broker has called the known one over.
-    async fn next_epoch(&mut self) -> Result<bool, ProduceError> {
+    /// Until the oldest record that waits for it is given up.
+    async fn next_epoch(&mut self, oldest: Option<Monotonic>) -> Result<bool, ProduceError> {
         let Shared { cluster, options, .. } = &**self.shared;
-        let after = options.delivery_timeout;
-        let mut retry = cluster.retry(after);
+        let patience = oldest.map_or(options.delivery_timeout, |at| at - cluster.env.clock.now());
+        let mut retry = cluster.retry(patience);
         loop {
             let over = self.is_over();
             let last = match self.queues.routing.refresh(cluster, &self.queues.name).await {
@@ -251,30 +268,46 @@ impl<'a> Route<'a> {
                     retry.wait().await;
                     return Ok(false);
                 }
-                Ok(false) => {
-                    let what = format!("topic {}", self.queues.name);
-                    let why = "its next routing epoch is not in force yet";
-                    CallError::refused(what, ErrorCode::StaleRouting, Some(why))
-                }
+                Ok(false) => not_in_force(&self.queues.name),
                 Err(error) if !error.is_retriable() || is_unknown(&error) => return Err(error.into()),
                 Err(error) => error,
             };
             if !retry.wait().await {
-                return Err(ProduceError::Expired { after, last });
+                return Err(self.shared.expired(Some(&last)));
             }
         }
     }
 }
 
-fn shown_bytes(item: &Item) -> usize {
-    item.key.as_ref().map_or(0, Bytes::len) + item.value.as_ref().map_or(0, Bytes::len) + 16
+/// What records wait for that brokers do not take any more where they were placed.
+pub(super) fn not_in_force(topic: &str) -> CallError {
+    let why = "its next routing epoch is not in force yet";
+    CallError::refused(format!("topic {topic}"), ErrorCode::StaleRouting, Some(why))
+}
+
+/// What a record takes of a question, more or less.
+fn shown_bytes(item: &Item, needs: Needs) -> usize {
+    let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let header = |header: &Header| header.key.len() + len(&header.value) + 8;
+    let value = if needs.values { len(&item.value) } else { 0 };
+    let headers = if needs.headers { item.headers.iter().map(header).sum() } else { 0 };
+    len(&item.key) + value + headers + 16
 }
 
 /// Finds every record's partition, in order.
 async fn choose(shared: &Shared, queues: &Queues, group: Vec<Item>) -> Chosen {
     let mut chosen = Vec::with_capacity(group.len());
     let mut groups = VecDeque::from([group]);
+    let mut last = None;
     while let Some(mut group) = groups.pop_front() {
+        // Others may have taken their time before it.
+        let now = shared.cluster.env.clock.now();
+        for item in group.extract_if(.., |item| item.is_due(now)) {
+            item.pending.done(Err(shared.expired(last.as_ref())));
+        }
+        if group.is_empty() {
+            continue;
+        }
         match ask(shared, queues, &group).await {
             Ok((epoch, partitions)) => {
                 for (item, partition) in group.into_iter().zip(partitions) {
@@ -293,6 +326,15 @@ async fn choose(shared: &Shared, queues: &Queues, group: Vec<Item>) -> Chosen {
             Err(refusal) if refusal.is_stale() => {
                 let rest = std::iter::once(group).chain(std::mem::take(&mut groups)).flatten();
                 chosen.extend(rest.map(|item| (item, Choice::Stale)));
+            }
+            Err(Refusal { error: ProduceError::Expired { last: why, .. }, .. }) => {
+                // Those that came later may wait a little more.
+                last = why;
+                let now = shared.cluster.env.clock.now();
+                for item in group.extract_if(.., |item| item.is_due(now)) {
+                    item.pending.done(Err(shared.expired(last.as_ref())));
+                }
+                groups.push_front(group);
             }
             Err(refusal) if group.len() > 1 && refusal.is_about_records => {
                 // Before the record, it alone, after it; in halves when it is not known which one.
@@ -344,8 +386,10 @@ async fn ask(shared: &Shared, queues: &Queues, group: &[Item]) -> Result<(Routin
     if let Some(answer) = choose_here(shared, queues, group).await {
         return Ok(answer);
     }
-    let after = shared.options.delivery_timeout;
-    let mut retry = shared.cluster.retry(after);
+    let oldest = group.iter().map(|item| item.pending.deadline).min();
+    let patience = oldest.map_or(shared.options.delivery_timeout, |at| at - shared.cluster.env.clock.now());
+    let mut retry = shared.cluster.retry(patience);
+    let mut is_gone = false;
     loop {
         let rules = queues.routing.current();
         let refusal = match ask_once(shared, queues, rules, group).await {
@@ -353,11 +397,12 @@ async fn ask(shared: &Shared, queues: &Queues, group: &[Item]) -> Result<(Routin
             Err(refusal) => refusal,
         };
         let ProduceError::Call(call) = &refusal.error else { return Err(refusal) };
-        if !call.is_retriable() {
+        // What exists no more is not waited for, once it was looked for again.
+        if !call.is_retriable() || (is_unknown(call) && std::mem::replace(&mut is_gone, true)) {
             return Err(refusal);
         }
         if !retry.wait().await {
-            return Err(Refusal { error: ProduceError::Expired { after, last: call.clone() }, ..refusal });
+            return Err(Refusal { error: shared.expired(Some(call)), ..refusal });
         }
     }
 }
@@ -399,7 +444,10 @@ async fn ask_once(
     let answer = channel.call(request, cluster.options.request_timeout).await?;
     let what = format!("the partitioner of topic {}", queues.name);
     CallError::check(&what, answer.error_code, answer.error_message.as_deref()).map_err(|error| Refusal {
-        is_about_records: matches!(answer.error_code, ErrorCode::CallFailed | ErrorCode::PartitionOutOfRange),
+        is_about_records: matches!(
+            answer.error_code,
+            ErrorCode::CallFailed | ErrorCode::PartitionOutOfRange | ErrorCode::MessageTooLarge
+        ),
         record: usize::try_from(answer.error_record).ok(),
         error: error.into(),
     })?;

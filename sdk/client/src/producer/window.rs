@@ -166,6 +166,11 @@ impl<T> Window<T> {
         self.slots.front_mut().map(|slot| &mut slot.payload)
     }
 
+    /// All, oldest first.
+    pub(super) fn payloads(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().map(|slot| &mut slot.payload)
+    }
+
     /// The batch of an attempt.
     pub(super) fn batch(&mut self, serial: u64) -> Option<&mut T> {
         self.slots.iter_mut().find(|slot| slot.serial == serial).map(|slot| &mut slot.payload)

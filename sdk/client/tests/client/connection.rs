@@ -119,7 +119,7 @@ fn a_broker_that_grants_too_few_streams_is_an_error_and_nothing_hangs() {
     let read = async { client.consumer("t", options).await?.next().await };
     let error = world.run_until(read).unwrap_err().to_string();
     assert!(error.contains("stream"), "{error}");
-    let options = ProducerOptions { delivery_timeout: PATIENCE, ..ProducerOptions::default() };
+    let options = ProducerOptions { delivery_timeout: PATIENCE * 2, ..ProducerOptions::default() };
     let producer = client.producer(options);
     let record = ProducerRecord { topic: "t".into(), ..ProducerRecord::default() };
     let error = world.run_until(producer.produce(record)).unwrap_err().to_string();

@@ -108,6 +108,10 @@ pub(crate) struct State {
     pub(crate) overlapped: bool,
     /// Keys of each question to a partitioner.
     pub(crate) asked: Vec<Vec<Option<Vec<u8>>>>,
+    /// While set, every question is refused so.
+    pub(crate) assign_refuse: Option<ErrorCode>,
+    /// A question of more bytes is refused; 0: of none.
+    pub(crate) assign_bytes_max: usize,
     /// The next question is answered with this first.
     pub(crate) stale_answers: usize,
     /// What is told of any module.
@@ -537,7 +541,15 @@ impl FakeBroker {
             state.stale_answers -= 1;
             return AssignResponse { error_code: ErrorCode::StaleRouting, ..AssignResponse::default() };
         }
-        let topic = &state.topics[&request.topic];
+        if let Some(error_code) = state.assign_refuse {
+            return AssignResponse { error_code, ..AssignResponse::default() };
+        }
+        if state.assign_bytes_max > 0 && request.frame.len() > state.assign_bytes_max {
+            return AssignResponse { error_code: ErrorCode::MessageTooLarge, ..AssignResponse::default() };
+        }
+        let Some(topic) = state.topics.get(&request.topic) else {
+            return AssignResponse { error_code: ErrorCode::UnknownTopicOrPartition, ..AssignResponse::default() };
+        };
         let routing_epoch = topic.in_force();
         if request.routing_epoch != routing_epoch {
             return AssignResponse { error_code: ErrorCode::StaleRouting, routing_epoch, ..AssignResponse::default() };

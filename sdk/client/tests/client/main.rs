@@ -5,6 +5,7 @@
 mod admin;
 mod connection;
 mod consumer;
+mod delivery;
 mod fake;
 #[cfg(feature = "local-routing")]
 mod local;
