@@ -269,6 +269,14 @@ pub enum ConsumeError {
         /// How many there are.
         partitions: i32,
     },
+    /// The consumer does not read the partition, so that it cannot be moved there.
+    #[error("partition {partition} of {topic} is not read by this consumer")]
+    NotRead {
+        /// The topic or view.
+        topic: Arc<str>,
+        /// What was asked for.
+        partition: PartitionId,
+    },
     /// The offset is not in the log (any more, or yet).
     #[error("offset {offset} of {topic} partition {partition} is outside of what the log holds{}", range(*.start, *.end))]
     OutOfRange {
@@ -334,6 +342,7 @@ impl ConsumeError {
     pub fn partition(&self) -> Option<PartitionId> {
         match self {
             Self::NoSuchPartition { partition, .. }
+            | Self::NotRead { partition, .. }
             | Self::OutOfRange { partition, .. }
             | Self::Damaged { partition, .. }
             | Self::Partition { partition, .. } => Some(*partition),

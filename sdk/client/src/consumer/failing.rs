@@ -103,6 +103,16 @@ impl Failures {
         }
     }
 
+    /// Notes that the caller has moved a partition: what was wrong where it was is of no more use, and is not told if it was not yet.
+    pub(super) fn moved(&mut self, partition: PartitionId) {
+        let is_untold = |change: &Change| matches!(change, Change::Failing(at, _) if *at == partition);
+        match self.changes.iter().any(is_untold) {
+            true => drop(self.failing.remove(&partition)),
+            false => self.recovered(partition),
+        }
+        self.changes.retain(|change| !is_untold(change));
+    }
+
     /// Notes that records are not read.
     pub(super) fn passed_over(&mut self, partition: PartitionId, from: Offset, to: Offset) {
         self.changes.push_back(Change::PassedOver(partition, from, to));

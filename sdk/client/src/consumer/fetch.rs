@@ -212,15 +212,16 @@ impl Consumer {
         let Answer { partition, from, error, log_start, high_watermark, batches, next, damage, .. } = answer;
         let Some(state) = self.partitions.get_mut(&partition) else { return Ok(None) };
         let topic = || Arc::clone(&self.name);
+        // Moved meanwhile, by the caller or back to where records are damaged: the answer is for another place.
+        if state.next != from {
+            return Ok(None);
+        }
         if let Some((code, message)) = error {
             let passed = log_start.filter(|start| self.options.pass_over_deleted && *start > from);
             let is_asked_for = self.options.start == StartFrom::Offset(from);
             if let Some(start) = passed.filter(|_| code == ErrorCode::OffsetOutOfRange && !is_asked_for) {
-                // Unless the caller has moved it meanwhile.
-                if state.next == from {
-                    state.next = start;
-                    self.failures.passed_over(partition, from, start);
-                }
+                state.next = start;
+                self.failures.passed_over(partition, from, start);
                 return Ok(None);
             }
             return Err(match code {
@@ -243,10 +244,6 @@ impl Consumer {
                 }
             });
         }
-        // Moved by the caller meanwhile: the answer is for another place.
-        if state.next != from {
-            return Ok(None);
-        }
         state.high_watermark = high_watermark.or(state.high_watermark);
         // What came before the damage is handed out first; the next answer begins with it.
         if next == from
@@ -254,7 +251,8 @@ impl Consumer {
         {
             return Err(ConsumeError::Damaged { topic: topic(), partition, offset, detail: detail.into() });
         }
-        state.next = next;
+        // What a batch has beyond the end is not handed out.
+        state.next = state.end.map_or(next, |end| next.min(end));
         if batches.is_empty() {
             return Ok(None);
         }

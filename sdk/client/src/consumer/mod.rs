@@ -17,6 +17,7 @@ mod failing;
 mod fetch;
 mod growth;
 mod place;
+mod seek;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -43,7 +44,8 @@ use crate::{
 };
 
 /// Where reading starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StartFrom {
     /// At the first record there is.
     #[default]
@@ -52,6 +54,10 @@ pub enum StartFrom {
     End,
     /// At this offset, in every partition.
     Offset(Offset),
+    /// In each partition at its own offset: where a reader before had come to, by its [`Consumer::positions`]. Partitions that are not
+    /// named, as those that the topic has got meanwhile, are read from their beginning, unless [`ConsumerOptions::partitions`] leaves
+    /// them out; those that are named and left out there are not read.
+    Offsets(BTreeMap<PartitionId, Offset>),
     /// At the first record of at least this time; after the last record where there is none.
     Timestamp(TimestampMs),
 }
@@ -69,7 +75,7 @@ pub struct ConsumerOptions {
     pub until_end: bool,
     /// Go on at the first record there is where those before it were deleted before they were read (Kafka's `auto.offset.reset` of
     /// `earliest`): by retention, say. Else that is [`ConsumeError::OutOfRange`], as is in any case an offset of [`StartFrom::Offset`]
-    /// that is not there.
+    /// that is not there, and one that is beyond the end.
     pub pass_over_deleted: bool,
     /// How long a broker waits for `fetch_bytes_min` before it answers with less.
     pub fetch_wait: Duration,
@@ -166,11 +172,15 @@ pub struct FetchedBatches {
 
 /// How far a consumer is in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Position {
     /// The partition.
     pub partition: PartitionId,
-    /// The offset that is fetched next. Records already fetched but not handed out lie before it.
+    /// The first offset that was not handed out: a consumer that starts there ([`StartFrom::Offsets`]) hands out what this one has not,
+    /// and nothing twice. What was handed out of the record before it is the caller's to finish first.
     pub next: Offset,
+    /// The offset that is fetched next. What lies between `next` and this is here, and waits to be handed out.
+    pub fetched: Offset,
     /// Where reading stops, with [`ConsumerOptions::until_end`].
     pub end: Option<Offset>,
     /// The end of what could be read when last heard of.
@@ -199,7 +209,20 @@ struct Ready {
 
 /// Reads a topic or view. Made by [`crate::Client::consumer`].
 ///
-/// Not a member of a group: positions are the caller's to keep ([`Consumer::positions`]).
+/// Not a member of a group: positions are the caller's to keep. This one goes on where another has stopped:
+///
+/// ```no_run
+/// use std::collections::BTreeMap;
+/// use millstream_client::{Client, ConsumeError, Consumer, ConsumerOptions, StartFrom};
+///
+/// # async fn example(client: &Client, stopped: &Consumer) -> Result<(), ConsumeError> {
+/// // To be stored with whatever came of the records.
+/// let stored: BTreeMap<_, _> = stopped.positions().map(|at| (at.partition, at.next)).collect();
+/// let options = ConsumerOptions { start: StartFrom::Offsets(stored), ..ConsumerOptions::default() };
+/// let mut consumer = client.consumer("flights", options).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Consumer {
     cluster: Arc<Cluster>,
     options: ConsumerOptions,
@@ -208,6 +231,8 @@ pub struct Consumer {
     partitions: BTreeMap<PartitionId, Partition>,
     /// Partitions whose broker cannot say yet from where they are read.
     unplaced: BTreeSet<PartitionId>,
+    /// Of those, the ones that the caller has moved, and where to.
+    sought: BTreeMap<PartitionId, Offset>,
     /// Asking for that again.
     placing: Option<BoxFuture<'static, Result<Placed, CallError>>>,
     growth: Growth,
@@ -247,7 +272,7 @@ impl Consumer {
                 return Err(ConsumeError::NoSuchPartition { topic, partition: *partition, partitions });
             }
         }
-        let placed = place(&cluster, &topic, &wanted, options.start, options.until_end).await?;
+        let placed = place(&cluster, &topic, &wanted, &options.start, options.until_end).await?;
         let failures = Failures::new(cluster.env.clone(), &cluster.options, options.patience, options.until_end);
         let growth = Growth::new(cluster.env.clock.now());
         let mut consumer = Self {
@@ -258,6 +283,7 @@ impl Consumer {
             topic,
             partitions: BTreeMap::new(),
             unplaced: BTreeSet::new(),
+            sought: BTreeMap::new(),
             placing: None,
             failures,
             undecoded: BTreeSet::new(),
@@ -279,10 +305,14 @@ impl Consumer {
     }
 
     /// How far reading is, by partition. One whose broker has not been able to say from where it is read is not among them.
+    ///
+    /// Of [`Consumer::next_batches`], whole batches count as handed out, also where they reach beyond the end of
+    /// [`ConsumerOptions::until_end`], at which the position stays.
     pub fn positions(&self) -> impl Iterator<Item = Position> + '_ {
         self.partitions.iter().map(|(partition, state)| Position {
             partition: *partition,
-            next: state.next,
+            next: self.next_of(*partition).unwrap_or(state.next),
+            fetched: state.next,
             end: state.end,
             high_watermark: state.high_watermark,
         })
@@ -421,21 +451,24 @@ impl Consumer {
     fn place_more(&mut self) {
         let due = self.unplaced.iter().copied().filter(|at| self.failures.may_ask(*at));
         let (new, mut due): (Vec<_>, Vec<_>) = due.partition(|at| self.growth.new.contains(at));
-        let ConsumerOptions { mut start, until_end, .. } = self.options;
-        if !new.is_empty() {
-            (due, start) = (new, StartFrom::Beginning);
+        let is_new = !new.is_empty();
+        if is_new {
+            due = new;
         }
         if self.stale || self.placing.is_some() || due.is_empty() {
             return;
         }
+        let start = if is_new { StartFrom::Beginning } else { self.options.start.clone() };
+        let until_end = self.options.until_end;
         let (cluster, topic) = (Arc::clone(&self.cluster), Arc::clone(&self.topic));
-        self.placing = Some(Box::pin(async move { place(&cluster, &topic, &due, start, until_end).await }));
+        self.placing = Some(Box::pin(async move { place(&cluster, &topic, &due, &start, until_end).await }));
     }
 
     fn take_placed(&mut self, placed: Placed) {
         for (partition, placed) in placed {
             match placed {
-                Ok(state) => {
+                Ok(mut state) => {
+                    state.next = self.sought.remove(&partition).unwrap_or(state.next);
                     self.unplaced.remove(&partition);
                     self.growth.new.remove(&partition);
                     self.failures.recovered(partition);
@@ -454,15 +487,10 @@ impl Consumer {
         if let Some(state) = self.partitions.get_mut(&partition) {
             state.next = from;
         }
-        let ready = std::mem::take(&mut self.ready);
-        let (behind, others): (VecDeque<_>, _) =
-            ready.into_iter().partition(|ready| ready.fetched.partition == partition);
-        self.ready = others;
+        // Those first: where there is room again, what is fetched next starts without this one.
         self.undecoded.insert(partition);
         self.failures.failed(partition, error);
-        for Ready { group, bytes, .. } in behind {
-            self.release(group, bytes);
-        }
+        self.drop_ready(partition);
     }
 
     fn pop_ready(&mut self) -> Option<FetchedBatches> {

@@ -20,20 +20,27 @@ pub(super) async fn place(
     cluster: &Cluster,
     topic: &Arc<Topic>,
     wanted: &[PartitionId],
-    start: StartFrom,
+    start: &StartFrom,
     until_end: bool,
 ) -> Result<Placed, CallError> {
     let ask = |time: TimestampMs| list_offsets(cluster, topic, wanted, time);
-    let ends = match until_end || start == StartFrom::End {
+    let ends = match until_end || *start == StartFrom::End {
         true => ask(LATEST_TIMESTAMP).await?,
         false => BTreeMap::new(),
     };
     let starts: BTreeMap<PartitionId, Found> = match start {
         StartFrom::Beginning => ask(EARLIEST_TIMESTAMP).await?,
         StartFrom::End => ends.clone(),
-        StartFrom::Offset(offset) => wanted.iter().map(|partition| (*partition, Ok(Some(offset)))).collect(),
+        StartFrom::Offset(offset) => wanted.iter().map(|partition| (*partition, Ok(Some(*offset)))).collect(),
+        StartFrom::Offsets(offsets) => {
+            let others: Vec<_> = wanted.iter().copied().filter(|partition| !offsets.contains_key(partition)).collect();
+            let mut starts = list_offsets(cluster, topic, &others, EARLIEST_TIMESTAMP).await?;
+            let named = wanted.iter().filter_map(|partition| Some((*partition, *offsets.get(partition)?)));
+            starts.extend(named.map(|(partition, offset)| (partition, Ok(Some(offset)))));
+            starts
+        }
         StartFrom::Timestamp(time) => {
-            let mut found = ask(time).await?;
+            let mut found = ask(*time).await?;
             let latest = match found.values().any(|found| matches!(found, Ok(None))) {
                 true => ask(LATEST_TIMESTAMP).await?,
                 false => BTreeMap::new(),

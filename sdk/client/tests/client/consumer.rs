@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use millstream_client::{Client, ConsumeError, Consumer, ConsumerEvent, ConsumerOptions, ErrorCode, StartFrom};
 use millstream_env::sim::World;
 use millstream_model::{Offset, PartitionId, TimestampMs};
@@ -70,7 +71,7 @@ fn reading_starts_where_it_is_told() {
         let (world, broker, client) = setting(1);
         filled(&broker, 1);
         let read = read_all(&world, &mut consumer(&world, &client, until_end(start))).unwrap();
-        assert_eq!(read.get(&0).cloned().unwrap_or_default(), expected.collect::<Vec<_>>(), "{start:?}");
+        assert_eq!(read.get(&0).cloned().unwrap_or_default(), expected.collect::<Vec<_>>());
     };
     check(StartFrom::Beginning, 0..100);
     check(StartFrom::End, 100..100);
@@ -129,7 +130,7 @@ fn new_partitions_are_noticed_and_read_from_their_beginning_by_who_reads_all() {
     for start in [StartFrom::Beginning, StartFrom::End, StartFrom::Offset(Offset(100))] {
         let (world, broker, client) = setting(1);
         filled(&broker, 2);
-        let options = ConsumerOptions { start, ..ConsumerOptions::default() };
+        let options = ConsumerOptions { start: start.clone(), ..ConsumerOptions::default() };
         let mut all = consumer(&world, &client, options.clone());
         let mut one = consumer(&world, &client, ConsumerOptions { partitions: vec![PartitionId(1)], ..options });
         if start == StartFrom::Beginning {
@@ -409,7 +410,7 @@ fn a_partition_out_of_service_holds_up_no_other_and_is_read_once_it_is_back() {
         filled(&broker, 5);
         broker.state.lock().failing.insert(1, ErrorCode::KafkaStorage);
         // From the start on: not even its offsets are known.
-        let mut consumer = consumer(&world, &client, until_end(start));
+        let mut consumer = consumer(&world, &client, until_end(start.clone()));
         assert!(world.env().clock.now().0 < Duration::from_secs(1), "it is waited for");
         let (read, told, ended) = read_events(&world, &mut consumer);
         assert_eq!(read, BTreeMap::from([0, 2, 3, 4].map(|at| (at, 100))), "{start:?}");
@@ -531,4 +532,179 @@ fn what_does_not_exist_is_said_at_once() {
     assert_eq!(error.code(), Some(ErrorCode::UnknownTopicOrPartition));
     assert!(error.to_string().contains("nowhere"), "{error}");
     assert!(world.env().clock.now().0 < Duration::from_secs(1));
+}
+
+/// Where a consumer that goes on after this one starts.
+fn stored(consumer: &Consumer) -> StartFrom {
+    StartFrom::Offsets(consumer.positions().map(|at| (at.partition, at.next)).collect())
+}
+
+/// Reads so many records: (partition, offset).
+fn read_some(world: &World, consumer: &mut Consumer, count: usize) -> Vec<(i32, i64)> {
+    world.run_until(async {
+        let mut read = Vec::new();
+        while read.len() < count {
+            let Some(record) = consumer.next().await.unwrap() else { break };
+            read.push((record.partition.0, record.offset.0));
+        }
+        read
+    })
+}
+
+#[test]
+fn a_reader_that_is_restarted_anywhere_loses_nothing_and_doubles_nothing() {
+    let expected: Vec<_> = (0..3).flat_map(|at| (0..100).map(move |number| (at, number))).collect();
+    for step in [1, 3, 7, 10, 64, 299] {
+        for partition_bytes_max in [1, 1 << 20] {
+            let (world, broker, client) = setting(1);
+            filled(&broker, 3);
+            let (mut read, mut start) = (Vec::<(i32, i64)>::new(), StartFrom::Beginning);
+            loop {
+                broker.state.lock().break_fetches = 1;
+                let options = ConsumerOptions { partition_bytes_max, ..until_end(start.clone()) };
+                let mut consumer = consumer(&world, &client, options);
+                let some = read_some(&world, &mut consumer, step);
+                start = stored(&consumer);
+                let fetched: i64 = consumer.positions().map(|at| at.fetched.0).sum();
+                read.extend(&some);
+                assert!(fetched >= read.len() as i64);
+                if some.len() < step {
+                    break;
+                }
+            }
+            read.sort();
+            assert_eq!(read, expected, "{step} {partition_bytes_max}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_of_batches_and_one_of_a_view_are_restarted_likewise() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 2);
+    let (mut read, mut start) = (Vec::new(), StartFrom::Beginning);
+    loop {
+        let options = ConsumerOptions { partition_bytes_max: 1, ..until_end(start) };
+        let mut consumer = consumer(&world, &client, options);
+        let Some(fetched) = world.run_until(consumer.next_batches()).unwrap() else { break };
+        read.extend(fetched.batches.iter().map(|batch| (fetched.partition.0, batch.header().base_offset.0)));
+        start = stored(&consumer);
+    }
+    read.sort();
+    let expected: Vec<_> = (0..2).flat_map(|at| (0..100).step_by(10).map(move |base| (at, base))).collect();
+    assert_eq!(read, expected);
+
+    broker.state.lock().topics.get_mut("t").unwrap().filter = Some((7, 20));
+    let (mut read, mut start) = (Vec::<(i32, i64)>::new(), StartFrom::Beginning);
+    loop {
+        let mut consumer = consumer(&world, &client, until_end(start));
+        let some = read_some(&world, &mut consumer, 7);
+        start = stored(&consumer);
+        read.extend(&some);
+        if some.is_empty() {
+            break;
+        }
+    }
+    read.sort();
+    let kept = |at: i32| (0..100).filter(|number| number / 10 * 10 % 20 == 0).map(move |number| (at, number));
+    assert_eq!(read, (0..2).flat_map(kept).collect::<Vec<_>>());
+}
+
+/// What was appended behind the end, to the batch that has it, is the next reader's.
+#[test]
+fn who_goes_on_after_an_end_within_a_batch_gets_the_rest_of_the_batch() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    broker.append("t", 0, batch(0..5));
+    let mut first = consumer(&world, &client, until_end(StartFrom::Beginning));
+    // The same offsets in a longer batch, as after another leader.
+    broker.state.lock().topics.get_mut("t").unwrap().logs[0].clear();
+    broker.append("t", 0, batch(0..10));
+    assert_eq!(read_all(&world, &mut first).unwrap()[&0], (0..5).collect::<Vec<_>>());
+    let mut second = consumer(&world, &client, until_end(stored(&first)));
+    assert_eq!(read_all(&world, &mut second).unwrap()[&0], (5..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn partitions_that_are_not_named_are_read_from_their_beginning_and_deleted_offsets_are_passed_over_where_wanted() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 3);
+    let start = StartFrom::Offsets([(PartitionId(1), Offset(95)), (PartitionId(7), Offset(3))].into());
+    let read = read_all(&world, &mut consumer(&world, &client, until_end(start.clone()))).unwrap();
+    assert_eq!(read.into_iter().map(|(at, read)| (at, read[0])).collect::<Vec<_>>(), [(0, 0), (1, 95), (2, 0)]);
+    broker.state.lock().topics.get_mut("t").unwrap().start = 98;
+    let partitions = vec![PartitionId(1)];
+    let options = ConsumerOptions { partitions, pass_over_deleted: true, ..until_end(start) };
+    let (read, told, ended) = read_events(&world, &mut consumer(&world, &client, options.clone()));
+    assert_eq!((read, told), (BTreeMap::from([(1, 2)]), vec!["1: 95 to 98".to_owned()]));
+    ended.unwrap();
+    let start = StartFrom::Offsets([(PartitionId(1), Offset(101))].into());
+    let (_, _, ended) = read_events(&world, &mut consumer(&world, &client, ConsumerOptions { start, ..options }));
+    ended.unwrap();
+}
+
+#[test]
+fn a_partition_is_moved_while_the_others_stay() {
+    for seed in 0..20 {
+        let (world, broker, client) = setting(seed);
+        filled(&broker, 2);
+        let mut consumer = consumer(&world, &client, until_end(StartFrom::Beginning));
+        let before = read_some(&world, &mut consumer, 15 + seed as usize);
+        // Within the batch at hand, within one that waits, back, and where what is under way was asked from.
+        for to in [3, 77, 2, 100, 40] {
+            consumer.seek(PartitionId(0), Offset(to)).unwrap();
+            let at = consumer.positions().next().unwrap();
+            assert_eq!((at.next, at.fetched), (Offset(to), Offset(to)));
+        }
+        let mut after = read_some(&world, &mut consumer, usize::MAX);
+        after.sort();
+        let first = before.iter().filter(|(at, _)| *at == 1).count() as i64;
+        let expected: Vec<_> =
+            (40..100).map(|number| (0, number)).chain((first..100).map(|number| (1, number))).collect();
+        assert_eq!(after, expected, "seed {seed}");
+        // Back from the end, by time.
+        let found = world.run_until(consumer.seek_to_time(PartitionId(1), TimestampMs(97_500))).unwrap();
+        assert_eq!(found, Offset(98));
+        assert_eq!(read_some(&world, &mut consumer, usize::MAX), [(1, 98), (1, 99)]);
+        let found = world.run_until(consumer.seek_to_time(PartitionId(1), TimestampMs(1_000_000))).unwrap();
+        assert_eq!(found, Offset(100));
+        assert!(read_some(&world, &mut consumer, usize::MAX).is_empty());
+    }
+}
+
+#[test]
+fn a_partition_is_moved_away_from_what_cannot_be_read_and_to_what_is_not_there() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 2);
+    let options = ConsumerOptions { partitions: vec![PartitionId(1)], ..until_end(StartFrom::Offset(Offset(-5))) };
+    let mut consumer = consumer(&world, &client, options);
+    let error = world.run_until(consumer.next()).unwrap_err();
+    assert!(matches!(error, ConsumeError::OutOfRange { offset: Offset(-5), .. }), "{error}");
+    let error = consumer.seek(PartitionId(0), Offset(0)).unwrap_err();
+    assert!(matches!(error, ConsumeError::NotRead { partition: PartitionId(0), .. }), "{error}");
+    consumer.seek(PartitionId(1), Offset(90)).unwrap();
+    assert_eq!(read_all(&world, &mut consumer).unwrap()[&1], (90..100).collect::<Vec<_>>());
+    consumer.seek(PartitionId(1), Offset(-7)).unwrap();
+    let error = world.run_until(consumer.next()).unwrap_err();
+    assert!(matches!(error, ConsumeError::OutOfRange { offset: Offset(-7), .. }), "{error}");
+    // Moved on while the broker is asked for what is not there.
+    consumer.seek(PartitionId(1), Offset(-7)).unwrap();
+    let fetches = broker.state.lock().fetches;
+    world.run_until(async { assert!(consumer.next().now_or_never().is_none()) });
+    consumer.seek(PartitionId(1), Offset(95)).unwrap();
+    let (read, told, ended) = read_events(&world, &mut consumer);
+    assert_eq!((read, told), (BTreeMap::from([(1, 5)]), Vec::new()));
+    ended.unwrap();
+    assert_eq!(broker.state.lock().fetches, fetches + 2);
+}
+
+#[test]
+fn a_partition_whose_broker_cannot_say_where_it_ends_is_moved_all_the_same() {
+    let (world, broker, client) = setting(1);
+    filled(&broker, 2);
+    broker.state.lock().failing.insert(1, ErrorCode::KafkaStorage);
+    let mut consumer = consumer(&world, &client, until_end(StartFrom::Beginning));
+    consumer.seek(PartitionId(1), Offset(90)).unwrap();
+    broker.state.lock().failing.clear();
+    assert_eq!(read_all(&world, &mut consumer).unwrap()[&1], (90..100).collect::<Vec<_>>());
 }

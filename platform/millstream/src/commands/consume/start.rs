@@ -11,7 +11,7 @@ use crate::time::parse_rfc3339;
 const TIMESTAMP_MIN: i64 = 1_000_000_000_000;
 
 /// Where reading starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct From(pub(crate) StartFrom);
 
 impl FromStr for From {
