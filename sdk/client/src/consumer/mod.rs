@@ -65,7 +65,7 @@ pub enum StartFrom {
 /// What a consumer reads, and how.
 #[derive(Clone, Debug)]
 pub struct ConsumerOptions {
-    /// Which partitions; empty is all, and without [`ConsumerOptions::until_end`] also those that the topic gets later: they are read from
+    /// Which partitions, each read once however often it is named; empty is all, and without [`ConsumerOptions::until_end`] also those that the topic gets later: they are read from
     /// their beginning, and noticed as soon as another one is read so far (of a view, within
     /// [`ClientOptions::metadata_max_age`](crate::ClientOptions::metadata_max_age)).
     pub partitions: Vec<PartitionId>,
@@ -262,10 +262,12 @@ impl Consumer {
     ) -> Result<Self, ConsumeError> {
         options.fetch_streams = options.fetch_streams.clamp(1, 8);
         let topic = cluster.refresh_topic(name).await?;
-        let wanted: Vec<_> = match options.partitions.as_slice() {
+        // What is named twice is read once: a broker would refuse to be asked for it twice.
+        let wanted: BTreeSet<_> = match options.partitions.as_slice() {
             [] => topic.partitions.keys().copied().collect(),
-            some => some.to_vec(),
+            some => some.iter().copied().collect(),
         };
+        let wanted: Vec<_> = wanted.into_iter().collect();
         for partition in &wanted {
             if !topic.partitions.contains_key(partition) {
                 let (topic, partitions) = (Arc::clone(&topic.name), topic.partition_count());

@@ -107,6 +107,10 @@ fn one_partition_can_be_read_alone() {
     let options = ConsumerOptions { partitions: vec![PartitionId(1)], ..until_end(StartFrom::Beginning) };
     let read = read_all(&world, &mut consumer(&world, &client, options)).unwrap();
     assert_eq!(read.into_keys().collect::<Vec<_>>(), [1]);
+    // Named twice, it is one all the same.
+    let options = ConsumerOptions { partitions: vec![PartitionId(1); 2], ..until_end(StartFrom::Beginning) };
+    let read = read_all(&world, &mut consumer(&world, &client, options)).unwrap();
+    assert_eq!(read, BTreeMap::from([(1, (0..100).collect())]));
     let options = ConsumerOptions { partitions: vec![PartitionId(3)], ..ConsumerOptions::default() };
     let error = world.run_until(client.consumer("t", options)).unwrap_err();
     assert!(matches!(error, ConsumeError::NoSuchPartition { partitions: 3, .. }), "{error}");
