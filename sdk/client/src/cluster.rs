@@ -12,7 +12,7 @@ use millstream_env::{Connection, Env, FrameStream, Net};
 use millstream_model::{Address, BrokerId, LeaderEpoch, PartitionId, TopicId};
 use millstream_protocol::{
     Call, ErrorCode,
-    messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse},
+    messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataTopic},
     session::Versions,
 };
 use parking_lot::Mutex;
@@ -437,6 +437,15 @@ impl Cluster {
 
     /// As [`Cluster::refresh_topic`], as part of something that has a deadline.
     pub(crate) async fn refresh_topic_by(&self, deadline: Deadline, name: &str) -> Result<Arc<Topic>, CallError> {
+        Ok(self.look_up(deadline, name).await?.0)
+    }
+
+    /// Asks for a topic or view anew: as the client uses it, and in the broker's words.
+    pub(crate) async fn look_up(
+        &self,
+        deadline: Deadline,
+        name: &str,
+    ) -> Result<(Arc<Topic>, MetadataTopic), CallError> {
         let response = self.metadata(deadline, Some(name)).await?;
         let found = response.topics.into_iter().find(|topic| topic.name.as_deref() == Some(name));
         let what = || format!("topic or view {name:?}");
@@ -464,7 +473,7 @@ impl Cluster {
             .collect();
         let topic = Arc::new(Topic { name: name.into(), id: found.topic_id, partitions });
         self.topics.lock().insert(Arc::clone(&topic.name), Arc::clone(&topic));
-        Ok(topic)
+        Ok((topic, found))
     }
 
     /// Asks for brokers, and one topic or all.

@@ -55,8 +55,8 @@ mod producer;
 use std::{path::PathBuf, sync::Arc};
 
 pub use admin::{
-    Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, PushedModule,
-    Resumed, TopicDescription, TopicListing,
+    Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, DeleteBefore, NewTopic, PartitionDescription,
+    PushedModule, Resumed, TopicDescription, TopicListing,
 };
 pub use consumer::{ConsumedRecord, Consumer, ConsumerEvent, ConsumerOptions, FetchedBatches, Position, StartFrom};
 pub use error::{CallError, ConnectError, ConsumeError, ProduceError};

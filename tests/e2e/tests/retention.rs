@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use millstream_client::DeleteBefore;
 use millstream_model::{Offset, PartitionId};
 use millstream_test_support::{broker::Broker, cli, message::Message, sdk};
 use serde_json::Value;
@@ -186,7 +187,7 @@ fn a_reader_that_retention_overtakes_goes_on_with_a_word() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let admin = sdk::alert(&broker).await.unwrap().admin();
-        admin.delete_records("t", PartitionId(0), Some(Offset(kept as i64))).await.unwrap();
+        admin.delete_records("t", PartitionId(0), DeleteBefore::Offset(Offset(kept as i64))).await.unwrap();
     });
     read.extend(lines.map(Result::unwrap));
     let ended = reader.wait_with_output().unwrap();

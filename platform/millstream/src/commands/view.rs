@@ -99,9 +99,7 @@ impl View {
                 })
             }
             Self::Describe(Named { name, form }) => {
-                let found = admin.list_views(Some(&name)).await?.into_iter().next();
-                let found =
-                    found.ok_or_else(|| anyhow::anyhow!("there is no view {name:?}: see `millstream view list`"))?;
+                let found = admin.describe_view(&name).await?;
                 form.output.one(&Shown::from(found), |view| {
                     Details::default()
                         .field("view", &view.name)

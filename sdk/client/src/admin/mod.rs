@@ -18,7 +18,10 @@ use millstream_protocol::{
 
 pub use self::{
     modules::PushedModule,
-    topics::{ConfigChange, ConfigEntry, CreatedTopic, NewTopic, PartitionDescription, TopicDescription, TopicListing},
+    topics::{
+        ConfigChange, ConfigEntry, CreatedTopic, DeleteBefore, NewTopic, PartitionDescription, TopicDescription,
+        TopicListing,
+    },
     transforms::Resumed,
 };
 use crate::{

@@ -46,7 +46,7 @@ impl Admin {
         Ok(PushedModule { module: response.module, is_new: !response.unchanged })
     }
 
-    /// The modules, by name; all or those of one name.
+    /// The modules, by name; all or those of one name. No module is no error.
     ///
     /// # Errors
     /// The broker could not be asked.

@@ -6,6 +6,7 @@ use millstream_model::{
     BrokerId, ConfigSource, DefaultKind, LeaderEpoch, Offset, PARTITIONER, PARTITIONER_PARAM, PartitionId, TopicId,
 };
 use millstream_protocol::{
+    ErrorCode,
     extension::routing::{DescribeRoutingRequest, TopicRouting},
     messages::{
         configs::{
@@ -74,6 +75,15 @@ pub enum ConfigChange {
     },
 }
 
+/// Which of a partition's records are deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteBefore {
+    /// Those before this offset, 0 or more.
+    Offset(Offset),
+    /// All that can be read when the partition's leader is asked.
+    End,
+}
+
 impl From<ConfigChange> for AlterableConfig {
     fn from(change: ConfigChange) -> Self {
         let (name, config_operation, value) = match change {
@@ -117,7 +127,7 @@ pub struct TopicDescription {
     pub name: String,
     /// Its id.
     pub topic_id: TopicId,
-    /// How it is routed; none for brokers without partitioners.
+    /// How it is routed; none of a view, and for brokers without partitioners.
     pub routing: Option<TopicRouting>,
     /// By index.
     pub partitions: Vec<PartitionDescription>,
@@ -262,20 +272,29 @@ impl Admin {
         CallError::check(&what, deleted.error_code, deleted.error_message.as_deref())
     }
 
-    /// Deletes a partition's records before an offset, or where that is none all that can be read. Gives the first offset that
-    /// is kept, which may be a later one than asked for. Durable when it returns; room on the disk comes later, in whole segments.
+    /// Deletes a partition's first records. Gives the first offset that is kept, which may be a later one than asked for. Durable when it
+    /// returns; room on the disk comes later, in whole segments.
     ///
     /// # Errors
-    /// There is no such topic or partition, or it ends before the offset (`OffsetOutOfRange`).
+    /// There is no such topic or partition, or it ends before the offset, which may not be negative (`OffsetOutOfRange`).
     pub async fn delete_records(
         &self,
         topic: &str,
         partition: PartitionId,
-        before: Option<Offset>,
+        before: DeleteBefore,
     ) -> Result<Offset, CallError> {
         let what = format!("{topic} partition {partition}");
+        let offset = match before {
+            DeleteBefore::End => HIGH_WATERMARK,
+            // On the wire, a negative one may mean the end.
+            DeleteBefore::Offset(offset) if offset.0 < 0 => {
+                let message = format!("an offset is 0 or more, not {offset}");
+                return Err(CallError::refused(what, ErrorCode::OffsetOutOfRange, Some(&message)));
+            }
+            DeleteBefore::Offset(offset) => offset,
+        };
         let (leader, _) = self.cluster.refresh_topic(topic).await?.leader(partition)?;
-        let asked = DeleteRecordsPartition { partition_index: partition, offset: before.unwrap_or(HIGH_WATERMARK) };
+        let asked = DeleteRecordsPartition { partition_index: partition, offset };
         let request = DeleteRecordsRequest {
             topics: vec![DeleteRecordsTopic { name: topic.into(), partitions: vec![asked] }],
             timeout_ms: self.timeout_ms(),
@@ -310,10 +329,7 @@ impl Admin {
     /// # Errors
     /// There is none of this name.
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, CallError> {
-        let topic = self.cluster.refresh_topic(name).await?;
-        let metadata = self.cluster.metadata(self.cluster.deadline(), Some(name)).await?;
-        let found = metadata.topics.into_iter().find(|found| found.name.as_deref() == Some(name));
-        let found = found.ok_or_else(|| left_out(&format!("topic {name:?}")))?;
+        let (topic, found) = self.cluster.look_up(self.cluster.deadline(), name).await?;
         // A partition without a leader, or one that is out of service, has no offsets to tell, and must not hide those that have.
         let offline: Vec<_> =
             found.partitions.iter().filter(|at| at.offline_replicas.contains(&at.leader_id)).collect();
@@ -346,7 +362,9 @@ impl Admin {
         partitions.sort_by_key(|at| at.partition);
         let routing = match self.describe_routing(name).await {
             Ok(routing) => Some(routing),
-            Err(CallError::NotServed { .. } | CallError::Refused { .. }) => None,
+            Err(CallError::NotServed { .. }) => None,
+            // Of a view: it is its topic that is routed.
+            Err(error) if error.code() == Some(ErrorCode::InvalidTopic) => None,
             Err(error) => return Err(error),
         };
         let configs = match self.topic_configs(name).await {

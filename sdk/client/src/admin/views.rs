@@ -6,8 +6,11 @@ use millstream_protocol::extension::{
     views::{ViewCreateRequest, ViewDeleteRequest, ViewInfo, ViewListRequest},
 };
 
-use super::Admin;
-use crate::{CallError, cluster::Target};
+use super::{Admin, left_out};
+use crate::{
+    CallError,
+    cluster::{Target, is_unknown},
+};
 
 impl Admin {
     /// Creates a view of a topic: `chain` are modules, `name@version`, in the order in which records pass them.
@@ -28,15 +31,27 @@ impl Admin {
         Ok(response.view_id)
     }
 
-    /// The views, by name; all or the one of a name.
+    /// The views, by name; all or those of one name, of which there is at most one. No view is no error.
     ///
     /// # Errors
-    /// There is none of the name.
+    /// The broker could not be asked.
     pub async fn list_views(&self, name: Option<&str>) -> Result<Vec<ViewInfo>, CallError> {
         let response = self.cluster.ask(Target::Any, ViewListRequest { name: name.map(Into::into) }).await?;
-        let what = name.map_or("the views".into(), |name| format!("view {name:?}"));
+        match CallError::check("the views", response.error_code, response.error_message.as_deref()) {
+            Err(error) if !is_unknown(&error) => Err(error),
+            _ => Ok(response.views),
+        }
+    }
+
+    /// One view.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub async fn describe_view(&self, name: &str) -> Result<ViewInfo, CallError> {
+        let response = self.cluster.ask(Target::Any, ViewListRequest { name: Some(name.into()) }).await?;
+        let what = format!("view {name:?}");
         CallError::check(&what, response.error_code, response.error_message.as_deref())?;
-        Ok(response.views)
+        response.views.into_iter().next().ok_or_else(|| left_out(&what))
     }
 
     /// Deletes a view; its topic stays.

@@ -1,8 +1,8 @@
 //! The admin's requests: refusals in the broker's words, nothing that changes things sent twice.
 
 use bytes::Bytes;
-use millstream_client::{CallError, ErrorCode, NewTopic};
-use millstream_model::Digest;
+use millstream_client::{CallError, DeleteBefore, ErrorCode, NewTopic};
+use millstream_model::{Digest, Offset, PartitionId};
 use millstream_protocol::extension::modules::ModuleReadResponse;
 use sha2::{Digest as _, Sha256};
 
@@ -71,4 +71,53 @@ fn a_module_is_pulled_whole_and_only_if_it_is_the_one() {
     let error = world.run_until(admin.pull_module("m", "1")).unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::ModuleRefused));
     assert!(error.to_string().contains("module m@1") && error.to_string().contains("exchanged"), "{error}");
+}
+
+#[test]
+fn a_list_that_finds_nothing_is_empty_and_a_description_of_nothing_is_an_error() {
+    let (world, _broker, client) = setting(1);
+    let admin = client.admin();
+    world.run_until(async {
+        for name in [None, Some("nope")] {
+            assert!(admin.list_views(name).await.unwrap().is_empty());
+            assert!(admin.list_modules(name).await.unwrap().is_empty());
+        }
+        let error = admin.describe_view("nope").await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::ViewNotFound));
+        assert!(error.to_string().contains("view \"nope\""), "{error}");
+    });
+}
+
+#[test]
+fn a_topic_is_described_from_one_answer_and_what_it_has_no_routing_for_is_told_apart_from_a_refusal() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 3);
+    let admin = client.admin();
+    let before = broker.state.lock().metadata;
+    let described = world.run_until(admin.describe_topic("t")).unwrap();
+    assert_eq!((described.partitions.len(), described.routing.unwrap().partitions), (3, 3));
+    assert_eq!(broker.state.lock().metadata, before + 1);
+    // What brokers say of a view.
+    broker.state.lock().refuse_routing = Some(ErrorCode::InvalidTopic);
+    assert!(world.run_until(admin.describe_topic("t")).unwrap().routing.is_none());
+    for code in [ErrorCode::UnknownServer, ErrorCode::UnknownTopicOrPartition, ErrorCode::InvalidRequest] {
+        broker.state.lock().refuse_routing = Some(code);
+        assert_eq!(world.run_until(admin.describe_topic("t")).unwrap_err().code(), Some(code));
+    }
+}
+
+#[test]
+fn everything_is_deleted_only_where_that_is_said() {
+    let (world, broker, client) = setting(1);
+    broker.topic("t", 1);
+    let admin = client.admin();
+    let delete = |before| world.run_until(admin.delete_records("t", PartitionId(0), before));
+    for offset in [-1, -2, i64::MIN] {
+        let error = delete(DeleteBefore::Offset(Offset(offset))).unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::OffsetOutOfRange), "{error}");
+    }
+    delete(DeleteBefore::Offset(Offset(0))).unwrap();
+    delete(DeleteBefore::Offset(Offset(7))).unwrap();
+    assert_eq!(delete(DeleteBefore::End).unwrap(), Offset(1));
+    assert_eq!(broker.state.lock().deletes, [0, 7, -1]);
 }

@@ -14,8 +14,8 @@ use millstream_model::{
 };
 use millstream_protocol::{
     ApiKey, ErrorCode, Request, Response, api_versions,
-    extension::{modules::*, routing::*},
-    messages::{fetch::*, metadata::*, offsets::*, produce::*, producers::*, topics::*},
+    extension::{modules::*, routing::*, views::*},
+    messages::{configs::*, fetch::*, metadata::*, offsets::*, produce::*, producers::*, records::*, topics::*},
     session::{Session, SessionLimits},
 };
 use millstream_record::{Batch, BatchHeader, Record, raw};
@@ -134,6 +134,12 @@ pub(crate) struct State {
     pub(crate) creates: usize,
     /// Breaks the connection after creating a topic.
     pub(crate) break_creates: bool,
+    /// How often Metadata was asked for.
+    pub(crate) metadata: usize,
+    /// While set, nothing is told of how topics are routed but this.
+    pub(crate) refuse_routing: Option<ErrorCode>,
+    /// Where DeleteRecords were asked for, as on the wire.
+    pub(crate) deletes: Vec<i64>,
     /// While set, Metadata and what is about views are not answered.
     pub(crate) silent: bool,
     pub(crate) connections: usize,
@@ -269,7 +275,31 @@ impl FakeBroker {
                 self.env.clock.sleep(time).await;
                 hand(&request).into()
             }
-            Request::Metadata(request) => self.metadata(&request).into(),
+            Request::Metadata(request) => {
+                self.state.lock().metadata += 1;
+                self.metadata(&request).into()
+            }
+            // There are no views.
+            Request::ViewList(request) => {
+                let error_code = request.name.map_or(ErrorCode::None, |_| ErrorCode::ViewNotFound);
+                ViewListResponse { error_code, ..ViewListResponse::default() }.into()
+            }
+            Request::ModuleList(_) => ModuleListResponse::default().into(),
+            Request::DescribeConfigs(_) => {
+                let results = vec![DescribeConfigsResult::default()];
+                DescribeConfigsResponse { results, ..DescribeConfigsResponse::default() }.into()
+            }
+            Request::DeleteRecords(request) => {
+                let asked = &request.topics[0].partitions[0];
+                self.state.lock().deletes.push(asked.offset.0);
+                let partitions = vec![DeleteRecordsPartitionResult {
+                    partition_index: asked.partition_index,
+                    low_watermark: Offset(1),
+                    ..Default::default()
+                }];
+                let topics = vec![DeleteRecordsTopicResult { name: request.topics[0].name.clone(), partitions }];
+                DeleteRecordsResponse { topics, ..DeleteRecordsResponse::default() }.into()
+            }
             Request::Produce(request) => self.produce(request).await?.into(),
             Request::InitProducerId(request) => {
                 assert_eq!(request, InitProducerIdRequest::default());
@@ -482,11 +512,15 @@ impl FakeBroker {
     fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
         let mut state = self.state.lock();
         let asked = request.topics.iter().flat_map(|topic| &topic.partitions);
+        let named: BTreeSet<_> = asked.clone().map(|at| at.partition_index).collect();
+        let is_twice = named.len() < asked.clone().count();
         state.refusals += asked.filter(|at| state.failing.contains_key(&at.partition_index.0)).count();
         let answer = |name: &str, at: &ListOffsetsPartition| {
             let topic = &state.topics[name];
             let partition = at.partition_index.0 as usize;
-            if let Some(code) = state.failing.get(&at.partition_index.0) {
+            // As brokers do.
+            let twice = is_twice.then_some(ErrorCode::InvalidRequest);
+            if let Some(code) = twice.as_ref().or(state.failing.get(&at.partition_index.0)) {
                 return ListOffsetsPartitionResponse {
                     partition_index: at.partition_index,
                     error_code: *code,
@@ -522,6 +556,7 @@ impl FakeBroker {
         let topics = request.topics.into_iter().map(|name| {
             let topic = &state.topics[&name];
             TopicRouting {
+                error_code: state.refuse_routing.unwrap_or_default(),
                 topic_id: topic.id,
                 partitions: topic.claims.unwrap_or(topic.logs.len() as i32),
                 routing_epoch: topic.in_force(),
