@@ -103,6 +103,9 @@ pub trait Connection: Send + Sync {
     /// The other end.
     fn peer(&self) -> &Peer;
 
+    /// Whether more than one stream can be opened or accepted at a time (QUIC). Over TCP a connection is one stream.
+    fn has_many_streams(&self) -> bool;
+
     /// The next stream that the peer opens; none once the connection has ended. Over TCP there is exactly one.
     fn accept(&self) -> BoxFuture<'_, Option<FrameStream>>;
 

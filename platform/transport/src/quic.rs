@@ -565,6 +565,10 @@ impl Connection for QuicConnection {
         &self.peer
     }
 
+    fn has_many_streams(&self) -> bool {
+        true
+    }
+
     fn accept(&self) -> BoxFuture<'_, Option<FrameStream>> {
         Box::pin(async move {
             let (send, receive) = self.inner.accept_bi().await.ok()?;

@@ -364,6 +364,10 @@ impl Connection for TcpConnection {
         &self.peer
     }
 
+    fn has_many_streams(&self) -> bool {
+        false
+    }
+
     fn accept(&self) -> BoxFuture<'_, Option<FrameStream>> {
         Box::pin(async move {
             let stream = self.stream.take();

@@ -285,8 +285,8 @@ impl Cluster {
         link: &Link,
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<Channel, CallError> {
-        // A TCP connection is one stream: every further one is a connection of its own.
-        if link.connection.peer().transport == "tcp" {
+        // Every further stream is a connection of its own.
+        if !link.connection.has_many_streams() {
             return self.open_lone(deadline, link).await;
         }
         let stream = self.open_stream(deadline, &link.broker, &*link.connection).await?;

@@ -341,6 +341,10 @@ impl Connection for SimConnection {
         &self.peer
     }
 
+    fn has_many_streams(&self) -> bool {
+        true
+    }
+
     fn accept(&self) -> BoxFuture<'_, Option<FrameStream>> {
         Box::pin(self.link.opened[self.side].take())
     }

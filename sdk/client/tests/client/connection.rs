@@ -22,12 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 struct Stingy {
     inner: Arc<dyn Net>,
     streams: usize,
+    /// Whether its connections say that they have more than one.
+    many: bool,
     slow: Slow,
 }
 
 struct StingyConnection {
     inner: Arc<dyn Connection>,
     left: Mutex<usize>,
+    many: bool,
     slow: Slow,
 }
 
@@ -51,7 +54,7 @@ impl Net for Stingy {
         async move {
             self.slow.pass().await;
             let (inner, left) = (self.inner.connect(address).await?, Mutex::new(self.streams));
-            Ok(Arc::new(StingyConnection { inner, left, slow: self.slow.clone() }) as Arc<dyn Connection>)
+            Ok(Arc::new(StingyConnection { inner, left, many: self.many, slow: self.slow.clone() }) as Arc<dyn Connection>)
         }
         .boxed()
     }
@@ -60,6 +63,10 @@ impl Net for Stingy {
 impl Connection for StingyConnection {
     fn peer(&self) -> &Peer {
         self.inner.peer()
+    }
+
+    fn has_many_streams(&self) -> bool {
+        self.many
     }
 
     fn accept(&self) -> BoxFuture<'_, Option<FrameStream>> {
@@ -94,7 +101,7 @@ fn stingy(streams: usize) -> (World, FakeBroker, Result<Client, ConnectError>) {
 fn slow(streams: usize) -> (World, FakeBroker, Result<Client, ConnectError>, Slow) {
     let (world, broker, _) = setting(1);
     let slow = Slow(Arc::default(), world.env());
-    let net = Arc::new(Stingy { inner: world.net(), streams, slow: slow.clone() });
+    let net = Arc::new(Stingy { inner: world.net(), streams, many: true, slow: slow.clone() });
     let options = ClientOptions { request_timeout: PATIENCE, ..ClientOptions::default() };
     let connect = Client::connect_over(world.env(), net, vec![ADDRESS.into()], options);
     let client = world.run_until(connect);
@@ -129,6 +136,27 @@ fn a_broker_that_grants_too_few_streams_is_an_error_and_nothing_hangs() {
     assert!(took < PATIENCE * 6, "{took:?}");
     // What needs no further stream still works.
     assert_eq!(world.run_until(client.admin().list_topics()).unwrap().len(), 1);
+}
+
+#[test]
+fn connections_of_one_stream_each_serve_as_well() {
+    let (world, broker, _) = setting(1);
+    broker.topic("t", 3);
+    let slow = Slow(Arc::default(), world.env());
+    let net = Arc::new(Stingy { inner: world.net(), streams: 1, many: false, slow });
+    let connect = Client::connect_over(world.env(), net, vec![ADDRESS.into()], ClientOptions::default());
+    let client = world.run_until(connect).unwrap();
+    let producer = client.producer(ProducerOptions::default());
+    world.run_until(async {
+        producer.produce(record()).await.unwrap();
+        let mut consumer = client.consumer("t", ConsumerOptions::default()).await.unwrap();
+        assert!(consumer.next().await.unwrap().is_some());
+        assert_eq!(client.admin().list_topics().await.unwrap().len(), 1);
+        client.close().await;
+    });
+    let state = broker.state.lock();
+    assert_eq!(state.streams_max, 1);
+    assert!(state.connections > 3, "{}", state.connections);
 }
 
 #[test]
@@ -296,7 +324,7 @@ fn a_broker_that_cannot_be_reached_in_time_leaves_time_for_the_next() {
             }
         }
     }
-    let net = Arc::new(Half(Stingy { inner: world.net(), streams: 0, slow }, world.net()));
+    let net = Arc::new(Half(Stingy { inner: world.net(), streams: 0, many: true, slow }, world.net()));
     let options = ClientOptions { request_timeout: PATIENCE, ..ClientOptions::default() };
     let brokers = vec!["silent:9092".into(), ADDRESS.into()];
     let client = world.run_until(Client::connect_over(world.env(), net, brokers, options)).unwrap();
