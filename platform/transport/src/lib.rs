@@ -44,7 +44,7 @@ pub use own::ClientCertificate;
 pub use profile::Profile;
 pub use quic::{QuicListener, QuicNet};
 pub use tcp::{TcpListener, TcpNet};
-pub use tls::{ClientCheck, Trust, TrustError};
+pub use tls::{ClientCheck, Trust, TrustError, TrustSource};
 
 /// The application protocol that clients and brokers agree on in the TLS handshake.
 pub const ALPN: &[u8] = b"millstream/1";

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    ALPN, ConnectError, Credentials, Limits, ListenError, ServerIdentity, Trust,
+    ALPN, ConnectError, Credentials, Limits, ListenError, ServerIdentity, Trust, TrustSource,
     frame::{Assembly, FrameReader, FrameWriter, Outlet, ReadLimits, WriteLimits},
     places::{Place, Places},
     principal::principal,
@@ -56,7 +56,7 @@ const CLOSE_CODE: VarInt = VarInt::from_u32(0);
 #[derive(Debug)]
 pub struct QuicNet {
     identity: Option<ServerIdentity>,
-    trust: Option<Trust>,
+    trust: Option<Arc<dyn TrustSource>>,
     alpn: Vec<u8>,
     limits: Limits,
     /// Sockets that connections go out from, made when first needed.
@@ -65,10 +65,10 @@ pub struct QuicNet {
 }
 
 impl QuicNet {
-    /// A connector that believes brokers whose certificate comes from `trust`.
+    /// A connector that believes brokers whose certificate comes from `trust`, which is asked for each connection.
     #[must_use]
-    pub fn client(trust: Trust, limits: Limits) -> Self {
-        Self::make(None, Some(trust), limits)
+    pub fn client(trust: impl TrustSource, limits: Limits) -> Self {
+        Self::make(None, Some(Arc::new(trust)), limits)
     }
 
     /// A network that listens only.
@@ -79,11 +79,11 @@ impl QuicNet {
 
     /// A network that listens and connects.
     #[must_use]
-    pub fn both(identity: ServerIdentity, trust: Trust, limits: Limits) -> Self {
-        Self::make(Some(identity), Some(trust), limits)
+    pub fn both(identity: ServerIdentity, trust: impl TrustSource, limits: Limits) -> Self {
+        Self::make(Some(identity), Some(Arc::new(trust)), limits)
     }
 
-    fn make(identity: Option<ServerIdentity>, trust: Option<Trust>, limits: Limits) -> Self {
+    fn make(identity: Option<ServerIdentity>, trust: Option<Arc<dyn TrustSource>>, limits: Limits) -> Self {
         Self { identity, trust, alpn: ALPN.to_vec(), limits, v4: OnceCell::new(), v6: OnceCell::new() }
     }
 
@@ -107,8 +107,14 @@ impl QuicNet {
         let refuse = |source| ConnectError::Address { address: address.into(), source };
         let (host, candidates) = resolve(address).await.map_err(refuse)?;
         let mut last = refuse(io::Error::other("the host has no address"));
+        let other = |detail: String| ConnectError::Handshake { address: address.into(), detail };
+        let source =
+            self.trust.as_ref().ok_or_else(|| other("this side has no CA to trust: it only listens".into()))?;
+        let source = Arc::clone(source);
+        let trust = tokio::task::spawn_blocking(move || source.trust()).await;
+        let trust = trust.map_err(|error| other(error.to_string()))?;
         for candidate in candidates {
-            match self.connect_candidate(address, &host, candidate).await {
+            match self.connect_candidate(&trust, address, &host, candidate).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = error,
             }
@@ -118,12 +124,12 @@ impl QuicNet {
 
     async fn connect_candidate(
         &self,
+        trust: &Trust,
         address: &str,
         host: &str,
         candidate: SocketAddr,
     ) -> Result<QuicConnection, ConnectError> {
         let other = |detail: String| ConnectError::Handshake { address: address.into(), detail };
-        let trust = self.trust.as_ref().ok_or_else(|| other("this side has no CA to trust: it only listens".into()))?;
         let (tls, shown) = tls::client(trust, &self.alpn).map_err(|error| other(error.to_string()))?;
         let tls = QuicClientConfig::try_from(tls).map_err(|error| other(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(tls));

@@ -30,6 +30,19 @@ pub struct Trust {
     pub(crate) certificate: Option<ClientCertificate>,
 }
 
+/// Says whom a connector believes and what it shows, each time that it connects: what is exchanged meanwhile holds from then on.
+pub trait TrustSource: std::fmt::Debug + Send + Sync + 'static {
+    /// What holds now. May block, as reading a file does.
+    fn trust(&self) -> Trust;
+}
+
+/// Always the same.
+impl TrustSource for Trust {
+    fn trust(&self) -> Trust {
+        self.clone()
+    }
+}
+
 /// CA certificates that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the CA certificate in {origin} cannot be used: {detail}")]

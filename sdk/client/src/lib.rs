@@ -46,13 +46,14 @@ mod assign_frame;
 mod channel;
 mod cluster;
 mod consumer;
+mod credentials;
 mod error;
 mod module_bytes;
 mod offsets;
 mod options;
 mod producer;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 pub use admin::{
     Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, DeleteBefore, NewTopic, PartitionDescription,
@@ -74,7 +75,7 @@ pub use millstream_protocol::{
     messages::cluster::DescribeClusterBroker,
 };
 pub use millstream_record::{Batch, Compression, Header};
-use millstream_transport::{ClientCertificate, Profile, QuicNet, Trust, profile};
+use millstream_transport::QuicNet;
 #[cfg(feature = "local-routing")]
 pub use millstream_wasm::{COMPILE_ARGUMENT, Compiler, compile_main};
 pub use options::{CertificateFiles, ClientOptions, Security};
@@ -82,7 +83,7 @@ pub use options::{CertificateFiles, ClientOptions, Security};
 pub use producer::LocalRouting;
 pub use producer::{Acks, Delivered, Delivery, Producer, ProducerOptions, ProducerRecord};
 
-use self::cluster::Cluster;
+use self::{cluster::Cluster, credentials::Files};
 
 /// How long brokers have to hear that a connection is closed; three round trips are enough.
 const IDLE_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
@@ -109,8 +110,8 @@ impl Client {
     /// # Errors
     /// No profile, no broker reached, a certificate that is not believed: the text says what to do.
     pub async fn connect(options: ClientOptions) -> Result<Self, ConnectError> {
-        let (trust, brokers) = resolve(&options)?;
-        let quic = Arc::new(QuicNet::client(trust, options.limits.clone()));
+        let (files, brokers) = Files::read(&options)?;
+        let quic = Arc::new(QuicNet::client(files, options.limits.clone()));
         let net = Arc::clone(&quic) as Arc<dyn Net>;
         let mut client = Self::connect_over(millstream_env::real::env(), net, brokers, options).await?;
         client.quic = Some(quic);
@@ -171,31 +172,4 @@ impl Client {
             futures::future::select(idle, enough).await;
         }
     }
-}
-
-/// Whom to believe, what to show, and whom to ask.
-fn resolve(options: &ClientOptions) -> Result<(Trust, Vec<String>), ConnectError> {
-    let given = options.certificate.as_ref().map(|files| (files.certificate.clone(), files.key.clone()));
-    let showing = |trust: Trust, files: Option<(PathBuf, PathBuf)>| match files {
-        Some((certificate, key)) => {
-            ClientCertificate::read(&certificate, &key).map(|read| trust.with_certificate(read))
-        }
-        None => Ok(trust),
-    };
-    let (profile, path) = match &options.security {
-        Security::Profile => profile::load_default()?,
-        Security::ProfileFile(path) => (Profile::load(path)?, path.clone()),
-        Security::Ca(pem) => {
-            let trust = Trust::from_pem(pem, "the client's options")?;
-            return Ok((showing(trust, given)?, options.brokers.clone()));
-        }
-    };
-    let trust = profile.trust(&options.brokers, path.display().to_string())?;
-    let files = match given {
-        Some(given) => Some(given),
-        None => profile.certificate(&options.brokers, &path)?,
-    };
-    let trust = showing(trust, files)?;
-    let brokers = if options.brokers.is_empty() { profile.cluster.brokers } else { options.brokers.clone() };
-    Ok((trust, brokers))
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use millstream_transport::Limits;
 
-/// Whose certificates are believed.
+/// Whose certificates are believed. A profile is read again for each connection.
 #[derive(Clone, Debug, Default)]
 pub enum Security {
     /// The CA in the user's client profile: `$MILLSTREAM_PROFILE`, else the user's configuration directory.
@@ -16,7 +16,8 @@ pub enum Security {
     Ca(String),
 }
 
-/// What a client proves itself with to brokers that ask for it: files in PEM, read when it connects first.
+/// What a client proves itself with to brokers that ask for it: files in PEM. They are read for each connection, so that
+/// they may be exchanged while the client runs; what cannot be read then is as it was before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// The client's certificate, and behind it those that lead to its CA.

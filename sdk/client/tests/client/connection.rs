@@ -54,7 +54,8 @@ impl Net for Stingy {
         async move {
             self.slow.pass().await;
             let (inner, left) = (self.inner.connect(address).await?, Mutex::new(self.streams));
-            Ok(Arc::new(StingyConnection { inner, left, many: self.many, slow: self.slow.clone() }) as Arc<dyn Connection>)
+            Ok(Arc::new(StingyConnection { inner, left, many: self.many, slow: self.slow.clone() })
+                as Arc<dyn Connection>)
         }
         .boxed()
     }

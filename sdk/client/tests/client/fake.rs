@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use millstream_env::{Connection, Env, FrameStream, sim::World};
+use millstream_env::{Connection, Env, FrameStream, Listener, sim::World};
 use millstream_model::{
     BrokerId, Digest, LeaderEpoch, Offset, PartitionId, ProducerId, RoutingEpoch, Sequence, TimestampMs, TopicId,
 };
@@ -157,8 +157,13 @@ impl FakeBroker {
     pub(crate) fn start(world: &mut World) -> Self {
         let machine = world.machine("broker");
         let (env, net) = (machine.env(), machine.net());
-        let broker = Self { state: Arc::default(), env: env.clone() };
         let listener = world.run_until(net.listen("0.0.0.0:9092".parse().unwrap())).unwrap();
+        Self::serve_on(env, listener)
+    }
+
+    /// One in any world.
+    pub(crate) fn serve_on(env: Env, listener: Arc<dyn Listener>) -> Self {
+        let broker = Self { state: Arc::default(), env: env.clone() };
         let accepting = broker.clone();
         drop(env.spawn.spawn(
             "fake accept",

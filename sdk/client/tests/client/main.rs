@@ -6,6 +6,7 @@ mod admin;
 mod connection;
 mod consumer;
 mod delivery;
+mod exchange;
 mod fake;
 #[cfg(feature = "local-routing")]
 mod local;
