@@ -34,6 +34,35 @@
 //! # }
 //! ```
 //!
+//! Every type of the public functions has its name here; another crate is needed for none of them:
+//!
+//! ```no_run
+//! use std::{collections::BTreeMap, sync::Arc, time::Duration};
+//!
+//! use millstream_client::{
+//!     ApiKey, BrokerId, Bytes, CallError, Client, ClientOptions, ConfigEntry, ConfigSource, ConnectError, ConsumerOptions, DefaultKind,
+//!     DeleteBefore, Delivered, Digest, LeaderEpoch, Offset, OwnError, PartitionDescription, PartitionId, ProfileError, RoutingEpoch,
+//!     StartFrom, TcpNet, TimestampMs, TopicId, TransformId, TransportOptions, TrustError, ViewId, real_env,
+//! };
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let transport = TransportOptions { idle_timeout: Duration::from_secs(60), ..TransportOptions::default() };
+//! let options = ClientOptions { transport, ..ClientOptions::default() };
+//! // Kafka's plain TCP, where UDP does not get through.
+//! let brokers = vec!["localhost:9092".to_owned()];
+//! let client = Client::connect_over(real_env(), Arc::new(TcpNet::default()), brokers, options).await?;
+//! let stored: BTreeMap<PartitionId, Offset> = [(PartitionId(0), Offset(17))].into();
+//! let options = ConsumerOptions { start: StartFrom::Offsets(stored), ..ConsumerOptions::default() };
+//! let mut consumer = client.consumer("flights", options).await?;
+//! let found: Offset = consumer.seek_to_time(PartitionId(0), TimestampMs(1_357_034_400_000)).await?;
+//! client.admin().delete_records("flights", PartitionId(0), DeleteBefore::Offset(found)).await?;
+//! # Ok(())
+//! # }
+//! fn source(entry: &ConfigEntry) -> (ConfigSource, bool) {
+//!     (entry.source, entry.source == ConfigSource::Defaults(DefaultKind::Dynamic))
+//! }
+//! ```
+//!
 //! A record's partition, where it is left open, is chosen by the topic's partitioner module in the broker, else by the key
 //! as every Kafka client does. Views are read by their name like topics.
 //!
@@ -59,11 +88,16 @@ pub use admin::{
     Admin, ClusterDescription, ConfigChange, ConfigEntry, CreatedTopic, DeleteBefore, NewTopic, PartitionDescription,
     PushedModule, Resumed, TopicDescription, TopicListing,
 };
+pub use bytes::Bytes;
 pub use consumer::{ConsumedRecord, Consumer, ConsumerEvent, ConsumerOptions, FetchedBatches, Position, StartFrom};
 pub use error::{CallError, ConnectError, ConsumeError, ProduceError};
-use millstream_env::{Env, Net};
+pub use millstream_env::{Env, Net, real::env as real_env};
+pub use millstream_model::{
+    BrokerId, ConfigSource, DefaultKind, Digest, LeaderEpoch, Offset, PartitionId, RoutingEpoch, TimestampMs, TopicId,
+    TransformId, ViewId,
+};
 pub use millstream_protocol::{
-    ErrorCode,
+    ApiKey, ErrorCode,
     extension::{
         Pair,
         cluster::ClusterInfoResponse,
@@ -76,9 +110,10 @@ pub use millstream_protocol::{
 };
 pub use millstream_record::{Batch, Compression, Header};
 use millstream_transport::QuicNet;
+pub use millstream_transport::{TcpNet, TrustError, own::OwnError, profile::ProfileError};
 #[cfg(feature = "local-routing")]
 pub use millstream_wasm::{COMPILE_ARGUMENT, Compiler, compile_main};
-pub use options::{CertificateFiles, ClientOptions, Security};
+pub use options::{CertificateFiles, ClientOptions, Security, TransportOptions};
 #[cfg(feature = "local-routing")]
 pub use producer::LocalRouting;
 pub use producer::{Acks, Delivered, Delivery, Producer, ProducerOptions, ProducerRecord};
@@ -111,14 +146,14 @@ impl Client {
     /// No profile, no broker reached, a certificate that is not believed: the text says what to do.
     pub async fn connect(options: ClientOptions) -> Result<Self, ConnectError> {
         let (files, brokers) = Files::read(&options)?;
-        let quic = Arc::new(QuicNet::client(files, options.limits.clone()));
+        let quic = Arc::new(QuicNet::client(files, (&options.transport).into()));
         let net = Arc::clone(&quic) as Arc<dyn Net>;
         let mut client = Self::connect_over(millstream_env::real::env(), net, brokers, options).await?;
         client.quic = Some(quic);
         Ok(client)
     }
 
-    /// Connects over any network: Kafka's plain TCP ([`millstream_transport::TcpNet`]), or a simulated one.
+    /// Connects over any network: Kafka's plain TCP ([`TcpNet`], with [`real_env`]), or a simulated one.
     /// [`ClientOptions::brokers`], [`ClientOptions::security`] and [`ClientOptions::certificate`] are not looked at.
     ///
     /// # Errors

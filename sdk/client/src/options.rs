@@ -26,6 +26,52 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+/// Bounds of a client's connections over QUIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransportOptions {
+    /// How long one address of a host is tried.
+    pub connect_timeout: Duration,
+    /// A connection ends when nothing was heard for so long. Both ends state theirs; the shorter one holds.
+    pub idle_timeout: Duration,
+    /// How often the client says that it is still there.
+    pub keep_alive: Duration,
+    /// Bytes that may be under way to the client on one stream.
+    pub stream_window_bytes: u32,
+    /// Bytes that may be under way to the client on one connection.
+    pub connection_window_bytes: u32,
+    /// Bytes that the client holds until the broker has acknowledged them, per connection.
+    pub send_window_bytes: u64,
+}
+
+impl Default for TransportOptions {
+    fn default() -> Self {
+        let Limits { connect_timeout, idle_timeout, keep_alive, .. } = Limits::default();
+        let Limits { stream_window_bytes, connection_window_bytes, send_window_bytes, .. } = Limits::default();
+        Self {
+            connect_timeout,
+            idle_timeout,
+            keep_alive,
+            stream_window_bytes,
+            connection_window_bytes,
+            send_window_bytes,
+        }
+    }
+}
+
+impl From<&TransportOptions> for Limits {
+    fn from(options: &TransportOptions) -> Self {
+        Self {
+            connect_timeout: options.connect_timeout,
+            idle_timeout: options.idle_timeout,
+            keep_alive: options.keep_alive,
+            stream_window_bytes: options.stream_window_bytes,
+            connection_window_bytes: options.connection_window_bytes,
+            send_window_bytes: options.send_window_bytes,
+            ..Self::default()
+        }
+    }
+}
+
 /// How a client finds, believes and talks to its brokers. `ClientOptions::default()` asks the user's profile for everything.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
@@ -49,8 +95,8 @@ pub struct ClientOptions {
     pub metadata_max_age: Duration,
     /// Streams per broker that produce requests are spread over, 1 to 32. A partition always uses the same one.
     pub produce_streams: usize,
-    /// The transport's bounds.
-    pub limits: Limits,
+    /// The connections' bounds.
+    pub transport: TransportOptions,
 }
 
 impl Default for ClientOptions {
@@ -65,7 +111,7 @@ impl Default for ClientOptions {
             backoff_max: Duration::from_secs(1),
             metadata_max_age: Duration::from_secs(30),
             produce_streams: 16,
-            limits: Limits::default(),
+            transport: TransportOptions::default(),
         }
     }
 }

@@ -110,8 +110,8 @@ pub async fn alert(broker: &Broker) -> anyhow::Result<Client> {
         security: Security::ProfileFile(broker.profile()),
         ..ClientOptions::default()
     };
-    options.limits.idle_timeout = Duration::from_millis(1000);
-    options.limits.keep_alive = Duration::from_millis(250);
+    options.transport.idle_timeout = Duration::from_millis(1000);
+    options.transport.keep_alive = Duration::from_millis(250);
     Ok(Client::connect(options).await?)
 }
 

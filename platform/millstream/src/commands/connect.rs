@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use millstream_client::{CertificateFiles, Client, ClientOptions};
-use millstream_transport::Limits;
+use millstream_client::{CertificateFiles, Client, ClientOptions, TransportOptions};
 
 use crate::{failure::Malformed, flags::Common};
 
@@ -30,7 +29,8 @@ pub(crate) async fn connect_to_compile(common: &Common) -> anyhow::Result<Client
 }
 
 async fn connect_for(common: &Common, request_timeout: Duration) -> anyhow::Result<Client> {
-    let limits = Limits { idle_timeout: SILENCE_MAX, keep_alive: SILENCE_MAX / 4, ..Limits::default() };
+    let transport =
+        TransportOptions { idle_timeout: SILENCE_MAX, keep_alive: SILENCE_MAX / 4, ..TransportOptions::default() };
     let certificate = match (&common.client_cert, &common.client_key) {
         (Some(certificate), Some(key)) => Some(CertificateFiles { certificate: certificate.clone(), key: key.clone() }),
         (None, None) => None,
@@ -40,7 +40,7 @@ async fn connect_for(common: &Common, request_timeout: Duration) -> anyhow::Resu
         }
     };
     let options = ClientOptions {
-        limits,
+        transport,
         certificate,
         brokers: common.broker.iter().map(ToString::to_string).collect(),
         client_id: "millstream-cli".into(),

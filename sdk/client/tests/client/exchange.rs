@@ -70,7 +70,7 @@ async fn exchange() {
     let port = BoundPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = port.address().to_string();
     let listeners = port.listen(&credentials, TcpSecurity::Tls, &Limits::default()).unwrap();
-    let broker = FakeBroker::serve_on(millstream_env::real::env(), Arc::clone(&listeners.quic) as _);
+    let broker = FakeBroker::serve_on(millstream_client::real_env(), Arc::clone(&listeners.quic) as _);
 
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
