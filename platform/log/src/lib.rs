@@ -164,7 +164,8 @@
 //!    log goes on past its mark as far as batches are sound, and is cut there.)
 //! 3. Unless the last run closed the directory, see that every file of the journal is there that JOURNAL names. Replay the
 //!    journal in the order of LSNs, skipping what a mark already covers. It ends where the next LSN is not found; see
-//!    *synced LSN* above. The frames of a log that was carried forward may begin past its end, since its first ones went with
+//!    *synced LSN* above. Of a log that is deleted later in the journal no frame before its Drop is applied, and nothing is written: its
+//!    room may be another's. (So the journal is read twice.) The frames of a log that was carried forward may begin past its end, since its first ones went with
 //!    their file: they are passed over up to a Carry that has all of them, which must follow (or the log's Drop). Of a Carry, the
 //!    batches that the log does not have yet are applied, each like an Append. An AppendRef is covered by the mark. Where it is
 //!    not, the log's deletion must follow, which took its files; else the mark is damaged or missing, and the log is out of service.

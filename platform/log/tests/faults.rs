@@ -347,6 +347,43 @@ fn a_start_on_a_full_disk_takes_what_makes_room() {
     }
 }
 
+/// What a deleted log had was written again first, and its room was not there any more: no start went through.
+#[test]
+fn a_start_on_a_full_disk_writes_nothing_of_what_was_deleted() {
+    for power_goes in [false, true] {
+        let mut bench = bench(Durability::Fsync);
+        bench.options.ballast_bytes = 16 << 10;
+        bench.kill();
+        bench.append(100).unwrap();
+        let log = bench.storage().open_log(log_id(1), bench.log_options()).unwrap();
+        for time in 0..5 {
+            bench.world.run_until(log.append(batch(1, 9_000, time), EPOCH).unwrap().ticket).unwrap();
+        }
+        drop(log);
+        bench.world.run_until(bench.storage().delete_log(log_id(1)).unwrap()).unwrap();
+        bench.wait();
+        assert!(bench.disk().read_dir(Path::new("/data/trash")).unwrap().is_empty());
+        bench.append(100).unwrap();
+        for _ in 0..3 {
+            match power_goes {
+                true => bench.world.first().crash(),
+                false => bench.world.first().kill(),
+            }
+            bench.storage = None;
+            // Somebody else has the room by now, but for what a power cut took of the other log.
+            bench.disk().set_capacity(Some(bench.disk().used_bytes() + (24 << 10)));
+            bench.open();
+            bench.check();
+            assert_eq!(bench.storage().logs(), [log_id(0)]);
+        }
+        bench.free();
+        bench.wait();
+        assert!(bench.takes_appends());
+        bench.crash();
+        bench.check();
+    }
+}
+
 #[test]
 fn a_sync_that_lacks_something_is_postponed() {
     for error in [FaultError::Full, FaultError::Descriptors] {

@@ -61,6 +61,7 @@ pub(crate) fn recover(journal: &Arc<Journal>, clean: &mut bool) -> Result<Outcom
         refused,
         damaged_deleted: 0,
         held: HashSet::new(),
+        drops: HashMap::new(),
         orphans: HashMap::new(),
         unmade: HashSet::new(),
         touched: HashMap::new(),

@@ -44,6 +44,9 @@ pub(super) struct Replay<'a> {
     pub(super) damaged_deleted: usize,
     /// Logs whose held frames were applied.
     pub(super) held: HashSet<LogId>,
+    /// The last Drop of each log that has one in the journal. Nothing before it is applied: what it would be written to has gone, and
+    /// the room that it took may be another's.
+    pub(super) drops: HashMap<LogId, u64>,
     /// Logs whose frames begin past what is there of them, by the first such frame: either their deletion must follow, which took
     /// the files, or a Carry, for which earlier frames were let go.
     pub(super) orphans: HashMap<LogId, u64>,
@@ -68,6 +71,7 @@ impl Replay<'_> {
         for (sequence, path) in &files.used {
             scans.push(Scan::open(&*self.journal.disk, path, *sequence, self.journal.directory_id)?);
         }
+        self.drops = self.find_drops(files)?;
         self.apply_held()?;
         let mut next = 1 + self.logs.values().map(|log| log.state().frames.last).max().unwrap_or(0);
         for (at, scan) in scans.iter_mut().enumerate() {
@@ -129,7 +133,8 @@ impl Replay<'_> {
         if frame.kind == Kind::Drop {
             return self.drop_log(frame.log);
         }
-        if self.refused.contains_key(&frame.log) {
+        let goes = self.drops.get(&frame.log).is_some_and(|drop| frame.lsn < *drop);
+        if goes || self.refused.contains_key(&frame.log) {
             return Ok(());
         }
         if let Some(log) = self.logs.get(&frame.log).filter(|log| log.state().loaded.unmarked) {
@@ -454,7 +459,19 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Goes over the journal's frames once more.
+    /// Which logs are deleted, and by which frame last: the id may be of a log again that was made later.
+    fn find_drops(&self, files: &JournalFiles) -> Result<HashMap<LogId, u64>, OpenError> {
+        let mut drops = HashMap::new();
+        self.each_frame(files, |found| {
+            if found.frame.kind == Kind::Drop {
+                drops.insert(found.frame.log, found.frame.lsn);
+            }
+            Ok(())
+        })?;
+        Ok(drops)
+    }
+
+    /// Goes over the journal's frames, as they are replayed.
     fn each_frame(
         &self,
         files: &JournalFiles,
