@@ -323,7 +323,10 @@ impl PartitionLog {
         let path = state.active().segment.path.to_path_buf();
         let undone = state.undo(before);
         match (error, undone) {
-            (_, Err(error)) => self.fail("cut", error).into(),
+            (first, Err(error)) => {
+                tracing::error!("before that: {first}");
+                self.fail("cut", error).into()
+            }
             (WriteError::Batch(error), Ok(())) => error.into(),
             (WriteError::Io(error), Ok(())) => match lack(&error) {
                 Some(Lack::Room) => AppendError::StorageFull { path },

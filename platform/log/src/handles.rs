@@ -198,9 +198,10 @@ impl Handle {
         &self.handles.buffers
     }
 
-    /// The file, if it is open.
-    pub(crate) fn opened(&self) -> Option<Arc<dyn DiskFile>> {
-        self.opened.lock().file.clone()
+    /// The file, if it is open to be written.
+    pub(crate) fn written(&self) -> Option<Arc<dyn DiskFile>> {
+        let opened = self.opened.lock();
+        opened.file.clone().filter(|_| opened.writable)
     }
 
     /// Says that all that was written is synced: the file may be closed.
@@ -310,7 +311,7 @@ mod tests {
         handles.trim();
         assert!(disk.open_files() == 2 && !handles.is_pressed());
         // A closed one is opened again, and for reading if that is all that is asked.
-        let closed = files.iter().find(|file| file.opened().is_none()).unwrap();
+        let closed = files.iter().find(|file| file.written().is_none()).unwrap();
         assert!(closed.reader().unwrap().write_at(&[IoSlice::new(b"x")], 0).is_err());
         closed.writer().unwrap().write_at(&[IoSlice::new(b"x")], 0).unwrap();
         assert_eq!(handles.open_files(), disk.open_files() as usize);

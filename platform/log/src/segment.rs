@@ -80,9 +80,9 @@ impl Segment {
         }
     }
 
-    /// Cuts the file back to `len` bytes after a refused write. What is not open was not written to, and is left alone.
+    /// Cuts the file back to `len` bytes after a refused write. What is not open to be written was not written to, and is left alone.
     pub(crate) fn cut(&self, len: u64) -> io::Result<()> {
-        self.handle.opened().map_or(Ok(()), |file| file.set_len(len))
+        self.handle.written().map_or(Ok(()), |file| file.set_len(len))
     }
 
     /// Removes the file, if there is one. (Not one of another log's, whose directory is in the place.)

@@ -594,3 +594,24 @@ fn many_logs_share_few_descriptors() {
         bench.world.run_until(log.append(batch(1, 10, 0), EPOCH).unwrap().ticket).unwrap();
     }
 }
+
+/// After a start the newest segment is open to be read only. Where it cannot be opened to be written, nothing was written to it.
+#[test]
+fn what_is_open_only_to_be_read_is_not_cut_after_a_refused_append() {
+    for durability in [Durability::Fsync, Durability::Replicated] {
+        let mut bench = bench(durability);
+        let (_, ticket) = bench.append_one(3, 100).unwrap();
+        bench.world.run_until(ticket).unwrap();
+        bench.close();
+        bench.open();
+        let log = bench.log();
+        assert_eq!(read_all(&log, log.end_offset(), 5_000), bench.appended);
+        bench.disk().set_descriptors(Some(0));
+        let refused = log.append(batch(1, 10, 0), EPOCH).unwrap_err();
+        assert!(matches!(refused, AppendError::Descriptors { .. }), "{refused}");
+        bench.disk().set_descriptors(None);
+        let (_, ticket) = bench.append_one(1, 10).unwrap();
+        bench.world.run_until(ticket).unwrap();
+        assert_eq!(read_all(&log, log.end_offset(), 5_000), bench.appended);
+    }
+}
