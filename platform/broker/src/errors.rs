@@ -254,7 +254,8 @@ impl From<ProposeError> for WireError {
         match error {
             ProposeError::Refused(refused) => refused.into(),
             ProposeError::Command(error) => Self::new(ErrorCode::InvalidRequest, error),
-            ProposeError::Stopped(_) => Self::new(ErrorCode::BrokerNotAvailable, error),
+            // Retriable: the broker is about to stop, and there is one again later.
+            ProposeError::Stopped(_) => Self::new(ErrorCode::NotController, error),
         }
     }
 }

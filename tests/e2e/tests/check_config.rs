@@ -119,3 +119,15 @@ fn certificates_are_looked_at_as_a_start_does() {
         assert_eq!(names(home.path()), BTreeSet::new(), "a refused start leaves no trace");
     }
 }
+
+/// It serves already when it is found that nobody can be told so. It stops in order then: the next start has nothing to recover.
+#[test]
+fn a_ready_file_that_cannot_be_written_stops_the_broker_in_order() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, ready) = (home.path().join("data"), home.path().join("none/ready"));
+    let words = ["--listen", "127.0.0.1:0", "--http", "none", "--data-dir", data.to_str().unwrap(), "--ready-file"];
+    let stopped = serve(home.path(), &[], &[&words[..], &[ready.to_str().unwrap()]].concat());
+    assert_eq!(stopped.code, Some(1), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("cannot write the ready file"), "{}", stopped.stderr);
+    assert!(names(&data).contains("CLEAN"), "{:?}", names(&data));
+}

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use futures::future::{Either, select};
 use millstream_catalog::{Command, ProposeError, Refused};
 use millstream_model::{BrokerId, TopicId};
 use millstream_protocol::{
@@ -18,7 +17,10 @@ use millstream_protocol::{
 };
 use tracing::info;
 
-use super::wire::{client_wait, times_named, to_its_end};
+use super::{
+    change::in_time,
+    wire::{client_wait, times_named},
+};
 use crate::{
     errors::{Messages, WireError},
     readable::topic_named,
@@ -56,7 +58,7 @@ async fn create(
 ) -> Result<(), WireError> {
     let CreatePartitionsTopic { name, count, assignments } = asked;
     let replicas: Option<Vec<_>> = assignments.map(|given| given.into_iter().map(|given| given.broker_ids).collect());
-    let made = to_its_end(shared, "create partitions", {
+    let made = {
         let shared = shared.clone();
         async move {
             let mut attempts = ATTEMPTS;
@@ -71,14 +73,9 @@ async fn create(
                 }
             }
         }
-    });
-    match select(std::pin::pin!(made), deadline).await {
-        Either::Left((made, _)) => made,
-        Either::Right(_) => {
-            let message = "the partitions are not there yet: they come, unless the topic's description says otherwise";
-            Err(WireError::new(ErrorCode::RequestTimedOut, message))
-        }
-    }
+    };
+    let late = "the partitions are not there yet: they come, unless the topic's description says otherwise";
+    in_time(shared, "create partitions", made, deadline, late).await
 }
 
 /// Why there are no more partitions.

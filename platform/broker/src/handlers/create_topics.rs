@@ -13,7 +13,11 @@ use millstream_protocol::{
 };
 use uuid::Uuid;
 
-use super::{describe_configs::source, wire::times_named};
+use super::{
+    change::in_time,
+    describe_configs::source,
+    wire::{change_wait, times_named},
+};
 use crate::{
     errors::{Messages, WireError},
     pools::Use,
@@ -26,11 +30,17 @@ pub(super) const LEFT_OPEN: i16 = -1;
 pub(crate) async fn handle(shared: Arc<Shared>, request: CreateTopicsRequest) -> CreateTopicsResponse {
     let mut named = times_named(request.topics.iter().map(|topic| topic.name.clone()));
     let mut topics = Vec::with_capacity(named.len());
+    let mut deadline = shared.env.clock.sleep(change_wait(request.timeout_ms));
+    let late = "the topic is not there yet: it comes, unless it is refused";
     let mut messages = Messages::new();
     for topic in request.topics {
         let Some((name, times)) = named.remove_entry(&topic.name) else { continue };
         let outcome = match times {
-            1 => create(&shared, topic, request.validate_only).await,
+            1 => {
+                let (made_by, validate_only) = (shared.clone(), request.validate_only);
+                let make = async move { create(&made_by, topic, validate_only).await };
+                in_time(&shared, "create topic", make, &mut deadline, late).await
+            }
             _ => Err(WireError::new(ErrorCode::InvalidRequest, "Duplicate topic name.")),
         };
         topics.push(match outcome {
@@ -216,6 +226,26 @@ mod tests {
         assert_eq!(told("segment.ms"), (false, SOURCE_DEFAULT));
         assert_eq!(told("millstream.partitioner"), (false, SOURCE_DEFAULT));
         assert_eq!(told("millstream.partitioner.param.field"), (false, SOURCE_TOPIC));
+        stop(&world, broker);
+    }
+
+    #[test]
+    fn a_client_that_waits_no_longer_is_told_and_the_topic_comes() {
+        let world = World::new(1);
+        let broker = start(&world);
+        let topic = CreatableTopic { name: "t".into(), num_partitions: 3, replication_factor: 1, ..Default::default() };
+        let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 500, ..Default::default() };
+        let answer = world.run_until(async {
+            let mut handled = std::pin::pin!(handle(broker.shared().clone(), request));
+            assert!(futures::poll!(handled.as_mut()).is_pending());
+            world.clock().advance(std::time::Duration::from_secs(1));
+            handled.await
+        });
+        let told = &answer.topics[0];
+        assert_eq!(told.error_code, ErrorCode::RequestTimedOut);
+        assert!(told.error_message.as_deref().unwrap().contains("it comes"), "{told:?}");
+        world.run_for(std::time::Duration::from_secs(10));
+        assert!(broker.shared().catalog.state().topic("t").is_some());
         stop(&world, broker);
     }
 

@@ -10,6 +10,7 @@ use millstream_protocol::{
 };
 use tracing::info;
 
+use super::{change::in_time, wire::change_wait};
 use crate::{
     errors::{Messages, WireError},
     readable::topic_named,
@@ -26,6 +27,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: DeleteTop
         let by_name = |name| DeleteTopicState { name: Some(name), topic_id: TopicId::NIL };
         request.topic_names.into_iter().map(by_name).collect()
     };
+    let mut deadline = shared.env.clock.sleep(change_wait(request.timeout_ms));
     let mut responses = Vec::with_capacity(asked.len());
     let mut messages = Messages::new();
     // One that is asked for again is answered once, as a mistake, and stays.
@@ -40,7 +42,11 @@ pub(crate) async fn handle(shared: Arc<Shared>, version: i16, request: DeleteTop
             DeletableTopicResult { name: topic.name.clone(), topic_id: topic.topic_id, ..Default::default() };
         let deleted = match repeated.contains(&key(&topic)) {
             true => Err(WireError::new(ErrorCode::InvalidRequest, "it is named more than once")),
-            false => delete(&shared, &topic).await,
+            false => {
+                let deleted_by = shared.clone();
+                let delete = async move { delete(&deleted_by, &topic).await };
+                in_time(&shared, "delete topic", delete, &mut deadline, "the topic is still there: it goes").await
+            }
         };
         match deleted {
             Ok((name, id)) => {
@@ -115,6 +121,22 @@ mod tests {
         assert_eq!(ask(vec![state(None, TOPIC), state(None, other), state(None, TOPIC)]).len(), 2);
         assert!(broker.shared().catalog.state().topic_by_id(TOPIC).is_some());
         assert_eq!(ask(vec![state(None, other), state(None, TOPIC)]), [ErrorCode::UnknownTopicId, ErrorCode::None]);
+        assert!(broker.shared().catalog.state().topic_by_id(TOPIC).is_none());
+    }
+    #[test]
+    fn a_client_that_waits_no_longer_is_told_and_the_topic_goes() {
+        let world = World::new(1);
+        let broker = start(&world);
+        world.run_until(create(&broker, 1));
+        let request = DeleteTopicsRequest { topics: vec![state(None, TOPIC)], timeout_ms: 500, ..Default::default() };
+        let answer = world.run_until(async {
+            let mut handled = std::pin::pin!(handle(broker.shared().clone(), 6, request));
+            assert!(futures::poll!(handled.as_mut()).is_pending());
+            world.clock().advance(std::time::Duration::from_secs(1));
+            handled.await
+        });
+        assert_eq!(answer.responses[0].error_code, ErrorCode::RequestTimedOut);
+        world.run_for(std::time::Duration::from_secs(1));
         assert!(broker.shared().catalog.state().topic_by_id(TOPIC).is_none());
     }
 }

@@ -19,8 +19,13 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: InitProducerIdRequest) 
         Err(error) => {
             // The answer has no room for words.
             debug!(error = error.message, "InitProducerId refused");
+            let error_code = match error.kafka_code() {
+                // What producers try again on.
+                ErrorCode::NotController => ErrorCode::CoordinatorLoadInProgress,
+                code => code,
+            };
             InitProducerIdResponse {
-                error_code: error.code,
+                error_code,
                 producer_id: ProducerId::NONE,
                 producer_epoch: ProducerEpoch::NONE,
                 ..Default::default()

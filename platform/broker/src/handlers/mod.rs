@@ -2,6 +2,7 @@
 
 pub(crate) mod alter_configs;
 pub(crate) mod alter_defaults;
+mod change;
 pub(crate) mod cluster;
 pub(crate) mod create_partitions;
 pub(crate) mod create_topics;

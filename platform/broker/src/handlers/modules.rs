@@ -15,7 +15,7 @@ use millstream_protocol::{
 };
 use millstream_wasm::Factory;
 
-use super::wire::to_its_end;
+use super::change::to_its_end;
 use crate::{errors::WireError, shared::Shared, turn::Turn};
 
 /// Most bytes of a module in one answer.

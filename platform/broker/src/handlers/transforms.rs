@@ -19,7 +19,10 @@ use millstream_protocol::{
 };
 use uuid::Uuid;
 
-use super::wire::{module_ref, name, pairs, params, to_its_end};
+use super::{
+    change::to_its_end,
+    wire::{module_ref, name, pairs, params},
+};
 use crate::{errors::WireError, pools::Use, shared::Shared};
 
 /// How long a deployment waits for its first entries of progress to be on disk.

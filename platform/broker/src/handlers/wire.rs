@@ -9,7 +9,7 @@ use std::{
 use millstream_model::{ModuleRef, TopicName};
 use millstream_protocol::{ErrorCode, extension::Pair};
 
-use crate::{errors::WireError, shared::Shared};
+use crate::errors::WireError;
 
 /// The longest that a request waits, whatever its client allows: it holds a place that others may need.
 pub(super) const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -17,6 +17,12 @@ pub(super) const CLIENT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a client allows its request to wait, milliseconds off the wire.
 pub(super) fn client_wait(ms: i32) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0)).min(CLIENT_WAIT_MAX)
+}
+
+/// How long a client waits for a change to be made: as [`client_wait`], and as long as anybody may where it does not say. (Clients that
+/// send 0 ask Kafka's brokers not to wait, and are told of a time-out whatever becomes of the change.)
+pub(super) fn change_wait(ms: i32) -> Duration {
+    if ms > 0 { client_wait(ms) } else { CLIENT_WAIT_MAX }
 }
 
 /// A topic's or view's name off the wire.
@@ -54,20 +60,4 @@ pub(super) fn times_named<K: Eq + Hash>(keys: impl Iterator<Item = K>) -> HashMa
         *times.entry(key).or_default() += 1;
     }
     times
-}
-
-/// Runs a change to its end in a task of its own: a client that goes away half-way leaves no half of it.
-pub(super) async fn to_its_end<T: Send + 'static>(
-    shared: &Shared,
-    what: &'static str,
-    change: impl Future<Output = Result<T, WireError>> + Send + 'static,
-) -> Result<T, WireError> {
-    let (done, outcome) = tokio::sync::oneshot::channel();
-    let run = async move {
-        // Whoever asked may have gone away.
-        let _ = done.send(change.await);
-    };
-    shared.env.spawn.spawn(what, Box::pin(run));
-    let stopped = |_| Err(WireError::new(ErrorCode::BrokerNotAvailable, "the broker is stopping"));
-    outcome.await.unwrap_or_else(stopped)
 }

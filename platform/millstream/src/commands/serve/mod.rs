@@ -2,7 +2,8 @@
 //!
 //! The order of a start: settings; the ports, so that a taken one is known before anything is made or recovered, and HTTP, which
 //! tells how far it is; the data directory, locked before anything in it is touched; its identity (CA and certificate); the listeners; the clients' profile;
-//! and the ready file last. A start that is refused leaves no trace.
+//! and the ready file last. A start that is refused changes nothing that was acknowledged, and one that is refused before the data directory is
+//! locked leaves no trace.
 
 mod check;
 mod http;
@@ -105,7 +106,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDR", env = "MILLSTREAM_HTTP")]
     http: Option<OsString>,
     /// Whether Kafka's protocol is spoken in TLS 1.2 or 1.3 on the TCP port, with the certificate that QUIC has: Kafka's clients then
-    /// need security.protocol=SSL and the CA in DATA_DIR/tls/ca.pem. The default is off.
+    /// need security.protocol=SSL and the CA: DATA_DIR/tls/ca.pem, or that of --tls-cert. The default is off.
     #[arg(long, value_name = "off|on", env = "MILLSTREAM_TCP_TLS")]
     tcp_tls: Option<OsString>,
     /// The certificate to show, in PEM: the broker's own first, then those that lead to its CA. The default is one that the broker makes,
@@ -221,7 +222,14 @@ impl Serve {
             running = starting => running?,
             signal = signals.next() => bail!("stopped by {signal} before the broker was ready"),
         };
-        running.tell(&settings, form)?;
+        if let Err(error) = running.tell(&settings, form) {
+            // It serves already: in order, so that the next start need not recover.
+            let Running { broker, quic, http, .. } = running;
+            if let Err(stopped) = stop(&broker, &quic, http, signals).await {
+                warn!("{stopped:#}");
+            }
+            return Err(error);
+        }
         running.serve(signals, hangup).await
     }
 }
@@ -371,26 +379,37 @@ impl Running {
 
     /// Until a signal or a failure.
     async fn serve(self, mut signals: Signals, hangup: Hangup) -> anyhow::Result<()> {
+        let Self { keeper, told, broker, quic, http, .. } = self;
         tokio::select! {
-            () = self.keeper.keep(hangup, self.told) => {}
+            () = keeper.keep(hangup, told) => {}
             signal = signals.next() => info!(signal, "stopping; another signal stops at once"),
-            failed = self.broker.failed() => {
+            failed = broker.failed() => {
                 return Err(anyhow::Error::new(failed).context("the broker has stopped itself"));
             }
         }
-        tokio::select! {
-            stopped = self.broker.shutdown() => stopped.context("the broker has stopped, but not all was written down")?,
-            signal = signals.next() => bail!("stopped at once by {signal}: the next start recovers"),
-        }
-        // The connections are closed; their peers should hear of it.
-        let _ = tokio::time::timeout(FAREWELL_MAX, self.quic.wait_idle()).await;
-        // Until here it has told that the broker stops.
-        if let Some(http) = self.http {
-            http.stop().await;
-        }
-        info!("stopped");
-        Ok(())
+        stop(&broker, &quic, http, signals).await
     }
+}
+
+/// Stops in order, unless another signal comes.
+async fn stop(
+    broker: &Broker,
+    quic: &QuicListener,
+    http: Option<HttpServer>,
+    mut signals: Signals,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        stopped = broker.shutdown() => stopped.context("the broker has stopped, but not all was written down")?,
+        signal = signals.next() => bail!("stopped at once by {signal}: the next start recovers"),
+    }
+    // The connections are closed; their peers should hear of it.
+    let _ = tokio::time::timeout(FAREWELL_MAX, quic.wait_idle()).await;
+    // Until here it has told that the broker stops.
+    if let Some(http) = http {
+        http.stop().await;
+    }
+    info!("stopped");
+    Ok(())
 }
 
 /// Takes the port before anything else is done.
