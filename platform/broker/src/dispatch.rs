@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use millstream_env::BoxFuture;
-use millstream_protocol::{Request, RequestHeader, Response, api_versions};
+use millstream_env::{BoxFuture, Share};
+use millstream_protocol::{Request, RequestHeader, Response, api_versions, messages::fetch::FetchRequest};
 
 use crate::{
     handlers::{self, fetch::StreamSession, produce},
@@ -16,6 +16,8 @@ use crate::{
 /// A request that can be started.
 pub(crate) enum Work {
     Produce(produce::Checked),
+    /// With room for the partitions that it names.
+    Fetch(FetchRequest, Share),
     Other(Request),
     /// Looking at it has failed, in a way that is ours to repair.
     Failed,
@@ -30,7 +32,11 @@ pub(crate) enum Prepared {
 /// Whatever takes its time and must come before a request is started: unpacking batches, asking partitioners whether they lie where
 /// they belong, and room in the journal for what it appends. A slow disk slows those who append, through the transport's flow control; those who read go on.
 pub(crate) fn prepare(shared: &Arc<Shared>, version: i16, request: Request) -> Prepared {
-    let Request::Produce(request) = request else { return Prepared::Now(Work::Other(request)) };
+    let request = match request {
+        Request::Produce(request) => request,
+        Request::Fetch(request) => return prepare_fetch(shared, request),
+        request => return Prepared::Now(Work::Other(request)),
+    };
     let mut checked = produce::check(shared, version, request);
     let packed = checked.unpack_small();
     if !packed && !checked.is_to_be_verified() && shared.storage.writable().now_or_never().is_some() {
@@ -45,6 +51,13 @@ pub(crate) fn prepare(shared: &Arc<Shared>, version: i16, request: Request) -> P
         Work::Produce(checked)
     };
     Prepared::Later(later.boxed())
+}
+
+/// One that names many partitions waits for room, and nothing more is read from its stream meanwhile.
+fn prepare_fetch(shared: &Shared, request: FetchRequest) -> Prepared {
+    let partitions = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    let Some(room) = shared.memory.fetch(partitions) else { return Prepared::Now(Work::Other(request.into())) };
+    Prepared::Later(room.map(|share| Work::Fetch(request, share)).boxed())
 }
 
 /// Starts a request. Whatever must happen in the order of requests (appending) has happened when this returns; the future
@@ -69,6 +82,10 @@ pub(crate) fn dispatch(
     }
     let request = match work {
         Work::Produce(checked) => return checked.append(&shared).boxed(),
+        Work::Fetch(request, share) => {
+            let fetch = handlers::fetch::handle(shared, header.version, request, Some(share), turn, session.clone());
+            return fetch.map(|response| Reply::Answer(Response::Fetch(response))).boxed();
+        }
         Work::Other(request) => request,
         Work::Failed => {
             let reason = "its batches could not be looked into; the broker's log says why";
@@ -81,7 +98,7 @@ pub(crate) fn dispatch(
         Request::ApiVersions(_) => now!(ApiVersions, api_versions()),
         Request::Metadata(request) => answer!(Metadata, handlers::metadata::handle(shared, request)),
         Request::Fetch(request) => {
-            answer!(Fetch, handlers::fetch::handle(shared, header.version, request, turn, session.clone()))
+            answer!(Fetch, handlers::fetch::handle(shared, header.version, request, None, turn, session.clone()))
         }
         Request::ListOffsets(request) => answer!(ListOffsets, handlers::list_offsets::handle(shared, request)),
         Request::CreateTopics(request) => answer!(CreateTopics, handlers::create_topics::handle(shared, request)),

@@ -1,4 +1,5 @@
-//! Memory for records at work in modules: one bound over all transforms and views of a broker; and for fetch sessions.
+//! Memory for records at work in modules: one bound over all transforms and views of a broker; for fetch sessions; and for fetches that
+//! name many partitions.
 //!
 //! What is read and unpacked waits for its turn; it is held for a call or a few and given back before anything else is
 //! waited for, so the queue moves. What modules have emitted cannot be given back before it is written, so nothing waits
@@ -11,6 +12,8 @@
 use millstream_env::{Budget, Share};
 use millstream_model::limits::BATCH_BYTES_MAX;
 
+use tokio::sync::watch;
+
 use crate::metrics::MemoryMetrics;
 
 /// For what is read and unpacked at one time, bytes.
@@ -19,6 +22,12 @@ const UNPACKED_BYTES_MAX: usize = 384 << 20;
 const EMITTED_BYTES_MAX: usize = 256 << 20;
 /// For what fetch sessions remember, bytes.
 const SESSIONS_BYTES_MAX: usize = 64 << 20;
+/// For what fetches hold that name many partitions, bytes.
+const FETCHES_BYTES_MAX: usize = 128 << 20;
+/// So many partitions may be named for nothing: as many requests as a connection may have under way take little then.
+const FETCH_PARTITIONS_FREE: usize = 64;
+/// What each takes while it is waited for, bytes; rounded up from what was measured (360).
+const FETCH_PARTITION_BYTES: usize = 512;
 /// For what views show until it is part of an answer, bytes.
 const SHOWN_BYTES_MAX: usize = 128 << 20;
 
@@ -30,6 +39,9 @@ pub(crate) struct Memory {
     unpacked: Budget,
     emitted: Budget,
     shown: Budget,
+    fetches: Budget,
+    /// How many fetches wait for that.
+    fetches_waiting: watch::Sender<usize>,
     /// Of fetch sessions.
     pub(crate) sessions: Budget,
 }
@@ -40,6 +52,8 @@ impl Memory {
             unpacked: Budget::new(UNPACKED_BYTES_MAX),
             emitted: Budget::new(EMITTED_BYTES_MAX),
             shown: Budget::new(SHOWN_BYTES_MAX),
+            fetches: Budget::new(FETCHES_BYTES_MAX),
+            fetches_waiting: watch::Sender::new(0),
             sessions: Budget::new(SESSIONS_BYTES_MAX),
         }
     }
@@ -52,6 +66,7 @@ impl Memory {
             ("emitted", &self.emitted),
             ("shown", &self.shown),
             ("fetch_sessions", &self.sessions),
+            ("fetches", &self.fetches),
         ];
         let metrics = |(purpose, budget): (_, &Budget)| {
             let max = budget.total_bytes();
@@ -71,9 +86,44 @@ impl Memory {
         self.unpacked.take(bytes).await
     }
 
+    /// Room for a fetch that names so many partitions, itself and its answer before that is one; `None` where it needs none. Waits where there
+    /// is none, and has those that wait for records answer at once meanwhile, as [`Memory::is_pressed`] tells them: who asks for much beside
+    /// many others asks again and again.
+    pub(crate) fn fetch(&self, partitions: usize) -> Option<impl Future<Output = Share> + Send + use<>> {
+        if partitions <= FETCH_PARTITIONS_FREE {
+            return None;
+        }
+        let (fetches, waiting) = (self.fetches.clone(), self.fetches_waiting.clone());
+        Some(async move {
+            let bytes = partitions.saturating_mul(FETCH_PARTITION_BYTES);
+            if let Some(share) = fetches.try_take(bytes) {
+                return share;
+            }
+            waiting.send_modify(|count| *count += 1);
+            // Also where the wait is given up.
+            let _waits = Waits(waiting);
+            fetches.take(bytes).await
+        })
+    }
+
+    /// Resolves when a fetch waits for room. Who has some should be done soon.
+    pub(crate) async fn is_pressed(&self) {
+        // The sender is here.
+        let _ = self.fetches_waiting.subscribe().wait_for(|count| *count > 0).await;
+    }
+
     /// Room for what a module has emitted; none when there is too much of it already.
     pub(crate) fn emit(&self, bytes: usize) -> Option<Share> {
         self.emitted.try_take(bytes)
+    }
+}
+
+/// One that waits.
+struct Waits(watch::Sender<usize>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 
@@ -82,6 +132,28 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn fetches_of_many_partitions_wait_for_room_and_have_the_others_hurry() {
+        let memory = Memory::new();
+        assert!(memory.fetch(FETCH_PARTITIONS_FREE).is_none());
+        let take = || memory.fetch(100_000).unwrap();
+        let (first, second) = (take().now_or_never().unwrap(), take().now_or_never().unwrap());
+        assert!(memory.is_pressed().now_or_never().is_none());
+        let mut third = Box::pin(take());
+        assert!(third.as_mut().now_or_never().is_none());
+        assert!(memory.is_pressed().now_or_never().is_some());
+        drop(first);
+        let third = third.as_mut().now_or_never().unwrap();
+        assert!(memory.is_pressed().now_or_never().is_none());
+        // One that goes away waits no more.
+        let mut gone = Box::pin(take());
+        assert!(gone.as_mut().now_or_never().is_none());
+        drop(gone);
+        assert!(memory.is_pressed().now_or_never().is_none());
+        drop((second, third));
+        assert_eq!(memory.fetches.free_bytes(), memory.fetches.total_bytes());
+    }
 
     #[test]
     fn readers_wait_for_their_turn_and_writers_are_told_to_write() {

@@ -92,6 +92,33 @@ fn fill(victim: &Victim, topic: &str, megabytes: usize) {
     }
 }
 
+/// Each names every partition of a large topic, and waits. There is room for some of them; the others have those answer at once.
+#[test]
+fn fetches_of_thousands_of_partitions_take_turns() {
+    const PARTITIONS: i32 = 5_000;
+    const CLIENTS: usize = 160;
+    let mut victim = Victim::start().unwrap();
+    create(&victim, "wide", &["--partitions", &PARTITIONS.to_string()]);
+    let all: Vec<_> = (0..PARTITIONS).collect();
+    let before = victim.forget_peak().unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = client(&victim);
+        for _ in 0..2 {
+            client.send(11, fetch("wide", &all)).unwrap();
+        }
+        clients.push(client);
+    }
+    // Room for about fifty: nearly all have had to give way.
+    let answer = clients[0].receive::<FetchRequest>(11).unwrap().unwrap();
+    assert_eq!(answer.responses[0].partitions.len(), all.len());
+    let mut good = client(&victim);
+    assert_eq!(produce_one(&mut good, 7, "wide", plain(b"x")).0, ErrorCode::None);
+    let peak = victim.peak(before).unwrap();
+    assert!(peak < 2 * PEAK_MAX, "{} MiB while they wait", peak >> 20);
+    drop(clients);
+}
+
 #[test]
 fn fetches_that_wait_hold_nothing_and_end_with_their_client() {
     const FETCHES: usize = 100;

@@ -58,11 +58,13 @@ impl Source {
     }
 }
 
-/// Answers as soon as `min_bytes` are there, something is wrong, or `max_wait_ms` have passed.
+/// Answers as soon as `min_bytes` are there, something is wrong, or `max_wait_ms` have passed. `room`: what one holds that names many
+/// partitions; it waits no longer once others wait for some.
 pub(crate) async fn handle(
     shared: Arc<Shared>,
     version: i16,
     mut request: FetchRequest,
+    room: Option<Share>,
     mut turn: Turn,
     session: StreamSession,
 ) -> FetchResponse {
@@ -83,6 +85,7 @@ pub(crate) async fn handle(
             () = enough(&topics, bytes_min, bytes_max) => {}
             () = shared.env.clock.sleep(wait) => {}
             () = turn.hurried() => {}
+            () = shared.memory.is_pressed(), if room.is_some() => {}
         }
     }
     turn.come().await;
@@ -95,6 +98,7 @@ pub(crate) async fn handle(
         place.read(records_bytes(&answer));
     }
     told.tell(&mut answer);
+    drop(room);
     answer
 }
 

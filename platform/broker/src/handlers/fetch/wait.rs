@@ -11,6 +11,9 @@ use crate::catch_up::{Place, ReadingConnection};
 /// Old records of a partition are not waited for where there are new ones of others: of them an answer has so much then, bytes.
 const BESIDE_BYTES: usize = 64 << 10;
 
+/// Partitions that are looked at before others have the thread.
+const LOOKS_AT_ONCE: usize = 256;
+
 /// How far one source has been counted.
 struct Counted<'a> {
     source: &'a Source,
@@ -56,7 +59,12 @@ impl Counted<'_> {
 pub(super) async fn enough(topics: &[Targets], bytes_min: usize, bytes_max: usize) {
     let exactly = bytes_min > 1;
     let (mut total, mut waits) = (0_usize, FuturesUnordered::new());
-    for target in topics.iter().flat_map(|(_, _, targets)| targets) {
+    let targets = topics.iter().flat_map(|(_, _, targets)| targets);
+    for (at, target) in targets.enumerate() {
+        if at % LOOKS_AT_ONCE == LOOKS_AT_ONCE - 1 {
+            // Others on this thread first.
+            tokio::task::yield_now().await;
+        }
         let Ok(source) = &target.source else { return };
         let mut counted = Counted {
             source,
