@@ -16,7 +16,7 @@ use millstream_model::{LeaderEpoch, ModuleKind, ModuleRef, Offset, TimestampMs};
 use millstream_protocol::ErrorCode;
 use millstream_record::{BatchBuilder, BatchOptions, BuildError, batches};
 use millstream_wasm::{
-    Freshness, Pool,
+    CallError, Freshness, Pool,
     frame::{FrameOptions, OutputRules},
 };
 
@@ -184,11 +184,12 @@ async fn through_module(pool: &Pool, options: FrameOptions, mut rest: &[Row]) ->
         let rows = &rest[..count];
         rest = &rest[count..];
         if pool.options().kind == ModuleKind::Filter {
-            let kept = pool.select(&frame).await?;
+            let kept = pool.select(&frame).await.map_err(|error| unshown(rows, error))?;
             shown.extend(rows.iter().zip(kept).filter(|(_, kept)| *kept).map(|(row, _)| row.clone()));
             continue;
         }
-        for emitted in pool.process(&frame, &OutputRules::view(), Freshness::Any).await? {
+        let emitted = pool.process(&frame, &OutputRules::view(), Freshness::Any).await;
+        for emitted in emitted.map_err(|error| unshown(rows, error))? {
             for record in emitted.records() {
                 // Sources were checked to be records of the frame, growing.
                 let Some(row) = rows.get(record.source() as usize) else { continue };
@@ -197,6 +198,23 @@ async fn through_module(pool: &Pool, options: FrameOptions, mut rest: &[Row]) ->
         }
     }
     Ok(shown)
+}
+
+/// Why a module shows nothing of these records, and where whoever reads can go on.
+fn unshown(rows: &[Row], error: CallError) -> WireError {
+    let at = match &error {
+        CallError::Guest(failure) => failure.at.and_then(|at| rows.get(at as usize)),
+        _ => None,
+    };
+    let place = match (at, rows.first()) {
+        (Some(row), _) => {
+            format!("; it is the record at offset {}: reading can go on from {}", row.offset, row.offset.plus(1))
+        }
+        (None, Some(first)) => format!("; it was shown the records from offset {} on", first.offset),
+        (None, None) => String::new(),
+    };
+    let refused = WireError::from(error);
+    WireError::new(refused.code, refused.message + &place)
 }
 
 /// What is shown, in batches.
@@ -315,6 +333,20 @@ mod tests {
         tail.resize(tail.len() + bytes, 0);
         tail.push(0);
         Row { offset: Offset(offset), timestamp: TimestampMs(timestamp), tail: tail.into() }
+    }
+
+    #[test]
+    fn a_record_that_a_module_refuses_is_told_with_its_offset_and_the_way_on() {
+        use millstream_wasm::{Failure, FailureCode};
+        let rows = [row(733, 0, 1), row(800, 0, 1)];
+        let failure = |at| Failure { code: FailureCode::Record, at, message: "no".into() };
+        let told = |at| unshown(&rows, CallError::Guest(failure(at)));
+        assert_eq!(told(Some(1)).code, ErrorCode::CallFailed);
+        let message = told(Some(1)).message;
+        assert!(message.contains("offset 800") && message.contains("from 801"), "{message}");
+        for unknown in [told(None), told(Some(9))] {
+            assert!(unknown.message.contains("from offset 733 on"), "{}", unknown.message);
+        }
     }
 
     /// A batch's offsets, whether it is a control batch, and the offsets and times of its records.
