@@ -54,7 +54,10 @@ impl From<ListenError> for io::Error {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Not `HOST:PORT`, or no such host.
-    #[error("{address:?} is no address that can be connected to (HOST:PORT is expected)")]
+    #[error(
+        "{address:?} leads to no machine: HOST:PORT is expected, with a name that this machine can resolve (if a broker has told it, it is \
+         that broker's --advertise)"
+    )]
     Address {
         /// What was given.
         address: String,

@@ -27,7 +27,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use x509_parser::parse_x509_certificate;
 
-use crate::{Trust, tls};
+use crate::{Trust, own, tls};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_DAYS: u32 = 3650;
@@ -50,6 +50,12 @@ impl ServerIdentity {
     /// What the client would say.
     pub fn is_believed_at(&self, host: &str) -> Result<(), String> {
         tls::believable(self, host).map_err(|error| error.to_string())
+    }
+
+    /// Whether what clients are to trust is a CA's certificate, or one that has signed itself: of another nobody believes what it has signed.
+    #[must_use]
+    pub fn has_ca(&self) -> bool {
+        own::holds_ca(&self.ca_pem)
     }
 
     /// When the certificate ends; none where that cannot be told.

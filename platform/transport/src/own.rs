@@ -13,7 +13,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use x509_parser::{parse_x509_certificate, x509::X509Version};
+use x509_parser::{certificate::X509Certificate, parse_x509_certificate, x509::X509Version};
 
 use crate::{ServerIdentity, Trust, tls};
 
@@ -60,6 +60,7 @@ fn unusable(path: &Path, detail: impl std::fmt::Display) -> OwnError {
 /// A file cannot be read, is no PEM of its kind, the key is another certificate's, or the certificate is not valid at this time.
 pub fn server_identity(certificate: &Path, key: &Path, ca: Option<&Path>) -> Result<ServerIdentity, OwnError> {
     let chain = certificates(certificate, &read(certificate)?)?;
+    check_own(certificate, &chain[0], "broker")?;
     let ca_pem = match ca {
         Some(ca) => pem_of(&certificates(ca, &read(ca)?)?),
         None => pem_of(&chain[chain.len() - 1..]),
@@ -95,6 +96,14 @@ pub fn client_roots(ca: &Path) -> Result<Arc<RootCertStore>, OwnError> {
     Ok(trust.roots)
 }
 
+/// Whether any of these certificates is a CA's, or has signed itself.
+pub(crate) fn holds_ca(pem: &str) -> bool {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).flatten().any(|certificate| {
+        let parsed = parse_x509_certificate(&certificate);
+        parsed.is_ok_and(|(_, parsed)| is_ca(&parsed) || parsed.subject() == parsed.issuer())
+    })
+}
+
 /// What a client proves itself with.
 #[derive(Debug)]
 pub struct ClientCertificate {
@@ -115,10 +124,34 @@ impl ClientCertificate {
     /// As [`server_identity`].
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, OwnError> {
         let chain = certificates(certificate, &read(certificate)?)?;
+        check_own(certificate, &chain[0], "client")?;
         let read = Self { chain, key: private_key(key)? };
         tls::certified(&read).map_err(|error| unusable(certificate, mismatch(key, error)))?;
         Ok(read)
     }
+}
+
+/// What nobody would accept, in words that help: the TLS library knows it by a number.
+fn check_own(path: &Path, own: &CertificateDer<'_>, whose: &str) -> Result<(), OwnError> {
+    let Ok((_, parsed)) = parse_x509_certificate(own) else { return Ok(()) };
+    if parsed.version() != X509Version::V3 {
+        let detail = "its certificate is of X.509 version 1 or 2, and 3 is needed: sign it with extensions (openssl x509 -req ... \
+                      -extfile FILE, where FILE has basicConstraints=CA:FALSE and, for a broker, subjectAltName=DNS:HOST)";
+        return Err(unusable(path, detail));
+    }
+    if is_ca(&parsed) {
+        let detail = format!(
+            "its first certificate is a CA's ({}), which signs others: the {whose}'s own is expected first",
+            parsed.subject()
+        );
+        return Err(unusable(path, detail));
+    }
+    Ok(())
+}
+
+/// Whether it says that it may sign others.
+fn is_ca(certificate: &X509Certificate<'_>) -> bool {
+    certificate.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca)
 }
 
 /// At least one.
@@ -200,6 +233,49 @@ mod tests {
             }
             assert!(client_roots(&path).is_err());
         }
+    }
+
+    /// As `openssl x509 -req` makes them without `-extfile`; of nobody's key.
+    const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBFzCBvgIUXbUXB1zQcLiLte+TgGPWhJjfgPIwCgYIKoZIzj0EAwIwDTELMAkG
+A1UEAwwCY2EwIBcNMjYxMTMwMjA0MzQ1WhgPMjEyNjExMDYyMDQzNDVaMA4xDDAK
+BgNVBAMMA29sZDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABFnNGXOLqZpJYi8w
+w5PPksiZPloy82hK0JlJNjCk73mkBiXcgx6flHP2rOJVxIDrZCN6s5JWemBMnE74
+elzWUPQwCgYIKoZIzj0EAwIDSAAwRQIgU34WVPhy8ZYuVT+B2ke8DaGd+a4Oj7lB
+lDI1bTTbYF4CIQCczKBWbwW9VcqFbTyHW5yMTLRSP7K/NGxDtFuQ/ge2Ug==
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn a_certificate_that_nobody_accepts_is_refused_for_what_it_is() {
+        let key = KeyPair::generate().unwrap();
+        let (_key_dir, key_path) = file(&key.serialize_pem());
+        let mut params = CertificateParams::new(vec!["somebody.example".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&key).unwrap().pem();
+        for (text, expected) in [(VERSION_1, "version 1 or 2"), (&ca, "is a CA's")] {
+            let (_dir, path) = file(text);
+            let told = [
+                server_identity(&path, &key_path, None).unwrap_err().to_string(),
+                ClientCertificate::read(&path, &key_path).unwrap_err().to_string(),
+            ];
+            assert!(told.iter().all(|told| told.contains(expected) && !told.contains("private key")), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn what_clients_are_to_trust_is_a_ca_or_signed_by_itself() {
+        let key = KeyPair::generate().unwrap();
+        let issuer = CertificateParams::new(Vec::new()).unwrap();
+        let issuer = rcgen::Issuer::new(issuer, &key);
+        let mut params = CertificateParams::new(vec!["somebody.example".to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "somebody");
+        let signed = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().pem();
+        assert!(!holds_ca(&signed) && !holds_ca(VERSION_1) && !holds_ca(""));
+        assert!(holds_ca(&params.self_signed(&key).unwrap().pem()));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        assert!(holds_ca(&(signed + &params.self_signed(&key).unwrap().pem())));
     }
 
     #[test]

@@ -180,6 +180,12 @@ impl Profile {
     /// # Errors
     /// The profile's certificates are malformed.
     pub fn trust(&self, brokers: &[String], origin: impl Into<String>) -> Result<Trust, TrustError> {
+        let mut origin = origin.into();
+        if !brokers.is_empty() && !self.all().any(|known| known.has_any_of(brokers)) {
+            let known: Vec<_> = self.all().flat_map(|known| &known.brokers).map(String::as_str).collect();
+            origin +=
+                &format!(" (which knows {}, and not this broker: --broker says which is meant)", known.join(", "));
+        }
         let pem: Vec<_> = self.meant(brokers).into_iter().map(|known| known.ca_pem.as_str()).collect();
         Trust::from_pem(&pem.join("\n"), origin)
     }
@@ -201,12 +207,15 @@ impl Profile {
     }
 
     fn meant(&self, brokers: &[String]) -> Vec<&KnownCluster> {
-        let all = || std::iter::once(&self.cluster).chain(&self.others);
         let meant: Vec<_> = match brokers {
             [] => vec![&self.cluster],
-            _ => all().filter(|known| known.has_any_of(brokers)).collect(),
+            _ => self.all().filter(|known| known.has_any_of(brokers)).collect(),
         };
-        if meant.is_empty() { all().collect() } else { meant }
+        if meant.is_empty() { self.all().collect() } else { meant }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &KnownCluster> {
+        std::iter::once(&self.cluster).chain(&self.others)
     }
 }
 
@@ -263,6 +272,18 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         let expected = "{\n  \"brokers\": [\n    \"127.0.0.1:1\"\n  ],\n  \"ca_pem\": \"pem\"\n}\n";
         assert_eq!(text, expected, "the profile of one broker is as simple as that");
+    }
+
+    /// Who starts a second broker elsewhere, and forgets to name it, is told which brokers the profile has.
+    #[test]
+    fn a_broker_that_the_profile_does_not_know_is_named_so() {
+        let ca = crate::identity::ensure(tempfile::tempdir().unwrap().path(), &[]).unwrap().ca_pem;
+        let profile = Profile::new(vec!["127.0.0.1:9492".into()], ca);
+        let origin = |brokers: &[String]| profile.trust(brokers, "p.json").unwrap().origin;
+        assert_eq!(origin(&[]), "p.json");
+        assert_eq!(origin(&["127.0.0.1:9492".into()]), "p.json");
+        let told = origin(&["127.0.0.1:9092".into()]);
+        assert!(told.contains("127.0.0.1:9492") && told.contains("--broker"), "{told}");
     }
 
     /// Brokers by address and CA, started one after another; what the profile says in the end.

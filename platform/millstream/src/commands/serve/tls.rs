@@ -90,6 +90,24 @@ impl Source {
     /// Says what clients will have against the certificate. It may be right all the same: for another name, which only clients know.
     fn warn(&self, identity: &ServerIdentity) {
         let Some(own) = &self.tls.own else { return };
+        if own.ca.is_none() && !identity.has_ca() {
+            warn!(
+                "the last certificate in {} is no CA's: clients that trust the CA of the client profile will accept none that another has \
+                 signed. Append the certificates that lead to its CA, and the CA's, or give --tls-ca FILE",
+                own.certificate.display()
+            );
+            return;
+        }
+        // A broker that nobody else reaches is known by these.
+        const HERE: [&str; 2] = ["127.0.0.1", "localhost"];
+        if self.hosts.is_empty() && HERE.iter().all(|host| identity.is_believed_at(host).is_err()) {
+            warn!(
+                "the certificate in {} is neither for {} nor for {} (subjectAltName): clients on this machine will not accept it",
+                own.certificate.display(),
+                HERE[0],
+                HERE[1]
+            );
+        }
         for host in &self.hosts {
             if let Err(reason) = identity.is_believed_at(host) {
                 warn!(
