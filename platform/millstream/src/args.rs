@@ -8,6 +8,7 @@ use clap::{
 use crate::{
     commands::{bench, cluster, completions, consume, module, not_built, produce, serve, topic, transform, view},
     flags::Common,
+    output::say,
 };
 
 /// A streaming broker that its users extend with WebAssembly, and the commands to work with it.
@@ -34,20 +35,20 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a broker; a single one needs no flag at all.
     Serve(Box<serve::Serve>),
-    /// Create, list, describe and delete topics.
+    /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
     Topic(topic::Topic),
     /// Write records into a topic, one per line of the input.
     Produce(Box<produce::Produce>),
     /// Read records of a topic or a view.
     Consume(consume::Consume),
-    /// Make, build, upload and describe modules.
+    /// Make, build, upload, download, list, describe and delete modules.
     #[command(subcommand)]
     Module(module::Module),
     /// Create, list, describe and delete views.
     #[command(subcommand)]
     View(view::View),
-    /// Deploy, list, describe and delete transforms.
+    /// Deploy, list, describe, pause, resume and delete transforms.
     #[command(subcommand)]
     Transform(transform::Transform),
     /// Describe the cluster.
@@ -90,9 +91,37 @@ pub(crate) fn without_misleading_tips(mut error: clap::Error) -> clap::Error {
     error
 }
 
+/// Shows an error, or the help that was asked for, and ends the process.
+pub(crate) fn exit(error: clap::Error) -> ! {
+    let error = without_misleading_tips(error);
+    match in_words(&error.to_string()) {
+        Some(text) => {
+            say(text.trim_end());
+            std::process::exit(error.exit_code())
+        }
+        None => error.exit(),
+    }
+}
+
+/// What the standard library says of numbers, for people; none: it says nothing of them.
+fn in_words(text: &str) -> Option<String> {
+    const NUMBERS: [&str; 2] = ["invalid digit found in string", "cannot parse integer from empty string"];
+    let found = NUMBERS.iter().find(|words| text.contains(**words))?;
+    Some(text.replace(found, "expected a whole number"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_is_said_in_words() {
+        for words in ["consume t --count x", "consume t --partition 0,1", "produce t --partition="] {
+            let error = parse(words).unwrap_err().to_string();
+            assert!(in_words(&error).unwrap().contains("expected a whole number"), "{error}");
+        }
+        assert_eq!(in_words(&parse("topic").unwrap_err().to_string()), None);
+    }
 
     fn parse(words: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(std::iter::once("millstream").chain(words.split_whitespace()))

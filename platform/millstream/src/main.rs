@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     if words.nth(1).is_some_and(|word| word == millstream_wasm::COMPILE_ARGUMENT) {
         return millstream_wasm::compile_main(words);
     }
-    let cli = Cli::of_process().unwrap_or_else(|error| args::without_misleading_tips(error).exit());
+    let cli = Cli::of_process().unwrap_or_else(|error| args::exit(error));
     let serves = matches!(cli.command, Command::Serve(_));
     if serves {
         millstream_env::heap::give_back_what_is_freed();

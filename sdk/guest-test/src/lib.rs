@@ -1,4 +1,4 @@
-//! Runs a guest in the real engine, without a broker: for module authors' tests and for `millstream module test`.
+//! Runs a guest in the real engine, without a broker: for module authors' tests.
 //!
 //! A [`Module`] is a component loaded from a file; [`Module::open`] gives it its parameters, as a deployment would; then it
 //! takes native [`Record`]s:

@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | [`Partitioner`] | `partitioner` | chooses a record's partition | a topic (`--partitioner`) |
 //! | [`Filter`] | `filter` | keeps a record or not | a view |
-//! | [`Mapper`] | `mapper` | rewrites a record, or drops it | a view |
+//! | [`Mapper`] | `mapper` | rewrites a record, or drops it | a view, a transform |
 //! | [`Transform`] | `transform` | turns a record into any number of records on several outputs | a transform |
 //!
 //! ```

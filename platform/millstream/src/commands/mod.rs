@@ -31,7 +31,10 @@ pub(crate) async fn run(cli: Cli, log: LogFilter) -> anyhow::Result<()> {
         Command::Transform(transform) => transform.run(&common).await,
         Command::Cluster(cluster) => cluster.run(&common).await,
         Command::Group(_) => not_built::refuse("group", "read with `consume --partition` and `--from` meanwhile"),
-        Command::Acl(_) => not_built::refuse("acl", "whoever reaches the port may do everything: keep it on loopback"),
+        Command::Acl(_) => not_built::refuse(
+            "acl",
+            "whoever reaches the port may do everything: keep it on loopback, or ask clients for certificates (`serve --tls-client-ca`)",
+        ),
         Command::Bench(bench) => bench.run(&common).await,
         Command::Completions(completions) => completions.run(),
     }

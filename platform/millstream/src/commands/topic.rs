@@ -1,5 +1,6 @@
 //! `millstream topic`: partitioned logs.
 
+use anyhow::Context;
 use clap::{ArgGroup, Args, Subcommand};
 use millstream_client::{Admin, CallError, ConfigChange, NewTopic, TopicDescription, TopicListing, ViewInfo};
 use millstream_model::{ConfigKey, ConfigSource, DefaultKind, PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS};
@@ -63,7 +64,7 @@ They mean what they mean in Kafka; `millstream topic describe NAME` shows a topi
 pub(crate) struct Create {
     /// The topic's name.
     name: String,
-    /// How many partitions; the broker's default is 1.
+    /// How many partitions; the default is the broker's `num.partitions`, which is 1 unless it was set.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one::<i32>)]
     partitions: Option<i32>,
     /// How many replicas each partition has.
@@ -148,6 +149,7 @@ impl Alter {
     async fn run(self, admin: &Admin) -> anyhow::Result<()> {
         let Self { name, config, reset, partitions, partitioner, param, no_partitioner, form } = self;
         let compacts = config.iter().any(|pair| pair.name == "cleanup.policy" && pair.value.contains("compact"));
+        let deletes = config.iter().any(|pair| pair.name == "cleanup.policy" && pair.value.contains("delete"));
         let (config, param) = (pairs("--config", config)?, pairs("--param", param)?);
         let set = config.into_iter().map(|(name, value)| ConfigChange::Set { name, value });
         let changes: Vec<_> = set.chain(reset.into_iter().map(|name| ConfigChange::Reset { name })).collect();
@@ -164,11 +166,16 @@ impl Alter {
             let settings = if count == 1 { "a setting".into() } else { format!("{count} settings") };
             done.push(format!("{settings} of topic {name} changed"));
             if compacts {
-                done.push("of each key its newest record stays, and records without a key are removed".into());
+                let until = if deletes { " until retention deletes it" } else { "" };
+                done.push(format!("of each key its newest record stays{until}, and records without a key are removed"));
             }
         }
         if let Some(count) = partitions {
-            admin.create_partitions(&name, count).await?;
+            let made = admin.create_partitions(&name, count).await;
+            made.with_context(|| match done.is_empty() {
+                true => "no partitions were added".into(),
+                false => format!("{}; no partitions were added", done.join("; ")),
+            })?;
             done.push(format!("topic {name} has {} now", counted(count.unsigned_abs().into(), "partition")));
             json["partitions"] = count.into();
         }
@@ -358,7 +365,11 @@ fn records(topic: &TopicDescription) -> Option<i64> {
 /// What to tell of a topic that is no more.
 fn what_went(partitions: Option<usize>, records: Option<i64>) -> String {
     let partitions = partitions.map(|count| counted(count as u64, "partition"));
-    let records = records.map(|count| counted(count.unsigned_abs(), "record"));
+    // What was compacted away has an offset too, and so have the marks where the topic was routed anew.
+    let records = records.map(|count| match count {
+        0 => "no records".into(),
+        count => format!("at most {}", counted(count.unsigned_abs(), "record")),
+    });
     match (partitions, records) {
         (Some(partitions), Some(records)) => format!(" with its {partitions} and {records}"),
         (Some(partitions), None) => format!(" with its {partitions}"),
@@ -434,7 +445,8 @@ mod tests {
 
     #[test]
     fn what_a_deletion_took_is_told_as_far_as_it_is_known() {
-        assert_eq!(what_went(Some(3), Some(1)), " with its 3 partitions and 1 record");
+        assert_eq!(what_went(Some(3), Some(1)), " with its 3 partitions and at most 1 record");
+        assert_eq!(what_went(Some(1), Some(0)), " with its 1 partition and no records");
         assert_eq!(what_went(Some(1), None), " with its 1 partition");
         assert_eq!(what_went(None, None), "");
     }

@@ -11,19 +11,29 @@ use crate::{
 };
 
 /// The partitions that fail at the moment.
-#[derive(Debug, Default)]
-pub(super) struct Failing(BTreeSet<PartitionId>);
+#[derive(Debug)]
+pub(super) struct Failing {
+    partitions: BTreeSet<PartitionId>,
+    /// Only one partition is read.
+    alone: bool,
+}
 
 impl Failing {
+    pub(super) fn new(read: usize) -> Self {
+        Self { partitions: BTreeSet::new(), alone: read < 2 }
+    }
+
     /// Says what has changed. `name`: of the topic or view.
     pub(super) fn note(&mut self, name: &str, event: ConsumerEvent) {
         match event {
+            // That ends the reading, which is told then.
+            ConsumerEvent::Failing { error, .. } if self.alone && !error.is_retriable() => {}
             ConsumerEvent::Failing { partition, error } => {
-                self.0.insert(partition);
-                say(told(name, partition, &error));
+                self.partitions.insert(partition);
+                say(told(name, partition, &error, self.alone));
             }
             ConsumerEvent::Recovered { partition } => {
-                self.0.remove(&partition);
+                self.partitions.remove(&partition);
                 say(format_args!("{name} partition {partition} is read again"));
             }
             ConsumerEvent::PassedOver { partition, from, to } => say(format_args!(
@@ -36,7 +46,7 @@ impl Failing {
 
     /// What ended the reading: `error` is one partition's, where there are others of which it was told.
     pub(super) fn explain(&self, error: ConsumeError) -> anyhow::Error {
-        let which: Vec<_> = self.0.iter().collect();
+        let which: Vec<_> = self.partitions.iter().collect();
         match which.as_slice() {
             [] => error.into(),
             [one] => anyhow::Error::new(error).context(format!("partition {one} was not read to its end")),
@@ -48,15 +58,16 @@ impl Failing {
 }
 
 /// What to say of a partition that cannot be read, and what to do about it.
-fn told(name: &str, partition: PartitionId, error: &ConsumeError) -> String {
+fn told(name: &str, partition: PartitionId, error: &ConsumeError, alone: bool) -> String {
+    let others = if alone { "" } else { ", and other partitions are read" };
     match error.code() {
         Some(ErrorCode::KafkaStorage) => format!(
             "{name} partition {partition} is out of service ({}): `millstream topic describe {name}` and the broker's log say more. \
-             It is tried again, and other partitions are read",
+             It is tried again{others}",
             explain(error)
         ),
-        _ if error.is_retriable() => format!("{}; it is tried again, and other partitions are read", explain(error)),
-        _ => format!("{}; other partitions are read", explain(error)),
+        _ if error.is_retriable() => format!("{}; it is tried again{others}", explain(error)),
+        _ => format!("{}{}", explain(error), if alone { "" } else { "; other partitions are read" }),
     }
 }
 
@@ -73,7 +84,7 @@ mod tests {
             detail: "rot".into(),
         };
         let check = |partitions: &[i32], expected: &str| {
-            let mut failing = Failing::default();
+            let mut failing = Failing::new(9);
             for partition in partitions {
                 failing.note("t", ConsumerEvent::Failing { partition: PartitionId(*partition), error: error() });
             }
@@ -87,5 +98,20 @@ mod tests {
         check(&[], "");
         check(&[1], "partition 1 was not read to its end: ");
         check(&[4, 1], "partitions 1, 4 were not read to their end: ");
+        let mut alone = Failing::new(1);
+        alone.note("t", ConsumerEvent::Failing { partition: PartitionId(1), error: error() });
+        assert!(explain(alone.explain(error()).as_ref()).starts_with("the records of t partition 1"), "told once");
+    }
+
+    #[test]
+    fn other_partitions_are_spoken_of_where_there_are_any() {
+        let error = ConsumeError::Damaged {
+            topic: "t".into(),
+            partition: PartitionId(1),
+            offset: millstream_model::Offset(7),
+            detail: "rot".into(),
+        };
+        assert!(told("t", PartitionId(1), &error, false).contains("other partitions"));
+        assert!(!told("t", PartitionId(1), &error, true).contains("other partitions"));
     }
 }

@@ -32,7 +32,7 @@ value (a tombstone) is left out.
 
 Without --until and --count it goes on until it is stopped, also when the broker is away for a while.
 
-A partition that cannot be read (its files are damaged, say) is told of at once and tried again, and the others are read. With --until \
+A partition that cannot be read (its files are damaged, say) is told of at once and tried again while there are others to read. With --until \
 end the exit code is 1 if one was not read to its end. Records that retention deletes before they are read are passed over, and told.
 
 Examples:
@@ -153,7 +153,7 @@ fn nothing_shown(name: &str, offsets: u64) -> String {
 
 /// How many were printed.
 async fn print_records(consumer: &mut Consumer, printer: &mut Printer, count: Option<u64>) -> anyhow::Result<u64> {
-    let mut failing = Failing::default();
+    let mut failing = Failing::new(consumer.positions().count());
     let wanted = count.unwrap_or(u64::MAX);
     let mut left = wanted;
     while left > 0 {

@@ -307,7 +307,8 @@ impl Page {
                 "millstream_memory_bytes",
                 Kind::Gauge,
                 "What is held of the memory that many share: by large requests and answers (frames), by batches unpacked for modules \
-                 (unpacked), by what modules emitted (emitted) or views show (shown), by fetch sessions (fetch_sessions).",
+                 (unpacked), by what modules emitted (emitted) or views show (shown), by fetch sessions (fetch_sessions), by fetches \
+                 that name many partitions (fetches).",
             ),
             "use",
             (false, 0),
