@@ -71,7 +71,10 @@ impl Replay<'_> {
         for (sequence, path) in &files.used {
             scans.push(Scan::open(&*self.journal.disk, path, *sequence, self.journal.directory_id)?);
         }
-        self.drops = self.find_drops(files)?;
+        // What was closed in order has all in its logs: nothing is written, and the journal need not be read twice.
+        if !self.clean {
+            self.drops = self.find_drops(files)?;
+        }
         self.apply_held()?;
         let mut next = 1 + self.logs.values().map(|log| log.state().frames.last).max().unwrap_or(0);
         for (at, scan) in scans.iter_mut().enumerate() {
