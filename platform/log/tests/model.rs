@@ -160,6 +160,8 @@ struct History {
     last_served: Option<End>,
     /// A log that little happens to in this life: it pins the journal with few batches, and is carried forward.
     quiet: i32,
+    /// A log was cut, and its life ends now.
+    has_just_cut: bool,
     /// Logs are not synced for want of open files, but for the journal alone.
     roomy: bool,
     /// From how many bytes on appends may travel by reference.
@@ -213,6 +215,7 @@ impl History {
             ever_faulty: false,
             last_served: None,
             quiet: 0,
+            has_just_cut: false,
             roomy,
             append_ref_bytes,
         }
@@ -291,8 +294,11 @@ impl History {
                 self.world.run_for(std::time::Duration::from_micros(self.rng.below(3)));
             }
             self.settle(&mut waiting, false);
+            if self.has_just_cut {
+                break;
+            }
         }
-        if self.rng.one_in(2) {
+        if !std::mem::take(&mut self.has_just_cut) && self.rng.one_in(2) {
             self.world.run_for(std::time::Duration::from_secs(self.rng.below(12)));
             self.settle(&mut waiting, false);
         }
@@ -462,6 +468,8 @@ impl History {
                     }
                 }
                 waiting.push((Wait::Truncate(id), ticket));
+                // Soon its files are cut as well, and its frame is not missed any more.
+                self.has_just_cut = self.rng.one_in(3);
             }
             Err(TruncateError::UnderWay) => assert!(model.cutting.is_some()),
             Err(TruncateError::Changing) => assert!(model.changing),
