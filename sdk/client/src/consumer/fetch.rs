@@ -73,7 +73,7 @@ impl Consumer {
         let waiting_max = self.waiting_max();
         let mut groups: BTreeMap<Group, Vec<FetchPartition>> = BTreeMap::new();
         for (partition, state) in &self.partitions {
-            if state.is_done() || !self.failures.may_ask(*partition) {
+            if state.is_done() || self.paused.contains(partition) || !self.failures.may_ask(*partition) {
                 continue;
             }
             let (leader, epoch) = match self.topic.leader(*partition) {
@@ -176,7 +176,7 @@ impl Consumer {
         flow.channel = channel;
         let answers = match result {
             Ok(answers) => answers,
-            Err(error) => return self.pause(error).await,
+            Err(error) => return self.sit_out(error).await,
         };
         let progress = |partitions: &BTreeMap<PartitionId, Partition>| {
             asked.iter().any(|(at, from)| partitions.get(at).is_none_or(|state| state.next != *from))
@@ -213,7 +213,7 @@ impl Consumer {
         let Some(state) = self.partitions.get_mut(&partition) else { return Ok(None) };
         let topic = || Arc::clone(&self.name);
         // Moved meanwhile, by the caller or back to where records are damaged: the answer is for another place.
-        if state.next != from {
+        if state.next != from || self.paused.contains(&partition) {
             return Ok(None);
         }
         if let Some((code, message)) = error {
@@ -260,7 +260,7 @@ impl Consumer {
     }
 
     /// After something failed: waits a while if trying again can help, else gives the error out.
-    pub(super) async fn pause(&mut self, error: CallError) -> Result<(), ConsumeError> {
+    pub(super) async fn sit_out(&mut self, error: CallError) -> Result<(), ConsumeError> {
         let patience = self.options.patience;
         let error = self.cluster.cause(error);
         if !error.is_retriable() || (is_unknown(&error) && self.retry.is_some()) {
@@ -290,7 +290,7 @@ impl Consumer {
                 self.stale = false;
                 Ok(())
             }
-            Err(error) => self.pause(error).await,
+            Err(error) => self.sit_out(error).await,
         }
     }
 }

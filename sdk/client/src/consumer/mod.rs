@@ -16,6 +16,7 @@ mod cursor;
 mod failing;
 mod fetch;
 mod growth;
+mod paused;
 mod place;
 mod seek;
 
@@ -233,6 +234,8 @@ pub struct Consumer {
     unplaced: BTreeSet<PartitionId>,
     /// Of those, the ones that the caller has moved, and where to.
     sought: BTreeMap<PartitionId, Offset>,
+    /// Partitions that are not read for now, as the caller wishes.
+    paused: BTreeSet<PartitionId>,
     /// Asking for that again.
     placing: Option<BoxFuture<'static, Result<Placed, CallError>>>,
     growth: Growth,
@@ -286,6 +289,7 @@ impl Consumer {
             partitions: BTreeMap::new(),
             unplaced: BTreeSet::new(),
             sought: BTreeMap::new(),
+            paused: BTreeSet::new(),
             placing: None,
             failures,
             undecoded: BTreeSet::new(),
@@ -426,15 +430,15 @@ impl Consumer {
                 self.placing = None;
                 match placed {
                     Ok(placed) => self.take_placed(placed),
-                    Err(error) => self.pause(error).await?,
+                    Err(error) => self.sit_out(error).await?,
                 }
             }
             Some(found) = looking => self.looked(found),
             Some(fetched) = self.under_way.next() => self.take(fetched).await?,
             // What has sat out its pause is asked for.
             Some(()) = pause => {}
-            // Nothing was asked for, since leaders are to be asked for first.
-            else => {}
+            // Nothing was asked for: leaders are to be asked for first, or all that is left is paused.
+            else => if self.is_all_paused() { std::future::pending::<()>().await }
         }
         Ok(true)
     }

@@ -60,7 +60,7 @@ impl Consumer {
         found.map_err(|source| ConsumeError::Partition { partition, source })
     }
 
-    fn check_read(&self, partition: PartitionId) -> Result<(), ConsumeError> {
+    pub(super) fn check_read(&self, partition: PartitionId) -> Result<(), ConsumeError> {
         match self.partitions.contains_key(&partition) || self.unplaced.contains(&partition) {
             true => Ok(()),
             false => Err(ConsumeError::NotRead { topic: Arc::clone(&self.name), partition }),

@@ -12,7 +12,7 @@ use millstream_record::{BatchBuilder, BatchOptions, Compression, crc32c};
 use crate::{fake::FakeBroker, setting};
 
 /// A batch whose values are `numbers` as text, a second apart.
-fn batch(numbers: std::ops::Range<i64>) -> Bytes {
+pub(crate) fn batch(numbers: std::ops::Range<i64>) -> Bytes {
     let mut builder = BatchBuilder::new(BatchOptions { compression: Compression::None, ..BatchOptions::default() });
     for number in numbers {
         builder.push(TimestampMs(number * 1000), Some(b"k"), Some(number.to_string().as_bytes()), &[]).unwrap();
@@ -21,7 +21,7 @@ fn batch(numbers: std::ops::Range<i64>) -> Bytes {
 }
 
 /// A topic whose partitions hold the numbers from 0 to (not including) 100, in batches of ten.
-fn filled(broker: &FakeBroker, partitions: usize) {
+pub(crate) fn filled(broker: &FakeBroker, partitions: usize) {
     broker.topic("t", partitions);
     for partition in 0..partitions {
         for first in (0..100).step_by(10) {
@@ -30,12 +30,12 @@ fn filled(broker: &FakeBroker, partitions: usize) {
     }
 }
 
-fn consumer(world: &World, client: &Client, options: ConsumerOptions) -> Consumer {
+pub(crate) fn consumer(world: &World, client: &Client, options: ConsumerOptions) -> Consumer {
     world.run_until(client.consumer("t", options)).unwrap()
 }
 
 /// Reads to the end: the values of each partition, whose offsets must be those given.
-fn read_all(world: &World, consumer: &mut Consumer) -> Result<BTreeMap<i32, Vec<i64>>, ConsumeError> {
+pub(crate) fn read_all(world: &World, consumer: &mut Consumer) -> Result<BTreeMap<i32, Vec<i64>>, ConsumeError> {
     world.run_until(async {
         let mut read: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
         while let Some(record) = consumer.next().await? {
@@ -48,7 +48,7 @@ fn read_all(world: &World, consumer: &mut Consumer) -> Result<BTreeMap<i32, Vec<
     })
 }
 
-fn until_end(start: StartFrom) -> ConsumerOptions {
+pub(crate) fn until_end(start: StartFrom) -> ConsumerOptions {
     ConsumerOptions { start, until_end: true, ..ConsumerOptions::default() }
 }
 

@@ -10,6 +10,7 @@ mod exchange;
 mod fake;
 #[cfg(feature = "local-routing")]
 mod local;
+mod paused;
 mod producer;
 
 use std::time::Duration;
