@@ -201,9 +201,9 @@ impl Item {
         self.pending.deadline <= now
     }
 
-    /// Whether it was sent before a flush.
-    fn is_flushed(&self, flushed: &watch::Receiver<u64>) -> bool {
-        self.pending.outstanding.generation() < *flushed.borrow()
+    /// Whether it was sent before one of so many flushes.
+    fn is_flushed(&self, flushes: u64) -> bool {
+        self.pending.outstanding.generation() < flushes
     }
 }
 

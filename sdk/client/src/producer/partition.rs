@@ -54,6 +54,7 @@ pub(super) async fn run(
         filling: None,
         linger: None,
         flushed,
+        flushes: 0,
         expiry: Expiry::default(),
         last: None,
         window,
@@ -113,6 +114,8 @@ struct Queue {
     /// The time that the batch being filled still waits for more records.
     linger: Option<BoxFuture<'static, ()>>,
     flushed: watch::Receiver<u64>,
+    /// How many there were when the batch being filled was begun.
+    flushes: u64,
     expiry: Expiry,
     /// What the last attempt said, if it failed.
     last: Option<CallError>,
@@ -218,7 +221,7 @@ impl Queue {
         if let Some(filling) = &mut self.filling {
             match filling.has_room(&item, routing_epoch) {
                 true => {
-                    if self.linger.is_some() && item.is_flushed(&self.flushed) {
+                    if self.linger.is_some() && item.is_flushed(self.flushes) {
                         self.linger = None;
                     }
                     filling.push(item);
@@ -229,9 +232,9 @@ impl Queue {
         }
         let options = &self.shared.options;
         let mut filling = Filling::new(&self.topic, options, routing_epoch);
-        // A flush from here on is told; of those before, the record says whether it was sent by then.
-        self.flushed.mark_unchanged();
-        let lingers = !options.linger.is_zero() && !item.is_flushed(&self.flushed);
+        // A flush from here on is told; of those before, each record says whether it was sent by then.
+        self.flushes = *self.flushed.borrow_and_update();
+        let lingers = !options.linger.is_zero() && !item.is_flushed(self.flushes);
         filling.push(item);
         if !filling.is_empty() {
             self.filling = Some(filling);

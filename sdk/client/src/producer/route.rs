@@ -328,12 +328,8 @@ async fn choose(shared: &Shared, queues: &Queues, group: Vec<Item>) -> Chosen {
                 chosen.extend(rest.map(|item| (item, Choice::Stale)));
             }
             Err(Refusal { error: ProduceError::Expired { last: why, .. }, .. }) => {
-                // Those that came later may wait a little more.
+                // The oldest is due by now; those that came later may wait a little more.
                 last = why;
-                let now = shared.cluster.env.clock.now();
-                for item in group.extract_if(.., |item| item.is_due(now)) {
-                    item.pending.done(Err(shared.expired(last.as_ref())));
-                }
                 groups.push_front(group);
             }
             Err(refusal) if group.len() > 1 && refusal.is_about_records => {
