@@ -14,13 +14,15 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Failing {
     partitions: BTreeSet<PartitionId>,
-    /// Only one partition is read.
+    /// One partition is read, as was asked for.
     alone: bool,
 }
 
 impl Failing {
-    pub(super) fn new(read: usize) -> Self {
-        Self { partitions: BTreeSet::new(), alone: read < 2 }
+    /// `asked`: the partitions that were named; none is all.
+    pub(super) fn new(asked: &[i32]) -> Self {
+        let alone = asked.first().is_some_and(|first| asked.iter().all(|other| other == first));
+        Self { partitions: BTreeSet::new(), alone }
     }
 
     /// Says what has changed. `name`: of the topic or view.
@@ -84,7 +86,7 @@ mod tests {
             detail: "rot".into(),
         };
         let check = |partitions: &[i32], expected: &str| {
-            let mut failing = Failing::new(9);
+            let mut failing = Failing::new(&[1, 4, 9]);
             for partition in partitions {
                 failing.note("t", ConsumerEvent::Failing { partition: PartitionId(*partition), error: error() });
             }
@@ -98,9 +100,17 @@ mod tests {
         check(&[], "");
         check(&[1], "partition 1 was not read to its end: ");
         check(&[4, 1], "partitions 1, 4 were not read to their end: ");
-        let mut alone = Failing::new(1);
+        let mut alone = Failing::new(&[1, 1]);
         alone.note("t", ConsumerEvent::Failing { partition: PartitionId(1), error: error() });
         assert!(explain(alone.explain(error()).as_ref()).starts_with("the records of t partition 1"), "told once");
+    }
+
+    #[test]
+    fn one_partition_is_alone_only_where_it_was_asked_for() {
+        let alone = |asked: &[i32]| Failing::new(asked).alone;
+        assert!(alone(&[3]) && alone(&[3, 3]) && !alone(&[3, 4]));
+        // Of all, some may not be placed yet: what is told of one of them is not told by the end of the reading.
+        assert!(!alone(&[]));
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Consume {
         refuse_beyond_the_end(&consumer)?;
         let mut printer = Printer { format, bytes: Vec::with_capacity(2 * BUFFER_BYTES) };
         let from: u64 = offsets(&consumer);
-        let read = print_records(&mut consumer, &mut printer, self.count).await;
+        let read = print_records(&mut consumer, &mut printer, &self.partition, self.count).await;
         // What came before an error is good.
         printer.flush()?;
         if read.with_context(what)? == 0 && until_end {
@@ -152,8 +152,13 @@ fn nothing_shown(name: &str, offsets: u64) -> String {
 }
 
 /// How many were printed.
-async fn print_records(consumer: &mut Consumer, printer: &mut Printer, count: Option<u64>) -> anyhow::Result<u64> {
-    let mut failing = Failing::new(consumer.positions().count());
+async fn print_records(
+    consumer: &mut Consumer,
+    printer: &mut Printer,
+    asked: &[i32],
+    count: Option<u64>,
+) -> anyhow::Result<u64> {
+    let mut failing = Failing::new(asked);
     let wanted = count.unwrap_or(u64::MAX);
     let mut left = wanted;
     while left > 0 {
