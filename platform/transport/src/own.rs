@@ -84,10 +84,9 @@ fn mismatch(key: &Path, error: impl std::fmt::Display) -> String {
 pub fn client_roots(ca: &Path) -> Result<Arc<RootCertStore>, OwnError> {
     for certificate in certificates(ca, &read(ca)?)? {
         let (_, parsed) = parse_x509_certificate(&certificate).map_err(|_| unusable(ca, "it holds no certificate"))?;
-        let constraints = parsed.basic_constraints().map_err(|_| unusable(ca, "it holds no certificate"))?;
         // Roots of the first version have no extensions that could say so; but they have signed themselves.
         let is_old_root = parsed.version() == X509Version::V1 && parsed.subject() == parsed.issuer();
-        if !constraints.is_some_and(|constraints| constraints.value.ca) && !is_old_root {
+        if !is_ca(&parsed) && !is_old_root {
             let detail = format!("the certificate of {} in it is not a CA's (basicConstraints)", parsed.subject());
             return Err(unusable(ca, detail));
         }
