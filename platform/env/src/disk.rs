@@ -45,6 +45,12 @@ pub fn lack(error: &io::Error) -> Option<Lack> {
     }
 }
 
+/// The error of a call that is refused so that others have descriptors left: [`lack`] takes it for what it would be without any.
+#[must_use]
+pub fn no_descriptor() -> io::Error {
+    rustix::io::Errno::MFILE.into()
+}
+
 /// Something is in a file's place that is none.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} is there, and no plain file: move it away, and put back the file that was there")]

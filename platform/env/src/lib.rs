@@ -33,8 +33,8 @@ pub use budget::{Budget, Share};
 pub use buffers::Buffers;
 pub use clock::{Clock, Monotonic};
 pub use disk::{
-    Disk, DiskFile, DiskLock, Identity, Lack, OpenMode, Room, advised, is_of_wrong_type, is_taken_away, lack, remedy,
-    taken_away,
+    Disk, DiskFile, DiskLock, Identity, Lack, OpenMode, Room, advised, is_of_wrong_type, is_taken_away, lack,
+    no_descriptor, remedy, taken_away,
 };
 pub use histogram::{Buckets, Histogram};
 pub use net::{Connection, Frame, FrameSink, FrameSource, FrameStream, Listener, Net, Peer, network};

@@ -304,7 +304,9 @@
 //! commit loop writes or of a directory is final whatever the reason (a mark and what else is beside the segments is written again
 //! as a whole); a directory that could not be opened for it was not synced, and is a lack like others.
 //!
-//! At most `open_segments_max` segments are open (`handles`); those that were written and not synced stay open.
+//! At most `open_segments_max` segments are open (`handles`); those that were written and not synced stay open. Where most are open for
+//! that, the sync loop syncs and closes them (`relief`), which takes no descriptor; where all are, an append to another is refused. A start
+//! closes what it has written so, too.
 
 mod age;
 mod append;
@@ -341,6 +343,7 @@ mod producers;
 mod queue;
 mod read;
 mod recover;
+mod relief;
 mod retention;
 mod ring;
 mod segment;

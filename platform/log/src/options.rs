@@ -30,7 +30,8 @@ pub struct StorageOptions {
     pub producer_expiration: Duration,
     /// How long data of logs in durability `replicated` stays in the page cache alone, at most.
     pub sync_interval: Duration,
-    /// How many segments' files may be open at a time; more only while they wait to be synced, which is then done at once.
+    /// How many segments' files may be open at a time. Those that were written stay open until they are synced: that is done at once where
+    /// they are three quarters of these, and an append to another is refused where they are all of these, and 32.
     pub open_segments_max: usize,
     /// How much of the newest batches is kept in memory for those who read at the end, bytes, of all logs together; 0: nothing.
     pub tail_bytes_max: usize,

@@ -12,6 +12,7 @@ use crate::{
     CommitError, Ended, PartitionLog, StorageFailed,
     carry::Carrying,
     frame::{FRAME_HEADER_BYTES, Frame, Kind},
+    relief::Round,
     ticket::Resolve,
 };
 
@@ -109,6 +110,8 @@ pub(crate) struct Queue {
     pub(crate) sync_unjournaled: bool,
     /// Those of them whose turn it is, and others that somebody wants synced.
     pub(crate) due: VecDeque<Arc<PartitionLog>>,
+    /// How far they were looked at for segments to be closed.
+    pub(crate) relief: Round,
     /// The commit loop has ended in order.
     pub(crate) drained: bool,
 }
@@ -128,6 +131,7 @@ impl Queue {
             carries: VecDeque::new(),
             sync_unjournaled: false,
             due: VecDeque::new(),
+            relief: Round::default(),
             drained: false,
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     index::{Index, Known},
     made::Made,
     mark::{First, Mark},
-    pin::Frames,
+    pin::{Frames, Pin},
     producers::Producers,
     segment::Segment,
     snapshot::Remembered,
@@ -287,8 +287,14 @@ impl State {
 
     /// Whether a segment is one of the log's. One that was cut, or has gone, is not.
     pub(crate) fn holds(&self, segment: &Arc<Segment>) -> bool {
+        self.len_of(segment).is_some()
+    }
+
+    /// How much of a segment counts, bytes, if it is one of the log's.
+    pub(crate) fn len_of(&self, segment: &Arc<Segment>) -> Option<u64> {
         let after = self.parts.partition_point(|part| part.segment.base <= segment.base);
-        after.checked_sub(1).is_some_and(|at| Arc::ptr_eq(&self.parts[at].segment, segment))
+        let part = &self.parts[after.checked_sub(1)?];
+        Arc::ptr_eq(&part.segment, segment).then_some(part.len)
     }
 
     /// Whether one of the log's segments begins at an offset.
@@ -343,7 +349,13 @@ impl State {
             self.producers.at_bases.retain(|(at, _)| *at < part.segment.base);
             part.segment.remove()?;
         }
-        self.parts[last].segment.cut(to.len)
+        let segment = &self.parts[last].segment;
+        segment.cut(to.len)?;
+        // What counts is synced, or no sync would ever come and let the file be closed.
+        if self.unsynced.bytes == 0 && !matches!(self.frames.pin, Pin::Syncing { .. }) {
+            segment.handle.synced();
+        }
+        Ok(())
     }
 
     /// Closes the active segment and begins the next: `segment`, whose base is the log's end. Its file is made by its first batch.
@@ -384,7 +396,7 @@ impl State {
             self.growth.age.begin(header.max_timestamp, now);
             self.growth.first = Some(First::of(header.crc));
         }
-        let placed = Placed { file: active.segment.handle.writer()?, at: active.len };
+        let placed = Placed { file: active.segment.handle.appender()?, at: active.len };
         let delta = active.segment.delta(header.base_offset);
         active.len += bytes;
         self.growth.index.get_or_insert_default().add(delta, bytes, header.max_timestamp);

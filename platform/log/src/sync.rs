@@ -12,6 +12,7 @@ use crate::{
     data_dir,
     journal::{Journal, PanicGuard},
     pin::Pin,
+    relief::relieve,
     ring::{self, Means, prepare_next},
     sync_all::sync_all,
     sync_error::{SyncError, refused},
@@ -19,9 +20,6 @@ use crate::{
     sync_plan::Cause,
     trash::{Reaper, remove_empty_dirs},
 };
-
-/// Among how many logs one is looked for, to be synced so that its segments can be closed.
-const PRESSED_LOGS_MAX: usize = 64;
 
 /// Runs until the journal is closed, stopped or failed. After an orderly end everything is synced and the clean mark is set.
 pub(crate) async fn run(journal: Arc<Journal>) {
@@ -70,9 +68,10 @@ fn work(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
         return Ok(true);
     }
     // In turns: a journal under pressure must not keep the others waiting, nor they it.
-    let recycled = recycle(journal)? || relieve(journal)?;
+    let relieved = relieve(journal)?;
+    let recycled = recycle(journal)?;
     let cleared = follow_moved(journal)?;
-    Ok(sync_unjournaled(journal)? || cleared || recycled)
+    Ok(sync_unjournaled(journal)? || cleared || recycled || relieved)
 }
 
 /// Sets room aside again, once there is some.
@@ -240,23 +239,6 @@ fn sync_log(journal: &Arc<Journal>, log: &Arc<PartitionLog>) -> Result<bool, Sto
             Ok(false)
         }
     }
-}
-
-/// Where more segments are open than there may be, syncs a log, so that some can be closed.
-fn relieve(journal: &Arc<Journal>) -> Result<bool, StorageFailed> {
-    if !journal.handles.is_pressed() {
-        return Ok(false);
-    }
-    let pinning: Vec<_> = {
-        let queue = journal.queue();
-        queue.pins.values().chain(&queue.unjournaled).take(PRESSED_LOGS_MAX).cloned().collect()
-    };
-    // What is deleted goes by itself.
-    let Some(log) = pinning.into_iter().find(|log| log.state().life.dropped.is_none()) else { return Ok(false) };
-    journal.queue().unjournaled.retain(|listed| !Arc::ptr_eq(listed, &log));
-    let synced = sync_log(journal, &log)?;
-    journal.handles.trim();
-    Ok(synced)
 }
 
 /// Syncs one of the logs without a journal, where that is due.

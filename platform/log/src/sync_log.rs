@@ -23,7 +23,7 @@ const WRITE_BACK_BYTES: u64 = 2 << 20;
 
 /// Writes what is to be synced piece by piece, but for the last one. While the disk takes tens of megabytes at once, the
 /// journal's own syncs stand behind them, and everybody who waits for an acknowledgement.
-fn write_back(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
+pub(crate) fn write_back(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
     let mut at = from;
     while at + WRITE_BACK_BYTES < to {
         file.write_back(at, WRITE_BACK_BYTES)?;

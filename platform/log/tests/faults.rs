@@ -552,6 +552,64 @@ fn a_replicated_log_that_cannot_be_made_is_refused_and_made_later() {
     }
 }
 
+/// Segments that were written took all of them, and what would have freed some had none for itself; nor did a start.
+#[test]
+fn appends_to_many_logs_leave_descriptors_for_others() {
+    for durability in [Durability::Fsync, Durability::Replicated] {
+        let mut bench = bench(durability);
+        let idle = bench.disk().open_files();
+        let options = bench.log_options();
+        let logs: Vec<_> = (1..120).map(|at| bench.storage().open_log(log_id(at), options).unwrap()).collect();
+        // Of which 32 at most are for segments that wait to be synced.
+        bench.disk().set_descriptors(Some(idle + 36));
+        let mut appended = vec![Vec::new(); logs.len()];
+        for round in 1..=3 {
+            for turn in 0.. {
+                assert!(turn < 60, "round {round}: {} logs are refused", logs.len());
+                let behind = |at: &usize| appended[*at].len() < round;
+                let behind: Vec<_> = (0..logs.len()).filter(behind).collect();
+                if behind.is_empty() {
+                    break;
+                }
+                let mut tickets = Vec::new();
+                for at in behind {
+                    let batch = bench.next_batch(1, 100);
+                    match logs[at].append(batch.clone(), EPOCH) {
+                        Ok(done) => {
+                            appended[at].push(stored(&batch, done.base_offset, EPOCH));
+                            tickets.push(done.ticket);
+                        }
+                        Err(AppendError::Descriptors { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                let open = bench.disk().open_files() - idle;
+                assert!(open <= 33, "{open} files are open");
+                assert!(bench.disk().open(Path::new("/other"), OpenMode::Create).is_ok());
+                for ticket in tickets {
+                    bench.world.run_until(ticket).unwrap();
+                }
+                bench.world.run_for(Duration::from_millis(1));
+            }
+        }
+        // The segments of some are ahead of the journal.
+        let ahead: Vec<_> = logs.iter().filter_map(|log| log.append(batch(1, 10, 0), EPOCH).ok()).collect();
+        assert!(ahead.len() > 20 && ahead.len() < logs.len(), "{}", ahead.len());
+        drop((logs, ahead));
+        // A start takes fewer than what it goes on from.
+        let open = bench.disk().open_files();
+        bench.disk().set_descriptors(Some(open - 16));
+        bench.kill();
+        for (at, appended) in (1..).zip(&appended) {
+            let log = bench.storage().open_log(log_id(at), options).unwrap();
+            assert!(read_all(&log, log.end_offset(), 5_000).starts_with(appended), "{at}");
+        }
+        bench.append(10).unwrap();
+        bench.crash();
+        bench.close();
+    }
+}
+
 #[test]
 fn many_logs_share_few_descriptors() {
     let mut bench = bench(Durability::Fsync);

@@ -94,6 +94,8 @@ fn the_making_is_known_when_the_journal_has_let_go_of_it() {
         let mut bench = bench(durability);
         bench.make(7);
         bench.append_each(1, 1, 100);
+        // Without a journal nothing else makes the record durable.
+        bench.world.run_for(2 * bench.options.sync_interval);
         let other = bench.storage().open_log(log_id(1), bench.log_options()).unwrap();
         for _ in 0..400 {
             let batch = bench.next_batch(1, 2_000);

@@ -39,6 +39,8 @@ pub(super) fn cut_rest(journal: &Journal, log: &PartitionLog) -> Result<(), Open
         // What was replayed stays open until it is synced.
         if state.unsynced.bytes == 0 {
             part.segment.handle.release();
+        } else if journal.handles.is_pressed() {
+            part.segment.handle.sync_and_close().map_err(io("sync", path))?;
         }
     }
     Ok(())
@@ -75,8 +77,8 @@ pub(super) fn cut_active(part: &Part) -> Result<(), OpenError> {
     if part.segment.len().map_err(io("measure", path))? != part.len {
         let file = part.segment.handle.writer().map_err(io("open", path))?;
         file.set_len(part.len).map_err(io("cut", path))?;
-        file.sync_data().map_err(io("sync", path))?;
     }
+    part.segment.handle.sync_and_close().map_err(io("sync", path))?;
     part.segment.handle.release();
     Ok(())
 }

@@ -434,7 +434,10 @@ impl Part {
     /// Whether there is more in a segment's file than counts.
     fn has_more(&self) -> Result<bool, OpenError> {
         let len = self.segment.len().map_err(io("measure", &self.segment.path))?;
-        self.segment.handle.release();
+        // What was written of it stays open until it is synced.
+        if self.segment.handle.unsynced().is_none() {
+            self.segment.handle.release();
+        }
         Ok(len > self.len)
     }
 }
@@ -455,6 +458,9 @@ fn keep_tail(
         let path = part.segment.path.clone();
         let len = part.segment.len().map_err(io("measure", &path))?;
         let found = part.segment.keep_tail(part.len, len, end).map_err(unreadable)?;
+        if journal.handles.is_pressed() {
+            part.segment.handle.sync_and_close().map_err(io("sync", &path))?;
+        }
         part.len += found.iter().map(|header| header.batch_bytes() as u64).sum::<u64>();
         end = found.last().map_or(end, BatchHeader::end_offset);
         headers.extend(found);

@@ -21,9 +21,11 @@ use super::{
 };
 use crate::{
     LogId, LogOptions, OpenError, PartitionLog,
+    bytes_io::failing,
     data_dir::{io, list},
     fault::{self, Fault},
     frame::{Kind, batches_in},
+    handles::Handle,
     held::{self, Holder},
     journal::Journal,
     journal_file::{FILE_HEADER_BYTES, Scan, WholeFrame},
@@ -332,7 +334,18 @@ impl Replay<'_> {
         state.epochs.cut_after(header.partition_leader_epoch);
         state.epochs.begin(header.partition_leader_epoch, header.base_offset);
         state.producers.note(header, now);
-        Ok(())
+        self.relieve()
+    }
+
+    /// Where most of the segments that may be open wait to be synced, syncs and closes them: a start takes no more descriptors than what it
+    /// goes on from. Nobody is writing to one.
+    fn relieve(&self) -> Result<(), OpenError> {
+        let handles = &self.journal.handles;
+        if !handles.is_pressed() {
+            return Ok(());
+        }
+        let sync = |handle: &Arc<Handle>| handle.sync_and_close().map_err(failing("sync", &handle.path));
+        each(self.journal, &handles.all_unsynced(), sync).map_err(failed)
     }
 
     /// Applies a frame. Where that shows that its log is damaged, the log is out of service from then on, and no other.
