@@ -93,8 +93,9 @@ pub(crate) fn dispatch(
         }
     };
     match request {
-        // Was taken apart above.
-        Request::Produce(_) => std::future::ready(Reply::Nothing).boxed(),
+        // Was taken apart above; the session has seen to credit.
+        Request::Produce(_) | Request::SubscriptionCredit(_) => std::future::ready(Reply::Nothing).boxed(),
+        Request::Subscribe(request) => handlers::fetch::subscribe(shared, request, turn),
         Request::ApiVersions(_) => now!(ApiVersions, api_versions()),
         Request::Metadata(request) => answer!(Metadata, handlers::metadata::handle(shared, request)),
         Request::Fetch(request) => {

@@ -1,5 +1,5 @@
-//! Memory for records at work in modules: one bound over all transforms and views of a broker; for fetch sessions; and for fetches that
-//! name many partitions.
+//! Memory for records at work in modules: one bound over all transforms and views of a broker; for fetch sessions, subscriptions,
+//! and fetches that name many partitions.
 //!
 //! What is read and unpacked waits for its turn; it is held for a call or a few and given back before anything else is
 //! waited for, so the queue moves. What modules have emitted cannot be given back before it is written, so nothing waits
@@ -24,6 +24,10 @@ const EMITTED_BYTES_MAX: usize = 256 << 20;
 const SESSIONS_BYTES_MAX: usize = 64 << 20;
 /// For what fetches hold that name many partitions, bytes.
 const FETCHES_BYTES_MAX: usize = 128 << 20;
+/// For what subscriptions remember, bytes: of more than a hundred thousand partitions.
+const SUBSCRIPTIONS_BYTES_MAX: usize = 64 << 20;
+/// What each takes beside its partitions, as much as so many of these.
+const SUBSCRIPTION_PARTITIONS: usize = 8;
 /// So many partitions may be named for nothing: as many requests as a connection may have under way take little then.
 const FETCH_PARTITIONS_FREE: usize = 64;
 /// What each takes while it is waited for, bytes; rounded up from what was measured (360).
@@ -40,6 +44,7 @@ pub(crate) struct Memory {
     emitted: Budget,
     shown: Budget,
     fetches: Budget,
+    subscriptions: Budget,
     /// How many fetches wait for that.
     fetches_waiting: watch::Sender<usize>,
     /// Of fetch sessions.
@@ -53,6 +58,7 @@ impl Memory {
             emitted: Budget::new(EMITTED_BYTES_MAX),
             shown: Budget::new(SHOWN_BYTES_MAX),
             fetches: Budget::new(FETCHES_BYTES_MAX),
+            subscriptions: Budget::new(SUBSCRIPTIONS_BYTES_MAX),
             fetches_waiting: watch::Sender::new(0),
             sessions: Budget::new(SESSIONS_BYTES_MAX),
         }
@@ -67,6 +73,7 @@ impl Memory {
             ("shown", &self.shown),
             ("fetch_sessions", &self.sessions),
             ("fetches", &self.fetches),
+            ("subscriptions", &self.subscriptions),
         ];
         let metrics = |(purpose, budget): (_, &Budget)| {
             let max = budget.total_bytes();
@@ -104,6 +111,12 @@ impl Memory {
             let _waits = Waits(waiting);
             fetches.take(bytes).await
         })
+    }
+
+    /// Room for a subscription to so many partitions, for as long as it lasts; none where others have it all.
+    pub(crate) fn subscribe(&self, partitions: usize) -> Option<Share> {
+        let bytes = partitions.saturating_add(SUBSCRIPTION_PARTITIONS).saturating_mul(FETCH_PARTITION_BYTES);
+        self.subscriptions.try_take(bytes).filter(|_| bytes <= SUBSCRIPTIONS_BYTES_MAX)
     }
 
     /// Resolves when a fetch waits for room. Who has some should be done soon.

@@ -18,7 +18,7 @@ use futures::{FutureExt, SinkExt, StreamExt, stream::FuturesUnordered};
 use millstream_env::{BoxFuture, Connection, FrameSink, FrameSource, FrameStream, Monotonic};
 use millstream_protocol::{
     ApiKey, Request, RequestHeader,
-    session::{Close, Incoming, Session, Slot},
+    session::{Close, Incoming, Session, Slot, Taken},
 };
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
@@ -289,11 +289,14 @@ impl Drive<'_> {
     /// The request in a frame; none if the session has answered it itself.
     fn take(&mut self, frame: Bytes) -> Result<Option<(Asked, RequestHeader, Request)>, StreamEnd> {
         let requests = &self.shared.requests;
-        let Some(incoming) = self.session.handle_frame(frame).map_err(StreamEnd::Refused)? else {
-            // With the versions that there are.
-            requests.taken(ApiKey::ApiVersions);
-            requests.answered(ApiKey::ApiVersions, Duration::ZERO, true);
-            return Ok(None);
+        let incoming = match self.session.handle_frame(frame).map_err(StreamEnd::Refused)? {
+            Taken::Request(incoming) => incoming,
+            Taken::Done(api) => {
+                requests.taken(api);
+                // ApiVersions: with the versions that there are.
+                requests.answered(api, Duration::ZERO, api == ApiKey::ApiVersions);
+                return Ok(None);
+            }
         };
         let Incoming { slot, header, request, .. } = incoming;
         requests.taken(header.api);
@@ -330,14 +333,24 @@ impl Drive<'_> {
         Ok(settled)
     }
 
-    fn settle(&mut self, Asked { slot, api, at }: Asked, reply: Reply) -> Result<(), StreamEnd> {
+    fn settle(&mut self, asked: Asked, reply: Reply) -> Result<(), StreamEnd> {
+        let Asked { slot, api, at } = asked;
         let error = match &reply {
+            Reply::More(..) => false,
             Reply::Answer(response) => response.tells_error(),
             Reply::Nothing => false,
             Reply::Close(_) => true,
         };
-        self.shared.requests.answered(api, self.shared.env.clock.now() - at, error);
+        if !matches!(reply, Reply::More(..)) {
+            self.shared.requests.answered(api, self.shared.env.clock.now() - at, error);
+        }
         match reply {
+            Reply::More(response, rest) => {
+                // It has no turn before what this one takes of its credit, and of the room, is counted.
+                self.turns.give(None, 0);
+                self.waiting.push(Box::pin(async move { (asked, rest.await) }));
+                self.session.respond_partly(slot, &response)
+            }
             Reply::Answer(response) => self.session.respond(slot, &response),
             Reply::Nothing => self.session.skip(slot),
             Reply::Close(reason) => return Err(StreamEnd::Unanswered(reason)),
@@ -364,183 +377,11 @@ impl Drive<'_> {
     /// The oldest request without an answer may gather it, once what was gathered before has left.
     fn give_turn(&self) {
         if self.in_sink + self.session.unsent_bytes() < AHEAD_BYTES_MAX {
-            self.turns.give(self.session.first_waiting());
+            self.turns.give(self.session.first_waiting(), self.session.credit_bytes());
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use futures::channel::{mpsc, oneshot};
-    use millstream_env::sim::World;
-    use millstream_model::{Offset, PartitionId};
-    use millstream_protocol::{
-        encode_request,
-        messages::{
-            fetch::{FetchPartition, FetchRequest, FetchTopic},
-            produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
-        },
-    };
-    use millstream_record::{BatchBuilder, BatchOptions};
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::{Broker, testing};
-
-    /// The peer's end of a stream: what it sends and takes, and what becomes of it.
-    struct Peer {
-        frames: mpsc::UnboundedSender<std::io::Result<Bytes>>,
-        answers: mpsc::UnboundedReceiver<millstream_env::Frame>,
-        finished: Option<oneshot::Sender<()>>,
-        gone: Option<oneshot::Sender<()>>,
-    }
-
-    fn stream() -> (Peer, FrameStream) {
-        let ((frames, source), (sink, answers)) = (mpsc::unbounded(), mpsc::unbounded());
-        let ((finish, finished), (go, gone)) = (oneshot::channel(), oneshot::channel());
-        let sink = sink.sink_map_err(|_| std::io::ErrorKind::BrokenPipe.into());
-        let signal = |told: oneshot::Receiver<()>| async {
-            if told.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        let stream = FrameStream {
-            source: Box::pin(source),
-            sink: Box::pin(sink),
-            finished: signal(finished).boxed(),
-            gone: signal(gone).boxed(),
-        };
-        (Peer { frames, answers, finished: Some(finish), gone: Some(go) }, stream)
-    }
-
-    impl Peer {
-        fn send(&self, version: i16, request: impl Into<Request>) {
-            let frame = encode_request(version, 1, None, &request.into()).unwrap().to_bytes();
-            self.frames.unbounded_send(Ok(frame)).unwrap();
-        }
-
-        /// As [`Peer::send`], of records from there on, as soon as there are any.
-        fn fetch(&self, from: Offset) {
-            let partitions =
-                vec![FetchPartition { fetch_offset: from, partition_max_bytes: 1 << 20, ..Default::default() }];
-            let topics = vec![FetchTopic { topic: "t".into(), partitions, ..Default::default() }];
-            self.send(11, FetchRequest { max_wait_ms: i32::MAX, min_bytes: 1, topics, ..Default::default() });
-        }
-
-        /// To a partition; with acks=0 there is no answer.
-        fn produce(&self, partition: i32, acks: i16) {
-            let mut builder = BatchBuilder::new(BatchOptions::default());
-            builder.push(millstream_model::TimestampMs(0), None, Some(b"value"), &[]).unwrap();
-            let records = Some(builder.build().unwrap());
-            let partition_data =
-                vec![PartitionProduceData { index: PartitionId(partition), records, ..Default::default() }];
-            let topic_data = vec![TopicProduceData { name: "t".into(), partition_data, ..Default::default() }];
-            self.send(7, ProduceRequest { acks, timeout_ms: 1000, topic_data, ..Default::default() });
-        }
-    }
-
-    fn turns(broker: &Broker) -> Turns {
-        Turns::new(CancellationToken::new(), broker.shared().catch_up.connection(Ipv4Addr::LOCALHOST.into()))
-    }
-
-    /// A broker with three old records and readers held back, and one who waits before all others.
-    fn busy(world: &World) -> (Broker, crate::catch_up::Place) {
-        let broker = testing::start(world);
-        world.run_until(testing::create(&broker, 1));
-        for _ in 0..3 {
-            world.run_until(testing::append(&broker, 0).commit).unwrap();
-        }
-        let catch_up = &broker.shared().catch_up;
-        catch_up.hold(1.0);
-        let mut first = catch_up.connection(Ipv4Addr::LOCALHOST.into()).ask(1 << 20).unwrap();
-        assert!(first.is_due());
-        (broker, first)
-    }
-
-    fn end(broker: &Broker) -> Offset {
-        broker.shared().partitions.find(testing::TOPIC, PartitionId(0)).unwrap().log.end_offset()
-    }
-
-    /// Its fetches waited for their turn, or for records, and kept their places for as long as they liked to wait.
-    #[test]
-    fn what_waits_for_a_peer_that_takes_nothing_more_ends_at_once() {
-        for from in [0, 3] {
-            let world = World::new(7);
-            let (broker, first) = busy(&world);
-            let shared = broker.shared();
-            let (mut peer, stream) = stream();
-            peer.fetch(Offset(from));
-            let mut driven = Box::pin(drive_stream(shared, stream, turns(&broker)));
-            assert!((&mut driven).now_or_never().is_none());
-            assert_eq!(shared.catch_up.waiting(), usize::from(from == 0));
-            peer.gone.take().unwrap().send(()).unwrap();
-            // What it had sent is taken, whether it had asked for an answer or not.
-            peer.produce(0, 0);
-            peer.fetch(Offset(from));
-            let ended = driven.now_or_never().expect("it waits on");
-            assert!(matches!(ended, Err(StreamEnd::Gone)), "{ended:?}");
-            assert_eq!((shared.catch_up.waiting(), end(&broker)), (0, Offset(4)), "{from}");
-            assert!(peer.answers.try_recv().is_err());
-            drop(first);
-            testing::stop(&world, broker);
-        }
-    }
-
-    /// A client that asked for more than a stream takes at a time, and closed its connection, was not seen to have gone: nothing was read
-    /// from it before something was answered.
-    #[test]
-    fn nothing_waits_for_a_peer_that_has_ended_its_side_though_there_is_more_to_read() {
-        let world = World::new(7);
-        let (broker, first) = busy(&world);
-        drop(first);
-        let (mut peer, stream) = stream();
-        let asked = 3 * broker.shared().options.session.requests_max;
-        for _ in 0..asked {
-            peer.fetch(Offset(3));
-        }
-        let mut driven = Box::pin(drive_stream(broker.shared(), stream, turns(&broker)));
-        for _ in 0..10 {
-            assert!((&mut driven).now_or_never().is_none());
-        }
-        peer.finished.take().unwrap().send(()).unwrap();
-        peer.frames.close_channel();
-        world.run_until(driven).unwrap();
-        let answers = std::iter::from_fn(|| peer.answers.try_recv().ok()).count();
-        assert_eq!(answers, asked);
-        testing::stop(&world, broker);
-    }
-
-    /// It made readers give way to a producer that appended nothing, and counted as an append that was quick.
-    #[test]
-    fn a_produce_request_of_which_all_is_refused_is_no_append() {
-        let world = World::new(7);
-        let broker = testing::start(&world);
-        world.run_until(testing::create(&broker, 1));
-        let run = |partitions: &[i32]| {
-            let (mut peer, stream) = stream();
-            partitions.iter().for_each(|partition| peer.produce(*partition, -1));
-            peer.frames.close_channel();
-            world.run_until(drive_stream(broker.shared(), stream, turns(&broker))).unwrap();
-            assert_eq!(std::iter::from_fn(|| peer.answers.try_recv().ok()).count(), partitions.len());
-            broker.shared().catch_up.is_live()
-        };
-        assert!(!run(&[1, 7]), "there is no such partition");
-        assert!(run(&[0, 1]));
-        testing::stop(&world, broker);
-    }
-
-    #[test]
-    fn a_peer_that_reads_on_is_answered() {
-        let world = World::new(7);
-        let (broker, first) = busy(&world);
-        drop(first);
-        let (mut peer, stream) = stream();
-        peer.fetch(Offset(0));
-        peer.frames.close_channel();
-        world.run_until(drive_stream(broker.shared(), stream, turns(&broker))).unwrap();
-        assert!(peer.answers.try_recv().is_ok());
-        testing::stop(&world, broker);
-    }
-}
+#[path = "serve_tests.rs"]
+mod tests;

@@ -10,9 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catch_up::ReadingConnection;
 
+/// Whose turn it is, and how many bytes of answers a subscription may send then.
+type Now = (Option<Slot>, u64);
+
 /// The stream's end: says whose turn it is.
 pub(crate) struct Turns {
-    now: watch::Sender<Option<Slot>>,
+    now: watch::Sender<Now>,
     hurry: CancellationToken,
     reading: ReadingConnection,
 }
@@ -20,7 +23,7 @@ pub(crate) struct Turns {
 /// A request's end.
 pub(crate) struct Turn {
     slot: Slot,
-    now: watch::Receiver<Option<Slot>>,
+    now: watch::Receiver<Now>,
     hurry: CancellationToken,
     reading: ReadingConnection,
 }
@@ -29,7 +32,7 @@ impl Turns {
     /// `hurry`: cancelled when no request of the stream should wait for anything that has not come yet.
     /// `reading`: the stream's connection.
     pub(crate) fn new(hurry: CancellationToken, reading: ReadingConnection) -> Self {
-        Self { now: watch::Sender::new(None), hurry, reading }
+        Self { now: watch::Sender::new((None, 0)), hurry, reading }
     }
 
     /// The turn of one request, for its handler.
@@ -43,9 +46,10 @@ impl Turns {
         self.hurry.cancel();
     }
 
-    /// It is this request's turn, or nobody's.
-    pub(crate) fn give(&self, slot: Option<Slot>) {
-        self.now.send_if_modified(|now| std::mem::replace(now, slot) != slot);
+    /// It is this request's turn, or nobody's. `credit_bytes`: of the stream's subscription.
+    pub(crate) fn give(&self, slot: Option<Slot>, credit_bytes: u64) {
+        let given = (slot, credit_bytes);
+        self.now.send_if_modified(|now| std::mem::replace(now, given) != given);
     }
 }
 
@@ -54,7 +58,18 @@ impl Turn {
     pub(crate) async fn come(&mut self) {
         let slot = self.slot;
         // The stream has ended when nobody gives turns any more, and its requests end with it.
-        let _ = self.now.wait_for(|now| *now == Some(slot)).await;
+        let _ = self.now.wait_for(|(now, _)| *now == Some(slot)).await;
+    }
+
+    /// Resolves when it is this subscription's turn and it may send something, with how many bytes.
+    pub(crate) async fn come_with_credit(&mut self) -> u64 {
+        let slot = self.slot;
+        let now = self.now.wait_for(|(now, credit_bytes)| *now == Some(slot) && *credit_bytes > 0).await;
+        let Some(credit_bytes) = now.ok().map(|now| now.1) else {
+            // As above.
+            return std::future::pending().await;
+        };
+        credit_bytes
     }
 
     /// Who reads, where it is about old records.
@@ -63,7 +78,7 @@ impl Turn {
     }
 
     /// Resolves when nobody will wait for what this request waits for: its peer sends no more, or the broker stops.
-    pub(crate) async fn hurried(&self) {
-        self.hurry.cancelled().await;
+    pub(crate) fn hurried(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.hurry.clone().cancelled_owned()
     }
 }

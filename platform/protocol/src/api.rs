@@ -4,7 +4,7 @@ use std::{fmt, ops::RangeInclusive};
 
 use crate::{
     codec::{DecodeError, EncodeError, Message, Reader, Writer, read_body, write_body},
-    extension::{cluster::*, modules::*, routing::*, transforms::*, views::*},
+    extension::{cluster::*, modules::*, routing::*, subscriptions::*, transforms::*, views::*},
     messages::{
         api_versions::*, cluster::*, configs::*, fetch::*, groups::*, log_dirs::*, metadata::*, offsets::*, produce::*,
         producers::*, records::*, topics::*,
@@ -269,6 +269,22 @@ apis! {
     DescribeRouting = 20031: DescribeRoutingRequest => DescribeRoutingResponse;
     /// The cluster as its operator sees it.
     ClusterInfo = 20040: ClusterInfoRequest => ClusterInfoResponse;
+    /// Reads record batches as they come: many answers.
+    Subscribe = 20050: SubscribeRequest => SubscribeResponse;
+    /// Lets a subscription go on.
+    SubscriptionCredit = 20051: SubscriptionCreditRequest => SubscriptionCreditResponse;
+}
+
+impl Request {
+    /// Whether an answer comes: not to Produce with acks=0, and not to [`Request::SubscriptionCredit`].
+    #[must_use]
+    pub const fn is_answered(&self) -> bool {
+        match self {
+            Self::Produce(request) => request.acks != 0,
+            Self::SubscriptionCredit(_) => false,
+            _ => true,
+        }
+    }
 }
 
 impl ApiKey {

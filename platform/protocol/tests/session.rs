@@ -5,13 +5,16 @@ use bytes::Bytes;
 use millstream_env::Frame;
 use millstream_protocol::{
     ApiKey, DecodeError, EncodeError, ErrorCode, Request, Response, api_versions, decode_response, encode_request,
-    extension::cluster::{ClusterInfoRequest, ClusterInfoResponse},
+    extension::{
+        cluster::{ClusterInfoRequest, ClusterInfoResponse},
+        subscriptions::{SubscribeRequest, SubscribeResponse, SubscriptionCreditRequest},
+    },
     messages::{
         api_versions::{ApiVersion, ApiVersionsRequest, ApiVersionsResponse},
         metadata::{MetadataRequest, MetadataResponse},
         produce::{ProduceRequest, ProduceResponse},
     },
-    session::{AnswerError, ClientSession, Close, Incoming, SendError, Session, SessionLimits, Versions},
+    session::{AnswerError, ClientSession, Close, Incoming, SendError, Session, SessionLimits, Taken, Versions},
 };
 
 fn frame(version: i16, correlation_id: i32, request: impl Into<Request>) -> Bytes {
@@ -27,7 +30,10 @@ fn produce(correlation_id: i32, acks: i16) -> Bytes {
 }
 
 fn take(session: &mut Session, frame: Bytes) -> Incoming {
-    session.handle_frame(frame).unwrap().expect("a request to work on")
+    match session.handle_frame(frame).unwrap() {
+        Taken::Request(incoming) => incoming,
+        Taken::Done(api) => panic!("nothing to work on: {api}"),
+    }
 }
 
 fn correlation_id(frame: &Frame) -> i32 {
@@ -171,7 +177,7 @@ fn api_versions_too_new_is_answered_with_error_35_in_a_version_0_body() {
         bytes.extend([0, 0, 0, 9, 0xff, 0xff, 0xde, 0xad]);
         let mut session = Session::new(SessionLimits::default());
         let before = take(&mut session, metadata(1));
-        assert!(session.handle_frame(bytes.into()).unwrap().is_none());
+        assert!(matches!(session.handle_frame(bytes.into()).unwrap(), Taken::Done(ApiKey::ApiVersions)));
         assert_eq!(leaving(&mut session), [], "in its order");
         session.respond(before.slot, &MetadataResponse::default().into()).unwrap();
         assert_eq!(session.poll_frame().map(|frame| correlation_id(&frame)), Some(1));
@@ -288,4 +294,95 @@ fn an_answers_header_has_tags_except_to_api_versions() {
     assert!(decode_response(ApiKey::Metadata, 9, metadata).is_ok());
     let versions = session.poll_frame().unwrap().to_bytes();
     assert_eq!(versions[4..7], [0, 0, 1], "the error, then an empty array");
+}
+
+fn subscribe(correlation_id: i32, credit_bytes: i64) -> Bytes {
+    frame(0, correlation_id, SubscribeRequest { subscription_id: 5, credit_bytes, ..Default::default() })
+}
+
+fn credit(subscription_id: i32, credit_bytes: i64) -> Bytes {
+    frame(0, 0, SubscriptionCreditRequest { subscription_id, credit_bytes })
+}
+
+fn part(is_last: bool) -> Response {
+    SubscribeResponse { is_last, ..Default::default() }.into()
+}
+
+#[test]
+fn a_subscription_has_many_answers_and_what_is_behind_it_waits_for_the_last() {
+    let mut session = Session::new(SessionLimits::default());
+    let first = take(&mut session, metadata(1));
+    let subscription = take(&mut session, subscribe(2, 1_000));
+    let behind = take(&mut session, metadata(3));
+    session.respond(behind.slot, &MetadataResponse::default().into()).unwrap();
+    session.respond_partly(subscription.slot, &part(false)).unwrap();
+    assert!(!session.has_frame() && leaving(&mut session).is_empty(), "what was asked before is not answered");
+    session.respond(first.slot, &MetadataResponse::default().into()).unwrap();
+    assert_eq!(leaving(&mut session), [1, 2]);
+    session.respond_partly(subscription.slot, &part(false)).unwrap();
+    session.respond_partly(subscription.slot, &part(false)).unwrap();
+    assert!(session.has_frame());
+    assert_eq!(leaving(&mut session), [2, 2]);
+    assert_eq!(session.handle_frame(subscribe(4, 0)).unwrap_err(), Close::Subscribed);
+    session.respond(subscription.slot, &part(true)).unwrap();
+    assert_eq!(leaving(&mut session), [2, 3]);
+    assert_eq!((session.in_flight(), session.unsent_bytes(), session.credit_bytes()), (0, 0, 0));
+    // Ended, it makes room for another.
+    take(&mut session, subscribe(5, 7));
+    assert_eq!(session.credit_bytes(), 7);
+}
+
+#[test]
+fn credit_is_a_total_that_only_grows_and_is_used_up_by_the_frames() {
+    let mut session = Session::new(SessionLimits { requests_max: 2, bytes_max: usize::MAX });
+    let allow = |session: &mut Session, id, bytes| {
+        assert!(matches!(session.handle_frame(credit(id, bytes)).unwrap(), Taken::Done(ApiKey::SubscriptionCredit)));
+        session.credit_bytes()
+    };
+    assert_eq!(allow(&mut session, 5, 100), 0, "there is none");
+    let subscription = take(&mut session, subscribe(2, 10));
+    let bytes = session.credit_bytes();
+    assert_eq!(bytes, 10);
+    // It takes no place among the requests, however often it comes.
+    for _ in 0..1_000 {
+        assert_eq!(allow(&mut session, 5, 100), 100);
+    }
+    assert_eq!((allow(&mut session, 5, 50), allow(&mut session, 5, -1), allow(&mut session, 6, 500)), (100, 100, 100));
+    session.respond_partly(subscription.slot, &part(false)).unwrap();
+    let part_bytes = session.unsent_bytes() as u64;
+    assert_eq!(session.credit_bytes(), 100 - part_bytes);
+    while session.credit_bytes() > 0 {
+        session.respond_partly(subscription.slot, &part(false)).unwrap();
+    }
+    let given = 100_u64.div_ceil(part_bytes) * part_bytes;
+    assert_eq!(allow(&mut session, 5, given as i64), 0, "what was given beyond the credit counts");
+    assert_eq!(allow(&mut session, 5, i64::MAX), i64::MAX as u64 - given);
+    assert_eq!(leaving(&mut session).len() as u64, given / part_bytes);
+    assert_eq!(session.unsent_bytes(), 0);
+    let none = take(&mut Session::new(SessionLimits::default()), subscribe(1, -1));
+    assert!(none.answered);
+}
+
+#[test]
+fn a_client_takes_all_answers_of_a_subscription_for_its_own() {
+    let mut client = ClientSession::new(None);
+    client.set_versions(Versions::from_response(&api_versions()).into());
+    let subscribed = client.send(&SubscribeRequest::default().into()).unwrap();
+    let credit = client.send(&SubscriptionCreditRequest::default().into()).unwrap();
+    assert_eq!((subscribed.answered, credit.answered), (true, false));
+    let behind = client.send(&MetadataRequest::default().into()).unwrap();
+    let mut server = Session::new(SessionLimits::default());
+    let subscription = take(&mut server, subscribed.frame.to_bytes());
+    server.handle_frame(credit.frame.to_bytes()).unwrap();
+    let metadata = take(&mut server, behind.frame.to_bytes());
+    server.respond(metadata.slot, &MetadataResponse::default().into()).unwrap();
+    server.respond_partly(subscription.slot, &part(false)).unwrap();
+    server.respond(subscription.slot, &part(true)).unwrap();
+    let answers = std::iter::from_fn(|| server.poll_frame()).map(|frame| {
+        let answer = client.handle_frame(frame.to_bytes()).unwrap();
+        (answer.call, answer.goes_on)
+    });
+    let answers: Vec<_> = answers.collect();
+    assert_eq!(answers, [(subscribed.call, true), (subscribed.call, false), (behind.call, false)]);
+    assert_eq!(client.in_flight(), 0);
 }

@@ -5,6 +5,7 @@
 pub mod cluster;
 pub mod modules;
 pub mod routing;
+pub mod subscriptions;
 pub mod transforms;
 pub mod views;
 

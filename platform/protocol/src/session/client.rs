@@ -59,7 +59,7 @@ pub struct Sent {
     pub call: CallId,
     /// What to put on the wire, in the order of the calls.
     pub frame: Frame,
-    /// Whether an answer will come: not for Produce with acks=0.
+    /// Whether an answer will come ([`Request::is_answered`]).
     pub answered: bool,
 }
 
@@ -70,6 +70,8 @@ pub struct Answer {
     pub call: CallId,
     /// Its body.
     pub response: Response,
+    /// Whether others will come to the same request: to Subscribe, until one says that it is the last.
+    pub goes_on: bool,
 }
 
 /// Why a request cannot be sent. The session is as it was.
@@ -189,14 +191,14 @@ impl ClientSession {
         let frame = encode_request(version, correlation_id, self.client_id.as_deref(), request)
             .map_err(|source| SendError::Encode { api, source })?;
         self.next += 1;
-        let answered = !matches!(request, Request::Produce(produce) if produce.acks == 0);
+        let answered = request.is_answered();
         if answered {
             self.waiting.push_back(Waiting { call, correlation_id, api, version });
         }
         Ok(Sent { call, frame, answered })
     }
 
-    /// Takes one frame: the answer to the oldest request. An answer to ApiVersions also sets [`Self::versions`]; one that
+    /// Takes one frame: the answer to the oldest request, or one of its answers. An answer to ApiVersions also sets [`Self::versions`]; one that
     /// says `UnsupportedVersion` sets them for ApiVersions alone, so that asking again works.
     ///
     /// # Errors
@@ -213,7 +215,11 @@ impl ClientSession {
         if let Response::ApiVersions(versions) = &response {
             self.versions = Arc::new(Versions::from_response(versions));
         }
-        Ok(Answer { call, response })
+        let goes_on = matches!(&response, Response::Subscribe(part) if !part.is_last);
+        if goes_on {
+            self.waiting.push_front(Waiting { call, correlation_id: expected, api, version });
+        }
+        Ok(Answer { call, response, goes_on })
     }
 
     /// The requests that wait for an answer, oldest first: who is to be told when the stream ends.

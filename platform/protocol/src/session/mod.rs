@@ -9,4 +9,4 @@ mod client;
 mod server;
 
 pub use client::{Answer, AnswerError, CallId, ClientSession, SendError, Sent, Versions};
-pub use server::{Close, Incoming, Session, SessionLimits, Slot};
+pub use server::{Close, Incoming, Session, SessionLimits, Slot, Taken};

@@ -13,6 +13,7 @@ use millstream_env::Frame;
 use crate::{
     ApiKey, ErrorCode, Request, RequestHeader, Response,
     codec::{DecodeError, EncodeError, Field, Reader, Writer, write_body},
+    extension::subscriptions::SubscriptionCreditRequest,
     frame::{RequestPrefix, encode_response, read_request},
     messages::api_versions::ApiVersionsResponse,
 };
@@ -36,6 +37,17 @@ impl Default for SessionLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u64);
 
+/// What became of a frame.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are requests, and each is moved but once")]
+pub enum Taken {
+    /// It is a request to work on.
+    Request(Incoming),
+    /// The session has seen to it: to ApiVersions in a version that is too new, for which [`Session::poll_frame`] has the answer, or to
+    /// credit.
+    Done(ApiKey),
+}
+
 /// A request to work on.
 #[derive(Debug)]
 pub struct Incoming {
@@ -45,7 +57,7 @@ pub struct Incoming {
     pub header: RequestHeader,
     /// Its body.
     pub request: Request,
-    /// Whether it has an answer on the wire. If not (Produce with acks=0), an answer that is given all the same is
+    /// Whether it has an answer on the wire ([`Request::is_answered`]). If not, an answer that is given all the same is
     /// dropped, so handlers need not tell the two apart; the slot must be completed in any case.
     pub answered: bool,
 }
@@ -74,6 +86,22 @@ pub enum Close {
     /// A slot that is complete already, or not of this session. Ours to repair.
     #[error("slot {0:?} is not waiting for an answer")]
     Slot(Slot),
+    /// There is a subscription on the stream already, and it has not ended.
+    #[error("a second subscription on a stream, before the first has ended: each has a stream of its own")]
+    Subscribed,
+}
+
+/// The stream's subscription; see [`crate::extension::subscriptions`].
+#[derive(Debug)]
+struct Subscription {
+    /// Whose answers they are.
+    slot: Slot,
+    id: i32,
+    /// Bytes of answers that may be sent, and that were given.
+    allowed: u64,
+    given: u64,
+    /// Answers that wait to be sent.
+    parts: VecDeque<Frame>,
 }
 
 #[derive(Debug)]
@@ -101,13 +129,14 @@ pub struct Session {
     /// Of `bytes`, those of answers.
     unsent: usize,
     client_id: Option<Arc<str>>,
+    subscription: Option<Subscription>,
 }
 
 impl Session {
     /// A session with nothing in flight.
     #[must_use]
     pub fn new(limits: SessionLimits) -> Self {
-        Self { limits, pending: VecDeque::new(), first: 0, bytes: 0, unsent: 0, client_id: None }
+        Self { limits, pending: VecDeque::new(), first: 0, bytes: 0, unsent: 0, client_id: None, subscription: None }
     }
 
     /// Whether the shell should read another frame. While not, it leaves them to the transport's flow control, and goes on
@@ -136,18 +165,23 @@ impl Session {
         self.unsent
     }
 
+    /// How many bytes of answers the stream's subscription may still send; 0 where there is none.
+    #[must_use]
+    pub fn credit_bytes(&self) -> u64 {
+        self.subscription.as_ref().map_or(0, |subscription| subscription.allowed.saturating_sub(subscription.given))
+    }
+
     /// The client's name for itself, from its last request.
     #[must_use]
     pub fn client_id(&self) -> Option<&Arc<str>> {
         self.client_id.as_ref()
     }
 
-    /// Takes one frame. None when the session has answered it itself (ApiVersions in a version that is too new):
-    /// [`Session::poll_frame`] has the answer.
+    /// Takes one frame.
     ///
     /// # Errors
-    /// [`Close`] when it is not a request that is served: nothing else may be read from the stream.
-    pub fn handle_frame(&mut self, frame: Bytes) -> Result<Option<Incoming>, Close> {
+    /// [`Close`] when it is not a request that is served, or one too many: nothing else may be read from the stream.
+    pub fn handle_frame(&mut self, frame: Bytes) -> Result<Taken, Close> {
         let bytes = frame.len();
         let mut reader = Reader::new(frame);
         let prefix =
@@ -160,16 +194,51 @@ impl Session {
             let answer = refused_version(correlation_id).map_err(|source| Close::Answer { api, source })?;
             let bytes = answer.len();
             self.push(State::Ready(answer), bytes);
-            return Ok(None);
+            return Ok(Taken::Done(api));
         }
 
         let (header, request) = read_request(reader, prefix, self.client_id.as_ref()).map_err(close)?;
         if self.client_id != header.client_id {
             self.client_id.clone_from(&header.client_id);
         }
-        let answered = !matches!(&request, Request::Produce(produce) if produce.acks == 0);
+        if let Request::SubscriptionCredit(credit) = &request {
+            self.allow(credit);
+            return Ok(Taken::Done(header.api));
+        }
+        if self.subscription.is_some() && header.api == ApiKey::Subscribe {
+            return Err(Close::Subscribed);
+        }
+        let answered = request.is_answered();
         let slot = self.push(State::Waiting { header: header.clone(), answered }, bytes);
-        Ok(Some(Incoming { slot, header, request, answered }))
+        if let Request::Subscribe(request) = &request {
+            let allowed = u64::try_from(request.credit_bytes).unwrap_or(0);
+            let id = request.subscription_id;
+            self.subscription = Some(Subscription { slot, id, allowed, given: 0, parts: VecDeque::new() });
+        }
+        Ok(Taken::Request(Incoming { slot, header, request, answered }))
+    }
+
+    fn allow(&mut self, credit: &SubscriptionCreditRequest) {
+        if let Some(subscription) = self.subscription.as_mut().filter(|open| open.id == credit.subscription_id) {
+            subscription.allowed = subscription.allowed.max(u64::try_from(credit.credit_bytes).unwrap_or(0));
+        }
+    }
+
+    /// Gives one answer of a subscription; others follow, and its slot is completed by the last.
+    ///
+    /// # Errors
+    /// [`Close::Answer`], [`Close::Slot`].
+    pub fn respond_partly(&mut self, slot: Slot, response: &Response) -> Result<(), Close> {
+        let State::Waiting { header, .. } = &self.waiting(slot)?.state else { return Err(Close::Slot(slot)) };
+        let api = header.api;
+        let part = encode_response(header, response).map_err(|source| Close::Answer { api, source })?;
+        let open = self.subscription.as_mut().filter(|open| open.slot == slot).ok_or(Close::Slot(slot))?;
+        let bytes = part.len();
+        open.given += bytes as u64;
+        open.parts.push_back(part);
+        self.bytes += bytes;
+        self.unsent += bytes;
+        Ok(())
     }
 
     /// Completes a slot with its answer.
@@ -201,16 +270,27 @@ impl Session {
     /// requests without one to forget.
     #[must_use]
     pub fn has_frame(&self) -> bool {
-        self.pending.front().is_some_and(|pending| !matches!(pending.state, State::Waiting { .. }))
+        let has_part =
+            self.subscription.as_ref().is_some_and(|open| open.slot.0 == self.first && !open.parts.is_empty());
+        has_part || self.pending.front().is_some_and(|pending| !matches!(pending.state, State::Waiting { .. }))
     }
 
     /// The next answer to send; none while the oldest request is still being worked on.
     pub fn poll_frame(&mut self) -> Option<Frame> {
         loop {
+            let is_open = |open: &&mut Subscription| open.slot.0 == self.first;
+            if let Some(part) = self.subscription.as_mut().filter(is_open).and_then(|open| open.parts.pop_front()) {
+                self.bytes -= part.len();
+                self.unsent -= part.len();
+                return Some(part);
+            }
             if matches!(self.pending.front()?.state, State::Waiting { .. }) {
                 return None;
             }
             let Pending { state, bytes } = self.pending.pop_front()?;
+            if self.subscription.as_ref().is_some_and(|open| open.slot.0 == self.first) {
+                self.subscription = None;
+            }
             self.first += 1;
             self.bytes -= bytes;
             if let State::Ready(frame) = state {

@@ -16,7 +16,7 @@ use millstream_protocol::{
     ApiKey, ErrorCode, Request, Response, api_versions,
     extension::{modules::*, routing::*, views::*},
     messages::{configs::*, fetch::*, metadata::*, offsets::*, produce::*, producers::*, records::*, topics::*},
-    session::{Session, SessionLimits},
+    session::{Session, SessionLimits, Taken},
 };
 use millstream_record::{Batch, BatchHeader, Record, raw};
 use parking_lot::Mutex;
@@ -236,7 +236,7 @@ impl FakeBroker {
         let FrameStream { mut source, mut sink, .. } = stream;
         let mut session = Session::new(SessionLimits::default());
         while let Some(Ok(frame)) = source.next().await {
-            if let Some(incoming) = session.handle_frame(frame).unwrap() {
+            if let Taken::Request(incoming) = session.handle_frame(frame).unwrap() {
                 match self.handle(incoming.request).await {
                     Some(response) => session.respond(incoming.slot, &response).unwrap(),
                     None => {

@@ -9,10 +9,10 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use millstream_protocol::{
-    ApiKey, EncodeError, ErrorCode, Request, RequestHeader, Response, api_versions, decode_response, encode_request,
-    encode_response,
+    ApiKey, EncodeError, ErrorCode, Request, RequestHeader, Response, api_versions, decode_request, decode_response,
+    encode_request, encode_response,
     sample::SampleRng,
-    session::{AnswerError, CallId, ClientSession, Close, SendError, Session, SessionLimits, Slot, Versions},
+    session::{AnswerError, CallId, ClientSession, Close, SendError, Session, SessionLimits, Slot, Taken, Versions},
 };
 
 use super::random_choices;
@@ -31,6 +31,15 @@ struct Pending {
     bytes: usize,
 }
 
+/// The stream's subscription, until its last answer has left.
+struct Subscription {
+    slot: Slot,
+    id: i32,
+    allowed: i64,
+    given: i64,
+    parts: VecDeque<Bytes>,
+}
+
 #[derive(PartialEq, Eq)]
 enum State {
     Waiting,
@@ -43,6 +52,7 @@ struct Link {
     limits: SessionLimits,
     server: Session,
     pending: VecDeque<Pending>,
+    subscription: Option<Subscription>,
     /// Every slot that there ever was.
     slots: Vec<Slot>,
     client: ClientSession,
@@ -78,6 +88,7 @@ impl Link {
             limits,
             server: Session::new(limits),
             pending: VecDeque::new(),
+            subscription: None,
             slots: Vec::new(),
             client,
             asked: VecDeque::new(),
@@ -131,7 +142,7 @@ impl Link {
                 let correlation_id = self.calls as i32;
                 let frame = encode_request(version, correlation_id, Some("fuzz"), &request).expect("it was sent");
                 assert_eq!(sent.frame.to_bytes(), frame.to_bytes());
-                assert_eq!(sent.answered, !is_silent(&request));
+                assert_eq!(sent.answered, request.is_answered());
                 self.calls += 1;
                 if sent.answered {
                     self.asked.push_back((sent.call, correlation_id, api));
@@ -152,11 +163,17 @@ impl Link {
         let Some(frame) = self.to_server.pop_front() else { return };
         let bytes = frame.len();
         let correlation_id = frame.get(4..).and_then(|rest| rest.first_chunk()).map(|id| i32::from_be_bytes(*id));
-        match self.server.handle_frame(frame) {
-            Ok(Some(incoming)) => {
+        match self.server.handle_frame(frame.clone()) {
+            Ok(Taken::Request(incoming)) => {
+                if let Request::Subscribe(request) = &incoming.request {
+                    assert!(self.subscription.is_none(), "a second subscription");
+                    let (id, allowed) = (request.subscription_id, request.credit_bytes.max(0));
+                    let parts = VecDeque::new();
+                    self.subscription = Some(Subscription { slot: incoming.slot, id, allowed, given: 0, parts });
+                }
                 assert_eq!(Some(incoming.header.correlation_id), correlation_id);
                 assert_eq!(incoming.header.api, incoming.request.api());
-                assert_eq!(incoming.answered, !is_silent(&incoming.request));
+                assert_eq!(incoming.answered, incoming.request.is_answered());
                 assert_eq!(self.server.client_id(), incoming.header.client_id.as_ref());
                 assert!(self.slots.last().is_none_or(|last| *last < incoming.slot), "a slot was used again");
                 self.slots.push(incoming.slot);
@@ -168,7 +185,13 @@ impl Link {
                     bytes,
                 });
             }
-            Ok(None) => {
+            Ok(Taken::Done(ApiKey::SubscriptionCredit)) => {
+                let Ok((_, Request::SubscriptionCredit(credit))) = decode_request(frame) else { panic!("it was read") };
+                let open = self.subscription.as_mut().filter(|open| open.id == credit.subscription_id);
+                open.map(|open| open.allowed = open.allowed.max(credit.credit_bytes));
+            }
+            Ok(Taken::Done(api)) => {
+                assert_eq!(api, ApiKey::ApiVersions);
                 assert!(!self.honest, "a version that was offered is served");
                 let answer = refusal(correlation_id.expect("it was read"));
                 let bytes = answer.len();
@@ -179,6 +202,11 @@ impl Link {
                     state: State::Ready(answer),
                     bytes,
                 });
+            }
+            Err(Close::Subscribed) => {
+                assert!(self.subscription.is_some(), "it is the first");
+                // The client waits for ever.
+                self.honest = false;
             }
             Err(error) => {
                 assert!(!self.honest, "{error}");
@@ -201,7 +229,17 @@ impl Link {
             // Only the session itself says that a version is too new.
             versions.error_code = ErrorCode::None;
         }
+        let goes_on = header.api == ApiKey::Subscribe && choices.below(2) == 1;
+        if let Response::Subscribe(part) = &mut response {
+            part.is_last = !goes_on;
+        }
         let frame = encode_response(&header, &response).expect("a sample can be written");
+        if goes_on {
+            self.server.respond_partly(slot, &response).expect("it waits");
+            let open = self.subscription.as_mut().expect("it goes on");
+            open.given += frame.len() as i64;
+            return open.parts.push_back(frame.to_bytes());
+        }
         let state = match choices.below(4) {
             0 => {
                 self.server.skip(slot).expect("it waits");
@@ -224,11 +262,15 @@ impl Link {
     /// The server gives the next answer that may leave.
     fn poll(&mut self) {
         let given = self.server.poll_frame();
-        while self.pending.front().is_some_and(|pending| pending.state == State::Skipped) {
-            self.pending.pop_front();
+        self.forget_skipped();
+        let first = self.pending.front().and_then(|pending| pending.slot.as_ref());
+        let open = self.subscription.as_mut().filter(|open| first.is_some_and(|(slot, _)| *slot == open.slot));
+        if let Some(part) = open.and_then(|open| open.parts.pop_front()) {
+            assert_eq!(given.expect("an answer that may leave").to_bytes(), part);
+            return self.to_client.push_back(part);
         }
         let ready = self.pending.front().is_some_and(|pending| pending.state != State::Waiting);
-        let Some(Pending { correlation_id, state: State::Ready(answer), .. }) =
+        let Some(Pending { correlation_id, slot, state: State::Ready(answer), .. }) =
             ready.then(|| self.pending.pop_front()).flatten()
         else {
             return assert!(given.is_none(), "an answer has overtaken another");
@@ -237,6 +279,25 @@ impl Link {
         assert_eq!(given, answer);
         assert_eq!(given[..4], correlation_id.to_be_bytes());
         self.to_client.push_back(given);
+        self.end_subscription(slot.map(|(slot, _)| slot));
+    }
+
+    /// Requests that need no answer any more leave with the next one that does; a subscription gives what it has first.
+    fn forget_skipped(&mut self) {
+        while let Some(pending) = self.pending.front().filter(|pending| pending.state == State::Skipped) {
+            let slot = pending.slot.as_ref().map(|(slot, _)| *slot);
+            if self.subscription.as_ref().is_some_and(|open| Some(open.slot) == slot && !open.parts.is_empty()) {
+                return;
+            }
+            self.pending.pop_front();
+            self.end_subscription(slot);
+        }
+    }
+
+    fn end_subscription(&mut self, ended: Option<Slot>) {
+        if self.subscription.as_ref().is_some_and(|open| Some(open.slot) == ended) {
+            self.subscription = None;
+        }
     }
 
     fn take_answer(&mut self) {
@@ -246,6 +307,10 @@ impl Link {
             Ok(answer) => {
                 let (call, correlation_id, api) = due.expect("nobody has asked");
                 assert_eq!((answer.call, answer.response.api()), (call, api));
+                if answer.goes_on {
+                    assert_eq!(api, ApiKey::Subscribe);
+                    self.asked.push_front((call, correlation_id, api));
+                }
                 assert_eq!(frame[..4], correlation_id.to_be_bytes());
                 if let Response::ApiVersions(versions) = &answer.response {
                     assert_eq!(**self.client.versions(), Versions::from_response(versions));
@@ -278,6 +343,8 @@ impl Link {
         };
         let Some(Pending { slot: Some((_, header)), answered, .. }) = self.pending.iter().find(waits) else {
             assert_eq!(self.server.skip(slot), Err(Close::Slot(slot)));
+            let part = Response::sample(ApiKey::Subscribe, &mut SampleRng(0));
+            assert_eq!(self.server.respond_partly(slot, &part), Err(Close::Slot(slot)));
             let response = Response::sample(ApiKey::Metadata, &mut SampleRng(0));
             return assert_eq!(self.server.respond(slot, &response), Err(Close::Slot(slot)));
         };
@@ -315,19 +382,27 @@ impl Link {
     }
 
     fn check(&self) {
-        let bytes: usize = self.pending.iter().map(|pending| pending.bytes).sum();
+        let parts: usize = self.subscription.iter().flat_map(|open| &open.parts).map(Bytes::len).sum();
+        let bytes: usize = parts + self.pending.iter().map(|pending| pending.bytes).sum::<usize>();
+        let credit = self.subscription.as_ref().map_or(0, |open| (open.allowed - open.given).max(0));
+        assert_eq!(self.server.credit_bytes(), credit as u64);
         let (requests, limits) = (self.pending.len(), self.limits);
         assert_eq!(self.server.in_flight(), requests);
         assert!(requests <= limits.requests_max.max(1), "{requests} requests are kept");
         let wants = requests == 0 || (requests < limits.requests_max && bytes < limits.bytes_max);
         assert_eq!(self.server.wants_input(), wants, "with {requests} requests and {bytes} bytes");
         let unsent = self.pending.iter().filter(|pending| matches!(pending.state, State::Ready(_)));
-        assert_eq!(self.server.unsent_bytes(), unsent.map(|pending| pending.bytes).sum::<usize>());
+        assert_eq!(self.server.unsent_bytes(), parts + unsent.map(|pending| pending.bytes).sum::<usize>());
         let first = self.pending.iter().find(|pending| pending.state == State::Waiting);
         let first = first.map(|pending| pending.slot.as_ref().expect("it waits").0);
         assert_eq!(self.server.first_waiting(), first);
         let settled = self.pending.front().is_some_and(|pending| pending.state != State::Waiting);
-        assert_eq!(self.server.has_frame(), settled);
+        let front = self.pending.front().and_then(|pending| pending.slot.as_ref());
+        let has_part = self
+            .subscription
+            .as_ref()
+            .is_some_and(|open| front.is_some_and(|(slot, _)| *slot == open.slot) && !open.parts.is_empty());
+        assert_eq!(self.server.has_frame(), settled || has_part);
         assert_eq!(self.client.in_flight(), self.asked.len());
         assert!(self.client.waiting().eq(self.asked.iter().map(|asked| asked.0)));
     }
@@ -343,11 +418,6 @@ impl Link {
         }
         assert!(!self.honest || self.asked.is_empty(), "{} requests had no answer", self.asked.len());
     }
-}
-
-/// Whether a request has no answer.
-fn is_silent(request: &Request) -> bool {
-    matches!(request, Request::Produce(produce) if produce.acks == 0)
 }
 
 /// What a server says by itself to an ApiVersions request in a version that it does not have.

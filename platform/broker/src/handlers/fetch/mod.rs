@@ -5,6 +5,7 @@
 
 mod answer;
 mod session;
+mod subscription;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -21,12 +22,12 @@ use millstream_protocol::{
 };
 use millstream_record::count_records;
 
-pub(crate) use self::session::StreamSession;
 use self::{
     answer::Reading,
     views::Shown,
     wait::{enough, give_way},
 };
+pub(crate) use self::{session::StreamSession, subscription::handle as subscribe};
 use super::wire::client_wait;
 use crate::{errors::WireError, partition::Partition, readable::Readable, shared::Shared, turn::Turn};
 

@@ -308,7 +308,7 @@ impl Page {
                 Kind::Gauge,
                 "What is held of the memory that many share: by large requests and answers (frames), by batches unpacked for modules \
                  (unpacked), by what modules emitted (emitted) or views show (shown), by fetch sessions (fetch_sessions), by fetches \
-                 that name many partitions (fetches).",
+                 that name many partitions (fetches), by subscriptions.",
             ),
             "use",
             (false, 0),
@@ -316,7 +316,7 @@ impl Page {
             |memory| (memory.purpose, memory.used as u64),
         );
         self.each(
-            ("millstream_memory_limit_bytes", Kind::Gauge, "Most that may be held of each: who needs more then waits."),
+            ("millstream_memory_limit_bytes", Kind::Gauge, "Most that may be held of each: who needs more then waits, or is refused."),
             "use",
             (false, 0),
             memory,
