@@ -4,7 +4,6 @@ use millstream_env::BoxFuture;
 use millstream_protocol::Response;
 
 /// What becomes of a request.
-#[expect(clippy::large_enum_variant, reason = "most are answers, and each is moved but once")]
 pub(crate) enum Reply {
     /// This answer.
     Answer(Response),

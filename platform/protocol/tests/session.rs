@@ -1,5 +1,5 @@
 //! Sessions: do answers leave in the order of their requests, within bounds, and does the other end match them?
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests, outside of test functions")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
 
 use bytes::Bytes;
 use millstream_env::Frame;

@@ -20,7 +20,30 @@ use crate::CallError;
 /// Requests of one stream that may wait for their answers.
 const IN_FLIGHT_MAX: usize = 128;
 
-type Reply = oneshot::Sender<Result<Option<Response>, CallError>>;
+/// Who waits for what becomes of a request.
+enum Reply {
+    /// For its one answer; none where it has none.
+    One(oneshot::Sender<Result<Option<Response>, CallError>>),
+    /// For each of its answers, until one is the last.
+    Each(mpsc::UnboundedSender<Result<Part, CallError>>),
+}
+
+impl Reply {
+    /// Nobody need be there any more.
+    fn fail(self, error: CallError) {
+        match self {
+            Self::One(reply) => drop(reply.send(Err(error))),
+            Self::Each(reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// One of the answers to a request that has many.
+pub(crate) struct Part {
+    pub(crate) response: Response,
+    /// How long its frame was, bytes.
+    pub(crate) frame_bytes: usize,
+}
 
 enum Job {
     Ask {
@@ -134,6 +157,23 @@ impl Channel {
         self.exchange(request, api, timeout).await.map(|_| ())
     }
 
+    /// Asks for something that has many answers: they come until one says that it is the last, or until an error. What bounds how much
+    /// comes is the caller's to agree with the broker: here it waits to be taken.
+    pub(crate) fn subscribe(
+        &self,
+        request: Request,
+    ) -> Result<mpsc::UnboundedReceiver<Result<Part, CallError>>, CallError> {
+        let (reply, answers) = mpsc::unbounded_channel();
+        self.jobs.send(Job::Ask { request, reply: Reply::Each(reply) }).map_err(|_| self.cause())?;
+        Ok(answers)
+    }
+
+    /// As [`Channel::tell`], without waiting for the transport: what is sent later leaves later.
+    pub(crate) fn hand_over(&self, request: Request) -> Result<(), CallError> {
+        let (reply, _) = oneshot::channel();
+        self.jobs.send(Job::Ask { request, reply: Reply::One(reply) }).map_err(|_| self.cause())
+    }
+
     /// Ends the stream in order: what was sent before is read and done by the broker when this returns, also requests that
     /// are not answered, unless the stream breaks or `patience` ends first. Questions still open then get no answer.
     pub(crate) async fn finish(&self, patience: Duration) {
@@ -149,7 +189,7 @@ impl Channel {
         let exchange = async {
             let Ok(_room) = self.room.acquire().await else { return Err(self.cause()) };
             let (reply, answer) = oneshot::channel();
-            self.jobs.send(Job::Ask { request, reply }).map_err(|_| self.cause())?;
+            self.jobs.send(Job::Ask { request, reply: Reply::One(reply) }).map_err(|_| self.cause())?;
             answer.await.unwrap_or_else(|_| Err(self.cause()))
         };
         match futures::future::select(std::pin::pin!(exchange), self.clock.sleep(after)).await {
@@ -167,7 +207,8 @@ impl Channel {
         known.unwrap_or_else(|| disconnected(&self.broker, "it was closed"))
     }
 
-    fn protocol(&self, detail: String) -> CallError {
+    /// The broker broke the rules.
+    pub(crate) fn protocol(&self, detail: String) -> CallError {
         CallError::Protocol { broker: Arc::clone(&self.broker), detail: detail.into() }
     }
 }
@@ -221,7 +262,7 @@ async fn drive(
     };
     ended.set(error.clone());
     for (_, reply) in shared.into_inner().waiting {
-        let _ = reply.send(Err(error.clone()));
+        reply.fail(error.clone());
     }
 }
 
@@ -259,10 +300,10 @@ async fn write(
                     Err(error) => {
                         let detail = error.to_string().into();
                         let broker = Arc::clone(broker);
-                        let _ = reply.send(Err(match error {
+                        reply.fail(match error {
                             SendError::NotServed { .. } => CallError::NotServed { broker, detail },
                             SendError::Encode { .. } => CallError::Protocol { broker, detail },
-                        }));
+                        });
                         None
                     }
                 }
@@ -278,7 +319,9 @@ async fn write(
             return broken(error);
         }
         for reply in told {
-            let _ = reply.send(Ok(None));
+            if let Reply::One(reply) = reply {
+                let _ = reply.send(Ok(None));
+            }
         }
         if finished.is_some() {
             break;
@@ -296,10 +339,16 @@ async fn read(mut source: FrameSource, shared: &Mutex<Shared>, broker: &Arc<str>
             Some(Err(error)) => return disconnected(broker, &error.to_string()),
             None => return disconnected(broker, "the broker finished"),
         };
+        let frame_bytes = frame.len();
         let Shared { session, waiting } = &mut *shared.lock();
         match session.handle_frame(frame) {
             Ok(answer) => {
-                if let Some(reply) = waiting.remove(&answer.call) {
+                if let Some(Reply::Each(reply)) = waiting.get(&answer.call) {
+                    let _ = reply.send(Ok(Part { response: answer.response, frame_bytes }));
+                    if !answer.goes_on {
+                        waiting.remove(&answer.call);
+                    }
+                } else if let Some(Reply::One(reply)) = waiting.remove(&answer.call) {
                     let _ = reply.send(Ok(Some(answer.response)));
                 }
             }

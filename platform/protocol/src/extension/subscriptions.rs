@@ -29,7 +29,7 @@ message! {
         pub min_bytes: i32 = 1,
         /// After so many milliseconds there is an answer, if there is credit, whatever is in it: it says that the broker is there.
         pub max_wait_ms: i32,
-        /// Most bytes of records in an answer, except that one batch is always allowed.
+        /// Most bytes of records in an answer, except that one batch is always allowed; 1 MiB if more.
         pub max_bytes: i32,
         /// Most bytes of one partition in an answer, except that one batch is always allowed.
         pub partition_max_bytes: i32,

@@ -43,7 +43,8 @@ pub(super) fn check(response: FetchResponse, asked: &[(PartitionId, Offset)]) ->
     answers.filter_map(check).collect()
 }
 
-fn check_partition(partition: PartitionId, from: Offset, data: PartitionData) -> Answer {
+/// As [`check`], of one partition that was asked for.
+pub(super) fn check_partition(partition: PartitionId, from: Offset, data: PartitionData) -> Answer {
     let known = |offset: Offset| Some(offset).filter(|offset| offset.0 >= 0);
     let mut answer = Answer {
         partition,

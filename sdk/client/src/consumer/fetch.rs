@@ -1,4 +1,4 @@
-//! Fetches under way: which partitions are asked for together, what their answers become, and how failures are sat out.
+//! Fetches under way: which partitions are asked for together, what answers become, and how failures are sat out.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,8 +11,9 @@ use millstream_protocol::{
 use tokio::sync::oneshot;
 
 use super::{
-    Consumer, FetchedBatches, Partition, Ready, StartFrom,
+    Arrived, Consumer, FetchedBatches, Partition, Ready, StartFrom,
     answer::{self, Answer},
+    subscription::Subscription,
 };
 use crate::{
     CallError, ConsumeError,
@@ -23,7 +24,7 @@ use crate::{
 /// Partitions that are fetched together: a leader and one of its streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Group {
-    leader: BrokerId,
+    pub(super) leader: BrokerId,
     stream: usize,
 }
 
@@ -33,8 +34,10 @@ pub(super) struct Flow {
     /// The stream, while no Fetch has it.
     channel: Option<Channel>,
     is_asking: bool,
+    /// Instead of both, where its broker pushes.
+    pub(super) subscription: Option<Subscription>,
     /// What came and is not handed out, bytes.
-    waiting_bytes: usize,
+    pub(super) waiting_bytes: usize,
 }
 
 impl Flow {
@@ -60,18 +63,16 @@ impl Consumer {
         let waiting_max = self.waiting_max();
         let Some(flow) = self.flows.get_mut(&group) else { return };
         flow.waiting_bytes = flow.waiting_bytes.saturating_sub(bytes);
-        if flow.has_room(waiting_max) {
+        if let Some(subscription) = &mut flow.subscription {
+            subscription.give_back(bytes);
+        } else if flow.has_room(waiting_max) {
             self.pump();
         }
     }
 
-    /// Starts a Fetch for every group that has none under way and little that waits to be handed out.
-    pub(super) fn pump(&mut self) {
-        if self.stale {
-            return;
-        }
-        let waiting_max = self.waiting_max();
-        let mut groups: BTreeMap<Group, Vec<FetchPartition>> = BTreeMap::new();
+    /// The partitions that are to be read now, each with its group and its leader's epoch.
+    pub(super) fn wanted(&mut self) -> Vec<(Group, PartitionId, LeaderEpoch)> {
+        let mut wanted = Vec::with_capacity(self.partitions.len());
         for (partition, state) in &self.partitions {
             if state.is_done() || self.paused.contains(partition) || !self.failures.may_ask(*partition) {
                 continue;
@@ -85,11 +86,27 @@ impl Consumer {
                 }
             };
             let stream = partition.0.unsigned_abs() as usize % self.options.fetch_streams;
-            let group = Group { leader, stream };
+            wanted.push((Group { leader, stream }, *partition, epoch));
+        }
+        wanted
+    }
+
+    /// Starts a Fetch for every group that has none under way and little that waits to be handed out; or has its broker push.
+    pub(super) fn pump(&mut self) {
+        if self.stale {
+            return;
+        }
+        if self.options.push {
+            return self.pump_subscriptions();
+        }
+        let waiting_max = self.waiting_max();
+        let mut groups: BTreeMap<Group, Vec<FetchPartition>> = BTreeMap::new();
+        for (group, partition, epoch) in self.wanted() {
             if self.flows.get(&group).is_some_and(|flow| !flow.has_room(waiting_max)) {
                 continue;
             }
-            groups.entry(group).or_default().push(self.ask_for(*partition, state.next, epoch));
+            let Some(state) = self.partitions.get(&partition) else { continue };
+            groups.entry(group).or_default().push(self.ask_for(partition, state.next, epoch));
         }
         for (group, mut partitions) in groups {
             // Whoever came first last time comes last this time: a full answer then starves nobody.
@@ -98,7 +115,8 @@ impl Consumer {
             let flow = self.flows.entry(group).or_default();
             flow.is_asking = true;
             let channel = flow.channel.take();
-            self.under_way.push(self.start_fetch(group, channel, partitions));
+            let fetch = self.start_fetch(group, channel, partitions);
+            self.under_way.push(Box::pin(async move { Arrived::Fetched(fetch.await) }));
         }
     }
 
@@ -182,21 +200,7 @@ impl Consumer {
             asked.iter().any(|(at, from)| partitions.get(at).is_none_or(|state| state.next != *from))
         };
         for answer in answers {
-            let (partition, bytes) = (answer.partition, answer.bytes());
-            if answer.is_routed_anew {
-                self.growth.is_due();
-            }
-            match self.take_partition(answer) {
-                Ok(taken) => {
-                    if !self.undecoded.contains(&partition) {
-                        self.failures.recovered(partition);
-                    }
-                    let Some(fetched) = taken else { continue };
-                    self.flows.entry(group).or_default().waiting_bytes += bytes;
-                    self.ready.push_back(Ready { group, bytes, fetched });
-                }
-                Err(error) => self.failures.failed(partition, error),
-            }
+            self.take_answer(group, answer);
         }
         self.retry = None;
         // A broker that answers at once and leads nowhere must not keep both sides busy.
@@ -207,7 +211,28 @@ impl Consumer {
         Ok(())
     }
 
-    /// Takes one partition's part of an answer: moves the position over it.
+    /// Takes one partition's part of an answer. How many bytes of it wait to be handed out now.
+    pub(super) fn take_answer(&mut self, group: Group, answer: Answer) -> usize {
+        let (partition, bytes) = (answer.partition, answer.bytes());
+        if answer.is_routed_anew {
+            self.growth.is_due();
+        }
+        match self.take_partition(answer) {
+            Ok(taken) => {
+                if !self.undecoded.contains(&partition) {
+                    self.failures.recovered(partition);
+                }
+                let Some(fetched) = taken else { return 0 };
+                self.flows.entry(group).or_default().waiting_bytes += bytes;
+                self.ready.push_back(Ready { group, bytes, fetched });
+                return bytes;
+            }
+            Err(error) => self.failures.failed(partition, error),
+        }
+        0
+    }
+
+    /// Moves the position over what came.
     fn take_partition(&mut self, answer: Answer) -> Result<Option<FetchedBatches>, ConsumeError> {
         let Answer { partition, from, error, log_start, high_watermark, batches, next, damage, .. } = answer;
         let Some(state) = self.partitions.get_mut(&partition) else { return Ok(None) };

@@ -8,6 +8,8 @@
 //! Positions move by batches, not by records: a view's answer covers offsets whose records were filtered out, and says how
 //! far it looked (`next_offset`), so that a consumer goes on where everything was filtered.
 //!
+//! Or brokers push ([`ConsumerOptions::push`]): a group has a subscription then, whose answers come in the place of those to Fetch.
+//!
 //! A partition that fails holds up no other: it is left out of fetches for a pause and tried again (`failing`), which
 //! [`Consumer::next_event`] tells. Also where not even the offsets can be asked for, from which it is to be read.
 
@@ -19,6 +21,7 @@ mod growth;
 mod paused;
 mod place;
 mod seek;
+mod subscription;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -38,6 +41,7 @@ use self::{
     fetch::{Fetched, Flow, Group},
     growth::Growth,
     place::{Placed, place},
+    subscription::Pushed,
 };
 use crate::{
     CallError, ConsumeError,
@@ -87,6 +91,11 @@ pub struct ConsumerOptions {
     pub fetch_bytes_max: i32,
     /// Most bytes of one partition in an answer, except that one batch always fits.
     pub partition_bytes_max: i32,
+    /// Have brokers send records as they come, without being asked for each answer: a record is here one way after it could be read, and
+    /// reading far away is not held up by round trips. Of each stream no more than `fetch_bytes_max` and one batch waits to be handed out:
+    /// brokers send what they are given credit for, which is given back by what is handed out. With a broker that has no subscriptions, or
+    /// too many, it is as if this were not set.
+    pub push: bool,
     /// Streams per broker that partitions are spread over, 1 to 8.
     pub fetch_streams: usize,
     /// How long reading is tried again when brokers cannot be reached or are electing, before that is an error. With
@@ -105,6 +114,7 @@ impl Default for ConsumerOptions {
             fetch_bytes_min: 1,
             fetch_bytes_max: 8 << 20,
             partition_bytes_max: 2 << 20,
+            push: false,
             fetch_streams: 2,
             patience: Duration::from_secs(30),
         }
@@ -208,6 +218,12 @@ struct Ready {
     fetched: FetchedBatches,
 }
 
+/// What has come of reading.
+enum Arrived {
+    Fetched(Fetched),
+    Pushed(Pushed),
+}
+
 /// Reads a topic or view. Made by [`crate::Client::consumer`].
 ///
 /// Not a member of a group: positions are the caller's to keep. This one goes on where another has stopped:
@@ -243,7 +259,9 @@ pub struct Consumer {
     /// Of those that fail, the ones whose answers are sound on the outside: only whoever unpacks the records finds the damage.
     undecoded: BTreeSet<PartitionId>,
     flows: BTreeMap<Group, Flow>,
-    under_way: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    under_way: FuturesUnordered<BoxFuture<'static, Arrived>>,
+    /// Counts subscriptions.
+    subscriptions: u64,
     ready: VecDeque<Ready>,
     current: Option<Cursor>,
     retry: Option<Retry>,
@@ -295,6 +313,7 @@ impl Consumer {
             undecoded: BTreeSet::new(),
             flows: BTreeMap::new(),
             under_way: FuturesUnordered::new(),
+            subscriptions: 0,
             ready: VecDeque::new(),
             current: None,
             retry: None,
@@ -434,7 +453,10 @@ impl Consumer {
                 }
             }
             Some(found) = looking => self.looked(found),
-            Some(fetched) = self.under_way.next() => self.take(fetched).await?,
+            Some(arrived) = self.under_way.next() => match arrived {
+                Arrived::Fetched(fetched) => self.take(fetched).await?,
+                Arrived::Pushed(pushed) => self.take_pushed(pushed).await?,
+            },
             // What has sat out its pause is asked for.
             Some(()) = pause => {}
             // Nothing was asked for: leaders are to be asked for first, or all that is left is paused.

@@ -7,16 +7,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
-use millstream_env::{Connection, Env, FrameStream, Listener, sim::World};
+use futures::{SinkExt, StreamExt, future::Either};
+use millstream_env::{Connection, Env, FrameSink, FrameSource, FrameStream, Listener, sim::World};
 use millstream_model::{
     BrokerId, Digest, LeaderEpoch, Offset, PartitionId, ProducerId, RoutingEpoch, Sequence, TimestampMs, TopicId,
 };
 use millstream_protocol::{
     ApiKey, ErrorCode, Request, Response, api_versions,
-    extension::{modules::*, routing::*, views::*},
+    extension::{modules::*, routing::*, subscriptions::*, views::*},
     messages::{configs::*, fetch::*, metadata::*, offsets::*, produce::*, producers::*, records::*, topics::*},
-    session::{Session, SessionLimits, Taken},
+    session::{Incoming, Session, SessionLimits, Slot, Taken},
 };
 use millstream_record::{Batch, BatchHeader, Record, raw};
 use parking_lot::Mutex;
@@ -82,6 +82,23 @@ impl Topic {
     }
 }
 
+/// How records are pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushes {
+    /// As agreed.
+    Well,
+    /// Whatever the credit.
+    TooMuch,
+    /// From the wrong offset on.
+    Astray,
+    /// Not at all: there are too many.
+    Refused,
+    /// They end after each answer.
+    Briefly,
+    /// Nothing is ever sent.
+    Silent,
+}
+
 /// How modules are handed out.
 pub(crate) type Hand = fn(&ModuleReadRequest) -> ModuleReadResponse;
 
@@ -125,6 +142,12 @@ pub(crate) struct State {
     /// Fetches to break the connection on.
     pub(crate) break_fetches: usize,
     pub(crate) fetches: usize,
+    /// None: there are no subscriptions, which ApiVersions says.
+    pub(crate) pushes: Option<Pushes>,
+    /// How many there were.
+    pub(crate) subscriptions: usize,
+    /// Bytes of answers that each has sent.
+    pub(crate) pushed: Vec<u64>,
     /// Partitions that the metadata calls out of service.
     pub(crate) offline: BTreeSet<i32>,
     /// Partitions of which neither offsets nor records are told nor records taken, but this is said.
@@ -236,19 +259,132 @@ impl FakeBroker {
         let FrameStream { mut source, mut sink, .. } = stream;
         let mut session = Session::new(SessionLimits::default());
         while let Some(Ok(frame)) = source.next().await {
-            if let Taken::Request(incoming) = session.handle_frame(frame).unwrap() {
-                match self.handle(incoming.request).await {
+            match session.handle_frame(frame).unwrap() {
+                Taken::Request(Incoming { slot, request: Request::Subscribe(request), .. }) => {
+                    let ended = self.push(&mut session, slot, request, &mut source, &mut sink).await;
+                    if ended.is_none() {
+                        return connection.close("scripted");
+                    }
+                }
+                Taken::Request(incoming) => match self.handle(incoming.request).await {
                     Some(response) => session.respond(incoming.slot, &response).unwrap(),
                     None => {
                         connection.close("scripted");
                         return;
                     }
-                }
+                },
+                Taken::Done(_) => {}
             }
             while let Some(frame) = session.poll_frame() {
                 if sink.send(frame).await.is_err() {
                     return;
                 }
+            }
+        }
+    }
+
+    /// Pushes until the peer has gone; none breaks the connection.
+    async fn push(
+        &self,
+        session: &mut Session,
+        slot: Slot,
+        request: SubscribeRequest,
+        source: &mut FrameSource,
+        sink: &mut FrameSink,
+    ) -> Option<()> {
+        let (how, at) = {
+            let mut state = self.state.lock();
+            state.subscriptions += 1;
+            state.pushed.push(0);
+            (state.pushes.unwrap(), state.pushed.len() - 1)
+        };
+        if how == Pushes::Refused {
+            let error_code = ErrorCode::ThrottlingQuotaExceeded;
+            let refused = SubscribeResponse { error_code, is_last: true, ..SubscribeResponse::default() };
+            session.respond(slot, &refused.into()).unwrap();
+            return Some(());
+        }
+        let mut topics: Vec<FetchTopic> = Vec::new();
+        for SubscribedTopic { topic_id, partitions } in request.topics {
+            let ask = |at: SubscribedPartition| FetchPartition {
+                partition: at.partition,
+                fetch_offset: at.offset,
+                partition_max_bytes: request.partition_max_bytes,
+                ..FetchPartition::default()
+            };
+            let partitions = partitions.into_iter().map(ask).collect();
+            topics.push(FetchTopic { topic_id, partitions, ..FetchTopic::default() });
+        }
+        loop {
+            {
+                let mut state = self.state.lock();
+                if state.break_fetches > 0 {
+                    state.break_fetches -= 1;
+                    return None;
+                }
+            }
+            let may_send = how != Pushes::Silent && (session.credit_bytes() > 0 || how == Pushes::TooMuch);
+            let mut answer = SubscribeResponse { is_last: how == Pushes::Briefly, ..SubscribeResponse::default() };
+            if may_send {
+                let fetched = self.fetch_now(&FetchRequest { topics: topics.clone(), ..FetchRequest::default() });
+                for (topic, found) in topics.iter_mut().zip(fetched.responses) {
+                    let mut partitions = Vec::new();
+                    for data in found.partitions {
+                        let asked =
+                            topic.partitions.iter_mut().find(|at| at.partition == data.partition_index).unwrap();
+                        let offset = asked.fetch_offset;
+                        let bytes = data.records.to_bytes();
+                        let read = millstream_record::batches(bytes).filter_map(Result::ok).last();
+                        let read = read.map_or(offset, |batch| batch.header().end_offset());
+                        asked.fetch_offset = offset.max(read).max(data.next_offset);
+                        if asked.fetch_offset == offset && data.error_code.is_ok() && data.records.is_empty() {
+                            continue;
+                        }
+                        partitions.push(PushedPartition {
+                            partition: data.partition_index,
+                            error_code: data.error_code,
+                            error_message: data.error_message,
+                            offset: Offset(offset.0 + i64::from(how == Pushes::Astray)),
+                            next_offset: asked.fetch_offset,
+                            high_watermark: data.high_watermark,
+                            log_start_offset: data.log_start_offset,
+                            records: data.records,
+                        });
+                    }
+                    let failed: Vec<_> =
+                        partitions.iter().filter(|at| !at.error_code.is_ok()).map(|at| at.partition).collect();
+                    topic.partitions.retain(|at| !failed.contains(&at.partition));
+                    if !partitions.is_empty() {
+                        answer.topics.push(PushedTopic { topic_id: topic.topic_id, partitions });
+                    }
+                }
+            }
+            if !answer.topics.is_empty() {
+                let is_last = answer.is_last || topics.iter().all(|topic| topic.partitions.is_empty());
+                let answer = SubscribeResponse { is_last, ..answer }.into();
+                if is_last {
+                    session.respond(slot, &answer).unwrap();
+                    return Some(());
+                }
+                session.respond_partly(slot, &answer).unwrap();
+                while let Some(frame) = session.poll_frame() {
+                    self.state.lock().pushed[at] += frame.len() as u64;
+                    if sink.send(frame).await.is_err() {
+                        return Some(());
+                    }
+                }
+                continue;
+            }
+            let pause = self.env.clock.sleep(Duration::from_millis(5));
+            match futures::future::select(source.next(), pause).await {
+                Either::Left((Some(Ok(frame)), _)) => {
+                    assert!(matches!(session.handle_frame(frame).unwrap(), Taken::Done(ApiKey::SubscriptionCredit)));
+                }
+                Either::Left(_) => {
+                    session.skip(slot).unwrap();
+                    return Some(());
+                }
+                Either::Right(_) => {}
             }
         }
     }
@@ -263,6 +399,9 @@ impl FakeBroker {
                 let mut served = api_versions();
                 if self.state.lock().hand.is_none() {
                     served.api_keys.retain(|api| api.api_key != ApiKey::ModuleRead.code());
+                }
+                if self.state.lock().pushes.is_none() {
+                    served.api_keys.retain(|api| api.api_key != ApiKey::Subscribe.code());
                 }
                 served.into()
             }

@@ -12,6 +12,7 @@ mod fake;
 mod local;
 mod paused;
 mod producer;
+mod subscriptions;
 
 use std::time::Duration;
 
@@ -22,9 +23,15 @@ use fake::FakeBroker;
 
 /// A world with latency, a broker in it, and a client of it.
 fn setting(seed: u64) -> (World, FakeBroker, Client) {
+    setting_with(seed, None)
+}
+
+/// As [`setting`], with a broker that pushes records.
+fn setting_with(seed: u64, pushes: Option<fake::Pushes>) -> (World, FakeBroker, Client) {
     let mut world = World::new(seed);
     world.set_latency(Duration::from_micros(50), Duration::from_micros(500));
     let broker = FakeBroker::start(&mut world);
+    broker.state.lock().pushes = pushes;
     let client = world.run_until(connect(&world)).unwrap();
     (world, broker, client)
 }

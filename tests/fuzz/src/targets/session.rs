@@ -187,8 +187,9 @@ impl Link {
             }
             Ok(Taken::Done(ApiKey::SubscriptionCredit)) => {
                 let Ok((_, Request::SubscriptionCredit(credit))) = decode_request(frame) else { panic!("it was read") };
-                let open = self.subscription.as_mut().filter(|open| open.id == credit.subscription_id);
-                open.map(|open| open.allowed = open.allowed.max(credit.credit_bytes));
+                if let Some(open) = self.subscription.as_mut().filter(|open| open.id == credit.subscription_id) {
+                    open.allowed = open.allowed.max(credit.credit_bytes);
+                }
             }
             Ok(Taken::Done(api)) => {
                 assert_eq!(api, ApiKey::ApiVersions);

@@ -23,7 +23,7 @@ use millstream_protocol::{
 use tokio::sync::watch;
 
 use super::{
-    ANSWER_BYTES_MAX, Target, Targets,
+    Target, Targets,
     answer::headers,
     count, gather, records_bytes, resolve_partition, resolve_topic,
     wait::{enough, give_way},
@@ -36,6 +36,9 @@ use crate::{
     turn::Turn,
 };
 
+/// Most bytes of records in one answer, whatever the client allows: they follow each other anyway, and whoever takes none of them has not
+/// more than this and a batch in memory.
+const PUSH_BYTES_MAX: usize = 1 << 20;
 /// What was told to be there, and is not when it is read, is looked for again after this.
 const PAUSE: Duration = Duration::from_millis(10);
 /// So often at most an answer says that the broker is there.
@@ -80,7 +83,7 @@ impl Subscription {
         // Before anything is looked up there.
         let mut catalog = shared.catalog.watch();
         catalog.mark_unchanged();
-        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(ANSWER_BYTES_MAX);
+        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(PUSH_BYTES_MAX);
         let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
         let partition_max_bytes = request.partition_max_bytes;
         let (mut named, mut ends) = (HashSet::new(), BTreeMap::new());
@@ -121,6 +124,9 @@ impl Subscription {
 
     async fn next(&mut self) -> SubscribeResponse {
         let due = self.shared.env.clock.sleep(self.wait).shared();
+        if self.has_ended() {
+            return last();
+        }
         loop {
             self.follow_catalog();
             tokio::select! {
@@ -140,12 +146,16 @@ impl Subscription {
             self.follow_catalog();
             let bytes_max = usize::try_from(credit_bytes).unwrap_or(usize::MAX).min(self.bytes_max);
             let topics = self.read(bytes_max).await;
-            let is_last = self.topics.iter().all(|(_, _, targets)| targets.is_empty());
+            let is_last = self.has_ended();
             if is_last || !topics.is_empty() || due.clone().now_or_never().is_some() {
                 return SubscribeResponse { is_last, topics, ..Default::default() };
             }
             self.shared.env.clock.sleep(PAUSE).await;
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.topics.iter().all(|(_, _, targets)| targets.is_empty())
     }
 
     /// A topic may be gone, a view another one, a partition led anew.

@@ -49,6 +49,9 @@ pub(crate) struct Consume {
     /// Records that are written into the topic that is made; the default is 100000.
     #[arg(long, value_name = "N", conflicts_with = "topic", value_parser = clap::value_parser!(u64).range(1..))]
     records: Option<u64>,
+    /// Have the broker send records as they come, instead of asking it for each answer.
+    #[arg(long)]
+    push: bool,
 }
 
 /// Records of a topic that is made.
@@ -76,7 +79,14 @@ impl Consume {
         for (lane, client) in clients.iter().enumerate() {
             let partitions = partitions.iter().copied().skip(lane).step_by(clients.len()).collect();
             let (run, client, name) = (Arc::clone(&run), client.clone(), place.name.clone());
-            lanes.spawn(read(run, lane, client, name, partitions, Arc::clone(&has_records)));
+            let options = ConsumerOptions {
+                partitions,
+                until_end: true,
+                pass_over_deleted: true,
+                push: self.push,
+                ..ConsumerOptions::default()
+            };
+            lanes.spawn(read(run, lane, client, name, options, Arc::clone(&has_records)));
         }
         let outcome = run.watch(lanes, signals, self.shared.progress).await?;
         close(clients).await;
@@ -150,18 +160,12 @@ async fn read(
     lane: usize,
     client: Client,
     name: String,
-    partitions: Vec<PartitionId>,
+    options: ConsumerOptions,
     has_records: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let what = || format!("cannot read {name}");
     loop {
-        let options = ConsumerOptions {
-            partitions: partitions.clone(),
-            until_end: true,
-            pass_over_deleted: true,
-            ..ConsumerOptions::default()
-        };
-        let mut consumer = client.consumer(&name, options).await.with_context(what)?;
+        let mut consumer = client.consumer(&name, options.clone()).await.with_context(what)?;
         let mut is_empty = true;
         loop {
             let start = Instant::now();

@@ -60,6 +60,9 @@ pub(crate) struct Consume {
     /// Stop where the partitions ended when reading began, instead of waiting for more.
     #[arg(long, value_enum, value_name = "WHAT")]
     until: Option<Until>,
+    /// Have the broker send records as they come, instead of asking it for each answer.
+    #[arg(long)]
+    push: bool,
     /// What is printed of a record.
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -92,6 +95,7 @@ impl Consume {
             start: self.from.0,
             until_end,
             pass_over_deleted: true,
+            push: self.push,
             // Whoever follows a topic wants to go on once the broker is there again.
             patience: if until_end { patience } else { Duration::MAX },
             ..ConsumerOptions::default()

@@ -316,7 +316,11 @@ impl Page {
             |memory| (memory.purpose, memory.used as u64),
         );
         self.each(
-            ("millstream_memory_limit_bytes", Kind::Gauge, "Most that may be held of each: who needs more then waits, or is refused."),
+            (
+                "millstream_memory_limit_bytes",
+                Kind::Gauge,
+                "Most that may be held of each: who needs more then waits, or is refused.",
+            ),
             "use",
             (false, 0),
             memory,
