@@ -191,7 +191,9 @@ impl RealBroker {
         let reader = if reading {
             self.fill().await?;
             let options = self.options.clone();
-            let connect = async { Ok(BatchesLane(Source { client: Client::connect(options).await?, consumer: None })) };
+            let connect = async {
+                Ok(BatchesLane(Source { client: Client::connect(options).await?, push: false, consumer: None }))
+            };
             Some(Reader::start(connect)?)
         } else {
             None
@@ -231,10 +233,10 @@ impl RealBroker {
         measure(lanes, plan.time, Some(self.process_id())).await
     }
 
-    /// Reads what was produced before, from the beginning to the end and again: whole batches, or record by record.
-    pub(crate) async fn fetch(&mut self, plan: &Plan, records: bool) -> anyhow::Result<Sample> {
+    /// Reads what was produced before, from the beginning to the end and again: whole batches, or record by record; asked for, or pushed.
+    pub(crate) async fn fetch(&mut self, plan: &Plan, records: bool, push: bool) -> anyhow::Result<Sample> {
         self.fill().await?;
-        let source = Source { client: self.client.clone(), consumer: None };
+        let source = Source { client: self.client.clone(), push, consumer: None };
         let server = Some(self.process_id());
         match records {
             true => {
@@ -356,13 +358,14 @@ impl Lane for SdkLane {
 /// The topic from its beginning to its end, over and over.
 struct Source {
     client: Client,
+    push: bool,
     consumer: Option<Consumer>,
 }
 
 impl Source {
     async fn consumer(&mut self) -> anyhow::Result<&mut Consumer> {
         if self.consumer.is_none() {
-            let options = ConsumerOptions { until_end: true, ..ConsumerOptions::default() };
+            let options = ConsumerOptions { until_end: true, push: self.push, ..ConsumerOptions::default() };
             self.consumer = Some(self.client.consumer(FETCH_TOPIC, options).await?);
         }
         self.consumer.as_mut().context("there is a consumer")

@@ -77,6 +77,7 @@ enum Work {
     },
     Fetch {
         records: bool,
+        push: bool,
     },
     /// Durable, batches encoded before.
     ProduceInto {
@@ -123,8 +124,10 @@ fn lines() -> Vec<Line> {
     }
     add("fetch", "bare QUIC from memory", Work::BareFetch { checked: false });
     add("fetch", "the same from a file, checked", Work::BareFetch { checked: true });
-    add("fetch", "millstream, batches", Work::Fetch { records: false });
-    add("fetch", "millstream, records", Work::Fetch { records: true });
+    add("fetch", "millstream, batches", Work::Fetch { records: false, push: false });
+    add("fetch", "millstream, batches pushed", Work::Fetch { records: false, push: true });
+    add("fetch", "millstream, records", Work::Fetch { records: true, push: false });
+    add("fetch", "millstream, records pushed", Work::Fetch { records: true, push: true });
     add("fetch over TCP", "bare file, sendfile", Work::SendFile { checked: false });
     add("fetch over TCP", "the same, read and checked", Work::SendFile { checked: true });
     add("fetch over TCP", "millstream, 1 MiB an answer", Work::FetchTcp);
@@ -282,7 +285,9 @@ impl Stand {
             Work::Produce { durable, producers, encoder } => {
                 self.broker.as_mut().context("no broker")?.produce(plan, durable, producers, encoder).await
             }
-            Work::Fetch { records } => self.broker.as_mut().context("no broker")?.fetch(plan, records).await,
+            Work::Fetch { records, push } => {
+                self.broker.as_mut().context("no broker")?.fetch(plan, records, push).await
+            }
             Work::SendFile { checked } => {
                 let server = self.bare.as_ref().context("no bare server")?;
                 let mut lanes = Vec::new();
