@@ -61,6 +61,15 @@ impl Readable {
         }
     }
 
+    /// Whether nothing has changed about it.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let view = |of: &Self| match of {
+            Self::Topic(_) => None,
+            Self::View { view, .. } => Some(Arc::as_ptr(view)),
+        };
+        Arc::ptr_eq(self.topic(), other.topic()) && view(self) == view(other)
+    }
+
     /// The name that clients know it by.
     pub(crate) fn name(&self) -> &str {
         match self {

@@ -67,6 +67,8 @@ struct Subscription {
     turn: Turn,
     /// What it reads on; without partitions that have ended.
     topics: Vec<Targets>,
+    /// What the topics stood for when they were looked up, in their order.
+    readables: Vec<Option<Readable>>,
     /// Where partitions end, of those that do.
     ends: BTreeMap<(TopicId, PartitionId), Offset>,
     /// What the topics stand for may change with it.
@@ -106,8 +108,22 @@ impl Subscription {
         };
         let topics = request.topics.into_iter().map(&mut resolve).collect();
         drop(named);
+        // None: they are looked up again at the first change.
+        let readables = Vec::new();
         let wait = client_wait(request.max_wait_ms).max(WAIT_MIN);
-        Self { shared, turn, topics, ends, catalog, bytes_min, bytes_max, partition_max_bytes, wait, _room: room }
+        Self {
+            shared,
+            turn,
+            topics,
+            readables,
+            ends,
+            catalog,
+            bytes_min,
+            bytes_max,
+            partition_max_bytes,
+            wait,
+            _room: room,
+        }
     }
 
     /// The next answer, with what comes after it.
@@ -169,8 +185,16 @@ impl Subscription {
 
     fn resolve_anew(&mut self) {
         let state = self.shared.catalog.state();
-        for (name, id, targets) in &mut self.topics {
+        self.readables.resize(self.topics.len(), None);
+        for ((name, id, targets), before) in self.topics.iter_mut().zip(&mut self.readables) {
             let readable = Readable::resolve(&state, VERSION_BY_ID, name, *id).map_err(Arc::new);
+            // Most changes are about others.
+            if let (Ok(readable), Some(before)) = (&readable, &*before)
+                && readable.is_same(before)
+            {
+                continue;
+            }
+            *before = readable.as_ref().ok().cloned();
             for target in targets {
                 target.source = match &readable {
                     Ok(readable) => resolve_partition(&self.shared, readable, &target.request).map_err(Arc::new),
