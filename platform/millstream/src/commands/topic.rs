@@ -56,7 +56,7 @@ Examples:
 Settings:
 ";
 const CREATE_SEE: &str = "\
-They mean what they mean in Kafka; `millstream topic describe NAME` shows a topic's, `millstream topic alter` changes them.";
+They mean what they mean in Kafka, but compression.type takes producer only: batches are kept as they are sent. `millstream topic describe NAME` shows a topic's, `millstream topic alter` changes them.";
 
 /// A topic to create.
 #[derive(Debug, Args)]

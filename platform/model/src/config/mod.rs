@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use self::settings::{KEY_CHARS_TOLD, LIMIT_MAX, LISTS, find, words};
+use self::settings::{KEY_CHARS_TOLD, LIMIT_MAX, LISTS, find, without_effect, words};
 pub use self::{
     defaults::{ConfigSource, DefaultKind, Given, TopicDefaults},
     settings::{ConfigError, ConfigKey, PARTITIONER, PARTITIONER_PARAM, TOPIC_SETTINGS},
@@ -171,7 +171,8 @@ impl TopicConfig {
         Ok(config)
     }
 
-    /// Changes one setting; on an error nothing changed.
+    /// Changes one setting; on an error nothing changed. One of Kafka's that changes nothing here is taken with Kafka's default, and leaves
+    /// no trace.
     ///
     /// # Errors
     /// As [`TopicConfig::from_pairs`].
@@ -180,7 +181,10 @@ impl TopicConfig {
             self.partitioner_params.insert(param.into(), value.into());
             return Ok(());
         }
-        self.give(find(key)?, value)
+        match without_effect(key, Some(value)) {
+            Some(outcome) => outcome,
+            None => self.give(find(key)?, value),
+        }
     }
 
     fn give(&mut self, setting: &'static ConfigKey, value: &str) -> Result<(), ConfigError> {
@@ -197,6 +201,9 @@ impl TopicConfig {
         if let Some(param) = key.strip_prefix(PARTITIONER_PARAM).filter(|param| !param.is_empty()) {
             self.partitioner_params.remove(param);
             return Ok(());
+        }
+        if let Some(outcome) = without_effect(key, None) {
+            return outcome;
         }
         let entry = find(key)?;
         (entry.set)(self, entry.key, &entry.usual().unwrap_or_default())?;

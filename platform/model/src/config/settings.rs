@@ -36,6 +36,18 @@ pub enum ConfigError {
         /// What this version takes.
         takes: &'static str,
     },
+    /// A setting of Kafka's that changes nothing here, with another value than Kafka's default.
+    #[error(
+        "{key} = {value:?} would change nothing here: it takes {takes:?}, which is Kafka's default, and nothing else"
+    )]
+    NoEffect {
+        /// The setting.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// Kafka's default.
+        takes: &'static str,
+    },
     /// No default of topics' settings.
     #[error("{name:?} is no default of topics' settings; known are {known}")]
     NoDefault {
@@ -90,6 +102,27 @@ pub const PARTITIONER: &str = "millstream.partitioner";
 pub const PARTITIONER_PARAM: &str = "millstream.partitioner.param.";
 /// The settings whose values are lists.
 pub(super) const LISTS: &[&str] = &["cleanup.policy"];
+/// Settings of Kafka's (4.3) that change nothing here, each with Kafka's default: tools that manage topics set them to that. It is taken and
+/// forgotten; who means something else by them is to know that it does not come about.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("compression.gzip.level", "-1"),
+    ("compression.lz4.level", "9"),
+    ("compression.zstd.level", "3"),
+    ("file.delete.delay.ms", "60000"),
+    ("flush.messages", "9223372036854775807"),
+    ("flush.ms", "9223372036854775807"),
+    ("follower.replication.throttled.replicas", ""),
+    ("index.interval.bytes", "4096"),
+    ("leader.replication.throttled.replicas", ""),
+    ("local.retention.bytes", "-2"),
+    ("local.retention.ms", "-2"),
+    ("preallocate", "false"),
+    ("remote.log.copy.disable", "false"),
+    ("remote.log.delete.on.disable", "false"),
+    ("remote.storage.enable", "false"),
+    ("segment.index.bytes", "10485760"),
+    ("unclean.leader.election.enable", "false"),
+];
 /// How much of a name that is not known an error repeats.
 pub(super) const KEY_CHARS_TOLD: usize = 80;
 
@@ -375,6 +408,15 @@ pub(super) fn find(key: &str) -> Result<&'static ConfigKey, ConfigError> {
         key: key.chars().take(KEY_CHARS_TOLD).collect(),
         known: TOPIC_SETTINGS.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", "),
     })
+}
+
+/// What becomes of a setting of Kafka's that changes nothing here, when it is given a value or (none) taken back; none: it is no such one.
+pub(super) fn without_effect(key: &str, value: Option<&str>) -> Option<Result<(), ConfigError>> {
+    let (key, takes) = *WITHOUT_EFFECT.iter().find(|(known, _)| *known == key)?;
+    // As Kafka reads booleans and numbers.
+    let is_default = value.is_none_or(|value| value.trim().eq_ignore_ascii_case(takes));
+    let refused = || ConfigError::NoEffect { key, value: value.unwrap_or_default().into(), takes };
+    Some(if is_default { Ok(()) } else { Err(refused()) })
 }
 
 /// The setting of topics behind a broker's.

@@ -150,3 +150,26 @@ fn less_is_kept_by_half_and_nothing_else_is_changed_with_it() {
         assert_eq!(config(to).keeps_less_than(&config(from)), expected, "{from:?} to {to:?}");
     }
 }
+
+/// Tools that manage topics set them so.
+#[test]
+fn settings_that_change_nothing_are_taken_with_kafkas_default_and_leave_no_trace() {
+    let mut config = TopicConfig::default();
+    for (key, value) in [
+        ("unclean.leader.election.enable", "false"),
+        ("preallocate", " False "),
+        ("flush.messages", "9223372036854775807"),
+        ("index.interval.bytes", "4096"),
+        ("file.delete.delay.ms", "60000"),
+        ("leader.replication.throttled.replicas", ""),
+    ] {
+        config.set(key, value).unwrap();
+        config.reset(key).unwrap();
+        assert!(ConfigKey::named(key).is_none(), "{key} is shown");
+    }
+    assert_eq!(config, TopicConfig::default());
+    for (key, value) in [("unclean.leader.election.enable", "true"), ("flush.messages", "1"), ("preallocate", "")] {
+        let refused = config.set(key, value).unwrap_err();
+        assert!(matches!(refused, ConfigError::NoEffect { .. }) && refused.to_string().contains("nothing here"));
+    }
+}

@@ -36,8 +36,8 @@ pub const REQUESTS: &[Reason] = &[
     },
     Reason {
         title: "Other settings",
-        why: "Settings of Kafka's that would do nothing here are not there, and where they are set they are refused as unknown ones: the levels \
-              of compression (batches are stored as they were sent), flushing (what is acknowledged is on the disk: \
+        why: "Settings of Kafka's that would do nothing here are not shown, and where they are set they are refused unless it is to Kafka's \
+              default: the levels of compression (batches are stored as they were sent), flushing (what is acknowledged is on the disk: \
               millstream.durability), files and their index, preallocation, unclean elections, throttling of replicas, and remote \
               storage. Those that begin with millstream. are ours.",
         places: &[
