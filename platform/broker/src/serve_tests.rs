@@ -360,6 +360,9 @@ fn a_subscription_ends_where_it_is_told_to() {
     setting.run(&mut driven);
     let frames: Vec<_> = std::iter::from_fn(|| peer.answers.try_recv().ok()).collect();
     assert_eq!(frames.len(), 3, "two answers of one batch each, and another request's");
+    let (_, second) = decode_response(ApiKey::Subscribe, 0, frames[1].to_bytes()).unwrap();
+    let Response::Subscribe(second) = second else { panic!("{second:?}") };
+    assert!(second.is_last && second.topics[0].partitions[0].next_offset == Offset(3), "{second:?}");
     drop(driven);
     testing::stop(&setting.world, setting.broker);
 }
